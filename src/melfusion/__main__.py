@@ -1,0 +1,119 @@
+"""`python -m melfusion <verb> [CONFIG] [key=value …]`: one verb each, options everywhere of the form key=value."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+DEFAULT_CONFIG = "scenes"
+
+
+def _train(config: str, options: list[str]) -> None:
+    from melfusion.config import load_config
+    from melfusion.train import train
+
+    train(load_config(config, options))
+
+
+def _generate(config: str, options: list[str]) -> None:
+    from melfusion.generate import OPTIONS, generate, options_from_environment
+
+    generate(options_from_environment() | _parse(options, OPTIONS))
+
+
+def _precompute(config: str, options: list[str]) -> None:
+    from melfusion import build
+    from melfusion.config import load_config
+    from melfusion.data.corpus import describe, ensure_corpus
+    from melfusion.precompute import precompute, precomputed_path
+
+    settings = load_config(config, options)
+    ensure_corpus(settings)
+    precompute(settings, build.system(settings))
+    print(describe(str(precomputed_path(settings))))
+
+
+def _shards(config: str, options: list[str]) -> None:
+    from melfusion.data.manifest import OPTIONS, build_from_manifest
+
+    given = {k: os.environ[k.upper()] for k in OPTIONS if os.environ.get(k.upper())}
+    print(build_from_manifest(**(given | _parse(options, OPTIONS))))
+
+
+def _data_scenes(config: str, options: list[str]) -> None:
+    from melfusion.config import load_config
+    from melfusion.data.corpus import build_scenes, describe
+
+    settings = load_config(config, options)
+    build_scenes(settings)
+    print(describe(settings.data.path))
+
+
+def _data_games(config: str, options: list[str]) -> None:
+    from melfusion.config import load_config
+    from melfusion.data.corpus import build_games, describe
+
+    settings = load_config("games" if config == DEFAULT_CONFIG else config, options)
+    build_games(settings, os.environ.get("GAMES_DIR"))
+    print(describe(settings.data.path))
+
+
+def _tensorboard(config: str, options: list[str]) -> None:
+    from tensorboard import main as board
+
+    os.execv(sys.executable, [sys.executable, "-m", board.__name__, "--logdir", "runs", *options])
+
+
+VERBS: dict[str, Callable[[str, list[str]], None]] = {
+    "train": _train, "generate": _generate, "precompute": _precompute, "shards": _shards,
+    "data-scenes": _data_scenes, "data-games": _data_games, "tensorboard": _tensorboard,
+}  # fmt: skip
+
+
+def _parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
+    """['seed=3'] → {'seed': 3}; the text after the first `=` is taken verbatim."""
+    from melfusion.config import ConfigError
+
+    parsed: dict[str, Any] = {}
+    for item in options:
+        key, _, value = item.partition("=")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(f"There is no option {key!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
+                              f"known are {', '.join(known)}.")  # fmt: skip
+        try:
+            parsed[key] = known[key](value)
+        except ValueError:
+            raise ConfigError(f"{key}={value!r} is not a valid {known[key].__name__}.") from None
+    return parsed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; errors a user can mend are one sentence and exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] not in VERBS:
+        near = difflib.get_close_matches(args[0], VERBS, n=1) if args else []
+        print(f"usage: melfusion VERB [CONFIG] [key=value …]; verbs: {', '.join(VERBS)}"
+              + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)  # fmt: skip
+        return 0 if args and args[0] in ("help", "-h", "--help") else 2
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    names = [a for a in args[1:] if "=" not in a]
+    config = ",".join(names) or os.environ.get("CONFIG") or DEFAULT_CONFIG
+    try:
+        VERBS[args[0]](config, [a for a in args[1:] if "=" in a])
+    except (ValueError, RuntimeError) as error:
+        if type(error).__module__.startswith("melfusion"):
+            print(f"melfusion {args[0]}: {error}", file=sys.stderr)
+            return 2
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

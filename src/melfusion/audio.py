@@ -1,0 +1,115 @@
+"""Waveform ⇄ log-mel: the rates and hops (AudioGeometry), reading of audio bytes, and the mel front end.
+
+Shapes: waveform (B, S) in [-1, 1] at `sample_rate_hz`; log_mel (B, 1, T, F), natural log of mel magnitudes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from melfusion.config import AudioConfig
+
+LOG_FLOOR = 1e-5  # AudioLDM's clamp before the logarithm
+
+
+class BadSample(ValueError):
+    """A sample that cannot be used; the message is the reason that is counted and logged."""
+
+
+@dataclass(frozen=True)
+class AudioGeometry:
+    """How seconds become samples, mel frames and latents."""
+
+    audio: AudioConfig
+
+    @property
+    def num_samples(self) -> int:
+        return round(self.audio.clip_duration_s * self.audio.sample_rate_hz)
+
+    @property
+    def num_frames(self) -> int:
+        return self.num_samples // self.audio.hop_length_samples
+
+    def latent_shape(self, channels: int, downsampling: int) -> tuple[int, int, int]:
+        """(C, T, F) of the music latents of one clip."""
+        return channels, self.num_frames // downsampling, self.audio.n_mels // downsampling
+
+
+def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0) -> np.ndarray:
+    """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.frames > max_audio_s * file.samplerate:
+                raise BadSample(f"audio longer than data.max_audio_s={max_audio_s:g} s")
+            rate, waveform = file.samplerate, file.read(dtype="float32", always_2d=True).mean(axis=1)
+    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample("unreadable audio") from error
+    if not np.isfinite(waveform).all():
+        raise BadSample("audio holds NaN or infinity")
+    if rate != audio.sample_rate_hz:
+        waveform = soxr.resample(waveform, rate, audio.sample_rate_hz)
+    return waveform.astype(np.float32)
+
+
+def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndarray:
+    """(S,) → exactly one clip, starting at the share `where` in [0, 1) of what can be left out; silence pads the end."""
+    length = AudioGeometry(audio).num_samples
+    if len(waveform) < audio.min_duration_s * audio.sample_rate_hz:
+        raise BadSample(f"audio shorter than audio.min_duration_s={audio.min_duration_s:g} s")
+    start = int(where * (max(len(waveform) - length, 0) + 1))
+    clip = waveform[start : start + length]
+    return np.pad(clip, (0, length - len(clip)))
+
+
+def normalise_loudness(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
+    """Bring the RMS to `loudness_dbfs`, but no peak above `peak_dbfs`; BadSample for silence."""
+    rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+    if rms <= 10 ** (audio.silence_dbfs / 20):
+        raise BadSample(f"silence (RMS below audio.silence_dbfs={audio.silence_dbfs:g} dBFS)")
+    gain = 10 ** (audio.loudness_dbfs / 20) / rms
+    return (waveform * min(gain, 10 ** (audio.peak_dbfs / 20) / float(np.abs(waveform).max()))).astype(np.float32)
+
+
+def write_wav(path: str, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
+    """(S,) → 16-bit PCM; the caller's directory must exist."""
+    soundfile.write(path, np.clip(np.asarray(waveform, dtype=np.float32), -1, 1), sample_rate_hz, subtype="PCM_16")
+
+
+def mel_matrix(audio: AudioConfig) -> np.ndarray:
+    """(n_fft/2 + 1, F) filters with Slaney's scale and area normalisation, as in HiFi-GAN and AudioLDM."""
+    return mel_filter_bank(
+        num_frequency_bins=audio.n_fft_samples // 2 + 1, num_mel_filters=audio.n_mels, min_frequency=audio.f_min_hz,
+        max_frequency=audio.f_max_hz, sampling_rate=audio.sample_rate_hz, norm="slaney", mel_scale="slaney",
+    )  # fmt: skip
+
+
+class LogMel(nn.Module):
+    """waveform (B, S) → log_mel (B, 1, S // hop, F): HiFi-GAN's framing (reflect padding, magnitudes, ln, floor 1e-5)."""
+
+    def __init__(self, audio: AudioConfig):
+        super().__init__()
+        self.n_fft, self.hop = audio.n_fft_samples, audio.hop_length_samples
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        filters = torch.from_numpy(mel_matrix(audio)).float()
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        with torch.autocast(waveform.device.type, enabled=False):  # logs of small magnitudes need float32
+            return self._log_mel(waveform)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        pad = (self.n_fft - self.hop) // 2
+        padded = nn.functional.pad(waveform.float()[:, None], (pad, pad), mode="reflect")[:, 0]
+        spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        mel = spectrum.abs().transpose(1, 2) @ self.filters
+        return mel.clamp(min=LOG_FLOOR).log()[:, None]

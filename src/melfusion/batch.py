@@ -1,0 +1,97 @@
+"""What travels between the stages. The legend of shapes:
+
+B batch, S audio samples, C channels, T mel or latent frames, F mel or latent bins, L text tokens, N image tokens,
+D width, G grid timesteps of an inverted picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VisualFeatures = dict[str, tuple[Tensor, Tensor]]  # layer → (image_key_BND, image_value_BND)
+
+
+class _Movable:
+    """`.to()` and `.pin_memory()` for dataclasses of tensors, so that Lightning and DataLoader move them."""
+
+    def _map(self, fn: Any) -> Any:
+        def apply(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return fn(value)
+            if isinstance(value, dict):
+                return {k: apply(v) for k, v in value.items()}
+            if isinstance(value, tuple):
+                return tuple(apply(v) for v in value)
+            return value
+
+        return dataclasses.replace(self, **{f.name: apply(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        return self._map(lambda t: t.to(*args, **kwargs))
+
+    def pin_memory(self) -> Any:
+        return self._map(lambda t: t.pin_memory())
+
+
+@dataclass
+class MusicBatch(_Movable):
+    """One micro-batch as the DataModule gives it; precomputed tensors stand in for the raw ones where present."""
+
+    keys: list[str]
+    captions: list[str]
+    position: Tensor  # (B,) int64, global position in the run (training) or item number (evaluation)
+    has_image: Tensor  # (B,) float, 1 where the sample has a picture
+    waveform: Tensor | None = None  # (B, S)
+    image: Tensor | None = None  # (B, 3, H, W) in [-1, 1]; zeros where there is none
+    draws: dict[str, Tensor] = field(default_factory=dict)  # per-sample random numbers, see data/order.py
+    latent_moments: Tensor | None = None  # (B, 2C, T, F) mean and log-variance of the music VAE
+    text_embeds: Tensor | None = None  # (B, L, D)
+    text_mask: Tensor | None = None  # (B, L) bool
+    image_latents: Tensor | None = None  # (B, G, C, h, w) the picture at the reading's grid timesteps
+    visual_features: VisualFeatures | None = None  # reading `fixed`: cached, tokens already matched
+    labels: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[tuple[str, str]] = field(default_factory=list)  # (key, reason) of samples that others stand in for
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass
+class Conditioning(_Movable):
+    """What the UNet is told: text always, a picture where `has_image` is 1.
+
+    A picture is either features (reading `fixed`: the same at every timestep) or latents to be read at each timestep.
+    """
+
+    text_embeds: Tensor  # (B, L, D)
+    text_mask: Tensor  # (B, L) bool
+    has_image: Tensor  # (B,) float
+    image_latents: Tensor | None = None  # (B, G, C, h, w)
+    image_noise: Tensor | None = None  # (B, C, h, w), reading `noised`
+    visual_features: VisualFeatures | None = None
+
+    def __len__(self) -> int:
+        return self.text_embeds.shape[0]
+
+    def where(self, keep: Tensor, other: Conditioning) -> Conditioning:
+        """Samples of self where `keep` (B,) is true, else the text of `other`; pictures stay self's."""
+        pick = keep[:, None]
+        return dataclasses.replace(
+            self,
+            text_embeds=torch.where(pick[..., None], self.text_embeds, other.text_embeds),
+            text_mask=torch.where(pick, self.text_mask, other.text_mask),
+        )
+
+    def without_image(self) -> Conditioning:
+        return dataclasses.replace(self, has_image=torch.zeros_like(self.has_image))
+
+
+def join(branches: list[Conditioning]) -> Conditioning:
+    """The branches of guidance as one batch. Pictures stay those of the first branch, B rows, and serve all of them."""
+    names = ("text_embeds", "text_mask", "has_image")
+    return dataclasses.replace(branches[0], **{n: torch.cat([getattr(b, n) for b in branches]) for n in names})

@@ -1,0 +1,263 @@
+"""Config → objects: the only file that knows concrete classes. Each part comes from weights or from random init."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    SpeechT5HifiGan,
+    T5Config,
+    T5EncoderModel,
+)
+
+from melfusion.audio import AudioGeometry, LogMel
+from melfusion.config import Config, DiffusionConfig, ImageConfig, TextEncoderConfig, UNetConfig, to_dict
+from melfusion.diffusion import alphas_cumprod
+from melfusion.frozen import freeze
+from melfusion.image_features import ImageFeatureExtractor
+from melfusion.melfusion import MeLFusion
+from melfusion.music_vae import MusicVAE
+from melfusion.sampler import make_scheduler
+from melfusion.text_encoder import TextEncoder
+from melfusion.unet import SynapticUNet
+from melfusion.vocoder import GriffinLim, HifiGan, Vocoder
+from melfusion.weights_source import WeightsError, resolve
+
+STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
+TANGO_FILE = "pytorch_model_main.bin"
+
+
+def music_vae(config: Config) -> MusicVAE:
+    """MusicVAE from a diffusers folder (AudioLDM's `vae`, or our export with its statistics) or random init."""
+    c, folder = config.music_vae, _folder(config, "music_vae")
+    if folder is None:
+        levels = len(c.block_out_channels)
+        autoencoder = AutoencoderKL(
+            in_channels=1, out_channels=1, latent_channels=c.latent_channels, block_out_channels=c.block_out_channels,
+            down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
+            layers_per_block=c.layers_per_block, norm_num_groups=c.norm_num_groups, scaling_factor=1.0,
+            mid_block_add_attention=c.mid_block_attention,
+        )  # fmt: skip
+    else:
+        autoencoder = _pretrained(AutoencoderKL, folder)
+    vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim)
+    if folder is not None and (folder / STATISTICS_FILE).is_file():
+        for name, value in json.loads((folder / STATISTICS_FILE).read_text()).items():
+            getattr(vae, name).copy_(torch.tensor(value))
+    return vae
+
+
+def vocoder(config: Config) -> Vocoder:
+    """HiFi-GAN from a transformers folder, or Griffin-Lim."""
+    folder = _folder(config, "vocoder")
+    if folder is None:
+        return Vocoder(GriffinLim(config.audio, config.vocoder.griffin_lim_iterations))
+    network = _pretrained(SpeechT5HifiGan, folder)
+    if network.config.model_in_dim != config.audio.n_mels:
+        raise WeightsError(f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
+                           f"audio.n_mels={config.audio.n_mels}: use a vocoder trained for this audio.")  # fmt: skip
+    return Vocoder(HifiGan(network, config.audio.hop_length_samples))
+
+
+def text_encoder(config: Config) -> TextEncoder:
+    """T5, CLIP or BERT-like encoder from a transformers folder, or a random twin."""
+    c, folder = config.text_encoder, _folder(config, "text_encoder")
+    if folder is None:
+        return TextEncoder(_random_text_network(c), byte_tokenizer(), c.max_length)
+    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    cls = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}.get(kind, AutoModel)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return TextEncoder(_pretrained(cls, folder), tokenizer, c.max_length)
+
+
+def image_features(config: Config, layers: list[str] | None = None) -> ImageFeatureExtractor:
+    """The image-diffusion model from a pipeline folder (unet, vae, text_encoder, tokenizer) or random init."""
+    c, folder = config.image, _folder(config, "image")
+    schedule, prediction_type = config.diffusion, c.prediction_type
+    if folder is None:
+        unet = _random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
+        vae = _random_image_vae(c) if c.vae else None
+        prompt = torch.zeros(1, 1, c.cross_attention_dim)
+    else:
+        unet = _pretrained(UNet2DConditionModel, folder / "unet")
+        vae = _pretrained(AutoencoderKL, folder / "vae") if (folder / "vae").is_dir() else None
+        prompt = _empty_prompt(folder, unet.config.cross_attention_dim)
+        stored = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+        schedule, prediction_type = DiffusionConfig(**{n: stored[n] for n in names}), stored["prediction_type"]
+    return ImageFeatureExtractor(
+        unet, vae, prompt, alphas_cumprod(schedule), layers, c.reading, c.grid_steps, c.fixed_timestep,
+        prediction_type, config.optim,
+    )  # fmt: skip
+
+
+def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionModel | None) -> SynapticUNet:
+    """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
+    c, s, folder = config.unet, config.synapse, _folder(config, "unet")
+    if folder is not None and not (folder / TANGO_FILE).is_file():
+        unet = _pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
+    else:
+        unet = _random_unet(c, config.music_vae.latent_channels, text_width)
+        if folder is not None:
+            state = torch.load(folder / TANGO_FILE, map_location="cpu", weights_only=True)
+            unet.load_state_dict({k.removeprefix("unet."): v for k, v in state.items() if k.startswith("unet.")})
+    if unet.config.cross_attention_dim != text_width:
+        raise WeightsError(f"unet.weights: {folder} attends to text of width {unet.config.cross_attention_dim}, but the "
+                           f"text encoder gives {text_width}: choose the encoder it was trained with.")  # fmt: skip
+    if c.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return SynapticUNet(unet, image_unet, s.kind, s.layers, c.trainable, alpha_share=s.alpha_share,
+                        alpha_init=s.alpha_init, match=s.match, num_tokens=s.image_tokens, match_scale=s.match_scale)  # fmt: skip
+
+
+def system(config: Config, seed_parts: bool = True) -> MeLFusion:
+    """The whole of MeLFusion. Random twins are drawn from config.seed, the same in every process."""
+    with _seeded(config.seed) if seed_parts else contextlib.nullcontext():
+        text = freeze(text_encoder(config))
+        extractor = freeze(image_features(config)) if config.synapse.kind != "none" else None
+        unet = synaptic_unet(config, text.width, extractor.unet if extractor else None)
+        vae, sound = freeze(music_vae(config)), freeze(vocoder(config))
+    if extractor is not None:
+        extractor.layers = list(unet.synapse.specs)
+    latent_shape = AudioGeometry(config.audio).latent_shape(config.music_vae.latent_channels, vae.downsampling)
+    return MeLFusion(
+        unet=unet, music_vae=vae, text_encoder=text, extractor=extractor, vocoder=sound, log_mel=LogMel(config.audio),
+        alpha_bar=alphas_cumprod(config.diffusion), diffusion=config.diffusion, optim=config.optim, latent_shape=latent_shape,
+        scheduler=lambda: make_scheduler(config.sampling.sampler, config.diffusion), max_steps=config.trainer.max_steps,
+        val_items=config.data.val_items, config=to_dict(config),
+    )  # fmt: skip
+
+
+def part(config: Config) -> MusicVAE | ImageFeatureExtractor:
+    """The part that trains itself under tasks `music_vae` and `image_diffusion`, on random init or its weights."""
+    with _seeded(config.seed):
+        return {"music_vae": music_vae, "image_diffusion": image_features}[config.task](config)
+
+
+def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
+    """Per-sample normal draws that training, precompute and validation of this task need."""
+    down = 2 ** (len(config.music_vae.block_out_channels) - 1)
+    if isinstance(system, MusicVAE | MeLFusion):
+        vae = system if isinstance(system, MusicVAE) else system.music_vae
+        down = vae.downsampling
+    latent = AudioGeometry(config.audio).latent_shape(config.music_vae.latent_channels, down)
+    if config.task == "music_vae":
+        return {"vae_noise": latent}
+    extractor = system if config.task == "image_diffusion" else system.extractor
+    picture = None
+    if extractor is not None:
+        size = config.data.image_size_px
+        vae = extractor.vae
+        side = size if vae is None else size // 2 ** (len(vae.config.block_out_channels) - 1)
+        picture = (extractor.unet.config.in_channels, side, side)
+    if config.task == "image_diffusion":
+        return {"image_noise": picture}
+    shapes = {"vae_noise": latent, "noise": latent}
+    return shapes | ({"image_noise": picture} if picture and extractor.reading == "noised" else {})
+
+
+def export_part(module: MusicVAE | ImageFeatureExtractor, config: Config, folder: Path) -> None:
+    """Write a self-trained part in the layout the functions above read (diffusers folders, safetensors)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(module, MusicVAE):
+        module.autoencoder.save_pretrained(folder)
+        names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
+        (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names}))
+        return
+    module.unet.save_pretrained(folder / "unet")
+    if module.vae is not None:
+        module.vae.save_pretrained(folder / "vae")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    d = config.diffusion
+    tree = {"num_train_timesteps": d.num_train_timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
+            "beta_schedule": d.beta_schedule, "prediction_type": module.prediction_type}  # fmt: skip
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """UTF-8 bytes as tokens, with <pad> and </s>: the tokenizer of random twins."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    vocab = {token: i for i, token in enumerate(["<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+
+
+def _folder(config: Config, name: str) -> Path | None:
+    weights = getattr(config, name).weights
+    return None if weights is None else resolve(weights, name, config.runs_dir)
+
+
+def _pretrained(cls: Any, folder: Path) -> nn.Module:
+    """from_pretrained on a local folder, safetensors where there are any; a missing or foreign file is one sentence."""
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
+
+
+def _random_unet(c: ImageConfig | UNetConfig, channels: int, cross_attention_dim: int) -> UNet2DConditionModel:
+    """Levels from the top; `attention_blocks` says which have attention. The mid block always has."""
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in c.attention_blocks]
+    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(c.attention_blocks)]
+    heads = c.attention_head_dim if len(c.attention_head_dim) > 1 else c.attention_head_dim[0]
+    return UNet2DConditionModel(
+        in_channels=channels, out_channels=channels, down_block_types=down, up_block_types=up,
+        block_out_channels=c.block_out_channels, layers_per_block=c.layers_per_block, attention_head_dim=heads,
+        cross_attention_dim=cross_attention_dim, norm_num_groups=c.norm_num_groups,
+    )  # fmt: skip
+
+
+def _random_image_vae(c: ImageConfig) -> AutoencoderKL:
+    levels = len(c.vae_block_out_channels)
+    return AutoencoderKL(
+        latent_channels=4, block_out_channels=c.vae_block_out_channels, layers_per_block=2,
+        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
+        norm_num_groups=min(32, *c.vae_block_out_channels), scaling_factor=0.18215,
+    )  # fmt: skip
+
+
+def _random_text_network(c: TextEncoderConfig) -> nn.Module:
+    d, vocab = c.hidden_size, len(byte_tokenizer())
+    if c.family == "t5":
+        return T5EncoderModel(T5Config(vocab_size=vocab, d_model=d, d_kv=d // 4, d_ff=2 * d, num_layers=2, num_heads=4))
+    kw = {"vocab_size": vocab, "hidden_size": d, "intermediate_size": 2 * d, "num_hidden_layers": 2,
+          "num_attention_heads": 4, "max_position_embeddings": max(c.max_length, 8)}  # fmt: skip
+    return BertModel(BertConfig(**kw)) if c.family == "bert" else CLIPTextModel(CLIPTextConfig(**kw, eos_token_id=1))
+
+
+@torch.no_grad()
+def _empty_prompt(folder: Path, width: int) -> torch.Tensor:
+    """The pipeline's own encoding of ""; zeros for the stand-in, which has no text encoder."""
+    if not (folder / "text_encoder").is_dir():
+        return torch.zeros(1, 1, width)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    encoder = _pretrained(CLIPTextModel, folder / "text_encoder").eval()
+    ids = tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return encoder(ids).last_hidden_state
+
+
+@contextlib.contextmanager
+def _seeded(seed: int):
+    """Random init of all parts from one seed, without touching the caller's generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

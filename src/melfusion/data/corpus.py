@@ -1,0 +1,58 @@
+"""From a configuration to the shards it names: which source builds them, and what to do where none can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from melfusion.config import Config
+from melfusion.data.shards import DataError, ShardSet, write_shards
+
+
+def ensure_corpus(config: Config) -> None:
+    """Draw `scenes` where they are missing; for other sources DataError names the command that builds them."""
+    data = config.data
+    if data.stream or (Path(data.path) / "index.json").is_file():
+        return
+    if data.source == "scenes":
+        build_scenes(config)
+        return
+    command = {"games": "make data-games", "manifest": f"make shards MANIFEST=… AUDIO_DIR=… IMAGE_DIR=… OUT={data.path}"}
+    raise DataError(f"There is no data set in {data.path}: build it with `{command[data.source]}`.")
+
+
+def build_scenes(config: Config) -> dict[str, int]:
+    """Draw and render the embedded corpus into `data.path`."""
+    from rich.progress import track
+
+    from melfusion.data import scenes
+
+    data, audio = config.data, config.audio
+    drawn = scenes.samples(config.seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, data.image_size_px)
+    shown = track(drawn, description="scenes", total=sum(data.splits.values()))
+    info = {"source": "scenes", "seed": config.seed, **scenes.contract()}
+    return write_shards(shown, data.path, data.samples_per_shard, info)
+
+
+def build_games(config: Config, games_dir: str | None) -> dict[str, int]:
+    """Fetch the games' packages where no GAMES_DIR is given, cut their music into clips, and write `data.path`."""
+    from rich.progress import track
+
+    from melfusion.data import games
+
+    folder = Path(games_dir) if games_dir else Path(f"{config.data.path}-packages")
+    if not games_dir and not folder.is_dir():
+        games.download(folder)
+    clips = games.samples(folder, config.audio.clip_duration_s, config.audio.sample_rate_hz,
+                          image_size_px=max(128, config.data.image_size_px))  # fmt: skip
+    return write_shards(track(clips, description="games"), config.data.path, config.data.samples_per_shard,
+                        {"source": "games"})  # fmt: skip
+
+
+def describe(path: str) -> str:
+    """Counts of a data set in words."""
+    shards = ShardSet(path)
+    counts: dict[str, int] = {}
+    for shard in shards.shards:
+        split = shard["name"].rsplit("-", 1)[0]
+        counts[split] = counts.get(split, 0) + len(shard["samples"])
+    return f"{path}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items()))

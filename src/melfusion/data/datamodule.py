@@ -1,0 +1,225 @@
+"""MusicDataModule: shards → MusicBatch on every rank, in the order `order.py` fixes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from torch.utils.data import DataLoader, Dataset
+
+from melfusion.audio import BadSample, crop_clip, normalise_loudness, read_audio
+from melfusion.batch import MusicBatch
+from melfusion.config import AudioConfig, DataConfig
+from melfusion.data import order
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, DataError, Entry, ShardSet
+from melfusion.image import read_image
+
+MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
+
+
+def first_member(entry: Entry, exts: tuple[str, ...]) -> str | None:
+    """The first of the extensions that the sample has."""
+    return next((ext for ext in exts if ext in entry.members), None)
+
+
+def read_meta(data: bytes) -> dict[str, Any]:
+    """The sample's JSON; BadSample where it is not an object."""
+    try:
+        meta = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample("unreadable json") from error
+    if not isinstance(meta, dict):
+        raise BadSample("json is not an object")
+    return meta
+
+
+class SampleReader:
+    """One entry of a ShardSet → plain arrays; BadSample says why it cannot be used.
+
+    No caption is the empty caption and no picture is `has_image = 0`; an unreadable one makes the sample bad, since
+    what it was meant to be is unknown.
+    """
+
+    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig):
+        self.shards, self.audio, self.data = shards, audio, data
+
+    def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:
+        if "json" not in entry.members:
+            raise BadSample("no json")
+        meta = read_meta(self.shards.read(entry, "json"))
+        caption, labels = meta.get("caption") or "", meta.get("labels") or {}
+        item: dict[str, Any] = {"key": entry.key, "caption": str(caption), "labels": labels, "meta": meta}
+        if CACHE_EXT in entry.members:
+            try:
+                return item | {"cached": load_safetensors(self.shards.read(entry, CACHE_EXT))}
+            except Exception as error:  # safetensors raises its own and several built-in errors
+                raise BadSample("unreadable latents.safetensors") from error
+        audio_ext, image_ext = first_member(entry, AUDIO_EXTS), first_member(entry, IMAGE_EXTS)
+        if audio_ext is None:
+            raise BadSample("no audio")
+        waveform = read_audio(self.shards.read(entry, audio_ext), self.audio, self.data.max_audio_s)
+        item["waveform"] = normalise_loudness(crop_clip(waveform, self.audio, crop), self.audio)
+        if image_ext is not None:
+            pixels = self.shards.read(entry, image_ext)
+            item["image"] = read_image(pixels, self.data.image_size_px, self.data.max_image_pixels)
+        return item
+
+
+class MusicDataset(Dataset):
+    """Map-style: global position → sample dict with its own random draws; bad samples are replaced in place."""
+
+    def __init__(self, reader: SampleReader, split: str, seed: int, training: bool, noise_shapes: dict[str, tuple]):
+        self.reader, self.seed, self.training, self.noise_shapes = reader, seed, training, noise_shapes
+        self.entries = reader.shards.entries(split)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        n = len(self.entries)
+        index = order.sample_index(self.seed, position, n) if self.training else position % n
+        random_crop = self.training and self.reader.data.crop == "random"
+        crop = order.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
+        replaced = []
+        for attempt in range(MAX_SUBSTITUTES):
+            entry = self.entries[index]
+            try:
+                item = self.reader(entry, crop)
+                return item | {"position": position, "draws": self._draws(position), "replaced": replaced}
+            except BadSample as error:
+                replaced.append((f"{entry.shard}:{entry.key}", str(error)))
+                index = order.substitute_index(self.seed, position, attempt, n)
+        raise DataError(
+            f"{self.reader.shards.folder}: {MAX_SUBSTITUTES} samples in a row could not be read, the last for "
+            f"{replaced[-1][1]!r}; check the data set with `melfusion shards CHECK`."
+        )
+
+    def _draws(self, position: int) -> dict[str, np.ndarray]:
+        draws = {name: order.generator(self.seed, name, 0, position).random(dtype=np.float32)
+                 for name in ("timestep", "drop")}  # fmt: skip
+        for name, shape in self.noise_shapes.items():
+            draws[name] = order.generator(self.seed, name, 0, position).standard_normal(shape, dtype=np.float32)
+        return draws
+
+
+def collate(items: list[dict[str, Any]]) -> MusicBatch:
+    """Sample dicts → MusicBatch; missing pictures are zeros with has_image = 0."""
+
+    def stack(arrays: list[Any]) -> torch.Tensor:
+        return torch.stack([torch.as_tensor(a) for a in arrays])
+
+    batch = MusicBatch(
+        keys=[item["key"] for item in items],
+        captions=[item["caption"] for item in items],
+        position=torch.tensor([item["position"] for item in items]),
+        has_image=torch.tensor([float("image" in item) for item in items]),
+        draws={name: stack([item["draws"][name] for item in items]) for name in items[0]["draws"]},
+        labels=[item["labels"] for item in items],
+        replaced=[pair for item in items for pair in item["replaced"]],
+    )
+    if "cached" in items[0]:
+        return _collate_cached(batch, [item["cached"] for item in items])
+    batch.waveform = stack([item["waveform"] for item in items])
+    shape = next((item["image"].shape for item in items if "image" in item), None)
+    if shape is not None:
+        batch.image = stack([item.get("image", np.zeros(shape, np.float32)) for item in items])
+    return batch
+
+
+def _collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
+    stacked = {name: torch.stack([c[name] for c in cached]) for name in cached[0]}
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
+    layers = sorted(name.removeprefix("key.") for name in floats if name.startswith("key."))
+    batch.latent_moments, batch.text_embeds = floats["latent_moments"], floats["text_embeds"]
+    batch.text_mask, batch.has_image = floats["text_mask"].bool(), floats["has_image"]
+    batch.image_latents = floats.get("image_latents")
+    batch.visual_features = {k: (floats[f"key.{k}"], floats[f"value.{k}"]) for k in layers} or None
+    return batch
+
+
+class MusicDataModule(lightning.LightningDataModule):
+    """Loaders over one indexed data set.
+
+    Args:
+        noise_shapes: shapes of the per-sample normal draws that the system asks for, by stream name.
+        provenance: what precomputed members must have been made from; a difference is a DataError.
+    """
+
+    def __init__(self, data: DataConfig, audio: AudioConfig, seed: int = 0, accumulate: int = 1,
+                 noise_shapes: dict[str, tuple] | None = None, provenance: dict[str, Any] | None = None):  # fmt: skip
+        super().__init__()
+        self.data, self.audio, self.seed, self.accumulate = data, audio, seed, accumulate
+        self.noise_shapes, self.provenance = noise_shapes or {}, provenance
+        self.shards: ShardSet | None = None
+        self.replaced: Counter[str] = Counter()
+        self.seen = 0
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.shards is not None or self.data.stream:
+            return
+        self.shards = ShardSet(self.data.path)
+        stored = self.shards.info.get("provenance")
+        if stored is not None and self.provenance is not None and stored != self.provenance:
+            differ = sorted(k for k in stored.keys() | self.provenance.keys()
+                            if stored.get(k) != self.provenance.get(k))  # fmt: skip
+            raise DataError(f"{self.data.path} was precomputed from other parts or settings ({', '.join(differ)} differ): "
+                            f"run `melfusion precompute` again or restore them.")  # fmt: skip
+
+    def dataset(self, split: str, training: bool = False) -> MusicDataset:
+        """The map-style data set of one split."""
+        self.setup()
+        reader = SampleReader(self.shards, self.audio, self.data)
+        return MusicDataset(reader, split, self.seed, training, self.noise_shapes)
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def micro_batch_size(self) -> int:
+        """Samples per device and micro-batch; DataError where the global batch does not divide."""
+        parts = self._ranks[1] * self.accumulate
+        if self.data.global_batch_size % parts:
+            raise DataError(f"data.global_batch_size={self.data.global_batch_size} does not divide by devices × "
+                            f"accumulation = {parts}: change one of them.")  # fmt: skip
+        return self.data.global_batch_size // parts
+
+    def train_dataloader(self) -> Any:
+        rank, world = self._ranks
+        micro = self.micro_batch_size()
+        if self.data.stream:
+            from melfusion.data.stream import stream_loader
+
+            return stream_loader(self.data, self.audio, self.seed, micro, self.noise_shapes, rank, world)
+        consumed = (self.trainer.global_step if self.trainer else 0) * self.data.global_batch_size
+        return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
+
+    def val_dataloader(self) -> DataLoader:
+        dataset = self.dataset("val")
+        n = min(self.data.val_items, len(dataset))
+        return self._loader(dataset, order.EvalBatches(n, self.micro_batch_size(), *self._ranks))
+
+    def split_dataloader(self, split: str, batch_size: int) -> DataLoader:
+        """All of one split once, in index order: for precompute, statistics and evaluation."""
+        dataset = self.dataset(split)
+        return self._loader(dataset, order.EvalBatches(len(dataset), batch_size))
+
+    def _loader(self, dataset: MusicDataset, batches: Any) -> DataLoader:
+        workers = self.data.num_workers
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
+                          pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)  # fmt: skip
+
+    def on_after_batch_transfer(self, batch: MusicBatch, dataloader_idx: int) -> MusicBatch:
+        """Count what was replaced; above `max_bad_ratio` the run stops with a sentence."""
+        self.seen += len(batch)
+        self.replaced.update(reason for _, reason in batch.replaced)
+        bad = self.replaced.total()
+        if self.seen >= 4 * self.data.global_batch_size and bad > self.data.max_bad_ratio * (self.seen + bad):
+            raise DataError(f"{self.data.path}: {bad} of {self.seen + bad} samples could not be used "
+                            f"({self.replaced.most_common(3)}), above data.max_bad_ratio={self.data.max_bad_ratio}: "
+                            "mend the data or raise the ratio.")  # fmt: skip
+        return batch

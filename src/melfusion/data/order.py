@@ -1,0 +1,70 @@
+"""Which sample comes when, and every random number that belongs to it: pure functions of (seed, position).
+
+A training run is one endless sequence of positions 0, 1, 2, …; position p belongs to epoch p // n and shows sample
+permutation(seed, epoch)[p % n]. So each epoch shows each sample once, nothing depends on processes, workers or
+devices, and the whole state of the order is the number of samples consumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+# One stream per purpose: adding a purpose never shifts another's numbers.
+STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute")
+
+
+def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:
+    """Counter-based (Philox) generator of one purpose of one position: no state is carried between samples."""
+    counter = [0, position, epoch, STREAMS.index(stream)]
+    return np.random.Generator(np.random.Philox(key=[seed, 0x6D656C66], counter=counter))
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """(n,) order of the samples in one epoch."""
+    return generator(seed, "order", epoch).permutation(n)
+
+
+def sample_index(seed: int, position: int, n: int) -> int:
+    """Global position → index of the sample shown there."""
+    epoch, place = divmod(position, n)
+    return int(permutation(seed, epoch, n)[place])
+
+
+def substitute_index(seed: int, position: int, attempt: int, n: int) -> int:
+    """Who stands in, at this position, for a sample that cannot be read."""
+    return int(generator(seed, "substitute", attempt, position).integers(n))
+
+
+class TrainBatches:
+    """Batch sampler of one rank: yields lists of global positions, from `consumed` on, without end.
+
+    A step shows positions [k·G, (k+1)·G) with G = micro · world · accumulate over all ranks, whatever the split.
+    """
+
+    def __init__(self, micro_batch_size: int, rank: int, world_size: int, consumed: int = 0):
+        self.micro, self.rank, self.world, self.consumed = micro_batch_size, rank, world_size, consumed
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self.consumed + self.rank * self.micro
+        while True:
+            yield list(range(start, start + self.micro))
+            start += self.world * self.micro
+
+
+class EvalBatches:
+    """Batch sampler of one rank over items 0 … n-1 once, in order, striding over ranks; ranks may differ by one item."""
+
+    def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        self.items = list(range(rank, n, world_size))
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for i in range(0, len(self.items), self.batch_size):
+            yield self.items[i : i + self.batch_size]

@@ -1,0 +1,88 @@
+"""Classic sequential webdataset streaming for `pipe:` and unindexed URLs; its resume is approximate and it says so."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from melfusion.audio import BadSample, crop_clip, normalise_loudness, read_audio
+from melfusion.config import AudioConfig, DataConfig
+from melfusion.data import order
+from melfusion.data.datamodule import collate, read_meta
+from melfusion.data.shards import AUDIO_EXTS, IMAGE_EXTS, DataError
+from melfusion.image import read_image
+
+log = logging.getLogger(__name__)
+
+
+def open_url(url: str) -> IO[bytes]:
+    """A readable stream of a local file, an http(s) address, or the output of the user's own `pipe:command`."""
+    try:
+        if url.startswith("pipe:"):
+            return subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE).stdout
+        return urllib.request.urlopen(url) if "://" in url else Path(url).open("rb")
+    except OSError as error:
+        raise DataError(f"data.stream: {url} cannot be opened ({error}); check the address.") from error
+
+
+class StreamingDataset(IterableDataset):
+    """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason."""
+
+    def __init__(self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int):
+        self.data, self.audio, self.seed, self.shapes, self.rank, self.world = data, audio, seed, shapes, rank, world
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        reader, readers = self.rank * workers + number, self.world * workers
+        urls = [url for pattern in self.data.stream for url in expand_urls(pattern)]
+        if len(urls) < readers:
+            raise DataError(f"data.stream names {len(urls)} shards for {readers} readers (ranks × workers): "
+                            "give at least one shard to each, or lower data.num_workers.")  # fmt: skip
+        position, replaced = reader, []
+        while True:
+            found = 0
+            for raw in group_by_keys(tar_file_expander({"url": url, "stream": open_url(url)} for url in urls[reader::readers])):
+                try:
+                    item = self._decode(raw, position)
+                except BadSample as error:
+                    replaced.append((raw["__key__"], str(error)))
+                    continue
+                yield item | {"replaced": replaced}
+                position, replaced, found = position + readers, [], found + 1
+            if not found:
+                raise DataError(f"data.stream: no usable sample in {urls[reader::readers]}; check the URLs.")
+
+    def _decode(self, raw: dict[str, Any], position: int) -> dict[str, Any]:
+        audio_ext = next((e for e in AUDIO_EXTS if e in raw), None)
+        image_ext = next((e for e in IMAGE_EXTS if e in raw), None)
+        if audio_ext is None or "json" not in raw:
+            raise BadSample("no audio" if audio_ext is None else "no json")
+        meta = read_meta(raw["json"])
+        crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
+        waveform = crop_clip(read_audio(raw[audio_ext], self.audio, self.data.max_audio_s), self.audio, crop)
+        draws = {name: order.generator(self.seed, name, 0, position).random(dtype=np.float32)
+                 for name in ("timestep", "drop")}  # fmt: skip
+        for name, shape in self.shapes.items():
+            draws[name] = order.generator(self.seed, name, 0, position).standard_normal(shape, dtype=np.float32)
+        item = {"key": raw["__key__"], "caption": str(meta.get("caption") or ""), "labels": meta.get("labels") or {},
+                "waveform": normalise_loudness(waveform, self.audio), "position": position, "draws": draws}  # fmt: skip
+        if image_ext is not None:
+            item["image"] = read_image(raw[image_ext], self.data.image_size_px, self.data.max_image_pixels)
+        return item
+
+
+def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int):
+    """A DataLoader over `data.stream`."""
+    log.warning("data.stream is read sequentially: after a resume it starts again at its first shard (approximate).")
+    dataset = StreamingDataset(data, audio, seed, shapes, rank, world)
+    return DataLoader(dataset, batch_size=micro, collate_fn=collate, num_workers=data.num_workers)

@@ -1,0 +1,102 @@
+"""MusicVAE: log_mel (B, 1, T, F) ⇄ latents (B, C, T/r, F/r) with unit variance per channel; trains itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from melfusion.audio import LOG_FLOOR
+from melfusion.batch import MusicBatch
+from melfusion.optim import configure_optimizer
+
+
+class MusicVAE(lightning.LightningModule):
+    """diffusers' AutoencoderKL over log-mels.
+
+    Args:
+        autoencoder: the network.
+        log_mel: waveform → log_mel, used by training only.
+        mel_mean, mel_std: the network sees (log_mel - mel_mean) / mel_std.
+        optim: plain values of OptimConfig, needed by training only.
+
+    Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKL, log_mel: nn.Module | None = None, mel_mean: float = 0.0,
+                 mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None):  # fmt: skip
+        super().__init__()
+        self.autoencoder, self.log_mel, self.optim = autoencoder, log_mel, optim
+        self.kl_weight = kl_weight
+        channels = autoencoder.config.latent_channels
+        scale = autoencoder.config.scaling_factor
+        self.register_buffer("mel_mean", torch.tensor(float(mel_mean)))
+        self.register_buffer("mel_std", torch.tensor(float(mel_std)))
+        self.register_buffer("latent_mean", torch.zeros(channels))
+        self.register_buffer("latent_std", torch.full((channels,), 1.0 / scale))
+        self.val_loss, self.val_l1 = MeanMetric(), MeanMetric()
+
+    @property
+    def downsampling(self) -> int:
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    def encode_moments(self, log_mel: Tensor) -> Tensor:
+        """log_mel → (B, 2C, T/r, F/r): mean and log-variance before normalisation (what precompute stores)."""
+        return self.autoencoder.encode((log_mel - self.mel_mean) / self.mel_std).latent_dist.parameters
+
+    def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Moments → normalised latents; `noise` (B, C, T/r, F/r) draws from the posterior, None takes its mean."""
+        mean, log_variance = moments.chunk(2, dim=1)
+        z = mean if noise is None else mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
+        return (z - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+
+    def encode(self, log_mel: Tensor, noise: Tensor | None = None) -> Tensor:
+        """log_mel → normalised latents."""
+        return self.sample_latents(self.encode_moments(log_mel), noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents → log_mel, never below the front end's floor."""
+        z = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+        mel = self.autoencoder.decode(z).sample * self.mel_std + self.mel_mean
+        return mel.clamp(min=torch.tensor(LOG_FLOOR).log().item())
+
+    def losses(self, batch: MusicBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """(reconstruction L1 in units of mel_std, KL per latent element in nats, log_mel L1 in nats) of a batch."""
+        wanted = (self.log_mel(batch.waveform) - self.mel_mean) / self.mel_std
+        posterior = self.autoencoder.encode(wanted).latent_dist
+        z = posterior.mean + posterior.std * batch.draws["vae_noise"]
+        l1 = (self.autoencoder.decode(z).sample - wanted).abs().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return l1, kl, l1.detach() * self.mel_std
+
+    def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
+        l1, kl, nats = self.losses(batch)
+        loss = l1 + self.kl_weight * kl
+        self.log_dict({"train/loss": loss, "train/kl": kl, "train/log_mel_l1": nats}, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
+        l1, kl, nats = self.losses(batch)
+        self.val_loss.update(l1 + self.kl_weight * kl, len(batch))
+        self.val_l1.update(nats, len(batch))
+        self.log_dict({"val/loss": self.val_loss, "val/log_mel_l1": self.val_l1}, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizer([{"params": list(self.autoencoder.parameters())}], self.optim)
+
+    @torch.no_grad()
+    def measure_latents(self, batches: Any) -> None:
+        """Set latent_mean and latent_std (C,) from batches with waveforms, in float64."""
+        total = squares = count = 0.0
+        for batch in batches:
+            moments = self.encode_moments(self.log_mel(batch.waveform.to(self.device)))
+            mean, log_variance = moments.double().chunk(2, dim=1)
+            total = total + mean.sum((0, 2, 3))
+            squares = squares + (mean.square() + log_variance.clamp(-30, 20).exp()).sum((0, 2, 3))
+            count += mean.numel() / mean.shape[1]
+        self.latent_mean.copy_(total / count)
+        self.latent_std.copy_((squares / count - (total / count).square()).sqrt())

@@ -1,0 +1,48 @@
+"""AdamW with parameter groups and the learning-rate schedule, shared by every module that trains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from melfusion.config import OptimConfig
+
+
+def configure_optimizer(groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int | None = None) -> dict[str, Any]:
+    """Groups of parameters (each may set lr and weight_decay) → what Lightning wants of configure_optimizers.
+
+    Biases and norms get no weight decay. Warm-up is linear over `warmup_steps`; `cosine` then falls to 0 at max_steps.
+    """
+    split = []
+    for group in groups:
+        base = {"lr": optim.lr, "weight_decay": optim.weight_decay} | {k: v for k, v in group.items() if k != "params"}
+        params = [p for p in group["params"] if p.requires_grad]
+        matrices = [p for p in params if p.ndim >= 2]
+        split += [base | {"params": matrices}, base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]}]
+    split = [group for group in split if group["params"]]
+    fused = all(p.is_cuda for group in split for p in group["params"])
+    optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=fused or None)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, LearningRate(optim, max_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class LearningRate:
+    """Step → factor on every group's rate."""
+
+    def __init__(self, optim: OptimConfig, max_steps: int | None):
+        self.warmup, self.cosine, self.max_steps = optim.warmup_steps, optim.schedule == "cosine", max_steps
+
+    def __call__(self, step: int) -> float:
+        factor = min(1.0, (step + 1) / max(self.warmup, 1))
+        if self.cosine and self.max_steps:
+            progress = min(1.0, max(0, step - self.warmup) / max(1, self.max_steps - self.warmup))
+            factor *= 0.5 * (1 + math.cos(math.pi * progress))
+        return factor
+
+
+def clip_and_norm(parameters: Any, max_norm: float) -> torch.Tensor:
+    """Clip the joint gradient norm in place (0: only measure) and return it as it was before."""
+    params = [p for p in parameters if p.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(params, max_norm if max_norm > 0 else float("inf"))

@@ -1,0 +1,41 @@
+"""Pictures of sound: log-mel spectrograms as PNG files and as arrays for TensorBoard. Drawn without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from melfusion.config import AudioConfig
+
+
+def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: str = "") -> Figure:
+    """Title → log_mel (T, F), one panel each, all on one colour scale (natural log of mel magnitude)."""
+    figure = Figure(figsize=(5 * len(log_mels), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(log_mels), squeeze=False)[0]
+    top = max(float(mel.max()) for mel in log_mels.values())
+    for panel, (name, mel) in zip(panels, log_mels.items(), strict=True):
+        seconds = len(mel) * audio.hop_length_samples / audio.sample_rate_hz
+        mappable = panel.imshow(mel.float().cpu().numpy().T, origin="lower", aspect="auto", cmap="magma",
+                                vmin=top - 9, vmax=top, extent=(0, seconds, 0, audio.n_mels))  # fmt: skip
+        panel.set(xlabel="seconds", ylabel="mel bin", title=name)
+    figure.colorbar(mappable, ax=panels, label="ln magnitude")
+    if title:
+        figure.suptitle(title, fontsize=9, wrap=True)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG."""
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
+
+
+def as_array(figure: Figure) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,0 +1,125 @@
+"""`melfusion precompute`: music latents, text embeddings and pictures as the extractor keeps them, beside their samples.
+
+What is stored carries its provenance: digests of the parts, reading, crop, dtype, geometry, source shards, code
+version. Training refuses shards whose provenance differs from what it would compute itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from melfusion.audio import BadSample
+from melfusion.batch import MusicBatch
+from melfusion.config import Config
+from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
+from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
+from melfusion.melfusion import MeLFusion
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1  # raise when what is stored, or how it is computed, changes
+
+
+def precomputed_path(config: Config) -> Path:
+    """Where this configuration's precomputed shards lie."""
+    return Path(config.data.precompute.path or f"{config.data.path}-precomputed/{config.name}")
+
+
+def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
+    """Everything that stored tensors depend on, as a plain tree."""
+    digests = system.frozen_digests()
+    stored = {
+        "code_version": CODE_VERSION, "source": ShardSet(config.data.path).digest(), "crop": "start",
+        "dtype": config.data.precompute.dtype, "audio": dataclasses.asdict(config.audio),
+        "image_size_px": config.data.image_size_px, "music_vae": digests["music_vae"],
+        "text_encoder": digests["text_encoder"], "max_length": config.text_encoder.max_length,
+    }  # fmt: skip
+    if system.extractor is not None:
+        stored |= {"extractor": digests["extractor"], "reading": config.image.reading,
+                   "grid": system.extractor.grid.tolist()}  # fmt: skip
+        if config.image.reading == "fixed":
+            stored |= {"layers": list(system.unet.synapse.specs), "match": config.synapse.match,
+                       "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length)}  # fmt: skip
+    return stored
+
+
+@torch.no_grad()
+def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
+    """One batch → the tensors to store, each (B, …)."""
+    batch = batch.to(system.device)
+    out = {"latent_moments": system.music_vae.encode_moments(system.log_mel(batch.waveform))}
+    conditioning = system.condition(batch)
+    out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}
+    out["has_image"] = batch.has_image
+    latents = conditioning.image_latents
+    if latents is None:
+        return out
+    if system.extractor.reading != "fixed":
+        return out | {"image_latents": latents}
+    features = system.extractor.features(latents, torch.zeros_like(batch.position))
+    matched = system.unet.synapse.prepare(features, conditioning.text_embeds.shape[1])
+    for layer, (key, value) in matched.items():
+        out |= {f"key.{layer}": key, f"value.{layer}": value}
+    return out
+
+
+def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
+    """Write precomputed shards of all splits; returns their counts."""
+    system = system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
+    data.setup()
+    dtype = getattr(torch, config.data.precompute.dtype)
+
+    def samples() -> Iterator[Sample]:
+        for split in sorted({shard["name"].rsplit("-", 1)[0] for shard in data.shards.shards}):
+            entries = data.dataset(split)
+            size = config.data.precompute.batch_size
+            for start in track(range(0, len(entries), size), description=f"precompute {split}"):
+                batch = collate(readable(entries, range(start, min(start + size, len(entries)))))
+                tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
+                for i, key in enumerate(batch.keys):
+                    yield _sample(key, split, batch, i, tensors, dtype)
+
+    out = precomputed_path(config)
+    return write_shards(samples(), out, config.data.samples_per_shard, {"provenance": provenance(config, system)})
+
+
+def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
+    """The items that can be read; the others are left out of the stored set, each with a logged reason."""
+    items = []
+    for index in indices:
+        entry = dataset.entries[index]
+        try:
+            items.append(dataset.reader(entry, 0.0) | {"position": index, "draws": {}, "replaced": []})
+        except BadSample as error:
+            log.warning("%s:%s is left out: %s", entry.shard, entry.key, error)
+    return items
+
+
+def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype) -> Sample:
+    row = {k: (t[i].to(dtype) if t.is_floating_point() else t[i]).contiguous() for k, t in tensors.items()}
+    meta = {"caption": batch.captions[i], "split": split, "labels": batch.labels[i]}
+    return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row)})
+
+
+def ensure_precomputed(config: Config, system: MeLFusion) -> dict[str, Any]:
+    """Precompute where nothing lies yet; returns the provenance that training must find."""
+    wanted = provenance(config, system)
+    path = precomputed_path(config)
+    try:
+        found = ShardSet(path).info.get("provenance")
+    except DataError:
+        found = None
+    # a cache under the default path is ours to rebuild; one that the user named is never overwritten
+    if found is None or (found != wanted and config.data.precompute.path is None):
+        precompute(config, system)
+    return wanted

