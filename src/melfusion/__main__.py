@@ -102,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
               + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)  # fmt: skip
         return 0 if args and args[0] in ("help", "-h", "--help") else 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for noise in (".*does not have many workers.*", ".*in eval mode at the start.*", ".*LeafSpec.*is deprecated.*"):
+        warnings.filterwarnings("ignore", message=noise)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and its `max_steps reached`
     names = [a for a in args[1:] if "=" not in a]
     config = ",".join(names) or os.environ.get("CONFIG") or DEFAULT_CONFIG
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from melfusion.config import AudioConfig
+from melfusion.schema import AudioConfig
 
 LOG_FLOOR = 1e-5  # AudioLDM's clamp before the logarithm
 

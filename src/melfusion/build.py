@@ -25,13 +25,14 @@ from transformers import (
 )
 
 from melfusion.audio import AudioGeometry, LogMel
-from melfusion.config import Config, DiffusionConfig, ImageConfig, TextEncoderConfig, UNetConfig, to_dict
+from melfusion.config import to_dict
 from melfusion.diffusion import alphas_cumprod
 from melfusion.frozen import freeze
 from melfusion.image_features import ImageFeatureExtractor
 from melfusion.melfusion import MeLFusion
 from melfusion.music_vae import MusicVAE
 from melfusion.sampler import make_scheduler
+from melfusion.schema import Config, DiffusionConfig, ImageConfig, TextEncoderConfig, UNetConfig
 from melfusion.text_encoder import TextEncoder
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import GriffinLim, HifiGan, Vocoder
@@ -54,7 +55,8 @@ def music_vae(config: Config) -> MusicVAE:
         )  # fmt: skip
     else:
         autoencoder = _pretrained(AutoencoderKL, folder)
-    vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim)
+    vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim,
+                   config.trainer.max_steps)  # fmt: skip
     if folder is not None and (folder / STATISTICS_FILE).is_file():
         for name, value in json.loads((folder / STATISTICS_FILE).read_text()).items():
             getattr(vae, name).copy_(torch.tensor(value))
@@ -101,7 +103,7 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
         schedule, prediction_type = DiffusionConfig(**{n: stored[n] for n in names}), stored["prediction_type"]
     return ImageFeatureExtractor(
         unet, vae, prompt, alphas_cumprod(schedule), layers, c.reading, c.grid_steps, c.fixed_timestep,
-        prediction_type, config.optim,
+        prediction_type, config.optim, config.trainer.max_steps,
     )  # fmt: skip
 
 

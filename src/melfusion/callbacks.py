@@ -12,11 +12,19 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 
 from melfusion.audio import write_wav
-from melfusion.config import AudioConfig, SamplingConfig
 from melfusion.data.datamodule import MusicDataset, collate
 from melfusion.plots import as_array, save, spectrogram_figure
+from melfusion.schema import AudioConfig, SamplingConfig
+
+
+def log_hparams(board: Any, flat: dict[str, Any]) -> None:
+    """Put the configuration into TensorBoard's HParams tab, scored by the run's own val/loss curve."""
+    plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
+    for summary in hparams(plain, {"val/loss": 0.0}):
+        board.file_writer.add_summary(summary)
 
 
 class EMA(Callback):
@@ -76,7 +84,9 @@ class TrainingScalars(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last, self.started = (trainer.global_step, time.perf_counter()), trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
         if isinstance(outputs, dict) and "timesteps" in outputs:
             where = outputs["timesteps"] * self.bins // len(pl_module.alpha_bar)
             self.sums, self.counts = self.sums.to(where.device), self.counts.to(where.device)
@@ -89,6 +99,8 @@ class TrainingScalars(Callback):
         now = time.perf_counter()
         scalars = {"train/samples_per_s": (step - since) * self.batch_size / (now - self.last[1])}
         self.last = (step, now)
+        if first:
+            scalars["train/loss"] = outputs["loss"].item()
         for i, group in enumerate(trainer.optimizers[0].param_groups):
             scalars[f"lr/group{i}"] = group["lr"]
         for name, value in self._by_bin().items():

@@ -1,14 +1,32 @@
-"""Checkpoint file or run directory → the system, with EMA weights, ready to generate."""
+"""Checkpoints: written whole, and read back as the system with EMA weights, ready to generate."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from melfusion import build
-from melfusion.config import Config, from_dict
+from melfusion.config import from_dict
 from melfusion.melfusion import CheckpointError, MeLFusion
+from melfusion.schema import Config
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all: temporary file beside the target, fsync, rename."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def load_system(path: str | Path, ema: bool = True) -> tuple[MeLFusion, Config]:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from melfusion.config import DiffusionConfig
+from melfusion.schema import DiffusionConfig
 
 
 def alphas_cumprod(config: DiffusionConfig) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,9 +20,14 @@ def freeze(module: M) -> M:
     """
     module.requires_grad_(False)
     module.eval()
-    module.train = lambda mode=True: module  # type: ignore[method-assign]
+    module.train = MethodType(_stay, module)  # type: ignore[method-assign]  # a bound method follows deepcopy
     module.register_state_dict_post_hook(_drop_state)
     module.register_load_state_dict_pre_hook(_keep_state)
+    return module
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """`train()` of a frozen module."""
     return module
 
 

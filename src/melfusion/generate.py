@@ -13,10 +13,11 @@ from rich.progress import track
 
 from melfusion.audio import BadSample, write_wav
 from melfusion.checkpoint import load_system
-from melfusion.config import Config, ConfigError
+from melfusion.config import ConfigError
 from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
 from melfusion.plots import save, spectrogram_figure
+from melfusion.schema import Config
 from melfusion.weights_source import WeightsError
 
 # option → how its text is read; None stands for "the checkpoint's own configuration"
@@ -30,9 +31,11 @@ def generate(options: dict[str, Any]) -> list[Path]:
     """Write `n` clips with seeds seed, seed+1, …; returns the wav files. Either `image` or `prompt` may be missing."""
     image_path, prompt = options.get("image"), options.get("prompt") or ""
     if not image_path and not prompt:
-        raise ConfigError("generate needs IMAGE=picture.png, PROMPT=\"a sentence\", or both.")
+        raise ConfigError('generate needs IMAGE=picture.png, PROMPT="a sentence", or both.')
     if not options.get("ckpt"):
-        raise WeightsError("generate needs CKPT=runs/<name>: this version ships no trained model; `make train` makes one.")
+        raise WeightsError(
+            "generate needs CKPT=runs/<name>: this version ships no trained model; `make train` makes one."
+        )
     started = time.perf_counter()
     system, config = load_system(options["ckpt"])
     system = system.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,7 +48,10 @@ def generate(options: dict[str, Any]) -> list[Path]:
     for file, mel, waveform in zip(files, log_mel.cpu(), waveforms, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_wav(str(file), waveform, config.audio.sample_rate_hz)
-        save(spectrogram_figure({f"seed {seed + files.index(file)}": mel[0]}, config.audio, title), file.with_suffix(".png"))
+        save(
+            spectrogram_figure({f"seed {seed + files.index(file)}": mel[0]}, config.audio, title),
+            file.with_suffix(".png"),
+        )
         print(f"{file} and {file.with_suffix('.png').name}")
     print(f"model loaded in {loaded - started:.1f} s, {n} clip(s) of {waveforms.shape[-1] / config.audio.sample_rate_hz:.2f} s "
           f"made in {time.perf_counter() - loaded:.1f} s")  # fmt: skip
@@ -77,7 +83,9 @@ def _pixels(path: str | None, config: Config) -> torch.Tensor | None:
     if not path:
         return None
     if config.synapse.kind == "none":
-        raise ConfigError(f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out.")
+        raise ConfigError(
+            f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out."
+        )
     if not Path(path).is_file():
         raise ConfigError(f"image={path}: there is no such file.")
     try:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import lightning
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
@@ -23,7 +22,7 @@ from torchmetrics import MeanMetric
 
 from melfusion import diffusion
 from melfusion.batch import MusicBatch, VisualFeatures
-from melfusion.optim import configure_optimizer
+from melfusion.optim import TrainedModule
 from melfusion.sampler import ddim_invert
 
 
@@ -57,7 +56,7 @@ def read_self_attention(unet: UNet2DConditionModel, layers: list[str]) -> Iterat
             handle.remove()
 
 
-class ImageFeatureExtractor(lightning.LightningModule):
+class ImageFeatureExtractor(TrainedModule):
     """The image-diffusion model, as a reader (frozen) and, for the small stand-in, as a model that trains itself.
 
     Args:
@@ -71,9 +70,10 @@ class ImageFeatureExtractor(lightning.LightningModule):
 
     def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL | None, empty_prompt: Tensor, alpha_bar: Tensor,
                  layers: list[str] | None = None, reading: str = "inverted", grid_steps: int = 20,
-                 fixed_timestep: int = 0, prediction_type: str = "epsilon", optim: Any = None):  # fmt: skip
+                 fixed_timestep: int = 0, prediction_type: str = "epsilon", optim: Any = None,
+                 max_steps: int | None = None):  # fmt: skip
         super().__init__()
-        self.unet, self.vae, self.optim = unet, vae, optim
+        self.unet, self.vae, self.optim, self.max_steps = unet, vae, optim, max_steps
         self.register_buffer("empty_prompt", empty_prompt)
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.layers = attention_layers(unet) if layers is None else layers
@@ -115,7 +115,7 @@ class ImageFeatureExtractor(lightning.LightningModule):
     def features(self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None) -> VisualFeatures:
         """Kept latents (B, G, C, h, w) and the music's timesteps (B,) → layer → (image_key, image_value), (B, N, D)."""
         if self.reading == "inverted":
-            index = torch.searchsorted(self.grid, timesteps, right=True) - 1
+            index = torch.searchsorted(self.grid, timesteps.contiguous(), right=True) - 1
             latents, told = image_latents[torch.arange(len(index), device=index.device), index], self.grid[index]
         elif self.reading == "fixed":
             latents, told = image_latents[:, 0], self.grid[-1].expand(len(timesteps))
@@ -146,5 +146,5 @@ class ImageFeatureExtractor(lightning.LightningModule):
         self.val_loss.update(self._loss(batch, steps), len(batch))
         self.log("val/loss", self.val_loss, prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        return configure_optimizer([{"params": list(self.unet.parameters())}], self.optim)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.unet.parameters())}]

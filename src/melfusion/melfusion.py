@@ -6,20 +6,19 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from melfusion import diffusion
 from melfusion.batch import Conditioning, MusicBatch, VisualFeatures
-from melfusion.config import DiffusionConfig, OptimConfig
 from melfusion.data import order
 from melfusion.frozen import digest
 from melfusion.image_features import ImageFeatureExtractor
 from melfusion.music_vae import MusicVAE
-from melfusion.optim import clip_and_norm, configure_optimizer
+from melfusion.optim import TrainedModule
 from melfusion.sampler import guided, sample
+from melfusion.schema import DiffusionConfig, OptimConfig
 from melfusion.text_encoder import TextEncoder
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import Vocoder
@@ -31,7 +30,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint that does not belong to these parts: what differs and what to do."""
 
 
-class MeLFusion(lightning.LightningModule):
+class MeLFusion(TrainedModule):
     """Built parts and plain values in; `training_step` and `generate` out. Only `unet` trains and is checkpointed.
 
     Args:
@@ -103,7 +102,9 @@ class MeLFusion(lightning.LightningModule):
             features = self.extractor.features(latents, timesteps[: len(latents)], conditioning.image_noise)
         if features is None:
             return None
-        return {layer: tuple(t.repeat(len(conditioning) // len(t), 1, 1) for t in pair) for layer, pair in features.items()}
+        return {
+            layer: tuple(t.repeat(len(conditioning) // len(t), 1, 1) for t in pair) for layer, pair in features.items()
+        }
 
     def denoise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """One conditional pass of the UNet."""
@@ -137,14 +138,9 @@ class MeLFusion(lightning.LightningModule):
         self.val_loss.update(losses)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        groups = [{"params": self.unet.other_parameters()},
-                  {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0}]  # fmt: skip
-        return configure_optimizer(groups, self.optim, self.max_steps)
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        norm = clip_and_norm((p for group in optimizer.param_groups for p in group["params"]), self.optim.grad_clip_norm)
-        self.log("train/grad_norm", norm)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.unet.other_parameters()},
+                {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0}]  # fmt: skip
 
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen part, computed once."""
@@ -207,5 +203,3 @@ class MeLFusion(lightning.LightningModule):
     def _draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:
         draws = [order.generator(seed, stream).standard_normal(shape, dtype="float32") for seed in seeds]
         return torch.stack([torch.from_numpy(draw) for draw in draws]).to(self.device)
-
-

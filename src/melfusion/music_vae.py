@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -12,26 +11,26 @@ from torchmetrics import MeanMetric
 
 from melfusion.audio import LOG_FLOOR
 from melfusion.batch import MusicBatch
-from melfusion.optim import configure_optimizer
+from melfusion.optim import TrainedModule
 
 
-class MusicVAE(lightning.LightningModule):
+class MusicVAE(TrainedModule):
     """diffusers' AutoencoderKL over log-mels.
 
     Args:
         autoencoder: the network.
         log_mel: waveform → log_mel, used by training only.
         mel_mean, mel_std: the network sees (log_mel - mel_mean) / mel_std.
-        optim: plain values of OptimConfig, needed by training only.
+        optim, max_steps: OptimConfig and the length of the schedule, needed by training only.
 
     Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
     """
 
     def __init__(self, autoencoder: AutoencoderKL, log_mel: nn.Module | None = None, mel_mean: float = 0.0,
-                 mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None):  # fmt: skip
+                 mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None, max_steps: int | None = None):  # fmt: skip
         super().__init__()
-        self.autoencoder, self.log_mel, self.optim = autoencoder, log_mel, optim
-        self.kl_weight = kl_weight
+        self.autoencoder, self.log_mel = autoencoder, log_mel
+        self.kl_weight, self.optim, self.max_steps = kl_weight, optim, max_steps
         channels = autoencoder.config.latent_channels
         scale = autoencoder.config.scaling_factor
         self.register_buffer("mel_mean", torch.tensor(float(mel_mean)))
@@ -85,8 +84,8 @@ class MusicVAE(lightning.LightningModule):
         self.val_l1.update(nats, len(batch))
         self.log_dict({"val/loss": self.val_loss, "val/log_mel_l1": self.val_l1}, prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        return configure_optimizer([{"params": list(self.autoencoder.parameters())}], self.optim)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.autoencoder.parameters())}]
 
     @torch.no_grad()
     def measure_latents(self, batches: Any) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import lightning
 import torch
 
-from melfusion.config import OptimConfig
+from melfusion.schema import OptimConfig
 
 
-def configure_optimizer(groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int | None = None) -> dict[str, Any]:
+def configure_optimizer(
+    groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int | None = None
+) -> dict[str, Any]:
     """Groups of parameters (each may set lr and weight_decay) → what Lightning wants of configure_optimizers.
 
     Biases and norms get no weight decay. Warm-up is linear over `warmup_steps`; `cosine` then falls to 0 at max_steps.
@@ -20,7 +23,10 @@ def configure_optimizer(groups: list[dict[str, Any]], optim: OptimConfig, max_st
         base = {"lr": optim.lr, "weight_decay": optim.weight_decay} | {k: v for k, v in group.items() if k != "params"}
         params = [p for p in group["params"] if p.requires_grad]
         matrices = [p for p in params if p.ndim >= 2]
-        split += [base | {"params": matrices}, base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]}]
+        split += [
+            base | {"params": matrices},
+            base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]},
+        ]
     split = [group for group in split if group["params"]]
     fused = all(p.is_cuda for group in split for p in group["params"])
     optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=fused or None)
@@ -42,7 +48,23 @@ class LearningRate:
         return factor
 
 
-def clip_and_norm(parameters: Any, max_norm: float) -> torch.Tensor:
-    """Clip the joint gradient norm in place (0: only measure) and return it as it was before."""
-    params = [p for p in parameters if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(params, max_norm if max_norm > 0 else float("inf"))
+class TrainedModule(lightning.LightningModule):
+    """Base of the modules that train: one optimizer from OptimConfig, clipping over what it holds, the norm logged.
+
+    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW.
+    """
+
+    optim: OptimConfig
+    max_steps: int | None = None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for `configure_optimizer`."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return configure_optimizer(self.parameter_groups(), self.optim, self.max_steps)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.optim.grad_clip_norm or float("inf")
+        self.log("train/grad_norm", torch.nn.utils.clip_grad_norm_(params, limit))

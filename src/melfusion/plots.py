@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from melfusion.config import AudioConfig
+from melfusion.schema import AudioConfig
 
 
 def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: str = "") -> Figure:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
-from melfusion.config import Config
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.melfusion import MeLFusion
+from melfusion.schema import Config
 
 log = logging.getLogger(__name__)
 

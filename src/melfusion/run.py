@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from melfusion.config import Config, ConfigError, flatten, to_dict
+from melfusion.config import ConfigError, flatten, to_dict
+from melfusion.schema import Config
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.val_items",
@@ -44,7 +45,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         part = stored.with_suffix(f".part{os.getpid()}")
         part.write_text(yaml.safe_dump(tree, sort_keys=False))
-        os.replace(part, stored)
+        part.replace(stored)
 
     def results(self) -> dict[str, Any] | None:
         """Results of a finished run with at least the steps asked for now, or None."""
@@ -57,7 +58,7 @@ class RunDirectory:
         """Mark the run finished."""
         part = self.results_file.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1))
-        os.replace(part, self.results_file)
+        part.replace(self.results_file)
 
 
 @contextlib.contextmanager

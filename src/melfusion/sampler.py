@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from melfusion.batch import Conditioning, join
-from melfusion.config import DiffusionConfig
 from melfusion.diffusion import ddim_step, to_epsilon
+from melfusion.schema import DiffusionConfig
 
 SAMPLERS = {
     "ddim": lambda kw: DDIMScheduler(**kw, clip_sample=False, set_alpha_to_one=False, steps_offset=1),

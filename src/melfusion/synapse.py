@@ -153,7 +153,9 @@ class KVMix(VisualSynapse):
         image_key, image_value = self.match_image(layer, features)
         if self.match_scale:
             image_key, image_value = _rescale(image_key, key), _rescale(image_value, value)
-        weight = (self.alpha(layer) * has_image[:, None, None]).to(key.dtype)  # 0 without a picture: exactly the stock keys and values
+        weight = (self.alpha(layer) * has_image[:, None, None]).to(
+            key.dtype
+        )  # 0 without a picture: exactly the stock keys and values
         key = key + weight * (image_key - key)
         value = value + weight * (image_value - value)
         # with a picture every position speaks, or an empty caption would hide it
@@ -243,7 +245,11 @@ class SynapseProcessor:
                  visual_features: VisualFeatures | None = None, has_image: Tensor | None = None):  # fmt: skip
         if self.synapse is None or visual_features is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        query, key, value = (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        query, key, value = (
+            attn.to_q(hidden_states),
+            attn.to_k(encoder_hidden_states),
+            attn.to_v(encoder_hidden_states),
+        )
         key, value, mask = self.synapse.mix(self.layer, key, value, attention_mask, visual_features[self.layer],
                                             has_image.to(key.dtype))  # fmt: skip
         query, key, value = (t.unflatten(2, (attn.heads, -1)).transpose(1, 2) for t in (query, key, value))

@@ -11,16 +11,18 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion import build
-from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars
-from melfusion.config import Config, ConfigError, flatten, overlay, to_dict
+from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars, log_hparams
+from melfusion.checkpoint import AtomicCheckpointIO
+from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed, precomputed_path
 from melfusion.run import RunDirectory, locked
-
+from melfusion.schema import Config
 
 STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
 
@@ -54,7 +56,7 @@ def train(config: Config) -> dict[str, Any]:
     started = time.perf_counter()
     fit = fit_system if config.task == "melfusion" else fit_part
     results = fit(config, run) | {"seconds": round(time.perf_counter() - started, 1)}
-    if lightning.pytorch.utilities.rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:
         run.finish(results)
         print(f"{run.path}: {results}\nLook: `melfusion tensorboard` shows curves, pictures and sounds of {run.path}.")
     return results
@@ -87,6 +89,8 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     shapes = build.noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, config.trainer.accumulate, shapes)
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
+    if rank_zero_only.rank != 0:
+        return results
     if isinstance(part, MusicVAE):
         part.eval()
         loader = module.split_dataloader("train", config.data.global_batch_size)
@@ -99,7 +103,8 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
 def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, callbacks: list) -> dict[str, Any]:
     lightning.seed_everything(config.seed, verbose=False)
     trainer = make_trainer(config, run, callbacks)
-    trainer.loggers[0].log_hyperparams(flatten(to_dict(config)))
+    if trainer.is_global_zero:
+        log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
     resume = str(run.checkpoint) if run.checkpoint.is_file() else None
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(run.checkpoint)
@@ -108,7 +113,7 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
 
 
 def make_trainer(config: Config, run: RunDirectory, callbacks: list) -> lightning.Trainer:
-    """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order, atomic last checkpoint."""
+    """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order of samples, whole checkpoints."""
     t = config.trainer
     cuda = torch.cuda.is_available() and t.accelerator in ("auto", "gpu", "cuda")
     precision = ("bf16-mixed" if cuda else "32-true") if t.precision == "auto" else t.precision
@@ -123,7 +128,5 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list) -> lightnin
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
         log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl")],
         callbacks=[*callbacks, checkpoint, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
-        default_root_dir=str(run.path),
+        default_root_dir=str(run.path), plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
-
-

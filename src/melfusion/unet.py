@@ -11,7 +11,9 @@ from melfusion.image_features import attention_layers
 from melfusion.synapse import SYNAPSES, LayerSpec, attach, block_names, choose_layers
 
 
-def layer_specs(unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None, layers: list[str]) -> list[LayerSpec]:
+def layer_specs(
+    unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None, layers: list[str]
+) -> list[LayerSpec]:
     """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one."""
     names = attention_layers(unet)
     blocks, specs = block_names(names), []

@@ -1,10 +1,10 @@
 """Where a part's weights lie: a `weights:` string of a config → a local folder, fetched only where it says hub.
 
-    hub:OWNER/NAME@REVISION[:SUBFOLDER]   a pinned commit (40 hex digits) of the hub; cached, works offline afterwards
-    run:NAME                              what a training run of this project exported: <runs_dir>/NAME/export
-    shipped                               inside the package: melfusion/weights/<part>
-    all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
-    any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout
+hub:OWNER/NAME@REVISION[:SUBFOLDER]   a pinned commit (40 hex digits) of the hub; cached, works offline afterwards
+run:NAME                              what a training run of this project exported: <runs_dir>/NAME/export
+shipped                               inside the package: melfusion/weights/<part>
+all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
+any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from melfusion.config import Config
 from melfusion.data.shards import DataError, ShardSet, write_shards
+from melfusion.schema import Config
 
 
 def ensure_corpus(config: Config) -> None:
@@ -16,7 +16,10 @@ def ensure_corpus(config: Config) -> None:
     if data.source == "scenes":
         build_scenes(config)
         return
-    command = {"games": "make data-games", "manifest": f"make shards MANIFEST=… AUDIO_DIR=… IMAGE_DIR=… OUT={data.path}"}
+    command = {
+        "games": "make data-games",
+        "manifest": f"make shards MANIFEST=… AUDIO_DIR=… IMAGE_DIR=… OUT={data.path}",
+    }
     raise DataError(f"There is no data set in {data.path}: build it with `{command[data.source]}`.")
 
 
@@ -27,7 +30,8 @@ def build_scenes(config: Config) -> dict[str, int]:
     from melfusion.data import scenes
 
     data, audio = config.data, config.audio
-    drawn = scenes.samples(config.seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, data.image_size_px)
+    size = max(128, data.image_size_px)
+    drawn = scenes.samples(config.seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size)
     shown = track(drawn, description="scenes", total=sum(data.splits.values()))
     info = {"source": "scenes", "seed": config.seed, **scenes.contract()}
     return write_shards(shown, data.path, data.samples_per_shard, info)

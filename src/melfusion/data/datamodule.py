@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from melfusion.audio import BadSample, crop_clip, normalise_loudness, read_audio
 from melfusion.batch import MusicBatch
-from melfusion.config import AudioConfig, DataConfig
 from melfusion.data import order
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, DataError, Entry, ShardSet
 from melfusion.image import read_image
+from melfusion.schema import AudioConfig, DataConfig
 
 MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -82,7 +81,7 @@ def write_shards(
     def close(split: str) -> None:
         open_shards.pop(split).close()
         files.pop(split).close()
-        os.replace(paths[split].with_suffix(".tar.part"), paths[split])
+        paths[split].with_suffix(".tar.part").replace(paths[split])
 
     for sample in samples:
         split = sample.meta.get("split", "train")
@@ -113,7 +112,7 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
     tree = {"version": INDEX_VERSION, "info": info or {}, "shards": shards}
     part = folder / "index.json.part"
     part.write_text(json.dumps(tree, ensure_ascii=False))
-    os.replace(part, folder / "index.json")
+    part.replace(folder / "index.json")
 
 
 def _scan(path: Path) -> dict[str, Any]:

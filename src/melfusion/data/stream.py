@@ -15,11 +15,11 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from melfusion.audio import BadSample, crop_clip, normalise_loudness, read_audio
-from melfusion.config import AudioConfig, DataConfig
 from melfusion.data import order
 from melfusion.data.datamodule import collate, read_meta
 from melfusion.data.shards import AUDIO_EXTS, IMAGE_EXTS, DataError
 from melfusion.image import read_image
+from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ def open_url(url: str) -> IO[bytes]:
 class StreamingDataset(IterableDataset):
     """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason."""
 
-    def __init__(self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int):
+    def __init__(
+        self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int
+    ):
         self.data, self.audio, self.seed, self.shapes, self.rank, self.world = data, audio, seed, shapes, rank, world
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -51,7 +53,9 @@ class StreamingDataset(IterableDataset):
         position, replaced = reader, []
         while True:
             found = 0
-            for raw in group_by_keys(tar_file_expander({"url": url, "stream": open_url(url)} for url in urls[reader::readers])):
+            for raw in group_by_keys(
+                tar_file_expander({"url": url, "stream": open_url(url)} for url in urls[reader::readers])
+            ):
                 try:
                     item = self._decode(raw, position)
                 except BadSample as error:

@@ -1,0 +1,79 @@
+"""What every game's reader shares: the scene it yields, reasons for there being none, and reading text safely.
+
+A reader walks one game's data folder and yields, for everything in it that names a track, either a `Scene` or a short
+reason why there is none. Files are data from strangers: paths may not leave the game's folder, sizes are bounded, and
+whatever is malformed becomes a reason, never an exception.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+MAX_TEXT_BYTES = 8 << 20
+MISSING = "names a file that is not there"
+
+
+class Skip(Exception):
+    """Something cannot become a scene; the message says why and is counted."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One place in a game, its picture [256x192 RGB] and the track that plays there."""
+
+    title: str
+    theme: str  # lower-case words for the place or its mood, from the files; may be empty
+    track: Path
+    image: Image.Image
+    art: Path  # the file whose licence is the picture's
+    artist: str | None = None
+    own_license: str | None = None  # as the level itself states it
+    parts: tuple[str, ...] = ()  # art that other pictures may show too: such pictures belong in one split
+
+
+Found = Iterator[Scene | str]
+Find = Callable[[str], Path]
+
+
+def attempt(items: Iterable, build: Callable[..., Iterable[Scene | str]]) -> Found:
+    """`build(item)` for every item, with what goes wrong turned into a reason."""
+    for item in items:
+        try:
+            yield from build(item)
+        except Skip as skip:
+            yield str(skip)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            yield "malformed file"
+
+
+def read_text(path: Path) -> str:
+    """A text file's content: UTF-8, or Latin-1 where it is not."""
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise Skip("text file too large")
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file `name` (which may start with a slash or use backslashes) below `root`."""
+    path = (root / re.sub(r"[\\/]+", "/", name).lstrip("/")).resolve()
+    if not path.is_relative_to(root.resolve()) or not path.is_file():
+        raise Skip(MISSING)
+    return path
+
+
+def settings(path: Path) -> list[tuple[str, str]]:
+    """The `key = value` lines of a file, in order."""
+    pairs = (line.partition("=") for line in read_text(path).splitlines() if "=" in line)
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
+
+
+def words(name: str) -> str:
+    """'BlueRock_Forest' -> 'Blue Rock Forest'."""
+    return " ".join(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[_\-]", " ", name).split())

@@ -1,0 +1,93 @@
+"""The one set-up step behind every make target, run by a bare Python: environment → packages → stamp.
+
+It uses PYTHON=, else the active virtual or conda environment, else makes `.venv`; a torch that is already there and
+fits setup.cfg is kept; it does nothing while setup.cfg and requirements-no-deps.txt are unchanged; of several callers
+one installs and the others wait. Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROVEN = ((3, 11), (3, 12))
+
+
+def fail(sentence: str) -> None:
+    """Stop with one sentence."""
+    sys.exit(f"melfusion set-up: {sentence}")
+
+
+def environment(env: dict[str, str]) -> Path:
+    """The Python that melfusion runs with: PYTHON=, the active environment's, or .venv's (which may not exist yet)."""
+    if env.get("PYTHON"):
+        found = shutil.which(env["PYTHON"])
+        if not found:
+            fail(f"PYTHON={env['PYTHON']} is no program on the PATH; give an existing interpreter.")
+        return Path(found)
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if env.get(name):
+            return Path(env[name]) / "bin" / "python"
+    return ROOT / ".venv" / "bin" / "python"
+
+
+def make_venv(python: Path) -> None:
+    """Create .venv with the first proven interpreter on the PATH."""
+    for name in ("python3.11", "python3.12", "python3"):
+        found = shutil.which(name)
+        if found and version(Path(found)) in PROVEN:
+            subprocess.run([found, "-m", "venv", str(python.parents[1])], check=True)
+            return
+    fail("melfusion is proven on Python 3.11 and 3.12, and neither is on the PATH; install one or give PYTHON=.")
+
+
+def version(python: Path) -> tuple[int, int] | None:
+    """(major, minor) of an interpreter, None where it does not run."""
+    code = "import sys; print(*sys.version_info[:2])"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    return tuple(map(int, done.stdout.split())) if done.returncode == 0 else None
+
+
+def wanted() -> str:
+    """Hash of what decides about the installed packages."""
+    files = (ROOT / "setup.cfg", ROOT / "requirements-no-deps.txt")
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + str(ROOT).encode()).hexdigest()
+
+
+def install(python: Path) -> None:
+    """Install the project, editable, with its development tools, then the packages that must come without theirs."""
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    print(f"melfusion set-up: installing packages into {python.parents[1]} (a few minutes the first time)", flush=True)
+    for arguments in (["-e", f"{ROOT}[dev]"], ["--no-deps", "-r", str(ROOT / "requirements-no-deps.txt")]):
+        if subprocess.run([*pip, *arguments]).returncode:
+            fail(f"`pip install {' '.join(arguments)}` failed; see pip's own words above.")
+
+
+def main() -> None:
+    """Print nothing and do nothing when all is in place."""
+    python = environment(dict(os.environ))
+    stamp = python.parents[1] / ".melfusion-installed"
+    if stamp.is_file() and stamp.read_text() == wanted():
+        return
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+        fail("packages are missing, and a SLURM step of several tasks must not install them: run `make install` first.")
+    with (ROOT / ".install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.is_file() and stamp.read_text() == wanted():
+            return
+        if not python.is_file():
+            make_venv(python)
+        if version(python) not in PROVEN:
+            fail(f"{python} is Python {version(python)}; melfusion is proven on 3.11 and 3.12: give PYTHON= one of them.")
+        install(python)
+        stamp.write_text(wanted())
+
+
+if __name__ == "__main__":
+    main()

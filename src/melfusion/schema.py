@@ -1,0 +1,215 @@
+"""Every knob of melfusion with its unit and default: the schema that config.py loads YAML files into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class AudioConfig:
+    """From waveform to log-mel. Defaults are AudioLDM's (paper.md §1)."""
+
+    sample_rate_hz: int = 16000
+    n_fft_samples: int = 1024  # FFT size and window length
+    hop_length_samples: int = 160
+    n_mels: int = 64
+    f_min_hz: float = 0.0
+    f_max_hz: float = 8000.0
+    clip_duration_s: float = 10.24
+    loudness_dbfs: float = -20.0  # RMS every clip is brought to
+    peak_dbfs: float = -1.0  # the gain never lifts a peak above this
+    silence_dbfs: float = -55.0  # a clip whose RMS is below this is silent and is replaced
+    min_duration_s: float = 1.0  # shorter audio is replaced; between this and the clip it is padded with silence
+
+
+@dataclass
+class PrecomputeConfig:
+    """What `melfusion precompute` stores beside the samples, and where."""
+
+    enabled: bool = False  # train from precomputed shards, building them first where they are missing
+    path: str | None = None  # default: <data.path>-precomputed/<name>
+    batch_size: int = 32
+    dtype: str = "float32"  # float32 gives the numbers of live training; float16 halves the shards
+
+
+@dataclass
+class DataConfig:
+    source: str = "scenes"  # scenes | games | manifest: who builds `path` when it is missing
+    path: str = "data/scenes"  # folder with shards and index.json
+    stream: list[str] = field(
+        default_factory=list
+    )  # sequential webdataset URLs (pipe:, http:) instead of `path`; resume is approximate
+    global_batch_size: int = 32  # samples per optimizer step over all devices and accumulation
+    num_workers: int = 0  # loader processes per device
+    crop: str = "random"  # random (drawn from seed, epoch, position) | start
+    image_size_px: int = 512
+    max_image_pixels: int = 50_000_000  # a larger picture is refused before it is decoded
+    max_audio_s: float = 1200.0  # longer audio is refused before it is decoded
+    max_bad_ratio: float = 0.2  # above this share of replaced samples the run stops
+    val_items: int = 64  # samples of the val split used at each validation
+    splits: dict[str, int] = field(default_factory=lambda: {"train": 2048, "val": 128, "test": 128})  # scenes: how many
+    samples_per_shard: int = 256
+    precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
+
+
+@dataclass
+class MusicVAEConfig:
+    weights: str | None = None  # see build.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
+    block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])
+    layers_per_block: int = 2
+    latent_channels: int = 8
+    norm_num_groups: int = 32
+    mid_block_attention: bool = True
+    mel_mean: float = 0.0  # the autoencoder sees (log_mel - mel_mean) / mel_std
+    mel_std: float = 1.0
+    kl_weight: float = 1e-4
+    stats_items: int = 512  # samples of the train split that latent mean and std are measured on
+
+
+@dataclass
+class VocoderConfig:
+    weights: str | None = None  # SpeechT5HifiGan; null = Griffin-Lim, which needs none
+    griffin_lim_iterations: int = 64
+
+
+@dataclass
+class TextEncoderConfig:
+    weights: str | None = None
+    family: str = "bert"  # bert | t5 | clip: architecture of a random twin
+    max_length: int = 77  # L: captions are cut or padded to this many tokens
+    hidden_size: int = 1024  # width of a random twin
+
+
+@dataclass
+class ImageConfig:
+    """The frozen image-diffusion model and how it is read."""
+
+    weights: str | None = None
+    vae: bool = True  # diffuse latents of a VAE; false: diffuse pixels
+    vae_block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512, 512])
+    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])
+    layers_per_block: int = 2
+    cross_attention_dim: int = 768
+    attention_head_dim: list[int] = field(default_factory=lambda: [8])
+    attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
+    norm_num_groups: int = 32
+    prediction_type: str = "epsilon"
+    reading: str = "inverted"  # inverted (the paper) | fixed | noised (the release)
+    grid_steps: int = 20  # timesteps an inverted picture is stored at, t' = 0 included
+    fixed_timestep: int = 0  # reading `fixed`: the timestep the picture is inverted to and read at
+
+
+@dataclass
+class UNetConfig:
+    weights: str | None = None
+    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])
+    layers_per_block: int = 2
+    attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])
+    attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
+    norm_num_groups: int = 32
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    trainable: str = "all"  # all | decoder | cross_attn | synapse
+
+
+@dataclass
+class SynapseConfig:
+    kind: str = "kv_mix"  # none | kv_mix (eq. 5-6) | kv_mix_proj | concat
+    layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
+    alpha_share: str = "block"  # all | block | layer | head
+    alpha_init: float = 0.5
+    match: str = "pool"  # how N image tokens become M: pool (raster order) | pool_2d
+    image_tokens: int = 64  # concat: M; the mixing kinds use the text length L
+    match_scale: bool = False  # kv_mix: bring image K and V to the RMS of the music's
+
+
+@dataclass
+class DiffusionConfig:
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"  # epsilon (eq. 7) | v_prediction
+    min_snr_gamma: float | None = None  # 5 in the release; null: no weighting
+    text_drop_prob: float = 0.1  # text alone
+    image_drop_prob: float = 0.1  # picture alone
+    both_drop_prob: float = 0.1
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 1e-4
+    alpha_lr: float = 1e-5  # absolute; the paper's best
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    warmup_steps: int = 100
+    schedule: str = "constant"  # constant | cosine, after the warm-up
+    grad_clip_norm: float = 1.0
+    ema_decay: float = 0.999  # 0 switches EMA off
+
+
+@dataclass
+class TrainerConfig:
+    max_steps: int = 100_000  # optimizer steps
+    accelerator: str = "auto"
+    devices: str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"  # auto: bf16-mixed on cuda, 32-true elsewhere
+    accumulate: int = 1  # micro-batches per optimizer step
+    val_every_n_steps: int = 1000
+    checkpoint_every_n_steps: int = 1000
+    log_every_n_steps: int = 10
+    media_every_n_steps: int = 5000
+    media_items: int = 8
+    progress_bar: bool = True
+    threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+
+
+@dataclass
+class SamplingConfig:
+    sampler: str = "dpm"  # ddim | dpm (DPM-Solver++, 2M)
+    num_inference_steps: int = 25
+    guidance_scale: float = 3.0  # s_T
+    image_guidance_scale: float | None = None  # s_I; null: the same as guidance_scale (two passes)
+    negative_prompt: str = ""
+
+
+@dataclass
+class Config:
+    name: str | None = None  # of the run directory; default: the configs' stems
+    task: str = "melfusion"  # melfusion | music_vae | image_diffusion
+    seed: int = 0
+    runs_dir: str = "runs"
+    stages: list[str] = field(default_factory=list)  # configs laid over this one and trained first where missing
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    music_vae: MusicVAEConfig = field(default_factory=MusicVAEConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    synapse: SynapseConfig = field(default_factory=SynapseConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+# Allowed words of the string keys; registries add their own at build time.
+CHOICES = {
+    "task": ("melfusion", "music_vae", "image_diffusion"),
+    "data.source": ("scenes", "games", "manifest"),
+    "data.crop": ("random", "start"),
+    "data.precompute.dtype": ("float32", "float16"),
+    "text_encoder.family": ("bert", "t5", "clip"),
+    "image.prediction_type": ("epsilon", "v_prediction"),
+    "image.reading": ("inverted", "fixed", "noised"),
+    "synapse.kind": ("none", "kv_mix", "kv_mix_proj", "concat"),
+    "synapse.alpha_share": ("all", "block", "layer", "head"),
+    "synapse.match": ("pool", "pool_2d"),
+    "unet.trainable": ("all", "decoder", "cross_attn", "synapse"),
+    "diffusion.prediction_type": ("epsilon", "v_prediction"),
+    "optim.schedule": ("constant", "cosine"),
+    "sampling.sampler": ("ddim", "dpm"),
+}

@@ -1,0 +1,215 @@
+"""The system: the picture conditions the music, losses and drop-out are right, checkpoints name their frozen parts."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from melfusion import build
+from melfusion.melfusion import CheckpointError
+
+KINDS = ("kv_mix", "kv_mix_proj", "concat")
+
+
+def pictures(n, size=16, seed=0):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def open_up(system):
+    """Give a random-init system a voice: conv_out starts at random already, α at the config's value."""
+    return system.eval()
+
+
+@pytest.mark.parametrize("reading", ["inverted", "fixed", "noised"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes(tiny, kind, reading):
+    system = open_up(build.system(tiny(f"synapse.kind={kind}", f"image.reading={reading}")))
+    a, b = pictures(1, seed=1), pictures(1, seed=2)
+    make = lambda image: system.generate(["rain"], image, [3], num_inference_steps=2, guidance_scale=2.0)  # noqa: E731
+    assert torch.equal(make(a), make(a))
+    assert not torch.equal(make(a), make(b))
+    assert not torch.equal(make(a), make(None))
+
+
+def test_text_changes_the_music_and_image_alone_works(tiny):
+    system = open_up(build.system(tiny()))
+    image = pictures(1)
+    with_text, other, alone = (system.generate([t], image, [0], num_inference_steps=2) for t in ("rain", "sun", ""))
+    assert not torch.equal(with_text, other) and not torch.equal(with_text, alone)
+    assert torch.isfinite(alone).all()
+
+
+def test_a_clip_does_not_depend_on_its_batch(tiny):
+    system = open_up(build.system(tiny()))
+    images = pictures(3)
+    joint = system.generate(["a", "b", "c"], images, [5, 6, 7], num_inference_steps=2)
+    single = system.generate(["b"], images[1:2], [6], num_inference_steps=2)
+    torch.testing.assert_close(joint[1:2], single, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_one_is_a_single_conditional_pass(tiny, monkeypatch):
+    system = open_up(build.system(tiny()))
+    rows = []
+    inner = system.unet.forward
+    monkeypatch.setattr(system.unet, "forward", lambda x, *a: rows.append(len(x)) or inner(x, *a))
+    system.generate(["rain"], pictures(1), num_inference_steps=2, guidance_scale=1.0)
+    assert rows == [1, 1]
+    rows.clear()
+    system.generate(["rain"], pictures(1), num_inference_steps=2, guidance_scale=3.0)
+    assert rows == [2, 2]
+    rows.clear()
+    system.generate(["rain"], pictures(1), num_inference_steps=2, guidance_scale=3.0, image_guidance_scale=2.0)
+    assert rows == [3, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quadrant", range(4))
+def test_with_an_empty_caption_every_region_of_the_picture_matters(tiny, kind, quadrant):
+    system = open_up(build.system(tiny(f"synapse.kind={kind}", "image.reading=fixed")))
+    image = pictures(1)
+    changed, (row, column) = image.clone(), divmod(quadrant, 2)
+    changed[:, :, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] *= -1
+    first, second = (system.generate([""], i, [0], num_inference_steps=1) for i in (image, changed))
+    assert not torch.equal(first, second)
+
+
+def test_negative_prompt_replaces_only_the_null_text(tiny):
+    system = open_up(build.system(tiny()))
+    image = pictures(1)
+    plain, negative = (system.generate(["rain"], image, [0], num_inference_steps=2, guidance_scale=3.0, negative_prompt=p)
+                       for p in ("", "drums"))  # fmt: skip
+    assert not torch.equal(plain, negative)
+    plain, negative = (system.generate(["rain"], image, [0], num_inference_steps=2, guidance_scale=1.0, negative_prompt=p)
+                       for p in ("", "drums"))  # fmt: skip
+    assert torch.equal(plain, negative)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses(tiny, make_batch):
+    config = tiny("diffusion.text_drop_prob=0", "diffusion.image_drop_prob=0", "diffusion.both_drop_prob=0")
+    system = build.system(config).eval()
+    batch = make_batch(config, system, n=3)
+    joint = system.training_step(batch, 0)
+    singles = []
+    for i in range(3):
+        one = dataclasses.replace(
+            batch, keys=[batch.keys[i]], captions=[batch.captions[i]], position=batch.position[i : i + 1],
+            has_image=batch.has_image[i : i + 1], waveform=batch.waveform[i : i + 1], image=batch.image[i : i + 1],
+            draws={k: v[i : i + 1] for k, v in batch.draws.items()},
+        )  # fmt: skip
+        singles.append(system.training_step(one, 0)["loss"])
+    torch.testing.assert_close(joint["loss"], torch.stack(singles).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_dropped_text_is_the_encoded_empty_string_and_what_sampling_uses(tiny, make_batch):
+    config = tiny()
+    system = build.system(config).eval()
+    conditioning = system.condition(make_batch(config, system, n=4))
+    d = config.diffusion
+    u = torch.tensor([d.both_drop_prob / 2, d.both_drop_prob + d.text_drop_prob / 2, 0.25, 0.9])
+    dropped = system.drop(conditioning, u)
+    empty, mask = system.text_encoder([""])
+    for i, kept in enumerate([False, False, True, True]):
+        wanted = conditioning.text_embeds[i] if kept else empty[0]
+        assert torch.equal(dropped.text_embeds[i], wanted)
+    assert torch.equal(dropped.text_mask[0], mask[0]) and dropped.has_image.tolist() == [0, 1, 0, 1]
+    assert torch.equal(system.null(conditioning).text_embeds[0], empty[0])
+
+
+def test_frozen_parts_build_no_graph_and_get_no_gradient(tiny, make_batch):
+    config = tiny("diffusion.both_drop_prob=0", "diffusion.text_drop_prob=0", "diffusion.image_drop_prob=0")
+    system = build.system(config).train()
+    batch = make_batch(config, system)
+    conditioning = system.condition(batch)
+    features = system.look(conditioning, torch.tensor([0, 300, 600, 900]))
+    assert all(t.grad_fn is None for pair in features.values() for t in pair)
+    assert system.encode_music(batch).grad_fn is None and conditioning.text_embeds.grad_fn is None
+    system.training_step(batch, 0)["loss"].backward()
+    frozen = [system.music_vae, system.text_encoder, system.extractor]
+    assert all(p.grad is None for part in frozen for p in part.parameters())
+    assert all(not part.training for part in frozen) and system.unet.training
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in system.unet.alpha_parameters())
+
+
+def test_state_dict_holds_only_what_trains_and_loads_strictly(tiny):
+    system = build.system(tiny())
+    state = system.state_dict()
+    assert state and all(key.startswith(("unet.", "val_loss")) for key in state)
+    fresh = build.system(tiny("seed=1"))
+    fresh.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.unet.parameters(), system.unet.parameters(), strict=True))
+    state.pop(next(iter(state)))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        fresh.load_state_dict(state)
+
+
+def test_a_checkpoint_refuses_other_frozen_parts(tiny):
+    system, checkpoint = build.system(tiny()), {}
+    system.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["frozen"]) == {"music_vae", "text_encoder", "extractor", "vocoder"}
+    build.system(tiny()).on_load_checkpoint(checkpoint)
+    other = build.system(tiny())
+    with torch.no_grad():
+        next(other.extractor.parameters()).add_(1e-3)
+    with pytest.raises(CheckpointError, match="another extractor"):
+        other.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_one_batch_can_be_overfitted(tiny, make_batch, kind, prediction_type):
+    config = tiny(f"synapse.kind={kind}", f"diffusion.prediction_type={prediction_type}", "image.reading=fixed")
+    system = build.system(config).train()
+    batch = make_batch(config, system)
+    with torch.no_grad():
+        latents, conditioning = system.encode_music(batch), system.condition(batch)
+    timesteps = torch.tensor([100, 400, 600, 900])
+    optimizer = torch.optim.AdamW(system.unet.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(120):
+        loss = system.losses(latents, conditioning, timesteps, batch.draws["noise"]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.45 * losses[0], losses[::20]
+
+
+def test_validation_uses_the_same_numbers_every_time(tiny, make_batch):
+    config = tiny()
+    system = build.system(config).eval()
+    scores = []
+    for _ in range(2):
+        system.val_loss.reset()
+        system.log = lambda *a, **k: None
+        system.validation_step(make_batch(config, system), 0)
+        scores.append(system.val_loss.compute())
+    assert torch.equal(*scores)
+
+
+def test_latents_have_unit_variance_after_measuring(tiny, make_batch):
+    config = tiny()
+    vae = build.music_vae(config)
+    batch = make_batch(config, build.system(config), n=16)
+    vae.measure_latents([batch])
+    latents = vae.sample_latents(vae.encode_moments(vae.log_mel(batch.waveform)), torch.randn(16, 4, 16, 4))
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.05 and latents.mean((0, 2, 3)).abs().max() < 0.05
+
+
+def test_the_system_can_be_copied(tiny, make_batch):
+    config = tiny("image.reading=fixed")
+    system = build.system(config).eval()
+    twin = copy.deepcopy(system)
+    batch = make_batch(config, system)
+    with torch.no_grad():
+        assert torch.equal(system.training_step(batch, 0)["loss"], twin.training_step(batch, 0)["loss"])
+        for p in twin.unet.parameters():
+            p.zero_()
+        assert system.training_step(batch, 0)["loss"] != twin.training_step(batch, 0)["loss"]
+
+
+def test_a_picture_is_read_without_touching_the_global_generator(tiny):
+    system = open_up(build.system(tiny()))
+    before = torch.get_rng_state()
+    system.generate(["x"], pictures(1), num_inference_steps=1)
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,182 @@
+"""Training through the real Trainer: resume, ranks, precompute, EMA, and what a run directory shows."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from melfusion import build
+from melfusion.callbacks import EMA
+from melfusion.checkpoint import load_system
+from melfusion.config import ConfigError
+from melfusion.train import train
+
+
+@pytest.fixture
+def tiny_run(tiny, tiny_corpus, tmp_path):
+    """tiny_run(name, overrides…) → Config of a run in tmp_path on the tiny corpus."""
+    return lambda name, *overrides: tiny(
+        f"data.path={tiny_corpus}", f"runs_dir={tmp_path}", f"name={name}", "trainer.media_items=0", *overrides
+    )
+
+
+def checkpoint(config):
+    return torch.load(f"{config.runs_dir}/{config.name}/checkpoints/last.ckpt", weights_only=True)
+
+
+def lines(config):
+    path = f"{config.runs_dir}/{config.name}/metrics.jsonl"
+    return [json.loads(line) for line in open(path)]
+
+
+def curve(config, key="train/loss"):
+    return {m["step"]: m[key] for m in lines(config) if key in m and m["step"] > 0 or key in m and "epoch" in m}
+
+
+def same_tensors(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resume_continues_the_same_curve_to_the_bit(tiny_run, accumulate):
+    options = (f"trainer.accumulate={accumulate}", "trainer.val_every_n_steps=3")
+    whole = tiny_run("whole", "trainer.max_steps=7", *options)
+    train(whole)
+    train(tiny_run("parts", "trainer.max_steps=4", *options))
+    parts = tiny_run("parts", "trainer.max_steps=7", *options)
+    train(parts)
+    a, b = checkpoint(whole), checkpoint(parts)
+    assert same_tensors(a["state_dict"], b["state_dict"]) and same_tensors(a["ema"], b["ema"])
+    moments = lambda c: [s["exp_avg"] for s in c["optimizer_states"][0]["state"].values()]  # noqa: E731
+    assert all(torch.equal(x, y) for x, y in zip(moments(a), moments(b), strict=True))
+    assert curve(whole) == curve(parts) and len(curve(whole)) >= 7
+
+
+def test_training_shows_each_sample_once_an_epoch_across_a_resume(tiny_run, monkeypatch):
+    from melfusion.melfusion import MeLFusion
+
+    seen, inner = [], MeLFusion.training_step
+    monkeypatch.setattr(MeLFusion, "training_step", lambda self, b, i: seen.extend(b.keys) or inner(self, b, i))
+    train(tiny_run("order", "trainer.max_steps=3"))
+    train(tiny_run("order", "trainer.max_steps=8"))  # 16 samples in steps of 4: two epochs
+    assert sorted(seen[:16]) == sorted(seen[16:]) == [f"s{i:03d}" for i in range(16)] and seen[:16] != seen[16:]
+
+
+def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
+    configs = {n: tiny_run(f"world{n}", "trainer.max_steps=3", "trainer.strategy=" + ("ddp" if n > 1 else "auto"),
+                           f"trainer.devices='{n}'", "optim.grad_clip_norm=0", "trainer.val_every_n_steps=3")
+               for n in (1, 2)}  # fmt: skip
+    for n, c in configs.items():
+        arguments = [f"{k}={v}" for k, v in {
+            "data.path": c.data.path, "runs_dir": c.runs_dir, "name": c.name, "trainer.media_items": 0,
+            "trainer.max_steps": 3, "trainer.strategy": c.trainer.strategy, "trainer.devices": n,
+            "optim.grad_clip_norm": 0, "trainer.val_every_n_steps": 3}.items()]  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "melfusion", "train", "tiny", *arguments],
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (checkpoint(configs[n]) for n in (1, 2))
+    for key, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-4, atol=2e-5)
+    for key, value in one["ema"].items():
+        torch.testing.assert_close(two["ema"][key], value, rtol=1e-4, atol=2e-5)
+    val = [json.loads(open(f"{c.runs_dir}/{c.name}/results.json").read())["val/loss"] for c in configs.values()]
+    assert val[0] == pytest.approx(val[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("reading", ["inverted", "fixed", "noised"])
+@pytest.mark.parametrize("kind", ["kv_mix", "concat"])
+def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_path, kind, reading):
+    options = (f"synapse.kind={kind}", f"image.reading={reading}", "data.crop=start", "trainer.max_steps=3")
+    live = tiny_run("live", *options)
+    cached = tiny_run("cached", *options, "data.precompute.enabled=true", f"data.precompute.path={tmp_path}/cache")
+    train(live)
+    train(cached)
+    for step, loss in curve(live).items():
+        assert curve(cached)[step] == pytest.approx(loss, rel=2e-5)
+    assert lines(live)[-1]["val/loss"] == pytest.approx(lines(cached)[-1]["val/loss"], rel=2e-5)
+
+
+def test_precomputed_shards_of_other_parts_are_refused(tiny_run, tmp_path):
+    cache = ("data.precompute.enabled=true", f"data.precompute.path={tmp_path}/cache", "data.crop=start")
+    train(tiny_run("first", *cache))
+    with pytest.raises(RuntimeError, match="precomputed from other parts.*music_vae"):
+        train(tiny_run("second", "seed=5", *cache))
+
+
+def test_ema_follows_the_formula_and_only_what_trains(tiny_run):
+    config = tiny_run("ema", "trainer.max_steps=2", "unet.trainable=cross_attn", "optim.ema_decay=0.5")
+    train(config)
+    stored = checkpoint(config)
+    assert stored["ema"] and all(".attn2." in name or "synapse" in name for name in stored["ema"])
+    start = {n: p.detach().clone() for n, p in build.system(config).named_parameters() if p.requires_grad}
+    assert start.keys() == stored["ema"].keys()
+    ema, live = EMA(0.5), build.system(config)
+    ema.shadow, ema.steps = {n: p.clone() for n, p in start.items()}, 0
+
+    class Step:
+        global_step = 1
+
+    with torch.no_grad():
+        for p in live.parameters():
+            if p.requires_grad:
+                p.add_(1.0)
+    ema.on_train_batch_end(Step, live)
+    name, before = next(iter(start.items()))
+    torch.testing.assert_close(ema.shadow[name], before + 1 - min(0.5, 2 / 11))
+
+
+def test_generation_uses_the_ema_weights(tiny_run):
+    config = tiny_run("ema2", "trainer.max_steps=3")
+    train(config)
+    averaged, _ = load_system(f"{config.runs_dir}/ema2")
+    live, _ = load_system(f"{config.runs_dir}/ema2", ema=False)
+    stored = checkpoint(config)
+    name = next(iter(stored["ema"]))
+    assert torch.equal(averaged.get_parameter(name), stored["ema"][name])
+    assert torch.equal(live.get_parameter(name), stored["state_dict"][name])
+    assert not torch.equal(averaged.get_parameter(name), live.get_parameter(name))
+
+
+def test_a_finished_run_returns_its_results_and_another_configuration_is_refused(tiny_run, monkeypatch):
+    config = tiny_run("done")
+    first = train(config)
+    monkeypatch.setattr(build, "system", lambda *a: pytest.fail("a finished run was started again"))
+    assert train(config) == first
+    with pytest.raises(ConfigError, match=r"synapse.kind: 'kv_mix' there, 'concat' now"):
+        train(tiny_run("done", "synapse.kind=concat"))
+
+
+def test_tensorboard_and_jsonl_show_the_run(tiny_run):
+    config = tiny_run("board", "trainer.media_items=2", "trainer.media_every_n_steps=2", "trainer.max_steps=4",
+                      "synapse.alpha_share=block")  # fmt: skip
+    train(config)
+    board = EventAccumulator(f"{config.runs_dir}/board/tensorboard", {"images": 0, "audio": 0}).Reload()
+    scalars, tags = set(board.Tags()["scalars"]), board.Tags()
+    assert {"train/loss", "val/loss", "train/grad_norm", "lr/group0", "train/samples_per_s", "synapse/alpha/decoder1",
+            "synapse/alpha/decoder2"} <= scalars  # fmt: skip
+    assert any(t.startswith("train/loss_by_timestep/") for t in scalars)
+    assert {"item0/picture", "item0/reference_spectrogram", "item1/spectrograms"} <= set(tags["images"])
+    assert {"item0/reference", "item1/generated"} <= set(tags["audio"])
+    assert [e.step for e in board.Images("item0/spectrograms")] == [2, 4]
+    assert "item0/caption/text_summary" in tags["tensors"] and "_hparams_/session_start_info" in str(tags)
+    steps = [m["step"] for m in lines(config) if "train/samples_per_s" in m]
+    assert steps[0] == 1 and len(list((board_samples := __import__("pathlib").Path(config.runs_dir, "board", "samples"))
+                                      .glob("*.wav"))) == 4, board_samples  # fmt: skip
+
+
+def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
+    for task in ("music_vae", "image_diffusion"):
+        train(tiny_run(task, f"task={task}"))
+    config = tiny_run("whole", "music_vae.weights=run:music_vae", "image.weights=run:image_diffusion")
+    system = build.system(config)
+    trained = torch.load(tmp_path / "music_vae/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(system.music_vae.state_dict()["autoencoder.conv_in.weight"]
+                       if "autoencoder.conv_in.weight" in trained else
+                       system.music_vae.state_dict()["autoencoder.encoder.conv_in.weight"],
+                       trained["autoencoder.encoder.conv_in.weight"])  # fmt: skip
+    assert not torch.equal(system.music_vae.latent_std, torch.ones(4))
+    assert train(config)["step"] == 2
