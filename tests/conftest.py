@@ -36,8 +36,8 @@ def make_batch():
             waveform = 0.1 * rng.standard_normal(AudioGeometry(config.audio).num_samples, dtype=np.float32)
             item = {"key": f"k{i}", "caption": f"tune {i}", "labels": {}, "position": i, "draws": draws,
                     "waveform": waveform, "replaced": []}  # fmt: skip
-            if images:
-                item["image"] = np.tanh(rng.standard_normal((3, size, size), dtype=np.float32))
+            item["has_image"] = float(images)
+            item["image"] = images * np.tanh(rng.standard_normal((3, size, size), dtype=np.float32))
             items.append(item)
         return collate(items)
 

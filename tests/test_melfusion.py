@@ -213,3 +213,15 @@ def test_a_picture_is_read_without_touching_the_global_generator(tiny):
     before = torch.get_rng_state()
     system.generate(["x"], pictures(1), num_inference_steps=1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_any_picture_trains_like_text_alone_and_leaves_no_parameter_without_gradient(tiny, make_batch, kind):
+    config = tiny(f"synapse.kind={kind}", "diffusion.both_drop_prob=0", "diffusion.text_drop_prob=0")
+    system = build.system(config).train()
+    batch = make_batch(config, system, images=False)
+    loss = system.training_step(batch, 0)["loss"]
+    loss.backward()
+    trained = [p for p in system.unet.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)  # or DistributedDataParallel would wait for it
+    assert all(p.grad.abs().max() == 0 for p in system.unet.synapse.parameters())

@@ -137,6 +137,7 @@ def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture()
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, visible))
 
 
+@torch.no_grad()
 def test_match_scale_brings_the_picture_to_the_rms_of_the_music():
     synapse = one_layer(alpha_init=1.0, match_scale=True)
     key, value = randn(2, 4, 16, seed=1), 3 * randn(2, 4, 16, seed=2)
@@ -206,8 +207,8 @@ def test_prepare_is_idempotent_and_gives_the_matched_length(kind, match):
 
 
 @pytest.mark.parametrize("kind", MIXING)
-def test_with_a_picture_the_text_mask_says_nothing(kind):
-    model, inputs = synaptic(kind), music_inputs()
+def test_with_a_picture_the_text_mask_says_nothing_to_a_layer_with_a_synapse(kind):
+    model, inputs = synaptic(kind, layers=["*"]), music_inputs()
     features, masks = random_features(model), text_masks()
     with torch.no_grad():
         outputs = [model(*inputs, mask, features, torch.ones(2)) for mask in (*masks.values(), empty_caption())]

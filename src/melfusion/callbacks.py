@@ -43,7 +43,9 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trained = self._trained(pl_module)
         self.shadow = {n: self.shadow.get(n, p).detach().clone().to(p.device) for n, p in trained.items()}
-        self.steps = trainer.global_step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.steps = trainer.global_step  # known only now where a run is resumed
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

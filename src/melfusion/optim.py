@@ -28,7 +28,7 @@ def configure_optimizer(
             base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]},
         ]
     split = [group for group in split if group["params"]]
-    fused = all(p.is_cuda for group in split for p in group["params"])
+    fused = allow_fused and all(p.is_cuda for group in split for p in group["params"])
     optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=fused or None)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, LearningRate(optim, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -62,7 +62,9 @@ class TrainedModule(lightning.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return configure_optimizer(self.parameter_groups(), self.optim, self.max_steps)
+        # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped
+        fp16 = self._trainer is not None and str(self.trainer.precision).startswith("16")
+        return configure_optimizer(self.parameter_groups(), self.optim, self.max_steps, allow_fused=not fp16)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -51,9 +51,12 @@ def _from_hub(weights: str, part: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, revision, sub = match.groups()
-    patterns = [f"{sub}/*"] if sub else None
+    # one format of each weight is enough; only Tango's published UNet needs a .bin
+    ignored = ["*.msgpack", "*.h5", "*.ot", "*.ckpt", "*.onnx", "*.pb", "*.fp16.*", "*.non_ema.*", "safety_checker/*",
+               "v1-5-*", *([] if part == "unet" else ["*.bin"])]  # fmt: skip
+    patterns = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns)) / (sub or "")
+        return Path(snapshot_download(repo, revision=revision, **patterns)) / (sub or "")
     except Exception as error:  # the hub client raises many kinds; all mean that the folder is not to be had
         raise WeightsError(f"{part}.weights={weights!r} could not be fetched ({type(error).__name__}): go online once, "
                            "or point it at a local folder of the same layout.") from error  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import lightning
@@ -22,11 +24,6 @@ from melfusion.schema import AudioConfig, DataConfig
 MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
 
 
-def first_member(entry: Entry, exts: tuple[str, ...]) -> str | None:
-    """The first of the extensions that the sample has."""
-    return next((ext for ext in exts if ext in entry.members), None)
-
-
 def read_meta(data: bytes) -> dict[str, Any]:
     """The sample's JSON; BadSample where it is not an object."""
     try:
@@ -38,36 +35,45 @@ def read_meta(data: bytes) -> dict[str, Any]:
     return meta
 
 
-class SampleReader:
-    """One entry of a ShardSet → plain arrays; BadSample says why it cannot be used.
+def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig,
+                  data: DataConfig) -> dict[str, Any]:  # fmt: skip
+    """One sample's members (`read(ext)` gives bytes) → plain arrays; BadSample says why it cannot be used.
 
-    No caption is the empty caption and no picture is `has_image = 0`; an unreadable one makes the sample bad, since
-    what it was meant to be is unknown.
+    No caption is the empty caption and no picture is zeros with `has_image` 0; an unreadable one makes the sample bad,
+    since what it was meant to be is unknown. A precomputed member stands in for sound and picture.
     """
+    if "json" not in exts:
+        raise BadSample("no json")
+    meta = read_meta(read("json"))
+    caption, labels = meta.get("caption") or "", meta.get("labels") or {}
+    item: dict[str, Any] = {"key": key, "caption": str(caption), "labels": labels}
+    if CACHE_EXT in exts:
+        try:
+            return item | {"cached": load_safetensors(read(CACHE_EXT))}
+        except Exception as error:  # safetensors raises its own and several built-in errors
+            raise BadSample("unreadable latents.safetensors") from error
+    audio_ext = next((ext for ext in AUDIO_EXTS if ext in exts), None)
+    image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
+    if audio_ext is None:
+        raise BadSample("no audio")
+    waveform = crop_clip(read_audio(read(audio_ext), audio, data.max_audio_s), audio, crop)
+    item["waveform"] = normalise_loudness(waveform, audio)
+    item["has_image"] = np.float32(image_ext is not None)
+    item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
+    if image_ext is not None:
+        item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels)
+    return item
+
+
+class SampleReader:
+    """One entry of a ShardSet → plain arrays, read by seeking."""
 
     def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig):
         self.shards, self.audio, self.data = shards, audio, data
 
     def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:
-        if "json" not in entry.members:
-            raise BadSample("no json")
-        meta = read_meta(self.shards.read(entry, "json"))
-        caption, labels = meta.get("caption") or "", meta.get("labels") or {}
-        item: dict[str, Any] = {"key": entry.key, "caption": str(caption), "labels": labels, "meta": meta}
-        if CACHE_EXT in entry.members:
-            try:
-                return item | {"cached": load_safetensors(self.shards.read(entry, CACHE_EXT))}
-            except Exception as error:  # safetensors raises its own and several built-in errors
-                raise BadSample("unreadable latents.safetensors") from error
-        audio_ext, image_ext = first_member(entry, AUDIO_EXTS), first_member(entry, IMAGE_EXTS)
-        if audio_ext is None:
-            raise BadSample("no audio")
-        waveform = read_audio(self.shards.read(entry, audio_ext), self.audio, self.data.max_audio_s)
-        item["waveform"] = normalise_loudness(crop_clip(waveform, self.audio, crop), self.audio)
-        if image_ext is not None:
-            pixels = self.shards.read(entry, image_ext)
-            item["image"] = read_image(pixels, self.data.image_size_px, self.data.max_image_pixels)
-        return item
+        read = partial(self.shards.read, entry)
+        return decode_sample(entry.key, entry.members, read, crop, self.audio, self.data)
 
 
 class MusicDataset(Dataset):
@@ -90,7 +96,8 @@ class MusicDataset(Dataset):
             entry = self.entries[index]
             try:
                 item = self.reader(entry, crop)
-                return item | {"position": position, "draws": self._draws(position), "replaced": replaced}
+                draws = order.draws(self.seed, position, self.noise_shapes)
+                return item | {"position": position, "draws": draws, "replaced": replaced}
             except BadSample as error:
                 replaced.append((f"{entry.shard}:{entry.key}", str(error)))
                 index = order.substitute_index(self.seed, position, attempt, n)
@@ -99,16 +106,9 @@ class MusicDataset(Dataset):
             f"{replaced[-1][1]!r}; check the data set with `melfusion shards CHECK`."
         )
 
-    def _draws(self, position: int) -> dict[str, np.ndarray]:
-        draws = {name: order.generator(self.seed, name, 0, position).random(dtype=np.float32)
-                 for name in ("timestep", "drop")}  # fmt: skip
-        for name, shape in self.noise_shapes.items():
-            draws[name] = order.generator(self.seed, name, 0, position).standard_normal(shape, dtype=np.float32)
-        return draws
-
 
 def collate(items: list[dict[str, Any]]) -> MusicBatch:
-    """Sample dicts → MusicBatch; missing pictures are zeros with has_image = 0."""
+    """Sample dicts → MusicBatch."""
 
     def stack(arrays: list[Any]) -> torch.Tensor:
         return torch.stack([torch.as_tensor(a) for a in arrays])
@@ -117,7 +117,7 @@ def collate(items: list[dict[str, Any]]) -> MusicBatch:
         keys=[item["key"] for item in items],
         captions=[item["caption"] for item in items],
         position=torch.tensor([item["position"] for item in items]),
-        has_image=torch.tensor([float("image" in item) for item in items]),
+        has_image=torch.tensor([float(item.get("has_image", 0)) for item in items]),
         draws={name: stack([item["draws"][name] for item in items]) for name in items[0]["draws"]},
         labels=[item["labels"] for item in items],
         replaced=[pair for item in items for pair in item["replaced"]],
@@ -125,9 +125,7 @@ def collate(items: list[dict[str, Any]]) -> MusicBatch:
     if "cached" in items[0]:
         return _collate_cached(batch, [item["cached"] for item in items])
     batch.waveform = stack([item["waveform"] for item in items])
-    shape = next((item["image"].shape for item in items if "image" in item), None)
-    if shape is not None:
-        batch.image = stack([item.get("image", np.zeros(shape, np.float32)) for item in items])
+    batch.image = stack([item["image"] for item in items])
     return batch
 
 

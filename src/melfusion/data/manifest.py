@@ -156,12 +156,12 @@ class Report:
             table.writerows([*where, reason] for where, reason in self.misses.items())
 
     def words(self, path: Path) -> str:
-        lines = [f"{n} {what}" for what, n in sorted(self.notes.items()) if n]
+        lines = [f"{what}: {n}" for what, n in sorted(self.notes.items()) if n]
         if self.misses:
             rows = len({where[:2] for where in self.misses})
-            lines.append(f"{rows} rows with missing or unreadable files, listed in {path}:")
+            lines.append(f"rows with missing or unreadable files: {rows}, listed in {path}")
             reasons = Counter(f"{name}: {reason}" for (_, _, name, _), reason in self.misses.items())
-            lines += [f"  {n} {reason}" for reason, n in reasons.most_common()]
+            lines += [f"  {reason}: {n}" for reason, n in reasons.most_common()]
         return "".join(f"\n{line}" for line in lines)
 
 
@@ -186,7 +186,7 @@ def build_from_manifest(
     length_s = None if duration_s is None else _number("duration_s", duration_s, 0.1)
     ratios, folders, report = _ratios(split_ratios), Folders(audio_dir, image_dir), Report()
     if foreign := [p for p in target.glob("*.tar") if not re.fullmatch(r"(train|val|test)-\d{6}", p.stem)]:
-        raise DataError(f"{foreign[0]} is no shard of ours, and a build replaces every .tar in out: give another out=FOLDER.")
+        raise DataError(f"{foreign[0]} is not ours, and shards replace every .tar in out: give another out=FOLDER.")
     paths = _manifests(manifest, target / "missing.csv")
     clips = [clip for path in paths for row in _rows(path) for clip in _clips(row, length_s)]
     if not audio_dir and any(clip.kind is not OWN for clip in clips):
@@ -194,7 +194,7 @@ def build_from_manifest(
     usable = [clip for clip in progress(clips, "check files") if locate(clip, folders, report)]
     report.write(target / "missing.csv")
     if not usable:
-        raise DataError(f"{manifest}: none of {len(clips)} samples can be used; {target / 'missing.csv'} says why for each: "
+        raise DataError(f"{manifest}: none of {len(clips)} samples can be used; {target / 'missing.csv'} says why: "
                         "check audio_dir, image_dir and the paths in the manifest.")  # fmt: skip
     assign_splits(usable, ratios, seed, report.notes)
     keyed = {clip.key(): clip for clip in usable}
@@ -228,7 +228,9 @@ def _ratios(text: str | None) -> tuple[float, ...] | None:
 
 def _index_again(folder: Path) -> str:
     if not any(folder.glob("*.tar")):
-        raise ConfigError(f"shards has no manifest, and {folder} no *.tar to index: add manifest=FILE (with make: MANIFEST=).")
+        raise ConfigError(
+            f"shards has no manifest and {folder} no *.tar to index: add manifest=FILE (make: MANIFEST=)."
+        )
     try:
         info = json.loads((folder / "index.json").read_text())["info"]  # provenance must outlive a new index
     except (OSError, ValueError, KeyError, TypeError):
@@ -245,7 +247,8 @@ def _manifests(names: str, skip: Path) -> list[Path]:
     paths: dict[Path, None] = {}
     for name in [names] if Path(names).is_file() else [part.strip() for part in names.split(",") if part.strip()]:
         pattern = str(Path(name).expanduser())
-        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (may be absolute)
+        globbed = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, since Path.glob takes no absolute pattern
+        found = [pattern] if Path(pattern).is_file() else globbed
         files = [path for path in map(Path, found) if path.is_file() and path.resolve() != skip.resolve()]
         if not files:
             hint = f"name the files in it, such as {name}/*.csv" if Path(pattern).is_dir() else "check the path"
@@ -305,7 +308,7 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {line}: not valid JSON ({error}): mend this entry.") from None
         if not isinstance(value, dict):
-            raise DataError(f'{path}, line {line}: {str(value)[:40]!r} is no object like {{"audio": "a.wav"}}: make it one.')
+            raise DataError(f'{path}, line {line}: {str(value)[:40]!r} is no object: write {{"audio": "a.wav"}}.')
         yield Row(path, line, {FIELDS.get(name.strip().lower(), name): value for name, value in value.items()})
     if array and start == len(text):
         raise DataError(f"{path}, line {text.count(chr(10)) + 1}: the array ends without ]: the file is cut short.")
@@ -453,7 +456,7 @@ def _audio_facts(path: Path) -> tuple[str, float]:
 
 
 def _image_facts(path: Path) -> tuple[str, str]:
-    """Digest and the extension it keeps in a shard, empty where it must be re-encoded; it is decoded to know that it can."""
+    """Digest and the extension it keeps in a shard, empty where it must be re-encoded; BadSample without pixels."""
     data = path.read_bytes()
     return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(open_image(data).format or "", "")
 
@@ -487,7 +490,8 @@ def _find_image(clip: Clip, folders: Folders) -> None:
     clip.digests = (*clip.digests, digest)
     labels, folder = clip.meta["labels"], clip.image.parent
     plain, genre = (re.sub(r"[\W_]", "", text).lower() for text in (folder.name, str(labels.get("genre", ""))))
-    if clip.kind is MELBENCH and folder != folders.image_dir and plain not in (*NO_GENRE, genre):
+    top = folder in (folders.image_dir, clip.row.manifest.parent)
+    if clip.kind is MELBENCH and not top and plain not in (*NO_GENRE, genre):
         labels.setdefault("sub_genre", folder.name)
 
 
@@ -502,6 +506,8 @@ def _excerpt_start(clip: Clip, seconds: float) -> float | None:
     elif start is None:
         video = re.match(rf"\[?({VIDEO_ID})", stem)
         span = _span(stem, clip.name if clip.kind is MELBENCH else video[1] if video else stem)
+        if not span and clip.kind is MUSICCAPS:
+            return None
         # a file about as long as the span it names holds that span and nothing before it
         whole = not span or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
         start = 0.0 if whole else span[0]
@@ -524,7 +530,8 @@ def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int
     ratios = ratios or (MUSICCAPS if all(clip.kind is MUSICCAPS for clip in clips) else OWN).ratios
     ends = np.cumsum(ratios) / sum(ratios)  # where the share of each split ends, from 0 to 1
     place = {n: int(hashlib.sha256(f"{seed} {n}".encode()).hexdigest()[:12], 16) / 16**12 for n in given}
-    chosen = {n: min(said) if said else SPLITS[np.searchsorted(ends[:2], place[n], "right")] for n, said in given.items()}
+    drawn = {n: SPLITS[np.searchsorted(ends[:2], place[n], "right")] for n in given}
+    chosen = {n: min(said) if said else drawn[n] for n, said in given.items()}
     for i, split in enumerate(SPLITS):
         held = Counter(chosen.values())
         free = [n for n in chosen if not given[n] and held[chosen[n]] > 1]

@@ -39,6 +39,15 @@ def substitute_index(seed: int, position: int, attempt: int, n: int) -> int:
     return int(generator(seed, "substitute", attempt, position).integers(n))
 
 
+def draws(seed: int, position: int, noise_shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """Every random number of one position: uniform timestep and drop, standard normal arrays by stream name."""
+    uniform = {name: generator(seed, name, 0, position).random(dtype=np.float32) for name in ("timestep", "drop")}
+    return uniform | {
+        name: generator(seed, name, 0, position).standard_normal(shape, dtype=np.float32)
+        for name, shape in noise_shapes.items()
+    }
+
+
 class TrainBatches:
     """Batch sampler of one rank: yields lists of global positions, from `consumed` on, without end.
 

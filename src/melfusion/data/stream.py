@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from melfusion.audio import BadSample, crop_clip, normalise_loudness, read_audio
+from melfusion.audio import BadSample
 from melfusion.data import order
-from melfusion.data.datamodule import collate, read_meta
-from melfusion.data.shards import AUDIO_EXTS, IMAGE_EXTS, DataError
-from melfusion.image import read_image
+from melfusion.data.datamodule import collate
+from melfusion.data.shards import DataError
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -67,22 +65,9 @@ class StreamingDataset(IterableDataset):
                 raise DataError(f"data.stream: no usable sample in {urls[reader::readers]}; check the URLs.")
 
     def _decode(self, raw: dict[str, Any], position: int) -> dict[str, Any]:
-        audio_ext = next((e for e in AUDIO_EXTS if e in raw), None)
-        image_ext = next((e for e in IMAGE_EXTS if e in raw), None)
-        if audio_ext is None or "json" not in raw:
-            raise BadSample("no audio" if audio_ext is None else "no json")
-        meta = read_meta(raw["json"])
         crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
-        waveform = crop_clip(read_audio(raw[audio_ext], self.audio, self.data.max_audio_s), self.audio, crop)
-        draws = {name: order.generator(self.seed, name, 0, position).random(dtype=np.float32)
-                 for name in ("timestep", "drop")}  # fmt: skip
-        for name, shape in self.shapes.items():
-            draws[name] = order.generator(self.seed, name, 0, position).standard_normal(shape, dtype=np.float32)
-        item = {"key": raw["__key__"], "caption": str(meta.get("caption") or ""), "labels": meta.get("labels") or {},
-                "waveform": normalise_loudness(waveform, self.audio), "position": position, "draws": draws}  # fmt: skip
-        if image_ext is not None:
-            item["image"] = read_image(raw[image_ext], self.data.image_size_px, self.data.max_image_pixels)
-        return item
+        item = decode_sample(raw["__key__"], raw.keys(), raw.__getitem__, crop, self.audio, self.data)
+        return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
 
 
 def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int):
