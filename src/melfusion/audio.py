@@ -62,13 +62,17 @@ def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0) -> 
 
 
 def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndarray:
-    """(S,) → exactly one clip, starting at the share `where` in [0, 1) of what can be left out; silence pads the end."""
+    """(S,) → at most one clip, starting at the share `where` in [0, 1) of what can be left out; BadSample if too short."""
     length = AudioGeometry(audio).num_samples
     if len(waveform) < audio.min_duration_s * audio.sample_rate_hz:
         raise BadSample(f"audio shorter than audio.min_duration_s={audio.min_duration_s:g} s")
     start = int(where * (max(len(waveform) - length, 0) + 1))
-    clip = waveform[start : start + length]
-    return np.pad(clip, (0, length - len(clip)))
+    return waveform[start : start + length]
+
+
+def pad_clip(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
+    """(S,) → one clip, silence at its end; after loudness, which is measured where there is sound."""
+    return np.pad(waveform, (0, AudioGeometry(audio).num_samples - len(waveform)))
 
 
 def normalise_loudness(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:

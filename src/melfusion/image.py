@@ -6,16 +6,18 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from melfusion.audio import BadSample
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no format whose decoder starts another program
 
 
 def read_image(data: bytes, size_px: int, max_pixels: int = 50_000_000) -> np.ndarray:
     """Encoded bytes → float32 (3, size_px, size_px) in [-1, 1].
 
-    The picture is resized so that its short side is `size_px` and the centre is cropped. Transparency lies on
-    white, grey becomes RGB, 16-bit values are scaled to 8 bits. Raises BadSample with the reason.
+    The central square is resized to `size_px`. Transparency lies on white, grey becomes RGB, 16-bit values are
+    scaled to 8 bits, and EXIF orientation is obeyed. Raises BadSample with the reason.
     """
     return to_pixels(open_image(data, max_pixels), size_px)
 
@@ -27,10 +29,11 @@ def open_image(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise BadSample(f"image larger than data.max_image_pixels={max_pixels}")
             image.load()
+            image = ImageOps.exif_transpose(image)  # a phone's picture stands upright
     except BadSample:
         raise
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on hostile bytes
@@ -41,11 +44,11 @@ def open_image(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
 def to_pixels(image: Image.Image, size_px: int) -> np.ndarray:
     """PIL image of any mode → float32 (3, size_px, size_px) in [-1, 1]."""
     image = to_rgb(image)
-    scale = size_px / min(image.size)
-    image = image.resize([max(size_px, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-    left, top = (image.width - size_px) // 2, (image.height - size_px) // 2
-    image = image.crop((left, top, left + size_px, top + size_px))
-    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # cropped before it is resized: a 1 × 10,000 picture must not become 512 × 5,120,000
+    square = image.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.BICUBIC)
+    return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

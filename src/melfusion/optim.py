@@ -12,7 +12,7 @@ from melfusion.schema import OptimConfig
 
 
 def configure_optimizer(
-    groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int | None = None
+    groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int | None = None, allow_fused: bool = True
 ) -> dict[str, Any]:
     """Groups of parameters (each may set lr and weight_decay) → what Lightning wants of configure_optimizers.
 

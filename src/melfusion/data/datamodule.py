@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch.utils.data import DataLoader, Dataset
 
-from melfusion.audio import BadSample, crop_clip, normalise_loudness, read_audio
+from melfusion.audio import BadSample, crop_clip, normalise_loudness, pad_clip, read_audio
 from melfusion.batch import MusicBatch
 from melfusion.data import order
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, DataError, Entry, ShardSet
@@ -56,8 +56,8 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
     if audio_ext is None:
         raise BadSample("no audio")
-    waveform = crop_clip(read_audio(read(audio_ext), audio, data.max_audio_s), audio, crop)
-    item["waveform"] = normalise_loudness(waveform, audio)
+    waveform = read_audio(read(audio_ext), audio, data.max_audio_s)
+    item["waveform"] = pad_clip(normalise_loudness(crop_clip(waveform, audio, crop), audio), audio)
     item["has_image"] = np.float32(image_ext is not None)
     item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
     if image_ext is not None:
@@ -103,7 +103,7 @@ class MusicDataset(Dataset):
                 index = order.substitute_index(self.seed, position, attempt, n)
         raise DataError(
             f"{self.reader.shards.folder}: {MAX_SUBSTITUTES} samples in a row could not be read, the last for "
-            f"{replaced[-1][1]!r}; check the data set with `melfusion shards CHECK`."
+            f"{replaced[-1][1]!r}; check or rebuild the data set."
         )
 
 

@@ -197,7 +197,7 @@ def samples(
 
 
 def soundfont_path() -> Path:
-    """The installed soundfont; raises FileNotFoundError with the command that installs it."""
+    """The installed soundfont; raises DataError with the command that installs it."""
     return scenes_music.soundfont_path()
 
 

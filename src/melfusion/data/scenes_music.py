@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
+from melfusion.data.shards import DataError
+
 if TYPE_CHECKING:
     from melfusion.data.scenes import Scene
 
@@ -181,14 +183,14 @@ def _melody(
 
 
 def soundfont_path() -> Path:
-    """The installed soundfont; raises FileNotFoundError with the command that installs it."""
+    """The installed soundfont; raises DataError with the command that installs it."""
     package, name = SOUNDFONT
     spec = importlib.util.find_spec(package)  # found, never imported: its own imports are not installed
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / name
         if path.is_file():
             return path
-    raise FileNotFoundError(f"The soundfont {name} is not in the package {package}; install it with `{INSTALL}`.")
+    raise DataError(f"The soundfont {name} is not in the package {package}; install it with `{INSTALL}`.")
 
 
 @cache

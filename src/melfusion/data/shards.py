@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -66,22 +67,20 @@ def write_shards(
 ) -> dict[str, int]:
     """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples each split got.
 
-    Shards appear under their final name only when whole, and the index only when all of them do.
+    They replace a set that was there only when the new one is whole; the index moves last.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.json").unlink(missing_ok=True)
-    for stale in [*out.glob("*.tar"), *out.glob("*.tar.part")]:
-        stale.unlink()
+    building = out / ".building"  # what lies in `out` stays until the new set is whole
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
     counts: dict[str, int] = {}
     open_shards: dict[str, wds.TarWriter] = {}
     files: dict[str, IO[bytes]] = {}
-    paths: dict[str, Path] = {}
 
     def close(split: str) -> None:
         open_shards.pop(split).close()
         files.pop(split).close()
-        paths[split].with_suffix(".tar.part").replace(paths[split])
 
     for sample in samples:
         split = sample.meta.get("split", "train")
@@ -89,17 +88,22 @@ def write_shards(
         if place == 0:
             if split in open_shards:
                 close(split)
-            paths[split] = out / f"{split}-{number:06d}.tar"
             # an open file, since with security enforced webdataset itself opens none
-            files[split] = paths[split].with_suffix(".tar.part").open("wb")
+            files[split] = (building / f"{split}-{number:06d}.tar").open("wb")
             open_shards[split] = wds.TarWriter(files[split], encoder=False, mtime=0)
         open_shards[split].write({"__key__": sample.key, **sample.members()})
         counts[split] = counts.get(split, 0) + 1
     for split in list(open_shards):
         close(split)
     if not counts:
+        building.rmdir()
         raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
-    write_index(out, info or {})
+    write_index(building, info or {})
+    for stale in [out / "index.json", *out.glob("*.tar")]:
+        stale.unlink(missing_ok=True)
+    for file in [*sorted(building.glob("*.tar")), building / "index.json"]:
+        file.replace(out / file.name)
+    building.rmdir()
     return counts
 
 
@@ -117,12 +121,14 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
 
 def _scan(path: Path) -> dict[str, Any]:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if not member.isreg():
-                continue
-            key, _, ext = Path(member.name).name.partition(".")
-            samples.setdefault(key, {})[ext.lower()] = (member.offset_data, member.size)
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.isreg():
+                    key, _, ext = Path(member.name).name.partition(".")
+                    samples.setdefault(key, {})[ext.lower()] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise DataError(f"{path} is damaged ({error}): build or copy it again.") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     entries = [{"key": key, "members": members} for key, members in samples.items()]
@@ -136,7 +142,7 @@ class ShardSet:
         self.folder = Path(folder)
         path = self.folder / "index.json"
         if not path.is_file():
-            hint = "index them with `melfusion shards`" if any(self.folder.glob("*.tar")) else "build it first"
+            hint = f"index them with `melfusion shards out={self.folder}`" if any(self.folder.glob("*.tar")) else "build it first"
             raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
         tree = json.loads(path.read_text())
         if tree.get("version") != INDEX_VERSION:

@@ -15,7 +15,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from melfusion.audio import BadSample
 from melfusion.data import order
-from melfusion.data.datamodule import collate
+from melfusion.data.datamodule import collate, decode_sample
 from melfusion.data.shards import DataError
 from melfusion.schema import AudioConfig, DataConfig
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from melfusion.data.games.tuples import GAMES
+from melfusion.data.shards import DataError
 
 ELSEWHERE = "unpack the packages elsewhere with `dpkg-deb -x` and pass their folder as GAMES_DIR="
 
@@ -13,12 +14,12 @@ ELSEWHERE = "unpack the packages elsewhere with `dpkg-deb -x` and pass their fol
 def download(out: Path) -> None:
     """Fetch the packages into `out`/debs and unpack each to `out`/<package>, licences to `out`/licences; needs no root.
 
-    Raises RuntimeError where apt-get or dpkg-deb is missing or fails. What is already there is not fetched again.
+    Raises DataError where apt-get or dpkg-deb is missing or fails. What is already there is not fetched again.
     """
     out = Path(out).resolve()
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise RuntimeError(f"The games come as Debian packages and {tool} is not on this machine: {ELSEWHERE}.")
+            raise DataError(f"The games come as Debian packages and {tool} is not on this machine: {ELSEWHERE}.")
     for folder in ("debs", "licences"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for package in GAMES:
@@ -29,7 +30,7 @@ def download(out: Path) -> None:
                     deb.replace(out / "debs" / deb.name)
         debs = sorted((out / "debs").glob(f"{package}_*.deb"))
         if not debs:
-            raise RuntimeError(f"`apt-get download {package}` left no package in {out / 'debs'}: {ELSEWHERE}.")
+            raise DataError(f"`apt-get download {package}` left no package in {out / 'debs'}: {ELSEWHERE}.")
         _run(["dpkg-deb", "-x", str(debs[-1]), str(out / package)], out)
         copyright_file = out / package / "usr/share/doc" / package / "copyright"
         if copyright_file.is_file():
@@ -40,4 +41,4 @@ def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"`{' '.join(command)}` failed ({why}): check apt's lists and the network, or {ELSEWHERE}.")
+        raise DataError(f"`{' '.join(command)}` failed ({why}): check apt's lists and the network, or {ELSEWHERE}.")
