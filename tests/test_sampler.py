@@ -202,7 +202,9 @@ def test_fifty_steps_reach_the_data_distribution(sampler, prediction_type, recor
     assert std == pytest.approx(0.5, rel=0.06)
 
 
-SPACING = pytest.mark.xfail(strict=True, reason="leading spacing starts at 1000 // steps * steps: half the noise at 501")
+SPACING = pytest.mark.xfail(
+    strict=True, reason="leading spacing starts at 1000 // steps * steps: half the noise at 501"
+)
 TERMINAL = pytest.mark.xfail(strict=True, reason="the last move extrapolates at second order and leaves noise")
 TWICE = pytest.mark.xfail(strict=True, reason="the grid of timesteps leaves the schedule or holds one twice")
 

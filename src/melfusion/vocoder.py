@@ -43,12 +43,12 @@ class GriffinLim(nn.Module):
     def _waveform(self, log_mel: Tensor) -> Tensor:
         mel = log_mel[:, 0].float().exp()
         frames = mel.shape[1]
-        # One frame more than the mel has, since istft's centred frames lie half a hop before HiFi-GAN's
         magnitude = self.magnitudes(mel)
         kwargs = {"n_fft": self.n_fft, "hop_length": self.hop, "window": self.window}
         length = (frames - 1) * self.hop
-        generator = torch.Generator().manual_seed(0)  # phases start alike for every call: same mel, same bytes
-        angles = (torch.rand(magnitude.shape, generator=generator).to(magnitude) * 2 * torch.pi).mul(1j).exp()
+        # phases start alike for every clip of every call: the same mel gives the same bytes, whatever its batch
+        start = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0)).to(magnitude)
+        angles = (start * 2 * torch.pi).mul(1j).exp().expand_as(magnitude)
         previous = torch.zeros_like(angles)
         for _ in range(self.iterations):
             waveform = torch.istft(magnitude * angles, length=length, **kwargs)

@@ -1,0 +1,111 @@
+"""`melfusion generate`: files, seeds, options, and sentences for what a user gets wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from melfusion.__main__ import main
+from melfusion.config import load_config
+from melfusion.generate import generate
+from melfusion.train import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_corpus):
+    """A tiny trained run directory."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(load_config("tiny", [f"data.path={tiny_corpus}", f"runs_dir={folder}", "trainer.media_items=0"]))
+    return str(folder / "tiny")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    def draw(seed):
+        path = tmp_path / f"p{seed}.png"
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(path)
+        return str(path)
+
+    return draw
+
+
+def test_writes_a_wav_and_the_png_of_its_spectrogram(run, picture, tmp_path):
+    files = generate({"ckpt": run, "image": picture(1), "prompt": "calm: rain #1", "out": str(tmp_path / "a" / "m.wav")})
+    sound, rate = soundfile.read(files[0])
+    assert rate == 8000 and len(sound) == 8192 and np.abs(sound).max() > 0
+    assert Image.open(tmp_path / "a" / "m.png").width > 300
+
+
+def test_same_seed_and_picture_give_the_same_bytes_and_others_do_not(run, picture, tmp_path):
+    def make(name, seed, image):
+        out = tmp_path / f"{name}.wav"
+        generate({"ckpt": run, "image": image, "prompt": "x", "seed": seed, "out": str(out)})
+        return out.read_bytes()
+
+    first = make("a", 3, picture(1))
+    assert make("b", 3, picture(1)) == first
+    assert make("c", 3, picture(2)) != first and make("d", 4, picture(1)) != first and make("e", 3, None) != first
+
+
+def test_several_clips_get_files_of_their_own_and_nothing_is_overwritten(run, tmp_path):
+    options = {"ckpt": run, "prompt": "A tune!", "n": 2, "out": str(tmp_path / "o")}
+    files = generate(options) + generate(options)
+    assert len({f.name for f in files}) == 4 and all(f.is_file() for f in files)
+    assert files[0].name == "a-tune-seed0.wav" and files[0].read_bytes() != files[1].read_bytes()
+    assert files[0].read_bytes() == files[2].read_bytes()
+
+
+def test_a_batch_gives_what_single_calls_give(run, tmp_path):
+    both = generate({"ckpt": run, "prompt": "t", "n": 2, "out": str(tmp_path / "b")})
+    alone = generate({"ckpt": run, "prompt": "t", "seed": 1, "out": str(tmp_path / "s")})
+    a, b = (soundfile.read(f)[0] for f in (both[1], alone[0]))
+    assert np.corrcoef(a, b)[0, 1] > 0.99
+
+
+def test_picture_alone_and_another_duration(run, picture, tmp_path):
+    files = generate({"ckpt": run, "image": picture(1), "duration_s": 2.048, "out": str(tmp_path / "m.wav")})
+    assert len(soundfile.read(files[0])[0]) == 2 * 8192
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ckpt=nowhere", "prompt=x"], "There is no checkpoint"),
+        (["prompt=x"], "CKPT=runs"),
+        ([], "PROMPT="),
+        (["prompt=x", "sed=3"], "did you mean 'seed'"),
+        (["prompt=x", "seed=a"], "seed='a' is not a valid int"),
+    ],
+)
+def test_mistakes_give_one_sentence_and_exit_code_2(arguments, words, capsys, monkeypatch):
+    for name in ("IMAGE", "PROMPT", "OUT", "CKPT"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["generate", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and "\n" not in error
+
+
+def test_a_file_that_is_no_picture_gives_one_sentence(run, tmp_path, capsys):
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    assert main(["generate", f"ckpt={run}", f"image={tmp_path / 'x.png'}"]) == 2
+    assert "unreadable image; give a PNG" in capsys.readouterr().err
+
+
+def test_a_truncated_checkpoint_gives_one_sentence(run, tmp_path, capsys):
+    broken = tmp_path / "last.ckpt"
+    broken.write_bytes(Path(run, "checkpoints", "last.ckpt").read_bytes()[:5000])
+    assert main(["generate", f"ckpt={broken}", "prompt=x"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_free_text_from_the_environment_is_taken_verbatim(run, tmp_path, monkeypatch):
+    seen = []
+    from melfusion import generate as module
+
+    monkeypatch.setattr(module, "generate", seen.append)
+    monkeypatch.setenv("PROMPT", "calm: rain `x` #1 = $5")
+    monkeypatch.setenv("CKPT", run)
+    assert main(["generate", "seed=2"]) == 0
+    assert seen[0]["prompt"] == "calm: rain `x` #1 = $5" and seen[0]["seed"] == 2
