@@ -9,7 +9,16 @@ import soundfile
 import torch
 from data_fixtures import chord, sound, tone
 
-from melfusion.audio import AudioGeometry, BadSample, LogMel, crop_clip, normalise_loudness, read_audio, write_wav
+from melfusion.audio import (
+    AudioGeometry,
+    BadSample,
+    LogMel,
+    crop_clip,
+    normalise_loudness,
+    pad_clip,
+    read_audio,
+    write_wav,
+)
 from melfusion.config import load_config
 from melfusion.schema import AudioConfig
 from melfusion.vocoder import GriffinLim
@@ -187,8 +196,9 @@ def test_crop_covers_every_start_and_no_more():
 
 def test_short_audio_is_padded_at_its_end_and_too_short_is_refused():
     for where in (0.0, 0.99):
-        clip = crop_clip(np.ones(8000, np.float32), SMALL, where)
-        assert len(clip) == 8192 and clip[:8000].all() and not clip[8000:].any()
+        clip = pad_clip(crop_clip(np.ones(8000, np.float32), SMALL, where), SMALL)
+        assert clip.shape == (8192,) and clip[:8000].all() and not clip[8000:].any()
+    assert np.array_equal(pad_clip(clip, SMALL), clip)
     with pytest.raises(BadSample, match="^audio shorter than audio.min_duration_s=1 s$"):
         crop_clip(np.ones(7999, np.float32), SMALL, 0.0)
 

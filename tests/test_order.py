@@ -79,7 +79,7 @@ def test_draws_have_their_shapes_types_and_distributions():
     assert drawn[0]["noise"].dtype == drawn[0]["image_noise"].dtype == np.float32
     for name in ("timestep", "drop"):
         values = np.array([d[name] for d in drawn])
-        assert 0 <= values.min() and values.max() < 1
+        assert values.min() >= 0 and values.max() < 1
         assert abs(np.histogram(values, 10, (0, 1))[0] - 200).max() < 60
     noise = np.stack([d["noise"] for d in drawn])
     assert abs(noise.mean()) < 0.03 and noise.std() == pytest.approx(1, abs=0.02)

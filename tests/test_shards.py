@@ -151,7 +151,8 @@ def test_a_rebuild_spares_tars_that_are_not_shards(tmp_path):
 
 
 def test_shards_of_others_can_be_indexed(tmp_path):
-    tar_of(tmp_path / "train-000.tar", [("d/1.JSON", b"{}"), ("d/1.flac", b"abc"), ("2.json", b"{}"), ("2.Latents.safetensors", b"x")])
+    members = [("d/1.JSON", b"{}"), ("d/1.flac", b"abc"), ("2.json", b"{}"), ("2.Latents.safetensors", b"x")]
+    tar_of(tmp_path / "train-000.tar", members)
     write_index(tmp_path, {"source": "theirs"})
     shards = ShardSet(tmp_path)
     one, two = shards.entries("train")

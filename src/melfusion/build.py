@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -209,8 +209,9 @@ def _folder(config: Config, name: str) -> Path | None:
 
 def _pretrained(cls: Any, folder: Path) -> nn.Module:
     """from_pretrained on a local folder, safetensors where there are any; a missing or foreign file is one sentence."""
+    ours = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": torch.float32}
     try:
-        return cls.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+        return cls.from_pretrained(folder, local_files_only=True, **ours)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error

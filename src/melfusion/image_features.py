@@ -23,7 +23,7 @@ from torchmetrics import MeanMetric
 from melfusion import diffusion
 from melfusion.batch import MusicBatch, VisualFeatures
 from melfusion.optim import TrainedModule
-from melfusion.sampler import ddim_invert
+from melfusion.sampler import ddim_invert, ddim_reverse
 
 
 def attention_layers(unet: UNet2DConditionModel) -> list[str]:
@@ -79,12 +79,15 @@ class ImageFeatureExtractor(TrainedModule):
         self.layers = attention_layers(unet) if layers is None else layers
         self.prediction_type, self.reading = prediction_type, reading
         self.register_buffer("grid", self._grid(grid_steps, fixed_timestep), persistent=False)
-        self.val_loss = MeanMetric()
+        self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
+
+    def _full_grid(self, grid_steps: int) -> Tensor:
+        return torch.arange(grid_steps, device=self.alpha_bar.device) * (len(self.alpha_bar) // grid_steps)
 
     def _grid(self, grid_steps: int, fixed_timestep: int) -> Tensor:
         """Timesteps a picture is inverted along, 0 first."""
         if self.reading == "inverted":
-            return torch.arange(grid_steps) * (len(self.alpha_bar) // grid_steps)
+            return self._full_grid(grid_steps)
         if self.reading == "fixed" and fixed_timestep > 0:
             moves = min(grid_steps, fixed_timestep)
             return torch.linspace(0, fixed_timestep, moves + 1).round().long()
@@ -110,6 +113,16 @@ class ImageFeatureExtractor(TrainedModule):
         """
         path = ddim_invert(self.denoise, self.to_latents(image), self.grid, self.alpha_bar, self.prediction_type)
         return path if self.reading == "inverted" else path[:, -1:]
+
+    @torch.no_grad()
+    def inversion_psnr(self, image: Tensor, grid_steps: int = 20) -> Tensor:
+        """(B,) PSNR in dB of pictures inverted up the whole grid and sampled back down it."""
+        grid, latents = self._full_grid(grid_steps), self.to_latents(image)
+        path = ddim_invert(self.denoise, latents, grid, self.alpha_bar, self.prediction_type)
+        back = ddim_reverse(self.denoise, path[:, -1], grid, self.alpha_bar, self.prediction_type)
+        if self.vae is not None:  # against the VAE's own reconstruction: what inversion alone loses
+            image, back = (self.vae.decode(z / self.vae.config.scaling_factor).sample for z in (latents, back))
+        return 10 * torch.log10(4 / (back - image).square().flatten(1).mean(1))
 
     @torch.no_grad()
     def features(self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None) -> VisualFeatures:
@@ -145,6 +158,9 @@ class ImageFeatureExtractor(TrainedModule):
         steps = diffusion.stratified_timesteps(batch.position, 64, len(self.alpha_bar))
         self.val_loss.update(self._loss(batch, steps), len(batch))
         self.log("val/loss", self.val_loss, prog_bar=True)
+        if batch_idx == 0:
+            self.val_psnr.update(self.inversion_psnr(batch.image))
+            self.log("val/inversion_psnr_db", self.val_psnr)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.unet.parameters())}]
