@@ -36,7 +36,7 @@ def small_image_unet(seed=1, channels=3, widths=(8, 16)):
 
 
 def small_image_vae(seed=2, scaling_factor=0.18215):
-    """8-fold smaller VAE would be slow: this one halves the picture once."""
+    """A VAE that halves the picture once."""
     with seeded(seed):
         return AutoencoderKL(latent_channels=4, block_out_channels=[4, 8], down_block_types=["DownEncoderBlock2D"] * 2,
                              up_block_types=["UpDecoderBlock2D"] * 2, layers_per_block=1, norm_num_groups=4,

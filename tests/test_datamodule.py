@@ -1,4 +1,4 @@
-"""Batches from shards: shapes, the inputs people really have, replacement in place, ranks, workers, precomputed members."""
+"""Batches from shards: shapes, the inputs people really have, replacement in place, ranks, workers, caches."""
 
 import re
 from types import SimpleNamespace
@@ -39,10 +39,11 @@ def take(loader, n):
 
 def rows(batches):
     """Batches → position → (key, waveform, image, noise) bytes."""
-    return {
-        int(p): (b.keys[i], *(t[i].numpy().tobytes() for t in (b.waveform, b.image, b.draws["noise"], b.draws["timestep"])))
-        for b in batches for i, p in enumerate(b.position)
-    }  # fmt: skip
+    found = {}
+    for b in batches:
+        tensors = (b.waveform, b.image, b.draws["noise"], b.draws["timestep"])
+        found |= {int(p): (b.keys[i], *(t[i].numpy().tobytes() for t in tensors)) for i, p in enumerate(b.position)}
+    return found
 
 
 # --- batches --------------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_no_picture_is_zeros_without_a_vote(tmp_path, module):
 
 
 def ramp_16_bit():
-    return Image.fromarray((np.arange(256, dtype=np.uint16).reshape(16, 16) * 257))
+    return Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 257)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_three_channels_at_44_khz_are_read(tmp_path, module):
     assert np.abs(np.fft.rfft(batch.waveform[0])).argmax() == 512
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="a lone surrogate reaches the tokenizer, which raises TypeError")
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="a lone surrogate goes on to the tokenizer")
 def test_a_caption_that_is_no_unicode_is_mended(tmp_path, module):
     sample = make_sample()
     sample.extra["json"] = b'{"caption": "rain \\ud800 falls"}'
@@ -352,7 +353,8 @@ def test_a_batch_that_does_not_divide_is_a_sentence(tiny_corpus, module):
 
 def cached_sample(key, number, **more):
     tensors = {
-        "latent_moments": torch.full((8, 16, 4), number, dtype=torch.float16), "text_embeds": torch.full((12, 16), number),
+        "latent_moments": torch.full((8, 16, 4), number, dtype=torch.float16),
+        "text_embeds": torch.full((12, 16), number),
         "text_mask": torch.tensor([1] * 5 + [0] * 7, dtype=torch.uint8), "has_image": torch.tensor(number % 2),
     } | more  # fmt: skip
     sample = make_sample(key, audio=b"")
@@ -388,9 +390,10 @@ def test_precomputed_pictures_come_as_latents(tmp_path, module):
 
 
 def test_another_provenance_is_refused_with_what_differs(tmp_path, module):
-    path = data_set(tmp_path, [cached_sample("a", 1.0)], info={"provenance": {"dtype": "float16", "music_vae": "1f", "grid": [0]}})
-    module(path, provenance={"dtype": "float16", "music_vae": "1f", "grid": [0]}).setup()
+    stored = {"dtype": "float16", "music_vae": "1f", "grid": [0]}
+    path = data_set(tmp_path, [cached_sample("a", 1.0)], info={"provenance": stored})
+    module(path, provenance=dict(stored)).setup()
     with pytest.raises(DataError) as caught:
-        module(path, provenance={"dtype": "float16", "music_vae": "2e", "extractor": "3d", "grid": [0]}).setup()
+        module(path, provenance=stored | {"music_vae": "2e", "extractor": "3d"}).setup()
     message = one_sentence(caught.value)
     assert "extractor, music_vae differ" in message and str(path) in message and "precompute" in message

@@ -84,7 +84,8 @@ def test_pixels_lie_between_minus_one_and_one_and_use_it():
     """Defect 4 of the release: [-1, 509] in training, 0 … 255 at inference."""
     pixels = read_image(encoded(noise_picture(0, 64, 64)), 64)
     assert pixels.min() == -1 and pixels.max() == 1 and abs(pixels.mean()) < 0.02
-    np.testing.assert_array_equal(pixels, np.asarray(noise_picture(0, 64, 64)).transpose(2, 0, 1) / np.float32(127.5) - 1)
+    wanted = np.asarray(noise_picture(0, 64, 64)).transpose(2, 0, 1) / np.float32(127.5) - 1
+    np.testing.assert_array_equal(pixels, wanted)
 
 
 def test_generation_and_training_read_a_picture_alike(tmp_path):
@@ -181,13 +182,13 @@ def test_a_decompression_bomb_is_refused(side):
     assert "image" in reason(bomb(side, side))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="above 89 million pixels Pillow's own check answers first")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="above 89 megapixels Pillow's own check answers")
 @pytest.mark.parametrize("side", [12_000, 30_000])
 def test_a_bomb_is_counted_as_too_large_not_as_unreadable(side):
     assert reason(bomb(side, side)) == "image larger than data.max_image_pixels=50000000"
 
 
-@pytest.mark.xfail(strict=True, raises=BadSample, reason="Pillow's own limit of 89 million pixels overrules the option")
+@pytest.mark.xfail(strict=True, raises=BadSample, reason="Pillow's own limit of 89 megapixels overrules the option")
 def test_the_limit_can_be_raised():
     assert open_image(encoded(Image.new("1", (10_000, 9_000))), max_pixels=100_000_000).size == (10_000, 9_000)
 

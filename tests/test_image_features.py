@@ -280,6 +280,18 @@ def test_latents_are_the_vaes_mean_times_its_scaling_factor():
     assert torch.equal(extractor.to_latents(images), latents)  # the mean, not a draw
 
 
+def test_inverted_latents_stay_float32_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert extractor_of(vae=True).invert(pictures(side=16)).dtype == torch.float32
+
+
+def test_inversion_is_measured_against_what_the_vae_alone_gives():
+    extractor, images = extractor_of(vae=True), pictures(side=16)
+    quality = extractor.inversion_psnr(images, grid_steps=1)  # nothing is inverted, so nothing is lost
+    assert quality.shape == (2,) and torch.isinf(quality).all()
+    assert torch.isfinite(extractor.inversion_psnr(images, grid_steps=4)).all()
+
+
 def test_without_a_vae_latents_are_the_pixels():
     images = pictures()
     assert torch.equal(extractor_of().to_latents(images), images)

@@ -145,7 +145,9 @@ def test_export_comes_back_to_the_bit(config, vae, make_batch, tmp_path, log_mel
     assert torch.equal(back.latent_std, vae.latent_std) and back.mel_mean == vae.mel_mean
     assert torch.equal(back.encode(log_mel), vae.encode(log_mel))
     statistics = json.loads((tmp_path / "runs/mine/export/melfusion.json").read_text())
-    assert set(statistics) == {"mel_mean", "mel_std", "latent_mean", "latent_std"} and len(statistics["latent_std"]) == 4
+    assert (
+        set(statistics) == {"mel_mean", "mel_std", "latent_mean", "latent_std"} and len(statistics["latent_std"]) == 4
+    )
 
 
 def test_a_published_vae_brings_its_scale(config, vae, tmp_path, log_mel):
@@ -157,5 +159,8 @@ def test_a_published_vae_brings_its_scale(config, vae, tmp_path, log_mel):
     z = published.autoencoder.encode(log_mel).latent_dist.mean
     torch.testing.assert_close(published.encode(log_mel), z * 0.92279)
     torch.testing.assert_close(
-        published.decode(z * 0.92279), published.autoencoder.decode(z).sample.clamp(min=np.log(1e-5)), rtol=1e-4, atol=1e-4
+        published.decode(z * 0.92279),
+        published.autoencoder.decode(z).sample.clamp(min=np.log(1e-5)),
+        rtol=1e-4,
+        atol=1e-4,
     )

@@ -112,7 +112,10 @@ def test_evaluation_covers_each_item_once_over_ranks():
         for world in (1, 2, 4, 8):
             ranks = [EvalBatches(case["n"], case["batch"], rank, world) for rank in range(world)]
             batches = [list(rank) for rank in ranks]
-            assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(case["n"])), (case, world)
+            assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(case["n"])), (
+                case,
+                world,
+            )
             assert [len(rank) for rank in ranks] == [len(b) for b in batches]
             assert all(1 <= len(batch) <= case["batch"] for rank in batches for batch in rank)
             sizes = [sum(map(len, rank)) for rank in batches]

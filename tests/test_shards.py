@@ -58,11 +58,19 @@ def test_webdataset_reads_the_shards_too(tmp_path):
 
 
 def test_splits_and_rollover(tmp_path):
-    order = [("train", "a"), ("val", "b"), ("train", "c"), ("train", "d"), ("test", "e"), ("train", "f"), ("train", "g")]
+    order = [
+        ("train", "a"),
+        ("val", "b"),
+        ("train", "c"),
+        ("train", "d"),
+        ("test", "e"),
+        ("train", "f"),
+        ("train", "g"),
+    ]
     counts = write_shards((make_sample(key, split) for split, key in order), tmp_path, samples_per_shard=2)
     assert counts == {"train": 5, "val": 1, "test": 1}
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "index.json", "test-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar", "val-000000.tar"]  # fmt: skip
+    names = [f"{shard}.tar" for shard in ("test-000000", "train-000000", "train-000001", "train-000002", "val-000000")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.json", *names]
     shards = ShardSet(tmp_path)
     assert ["".join(e.key for e in shards.entries(s)) for s in ("train", "val", "test")] == ["acdfg", "b", "e"]
     assert [e.shard for e in shards.entries("train")] == [f"train-00000{i}.tar" for i in (0, 0, 1, 1, 2)]
@@ -97,7 +105,9 @@ def test_no_sample_at_all_is_an_error(tmp_path):
 
 def test_info_is_kept(tmp_path):
     provenance = {"digest": "1", "grid": [0, 1]}
-    assert ShardSet(data_set(tmp_path, [make_sample()], info={"provenance": provenance})).info == {"provenance": provenance}
+    assert ShardSet(data_set(tmp_path, [make_sample()], info={"provenance": provenance})).info == {
+        "provenance": provenance
+    }
 
 
 def test_the_same_samples_make_the_same_bytes_and_digest_and_others_do_not(tmp_path):
@@ -119,7 +129,9 @@ def test_keys_with_odd_characters(key, tmp_path):
     assert ShardSet(tmp_path).read(entry, "wav") == make_sample(key).audio
 
 
-@pytest.mark.xfail(strict=True, reason="a key's folder and what follows its first dot are lost, so samples melt into one")
+@pytest.mark.xfail(
+    strict=True, reason="a key's folder and what follows its first dot are lost, so samples melt into one"
+)
 @pytest.mark.parametrize("keys", [("a.1", "a.2"), ("x/1", "y/1"), ("same", "same")])
 def test_keys_that_would_collide_stay_apart_or_are_refused(keys, tmp_path):
     samples = [make_sample(key, title=str(i)) for i, key in enumerate(keys)]
@@ -187,8 +199,12 @@ def test_an_index_of_another_version_is_refused(version, tmp_path):
     assert f"version {version}, this code reads 1" in error_of(ShardSet, tmp_path)
 
 
-@pytest.mark.xfail(strict=True, raises=(ValueError, KeyError, AttributeError, TypeError), reason="raw errors of json and dict")
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 1, "info": {}, "shards": [{}]}'])
+@pytest.mark.xfail(
+    strict=True, raises=(ValueError, KeyError, AttributeError, TypeError), reason="raw errors of json and dict"
+)
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 1, "info": {}, "shards": [{}]}']
+)
 def test_a_damaged_index_is_an_error_that_names_it(text, tmp_path):
     data_set(tmp_path, [make_sample()])
     (tmp_path / "index.json").write_text(text)
@@ -214,7 +230,9 @@ def test_what_is_no_plain_tar_is_one_sentence(pack, tmp_path):
     assert str(shard) in error_of(write_index, tmp_path)
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="a tar cut between two members loses the rest silently")
+@pytest.mark.xfail(
+    strict=True, raises=pytest.fail.Exception, reason="a tar cut between two members loses the rest silently"
+)
 def test_a_shard_cut_between_two_members_is_an_error(tmp_path):
     data_set(tmp_path, [make_sample(key) for key in "abc"])
     offset = ShardSet(tmp_path).entries("train")[2].members["json"][0] - 512
@@ -247,7 +265,11 @@ def test_nothing_of_a_tar_is_ever_unpacked(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = 2
             tar.addfile(info, io.BytesIO(b"{}"))
-        for kind, name in ((tarfile.SYMTYPE, "link.json"), (tarfile.LNKTYPE, "hard.json"), (tarfile.CHRTYPE, "dev.json")):
+        for kind, name in (
+            (tarfile.SYMTYPE, "link.json"),
+            (tarfile.LNKTYPE, "hard.json"),
+            (tarfile.CHRTYPE, "dev.json"),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)

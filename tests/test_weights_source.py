@@ -1,6 +1,8 @@
 """`weights:` strings → folders: every form, each error one sentence, and no network unless the string says hub."""
 
+import re
 import socket
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 from data_fixtures import one_sentence
 
 from melfusion import weights_source
+from melfusion.config import CONFIG_DIR, load_config
 from melfusion.weights_source import WeightsError, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -47,7 +50,9 @@ def test_a_missing_folder_names_part_and_path(tmp_path):
 
 def test_a_run_of_this_project(tmp_path):
     message = error_of("run:mine", "music_vae", runs_dir=str(tmp_path))
-    assert "music_vae.weights='run:mine'" in message and str(tmp_path / "mine/export") in message and "train it" in message
+    assert (
+        "music_vae.weights='run:mine'" in message and str(tmp_path / "mine/export") in message and "train it" in message
+    )
     (tmp_path / "mine" / "export").mkdir(parents=True)
     assert resolve("run:mine", "music_vae", str(tmp_path)) == tmp_path / "mine" / "export"
 
@@ -83,13 +88,24 @@ def test_a_subfolder_of_the_hub_fetches_nothing_else(hub, tmp_path):
     assert hub[0][1]["allow_patterns"] == ["vae/*"]
 
 
+def test_the_shipped_configs_name_the_hub_only_by_full_commits(hub):
+    for path in sorted(CONFIG_DIR.glob("*.yaml")):
+        config = load_config(path.stem)
+        for part in ("music_vae", "vocoder", "text_encoder", "image", "unet"):
+            if (getattr(config, part).weights or "").startswith("hub:"):
+                resolve(getattr(config, part).weights, part)
+    assert all(re.fullmatch("[0-9a-f]{40}", kwargs["revision"]) for _, kwargs in hub)
+
+
 @pytest.mark.parametrize("part", ["image", "unet"])
 def test_the_hub_is_not_asked_for_weights_in_formats_that_are_not_read(part, hub):
-    from fnmatch import fnmatch
-
     resolve(f"hub:owner/name@{COMMIT}", part)
     ignored = hub[0][1].get("ignore_patterns") or []
-    for file in ("v1-5-pruned.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors", "safety_checker/model.safetensors"):
+    for file in (
+        "v1-5-pruned.ckpt",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "safety_checker/model.safetensors",
+    ):
         assert any(fnmatch(file, pattern) for pattern in ignored), file
     kept = ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "tokenizer/vocab.json",
             "text_encoder/model.safetensors", "tokenizer/merges.txt", "unet/config.json"]  # fmt: skip
@@ -100,8 +116,8 @@ def test_the_hub_is_not_asked_for_weights_in_formats_that_are_not_read(part, hub
 @pytest.mark.parametrize(
     "weights",
     ["hub:owner/name", "hub:owner/name@main", "hub:owner/name@0123456", f"hub:owner/name@{COMMIT[:-1]}",
-     f"hub:owner/name@{COMMIT}0", f"hub:owner/name@{COMMIT.upper()}", f"hub:name@{COMMIT}", f"hub:a/b/c@{COMMIT}", "hub:",
-     f"hub:owner/name@{COMMIT}:", f"hub:owner/name@{COMMIT}\n"],
+     f"hub:owner/name@{COMMIT}0", f"hub:owner/name@{COMMIT.upper()}", f"hub:name@{COMMIT}", f"hub:a/b/c@{COMMIT}",
+     f"hub:owner/name@{COMMIT}:", f"hub:owner/name@{COMMIT}\n", "hub:"],
 )  # fmt: skip
 def test_the_hub_without_a_full_commit_is_refused_before_anything_is_asked(weights, hub):
     message = error_of(weights, "image")
@@ -147,4 +163,4 @@ def test_the_right_weights_are_taken(monkeypatch, tmp_path):
 def test_the_command_installs_what_the_list_says():
     listed = [line for line in (Path(__file__).parents[1] / "requirements-no-deps.txt").read_text().split("\n")
               if line and not line.startswith("#")]  # fmt: skip
-    assert weights_source.NO_DEPS_COMMAND == f"pip install --no-deps {' '.join(listed)}"
+    assert f"pip install --no-deps {' '.join(listed)}" == weights_source.NO_DEPS_COMMAND

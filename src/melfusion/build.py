@@ -103,7 +103,7 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
         schedule, prediction_type = DiffusionConfig(**{n: stored[n] for n in names}), stored["prediction_type"]
     return ImageFeatureExtractor(
         unet, vae, prompt, alphas_cumprod(schedule), layers, c.reading, c.grid_steps, c.fixed_timestep,
-        prediction_type, config.optim, config.trainer.max_steps,
+        prediction_type, config.optim, config.trainer.max_steps, config.data.val_items,
     )  # fmt: skip
 
 

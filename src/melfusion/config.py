@@ -108,6 +108,9 @@ def check(config: Config) -> None:
             f"frames, which VAE and UNet cannot halve evenly: choose a multiple of "
             f"{config.audio.hop_length_samples * down / config.audio.sample_rate_hz:g} s."
         )
+    if not 0 < config.image.grid_steps <= config.diffusion.num_train_timesteps:
+        raise ConfigError(f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
+                          f"diffusion.num_train_timesteps={config.diffusion.num_train_timesteps}.")  # fmt: skip
     if config.data.global_batch_size % config.trainer.accumulate:
         raise ConfigError(
             f"data.global_batch_size={config.data.global_batch_size} is not a multiple of "

@@ -71,13 +71,13 @@ class ImageFeatureExtractor(TrainedModule):
     def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL | None, empty_prompt: Tensor, alpha_bar: Tensor,
                  layers: list[str] | None = None, reading: str = "inverted", grid_steps: int = 20,
                  fixed_timestep: int = 0, prediction_type: str = "epsilon", optim: Any = None,
-                 max_steps: int | None = None):  # fmt: skip
+                 max_steps: int | None = None, val_items: int = 64):  # fmt: skip
         super().__init__()
         self.unet, self.vae, self.optim, self.max_steps = unet, vae, optim, max_steps
         self.register_buffer("empty_prompt", empty_prompt)
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.layers = attention_layers(unet) if layers is None else layers
-        self.prediction_type, self.reading = prediction_type, reading
+        self.prediction_type, self.reading, self.val_items = prediction_type, reading, val_items
         self.register_buffer("grid", self._grid(grid_steps, fixed_timestep), persistent=False)
         self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
 
@@ -98,7 +98,7 @@ class ImageFeatureExtractor(TrainedModule):
         """image (B, 3, H, W) in [-1, 1] → clean latents (B, C, h, w), × the VAE's scaling factor; pixels without a VAE."""
         if self.vae is None:
             return image
-        return self.vae.encode(image).latent_dist.mean * self.vae.config.scaling_factor
+        return self.vae.encode(image).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     def denoise(self, latents: Tensor, timesteps: Tensor) -> Tensor:
         """One pass of the image UNet with the empty prompt."""
@@ -155,11 +155,11 @@ class ImageFeatureExtractor(TrainedModule):
         return loss
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        steps = diffusion.stratified_timesteps(batch.position, 64, len(self.alpha_bar))
+        steps = diffusion.stratified_timesteps(batch.position, self.val_items, len(self.alpha_bar))
         self.val_loss.update(self._loss(batch, steps), len(batch))
         self.log("val/loss", self.val_loss, prog_bar=True)
-        if batch_idx == 0:
-            self.val_psnr.update(self.inversion_psnr(batch.image))
+        if batch_idx == 0 and (seen := batch.image[batch.has_image > 0]).numel():
+            self.val_psnr.update(self.inversion_psnr(seen))
             self.log("val/inversion_psnr_db", self.val_psnr)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from melfusion.batch import Conditioning, join
 from melfusion.diffusion import ddim_step, to_epsilon
 from melfusion.schema import DiffusionConfig
 
+# First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
+# at the wrong noise at 400 steps; and without λ-uniform steps the last second-order move leaves noise behind.
 SAMPLERS = {
-    "ddim": lambda kw: DDIMScheduler(**kw, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-    "dpm": lambda kw: DPMSolverMultistepScheduler(**kw, algorithm_type="dpmsolver++", solver_order=2,
-                                                  use_karras_sigmas=False, final_sigmas_type="sigma_min"),
-}  # fmt: skip
+    "ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"},
+    "dpm": {"solver_order": 2, "use_lu_lambdas": True},
+}
 
 
-def make_scheduler(sampler: str, config: DiffusionConfig):
+def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepScheduler:
     """diffusers' scheduler of that name on the training schedule."""
-    return SAMPLERS[sampler](
-        {"num_train_timesteps": config.num_train_timesteps, "beta_start": config.beta_start,
-         "beta_end": config.beta_end, "beta_schedule": config.beta_schedule,
-         "prediction_type": config.prediction_type, "timestep_spacing": "leading" if sampler == "ddim" else "linspace"}
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=config.num_train_timesteps, beta_start=config.beta_start, beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule, prediction_type=config.prediction_type, algorithm_type="dpmsolver++",
+        **SAMPLERS[sampler],
     )  # fmt: skip
 
 

@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
 
-MASKED = -10000.0  # additive bias that hides a token, the one diffusers uses
-
-
 # --- token matching: N image tokens → M (the paper is silent) -------------------------------------------------------
 
 
@@ -191,7 +188,8 @@ class Concat(VisualSynapse):
         batch, tokens = image_key.shape[:2]
         if mask is None:
             mask = key.new_zeros(batch, 1, key.shape[1])
-        image_mask = ((1 - has_image) * MASKED)[:, None, None].to(mask.dtype).expand(-1, 1, tokens)
+        # -inf, since a caption that hides all its tokens gives them the same finite bias
+        image_mask = torch.where(has_image > 0, 0.0, -torch.inf)[:, None, None].to(mask.dtype).expand(-1, 1, tokens)
         return (torch.cat([key, image_key.to(key.dtype)], 1), torch.cat([value, image_value.to(value.dtype)], 1),
                 torch.cat([mask, image_mask], 2))  # fmt: skip
 
@@ -222,9 +220,10 @@ def _projections(specs: list[LayerSpec]) -> nn.ModuleDict:
 
 
 def _project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    parts = zip(("key", "value"), features, strict=True)
+    linears = [projections[f"{layer.replace('.', '-')}-{part}"] for part in ("key", "value")]
     return tuple(
-        projections[f"{layer.replace('.', '-')}-{part}"](F.layer_norm(t.float(), t.shape[-1:])) for part, t in parts
+        linear(F.layer_norm(t.float(), t.shape[-1:]).to(linear.weight.dtype))
+        for linear, t in zip(linears, features, strict=True)
     )
 
 
