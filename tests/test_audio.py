@@ -152,10 +152,10 @@ def test_resampling_leaves_no_alias():
     assert db(rms(middle)) < -80
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF", b"not a sound" * 99, sound(tone(1, 8000), kind="FLAC")[:60]])
-def test_unreadable_audio_says_so(data):
-    with pytest.raises(BadSample, match="^unreadable audio$"):
-        read_audio(data, SMALL)
+def test_unreadable_audio_says_so():
+    for data in (b"", b"RIFF", b"not a sound" * 99, sound(tone(1, 8000), kind="FLAC")[:60]):
+        with pytest.raises(BadSample, match="^unreadable audio$"):
+            read_audio(data, SMALL)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

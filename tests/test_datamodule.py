@@ -167,17 +167,18 @@ def ramp_16_bit():
     return Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 257)
 
 
-@pytest.mark.parametrize(
-    ("picture", "ext", "low", "high"),
-    [
-        (encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), "png", 1, 1),
-        (encoded(ramp_16_bit()), "png", -1, 1),
-        (encoded(Image.new("L", (9, 9), 255)), "jpg", 1, 1),
-        (encoded(Image.new("L", (9, 9), 0), "JPEG"), "jpg", -1, -1),
-        (encoded(Image.new("RGB", (9, 9), "white"), "WEBP", lossless=True), "webp", 1, 1),
-    ],
-)
-def test_pictures_of_any_mode_are_read(picture, ext, low, high, tmp_path, module):
+PICTURES = {
+    "clear RGBA": (encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), "png", 1, 1),
+    "16-bit ramp": (encoded(ramp_16_bit()), "png", -1, 1),
+    "white grey, a PNG named jpg": (encoded(Image.new("L", (9, 9), 255)), "jpg", 1, 1),
+    "black grey": (encoded(Image.new("L", (9, 9), 0), "JPEG"), "jpg", -1, -1),
+    "WebP": (encoded(Image.new("RGB", (9, 9), "white"), "WEBP", lossless=True), "webp", 1, 1),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_pictures_of_any_mode_are_read(kind, tmp_path, module):
+    picture, ext, low, high = PICTURES[kind]
     batch = read_one(module, tmp_path, make_sample(image=picture, image_ext=ext))
     assert batch.has_image.tolist() == [1] and batch.image.shape == (1, 3, 16, 16)
     assert (batch.image.min(), batch.image.max()) == (low, high)

@@ -42,34 +42,35 @@ def palette(transparency=None) -> bytes:
     return encoded(image, **({} if transparency is None else {"transparency": transparency}))
 
 
-@pytest.mark.parametrize(
-    ("data", "wanted"),
-    [
-        (flat("RGB", (255, 0, 0)), RED),
-        (flat("RGBA", (255, 0, 0, 255)), RED),
-        (flat("RGBA", (255, 0, 0, 0)), WHITE),
-        (flat("RGBA", (255, 0, 0, 51)), [255, 204, 204]),
-        (flat("RGB", (255, 0, 0), transparency=(255, 0, 0)), WHITE),
-        (flat("L", 100), [100, 100, 100]),
-        (flat("L", 100, transparency=100), WHITE),
-        (flat("LA", (100, 255)), [100, 100, 100]),
-        (flat("LA", (100, 0)), WHITE),
-        (flat("1", 1), WHITE),
-        (flat("1", 0), [0, 0, 0]),
-        (palette(), RED),
-        (palette(1), WHITE),
-        (palette(b"\xff\x33"), [255, 204, 204]),
-        (flat("I;16", 0x8080), [128, 128, 128]),
-        (encoded(Image.new("I", (4, 4), 0x8080), "TIFF"), [128, 128, 128]),
-        (encoded(Image.new("F", (4, 4), 0.5), "TIFF"), [128, 128, 128]),
-        (encoded(Image.new("CMYK", (16, 16), (0, 0, 0, 255)), "JPEG"), [0, 0, 0]),
-        (encoded(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG"), WHITE),
-        (encoded(Image.new("RGB", (4, 4), "red"), "WEBP", lossless=True), RED),
-        (encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "WEBP", lossless=True, exact=True), WHITE),
-        (encoded(Image.new("RGB", (4, 4), "red"), "GIF"), RED),
-    ],
-)
-def test_every_mode_becomes_rgb_over_white(data, wanted):
+MODES = {
+    "RGB": (flat("RGB", (255, 0, 0)), RED),
+    "opaque RGBA": (flat("RGBA", (255, 0, 0, 255)), RED),
+    "clear RGBA": (flat("RGBA", (255, 0, 0, 0)), WHITE),
+    "thin RGBA": (flat("RGBA", (255, 0, 0, 51)), [255, 204, 204]),
+    "RGB with a clear colour": (flat("RGB", (255, 0, 0), transparency=(255, 0, 0)), WHITE),
+    "L": (flat("L", 100), [100, 100, 100]),
+    "L with a clear grey": (flat("L", 100, transparency=100), WHITE),
+    "opaque LA": (flat("LA", (100, 255)), [100, 100, 100]),
+    "clear LA": (flat("LA", (100, 0)), WHITE),
+    "1-bit white": (flat("1", 1), WHITE),
+    "1-bit black": (flat("1", 0), [0, 0, 0]),
+    "palette": (palette(), RED),
+    "palette with a clear colour": (palette(1), WHITE),
+    "palette with opacities": (palette(b"\xff\x33"), [255, 204, 204]),
+    "16-bit": (flat("I;16", 0x8080), [128, 128, 128]),
+    "32-bit": (encoded(Image.new("I", (4, 4), 0x8080), "TIFF"), [128, 128, 128]),
+    "float": (encoded(Image.new("F", (4, 4), 0.5), "TIFF"), [128, 128, 128]),
+    "black CMYK": (encoded(Image.new("CMYK", (16, 16), (0, 0, 0, 255)), "JPEG"), [0, 0, 0]),
+    "white CMYK": (encoded(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG"), WHITE),
+    "WebP": (encoded(Image.new("RGB", (4, 4), "red"), "WEBP", lossless=True), RED),
+    "clear WebP": (encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "WEBP", lossless=True, exact=True), WHITE),
+    "GIF": (encoded(Image.new("RGB", (4, 4), "red"), "GIF"), RED),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb_over_white(mode):
+    data, wanted = MODES[mode]
     assert corner(data) == wanted
 
 

@@ -21,7 +21,6 @@ from synapse_fixtures import (
 
 from melfusion.image_features import attention_layers
 from melfusion.synapse import (
-    MASKED,
     MATCHES,
     SYNAPSES,
     LayerSpec,
@@ -72,7 +71,7 @@ def layer_inputs(tokens=LENGTH, width=16):
 
 def bias(mask):
     """The additive mask (B, 1, L) that diffusers hands to a processor."""
-    return ((1 - mask.float()) * MASKED)[:, None]
+    return ((1 - mask.float()) * -10000.0)[:, None]
 
 
 @pytest.mark.parametrize(("share", "alpha"), [("layer", 0.37), ("head", [-0.2, 0.37, 0.63, 1.0]), ("all", 1.0)])
