@@ -1,5 +1,6 @@
 """Batches from shards: shapes, the inputs people really have, replacement in place, ranks, workers, caches."""
 
+import contextlib
 import re
 from types import SimpleNamespace
 
@@ -10,11 +11,14 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sen
 from PIL import Image
 from safetensors.torch import save
 
+from melfusion import build
 from melfusion.__main__ import VERBS
+from melfusion.config import ConfigError
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.shards import DataError
+from melfusion.data.shards import DataError, ShardSet
 from melfusion.image import read_image
+from melfusion.precompute import ensure_precomputed
 
 SHAPES = {"noise": (4, 16, 4), "vae_noise": (4, 16, 4)}
 PICTURE = encoded(noise_picture())
@@ -398,3 +402,22 @@ def test_another_provenance_is_refused_with_what_differs(tmp_path, module):
         module(path, provenance=stored | {"music_vae": "2e", "extractor": "3d"}).setup()
     message = one_sentence(caught.value)
     assert "extractor, music_vae differ" in message and str(path) in message and "precompute" in message
+
+
+@pytest.mark.xfail(
+    strict=True, raises=pytest.fail.Exception, reason="a set without provenance passes for the wanted one"
+)
+def test_a_raw_data_set_is_not_taken_for_a_precomputed_one(tiny_corpus, module):
+    with pytest.raises(DataError, match="precompute"):
+        module(tiny_corpus, provenance={"dtype": "float16"}).setup()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="what has no provenance is rebuilt, even the raw data set itself"
+)
+def test_precompute_never_writes_over_a_raw_data_set_that_the_user_names(tmp_path, tiny):
+    raw = data_set(tmp_path / "raw", [make_sample(key, image=PICTURE) for key in "ab"])
+    config = tiny(f"data.path={raw}", f"data.precompute.path={raw}", "data.precompute.enabled=true")
+    with contextlib.suppress(DataError, ConfigError):
+        ensure_precomputed(config, build.system(config))
+    assert set(ShardSet(raw).entries("train")[0].members) == {"json", "wav", "png"}

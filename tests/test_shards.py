@@ -221,7 +221,9 @@ def test_a_truncated_shard_is_an_error_that_names_it(share, tmp_path):
 
 
 @pytest.mark.xfail(strict=True, raises=(AssertionError, pytest.fail.Exception), reason="tarfile guesses a compression")
-@pytest.mark.parametrize("pack", [gzip.compress, lambda data: b"no tar", lambda data: b""], ids=["gzip", "text", "empty"])
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, lambda data: b"no tar", lambda data: b""], ids=["gzip", "text", "empty"]
+)
 def test_what_is_no_plain_tar_is_one_sentence(pack, tmp_path):
     """Offsets into a compressed tar would point nowhere."""
     data_set(tmp_path, [make_sample()])

@@ -87,6 +87,15 @@ class Conditioning(_Movable):
             text_mask=torch.where(pick, self.text_mask, other.text_mask),
         )
 
+    def with_other_pictures(self) -> Conditioning:
+        """Each sample with the picture of the one half a batch away: a sound model should do worse."""
+        shift = max(1, len(self) // 2)
+        rolled = {k: tuple(t.roll(shift, 0) for t in pair) for k, pair in (self.visual_features or {}).items()} or None
+        latents = None if self.image_latents is None else self.image_latents.roll(shift, 0)
+        return dataclasses.replace(
+            self, has_image=self.has_image.roll(shift, 0), image_latents=latents, visual_features=rolled
+        )
+
     def without_image(self) -> Conditioning:
         return dataclasses.replace(self, has_image=torch.zeros_like(self.has_image))
 

@@ -52,7 +52,7 @@ class MeLFusion(TrainedModule):
         self.diffusion, self.optim, self.latent_shape, self.scheduler = diffusion, optim, latent_shape, scheduler
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
-        self.val_loss = MeanMetric()
+        self.val_loss, self.val_other = MeanMetric(), MeanMetric()
         self._null_text: tuple[Tensor, Tensor] | None = None
         self._digests: dict[str, str] | None = None
 
@@ -131,12 +131,19 @@ class MeLFusion(TrainedModule):
         return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": timesteps}
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        """Each item always has its own noise and its own stratum of t."""
+        """Each item always has its own noise and its own stratum of t; scored again with another item's picture.
+
+        `val/loss_other_picture` above `val/loss` shows that the picture is used: a falling loss alone does not.
+        """
         timesteps = diffusion.stratified_timesteps(batch.position, self.val_items, len(self.alpha_bar))
         batch.draws.pop("vae_noise", None)
-        losses = self.losses(self.encode_music(batch), self.condition(batch), timesteps, batch.draws["noise"])
-        self.val_loss.update(losses)
+        latents, conditioning = self.encode_music(batch), self.condition(batch)
+        self.val_loss.update(self.losses(latents, conditioning, timesteps, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
+        if self.extractor is not None and len(batch) > 1:
+            other = conditioning.with_other_pictures()
+            self.val_other.update(self.losses(latents, other, timesteps, batch.draws["noise"]))
+            self.log("val/loss_other_picture", self.val_other)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.unet.other_parameters()},
