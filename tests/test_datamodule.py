@@ -90,7 +90,7 @@ def test_validation_shows_the_same_items_in_index_order(tiny_corpus, module):
 
 def test_crops_are_drawn_by_position_in_training_only(tmp_path, module):
     ramp = np.linspace(-0.5, 0.5, 40000) * np.sign(np.sin(np.arange(40000)))
-    path = data_set(tmp_path, [make_sample(split=s, audio=sound(ramp)) for s in ("train", "val")])
+    path = data_set(tmp_path, [make_sample(s, split=s, audio=sound(ramp)) for s in ("train", "val")])
 
     def waveforms(made, loader, n=3):
         return [b.waveform[0] for b in take(loader(made), n)]
@@ -201,7 +201,6 @@ def test_three_channels_at_44_khz_are_read(tmp_path, module):
     assert np.abs(np.fft.rfft(batch.waveform[0])).argmax() == 512
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="a lone surrogate goes on to the tokenizer")
 def test_a_caption_that_is_no_unicode_is_mended(tmp_path, module):
     sample = make_sample()
     sample.extra["json"] = b'{"caption": "rain \\ud800 falls"}'
@@ -253,7 +252,7 @@ def test_a_bad_sample_is_replaced_in_its_place_and_counted(reason, tmp_path, mod
     made = module(data_set(tmp_path / "bad", samples), *LIMITS)
     wanted, got = (m.dataset("train", training=True) for m in (good, made))
     replaced = 0
-    for position in range(18):
+    for position in range(12):
         item, other = wanted[position], got[position]
         if item["key"] != "c":
             assert other["key"] == item["key"] and other["replaced"] == []
@@ -264,7 +263,7 @@ def test_a_bad_sample_is_replaced_in_its_place_and_counted(reason, tmp_path, mod
             assert set(other["replaced"]) == {("train-000000.tar:bad", reason)}
             assert got[position]["key"] == other["key"]  # the same stand-in every time
         np.testing.assert_array_equal(other["draws"]["noise"], item["draws"]["noise"])
-    assert replaced == 3  # once an epoch
+    assert replaced == 2  # once an epoch
     batch = next(iter(made.split_dataloader("train", 6)))
     assert [k for i, k in enumerate(batch.keys) if i != 2] == list("abdef") and batch.keys[2] in set("abdef")
     assert made.on_after_batch_transfer(batch, 0) is batch
@@ -404,17 +403,11 @@ def test_another_provenance_is_refused_with_what_differs(tmp_path, module):
     assert "extractor, music_vae differ" in message and str(path) in message and "precompute" in message
 
 
-@pytest.mark.xfail(
-    strict=True, raises=pytest.fail.Exception, reason="a set without provenance passes for the wanted one"
-)
 def test_a_raw_data_set_is_not_taken_for_a_precomputed_one(tiny_corpus, module):
     with pytest.raises(DataError, match="precompute"):
         module(tiny_corpus, provenance={"dtype": "float16"}).setup()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="what has no provenance is rebuilt, even the raw data set itself"
-)
 def test_precompute_never_writes_over_a_raw_data_set_that_the_user_names(tmp_path, tiny):
     raw = data_set(tmp_path / "raw", [make_sample(key, image=PICTURE) for key in "ab"])
     config = tiny(f"data.path={raw}", f"data.precompute.path={raw}", "data.precompute.enabled=true")

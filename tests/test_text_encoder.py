@@ -66,7 +66,6 @@ def test_any_text_is_taken():
     assert torch.isfinite(embeds).all() and mask.any(1).all()
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="nothing compares max_length with the encoder's positions")
 def test_more_tokens_than_the_encoder_has_positions_is_an_error_at_building(tmp_path):
     config = load_config("tiny", ["text_encoder.family=clip"])
     encoder = build.text_encoder(config)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
-    CLIPTextConfig,
     CLIPTextModel,
-    PreTrainedTokenizerFast,
     SpeechT5HifiGan,
-    T5Config,
     T5EncoderModel,
 )
 
@@ -31,9 +26,11 @@ from melfusion.frozen import freeze
 from melfusion.image_features import ImageFeatureExtractor
 from melfusion.melfusion import MeLFusion
 from melfusion.music_vae import MusicVAE
+from melfusion.pretrained import empty_prompt, load_tango, loaded, pretrained, stored_schedule, tango_state
 from melfusion.sampler import make_scheduler
-from melfusion.schema import Config, DiffusionConfig, ImageConfig, TextEncoderConfig, UNetConfig
+from melfusion.schema import Config
 from melfusion.text_encoder import TextEncoder
+from melfusion.twins import byte_tokenizer, random_image_vae, random_text_network, random_unet
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import GriffinLim, HifiGan, Vocoder
 from melfusion.weights_source import WeightsError, resolve
@@ -54,7 +51,10 @@ def music_vae(config: Config) -> MusicVAE:
             mid_block_add_attention=c.mid_block_attention,
         )  # fmt: skip
     else:
-        autoencoder = _pretrained(AutoencoderKL, folder)
+        autoencoder = pretrained(AutoencoderKL, folder)
+    if autoencoder.config.latent_channels != c.latent_channels:
+        raise WeightsError(f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
+                           f"music_vae.latent_channels={c.latent_channels}: set it to what the weights have.")  # fmt: skip
     vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim,
                    config.trainer.max_steps)  # fmt: skip
     if folder is not None and (folder / STATISTICS_FILE).is_file():
@@ -68,10 +68,13 @@ def vocoder(config: Config) -> Vocoder:
     folder = _folder(config, "vocoder")
     if folder is None:
         return Vocoder(GriffinLim(config.audio, config.vocoder.griffin_lim_iterations))
-    network = _pretrained(SpeechT5HifiGan, folder)
+    network = pretrained(SpeechT5HifiGan, folder)
     if network.config.model_in_dim != config.audio.n_mels:
         raise WeightsError(f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
                            f"audio.n_mels={config.audio.n_mels}: use a vocoder trained for this audio.")  # fmt: skip
+    if (hop := math.prod(network.config.upsample_rates)) != config.audio.hop_length_samples:
+        raise WeightsError(f"vocoder.weights: {folder} makes {hop} samples of a mel frame, but "
+                           f"audio.hop_length_samples={config.audio.hop_length_samples}.")  # fmt: skip
     return Vocoder(HifiGan(network, config.audio.hop_length_samples))
 
 
@@ -79,11 +82,20 @@ def text_encoder(config: Config) -> TextEncoder:
     """T5, CLIP or BERT-like encoder from a transformers folder, or a random twin."""
     c, folder = config.text_encoder, _folder(config, "text_encoder")
     if folder is None:
-        return TextEncoder(_random_text_network(c), byte_tokenizer(), c.max_length)
-    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        return TextEncoder(random_text_network(c), byte_tokenizer(), c.max_length)
+    kind = loaded(AutoConfig, folder).model_type
     cls = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}.get(kind, AutoModel)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return TextEncoder(_pretrained(cls, folder), tokenizer, c.max_length)
+    tokenizer = loaded(AutoTokenizer, folder)
+    if (
+        len(set(tokenizer(["a b c d e f"])["input_ids"][0])) < 4
+    ):  # transformers makes up an empty one where there is none
+        raise WeightsError(
+            f"text_encoder.weights: {folder} holds no tokenizer that knows words; add its tokenizer files."
+        )
+    network = pretrained(cls, folder)
+    if c.max_length > (longest := getattr(network.config, "max_position_embeddings", c.max_length)):
+        raise WeightsError(f"text_encoder.max_length={c.max_length} is more than the {longest} positions of {folder}.")
+    return TextEncoder(network, tokenizer, c.max_length)
 
 
 def image_features(config: Config, layers: list[str] | None = None) -> ImageFeatureExtractor:
@@ -91,16 +103,14 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
     c, folder = config.image, _folder(config, "image")
     schedule, prediction_type = config.diffusion, c.prediction_type
     if folder is None:
-        unet = _random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
-        vae = _random_image_vae(c) if c.vae else None
+        unet = random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
+        vae = random_image_vae(c) if c.vae else None
         prompt = torch.zeros(1, 1, c.cross_attention_dim)
     else:
-        unet = _pretrained(UNet2DConditionModel, folder / "unet")
-        vae = _pretrained(AutoencoderKL, folder / "vae") if (folder / "vae").is_dir() else None
-        prompt = _empty_prompt(folder, unet.config.cross_attention_dim)
-        stored = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-        schedule, prediction_type = DiffusionConfig(**{n: stored[n] for n in names}), stored["prediction_type"]
+        unet = pretrained(UNet2DConditionModel, folder / "unet")
+        vae = pretrained(AutoencoderKL, folder / "vae") if (folder / "vae").is_dir() else None
+        prompt = empty_prompt(folder, unet.config.cross_attention_dim)
+        schedule, prediction_type = stored_schedule(folder / "scheduler" / "scheduler_config.json")
     return ImageFeatureExtractor(
         unet, vae, prompt, alphas_cumprod(schedule), layers, c.reading, c.grid_steps, c.fixed_timestep,
         prediction_type, config.optim, config.trainer.max_steps, config.data.val_items,
@@ -111,12 +121,18 @@ def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionMo
     """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
     c, s, folder = config.unet, config.synapse, _folder(config, "unet")
     if folder is not None and not (folder / TANGO_FILE).is_file():
-        unet = _pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
+        unet = pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
     else:
-        unet = _random_unet(c, config.music_vae.latent_channels, text_width)
-        if folder is not None:
-            state = torch.load(folder / TANGO_FILE, map_location="cpu", weights_only=True)
-            unet.load_state_dict({k.removeprefix("unet."): v for k, v in state.items() if k.startswith("unet.")})
+        state = {} if folder is None else tango_state(folder / TANGO_FILE)
+        # the published UNet has linear layers around its transformer blocks, where the default are 1×1 convolutions
+        linear = any(k.endswith("proj_in.weight") and v.ndim == 2 for k, v in state.items())
+        flags = {"use_linear_projection": linear, "upcast_attention": linear}
+        unet = random_unet(c, config.music_vae.latent_channels, text_width, **flags)
+        if state:
+            load_tango(unet, state, folder / TANGO_FILE)
+    if unet.config.in_channels != config.music_vae.latent_channels:
+        raise WeightsError(f"unet.weights: {folder} denoises {unet.config.in_channels} channels, but "
+                           f"music_vae.latent_channels={config.music_vae.latent_channels}.")  # fmt: skip
     if unet.config.cross_attention_dim != text_width:
         raise WeightsError(f"unet.weights: {folder} attends to text of width {unet.config.cross_attention_dim}, but the "
                            f"text encoder gives {text_width}: choose the encoder it was trained with.")  # fmt: skip
@@ -190,72 +206,9 @@ def export_part(module: MusicVAE | ImageFeatureExtractor, config: Config, folder
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """UTF-8 bytes as tokens, with <pad> and </s>: the tokenizer of random twins."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    vocab = {token: i for i, token in enumerate(["<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
-
-
 def _folder(config: Config, name: str) -> Path | None:
     weights = getattr(config, name).weights
     return None if weights is None else resolve(weights, name, config.runs_dir)
-
-
-def _pretrained(cls: Any, folder: Path) -> nn.Module:
-    """from_pretrained on a local folder, safetensors where there are any; a missing or foreign file is one sentence."""
-    ours = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": torch.float32}
-    try:
-        return cls.from_pretrained(folder, local_files_only=True, **ours)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
-
-
-def _random_unet(c: ImageConfig | UNetConfig, channels: int, cross_attention_dim: int) -> UNet2DConditionModel:
-    """Levels from the top; `attention_blocks` says which have attention. The mid block always has."""
-    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in c.attention_blocks]
-    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(c.attention_blocks)]
-    heads = c.attention_head_dim if len(c.attention_head_dim) > 1 else c.attention_head_dim[0]
-    return UNet2DConditionModel(
-        in_channels=channels, out_channels=channels, down_block_types=down, up_block_types=up,
-        block_out_channels=c.block_out_channels, layers_per_block=c.layers_per_block, attention_head_dim=heads,
-        cross_attention_dim=cross_attention_dim, norm_num_groups=c.norm_num_groups,
-    )  # fmt: skip
-
-
-def _random_image_vae(c: ImageConfig) -> AutoencoderKL:
-    levels = len(c.vae_block_out_channels)
-    return AutoencoderKL(
-        latent_channels=4, block_out_channels=c.vae_block_out_channels, layers_per_block=2,
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-        norm_num_groups=min(32, *c.vae_block_out_channels), scaling_factor=0.18215,
-    )  # fmt: skip
-
-
-def _random_text_network(c: TextEncoderConfig) -> nn.Module:
-    d, vocab = c.hidden_size, len(byte_tokenizer())
-    if c.family == "t5":
-        return T5EncoderModel(T5Config(vocab_size=vocab, d_model=d, d_kv=d // 4, d_ff=2 * d, num_layers=2, num_heads=4))
-    kw = {"vocab_size": vocab, "hidden_size": d, "intermediate_size": 2 * d, "num_hidden_layers": 2,
-          "num_attention_heads": 4, "max_position_embeddings": max(c.max_length, 8)}  # fmt: skip
-    return BertModel(BertConfig(**kw)) if c.family == "bert" else CLIPTextModel(CLIPTextConfig(**kw, eos_token_id=1))
-
-
-@torch.no_grad()
-def _empty_prompt(folder: Path, width: int) -> torch.Tensor:
-    """The pipeline's own encoding of ""; zeros for the stand-in, which has no text encoder."""
-    if not (folder / "text_encoder").is_dir():
-        return torch.zeros(1, 1, width)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    encoder = _pretrained(CLIPTextModel, folder / "text_encoder").eval()
-    ids = tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    return encoder(ids).last_hidden_state
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -44,7 +45,7 @@ def config_path(name: str) -> Path:
 
 def load_config(names: str, overrides: list[str] | None = None) -> Config:
     """Names of configs, comma-separated (each laid over the one before), and a dotlist → a checked Config."""
-    parts = [n for n in names.split(",") if n]
+    parts, texts = [n for n in names.split(",") if n], {}
     merged = OmegaConf.structured(Config)
     for i, part in enumerate(parts):
         # laid over another, a file brings its own keys only: its base would undo what lies below
@@ -54,10 +55,17 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
         if "=" not in item:
             raise ConfigError(f"The override {item!r} is not of the form key=value.")
         key, value = item.split("=", 1)
-        merged = _merge(merged, _dotted(key, value), f"override {item!r}")
+        if key in TEXT_KEYS:
+            texts[key] = value
+        else:
+            merged = _merge(merged, _dotted(key, value), f"override {item!r}")
     if merged.name is None:
         merged.name = "-".join(Path(p).stem for p in parts)
-    return _checked(merged)
+    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    for key, value in texts.items():
+        _set_text(config, key, value)
+    check(config)
+    return config
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
@@ -100,7 +108,17 @@ def check(config: Config) -> None:
     d = config.diffusion
     if min(drops := (d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)) < 0 or sum(drops) > 1:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
-    samples = config.audio.clip_duration_s * config.audio.sample_rate_hz
+    positive = ("audio.hop_length_samples", "audio.sample_rate_hz", "audio.clip_duration_s", "data.global_batch_size",
+                "trainer.accumulate", "trainer.max_steps", "trainer.val_every_n_steps", "data.samples_per_shard",
+                "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps")  # fmt: skip
+    for key in positive:
+        if not flat[key] > 0:
+            raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
+    vae_down = 2 ** (len(config.music_vae.block_out_channels) - 1)
+    if config.audio.n_mels % vae_down:
+        raise ConfigError(f"audio.n_mels={config.audio.n_mels} must be a multiple of {vae_down}, "
+                          "since the music VAE halves it that often.")  # fmt: skip
+    samples = round(config.audio.clip_duration_s * config.audio.sample_rate_hz)
     down = 2 ** (len(config.music_vae.block_out_channels) - 1 + len(config.unet.block_out_channels) - 1)
     if samples % (config.audio.hop_length_samples * down):
         raise ConfigError(
@@ -144,20 +162,37 @@ def _read(path: Path) -> DictConfig:
     return tree
 
 
-def _dotted(key: str, value: str) -> DictConfig:
-    """One override as a tree. Free text (a prompt with `: ` or `#`) is kept verbatim where YAML would alter it."""
-    import yaml
+def _text_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
+    """Dotted keys that hold text → whether they may be null."""
+    keys: dict[str, bool] = {}
+    for f in dataclasses.fields(cls):
+        sub = f.default_factory if isinstance(f.default_factory, type) else None
+        if dataclasses.is_dataclass(sub):
+            keys |= _text_keys(sub, f"{prefix}{f.name}.")
+        elif f.type in ("str", "str | None"):
+            keys[prefix + f.name] = f.type == "str | None"
+    return keys
 
-    try:
-        parsed = yaml.safe_load(value) if value.strip() else value
-    except yaml.YAMLError:
-        parsed = value
-    if isinstance(parsed, str) or (isinstance(parsed, dict) and not value.lstrip().startswith("{")):
-        parsed = value
-    if parsed is None and value.strip().lower() not in ("null", "~", "none"):
-        parsed = value
+
+TEXT_KEYS = _text_keys()
+
+
+def _set_text(config: Config, key: str, value: str) -> None:
+    """Free text is taken verbatim: no YAML, no interpolation; `null` and `~` are None where the key may be null."""
+    *path, last = key.split(".")
+    node: Any = config
+    for name in path:
+        node = getattr(node, name)
+    setattr(node, last, None if TEXT_KEYS[key] and value in ("null", "~") else value)
+
+
+def _dotted(key: str, value: str) -> DictConfig:
+    """One override of a key that is no text as a tree."""
     tree = OmegaConf.create({})
-    OmegaConf.update(tree, key, parsed)
+    try:
+        OmegaConf.update(tree, key, yaml.safe_load(value))
+    except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ConfigError(f"override {key}={value!r} cannot be read: {str(error).splitlines()[0]}.") from None
     return tree
 
 
@@ -165,13 +200,14 @@ def _merge(merged: DictConfig, tree: DictConfig, where: str) -> DictConfig:
     try:
         return OmegaConf.merge(merged, tree)  # type: ignore[return-value]
     except ConfigKeyError as error:
-        key = str(error.full_key)
+        key = str(error.full_key or error.key)
         raise ConfigError(f"{where}: there is no key {key!r}{_nearest(key, valid_keys())}.") from None
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}: the key {error.full_key!r} has no value; give it one.") from None
-    except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: the key {error.full_key!r} does not take this value: {first}.") from None
+    except (OmegaConfBaseException, TypeError) as error:
+        key = getattr(error, "full_key", None) or getattr(error, "key", None) or next(iter(tree), "")
+        first = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise ConfigError(f"{where}: the key {key!r} does not take this value: {first}.") from None
 
 
 def _nearest(word: str, words: Any) -> str:

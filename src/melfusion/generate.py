@@ -48,11 +48,11 @@ def generate(options: dict[str, Any]) -> list[Path]:
     for file, mel, waveform in zip(files, log_mel.cpu(), waveforms, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_wav(str(file), waveform, config.audio.sample_rate_hz)
-        save(
-            spectrogram_figure({f"seed {seed + files.index(file)}": mel[0]}, config.audio, title),
-            file.with_suffix(".png"),
-        )
-        print(f"{file} and {file.with_suffix('.png').name}")
+        png = file.with_suffix(".png")
+        if image_path and png.resolve() == Path(image_path).resolve():  # cat.png beside cat.wav is the user's picture
+            png = file.with_name(f"{file.stem}-spectrogram.png")
+        save(spectrogram_figure({f"seed {seed + files.index(file)}": mel[0]}, config.audio, title), png)
+        print(f"{file} and {png.name}")
     print(f"model loaded in {loaded - started:.1f} s, {n} clip(s) of {waveforms.shape[-1] / config.audio.sample_rate_hz:.2f} s "
           f"made in {time.perf_counter() - loaded:.1f} s")  # fmt: skip
     return files

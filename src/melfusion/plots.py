@@ -21,11 +21,17 @@ def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: s
         seconds = len(mel) * audio.hop_length_samples / audio.sample_rate_hz
         mappable = panel.imshow(mel.float().cpu().numpy().T, origin="lower", aspect="auto", cmap="magma",
                                 vmin=top - 9, vmax=top, extent=(0, seconds, 0, audio.n_mels))  # fmt: skip
-        panel.set(xlabel="seconds", ylabel="mel bin", title=name)
+        panel.set(xlabel="seconds", ylabel="mel bin")
+        panel.set_title(_plain(name))
     figure.colorbar(mappable, ax=panels, label="ln magnitude")
     if title:
-        figure.suptitle(title, fontsize=9, wrap=True)
+        figure.suptitle(_plain(title), fontsize=9, wrap=True)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Text whose dollar signs are dollars, not mathematics."""
+    return text.replace("$", r"\$")
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -118,8 +118,9 @@ def ensure_precomputed(config: Config, system: MeLFusion) -> dict[str, Any]:
     try:
         found = ShardSet(path).info.get("provenance")
     except DataError:
-        found = None
-    # a cache under the default path is ours to rebuild; one that the user named is never overwritten
-    if found is None or (found != wanted and config.data.precompute.path is None):
+        precompute(config, system)
+        return wanted
+    # a cache under the default path is ours to rebuild; what lies in a folder that the user named is not overwritten
+    if found != wanted and config.data.precompute.path is None:
         precompute(config, system)
     return wanted

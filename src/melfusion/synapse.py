@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
+from melfusion.config import ConfigError
 
 # --- token matching: N image tokens → M (the paper is silent) -------------------------------------------------------
 
@@ -30,7 +31,7 @@ def pool_2d(tokens: Tensor, length: int) -> Tensor:
     if tokens.shape[1] == length:
         return tokens
     if side * side != tokens.shape[1]:
-        raise ValueError(f"synapse.match=pool_2d needs a square picture, but got {tokens.shape[1]} image tokens.")
+        raise ConfigError(f"synapse.match=pool_2d needs a square picture, but got {tokens.shape[1]} image tokens.")
     rows = max(r for r in range(1, math.isqrt(length) + 1) if length % r == 0)
     grid = tokens.transpose(1, 2).unflatten(2, (side, side))
     return F.adaptive_avg_pool2d(grid, (rows, length // rows)).flatten(2).transpose(1, 2)
@@ -75,7 +76,7 @@ def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
 
     for pattern in patterns:
         if not any(chosen(layer, pattern) for layer in layers):
-            raise ValueError(f"synapse.layers: {pattern!r} matches none of the layers {', '.join(layers)}.")
+            raise ConfigError(f"synapse.layers: {pattern!r} matches none of the layers {', '.join(layers)}.")
     return [layer for layer in layers if any(chosen(layer, pattern) for pattern in patterns)]
 
 
@@ -139,7 +140,7 @@ class KVMix(VisualSynapse):
     def _check_widths(self, specs: list[LayerSpec]) -> None:
         for spec in specs:
             if spec.width != spec.image_width:
-                raise ValueError(f"synapse.kind=kv_mix mixes equal widths, but {spec.name} has {spec.width} in the music "
+                raise ConfigError(f"synapse.kind=kv_mix mixes equal widths, but {spec.name} has {spec.width} in the music "
                                  f"UNet and {spec.image_width} in the image UNet: use kv_mix_proj or other layers.")  # fmt: skip
 
     def match_image(self, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

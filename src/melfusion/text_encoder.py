@@ -30,6 +30,7 @@ class TextEncoder(lightning.LightningModule):
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Captions → token ids and mask, both (B, L), on the encoder's device."""
+        captions = [c.encode("utf-8", "replace").decode() for c in captions]  # half a surrogate breaks tokenizers
         lengths = [len(ids) for ids in self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
         cut = sum(length > self.max_length for length in lengths)
         if cut and not self.num_cut:

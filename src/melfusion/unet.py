@@ -7,6 +7,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
+from melfusion.config import ConfigError
 from melfusion.image_features import attention_layers
 from melfusion.synapse import SYNAPSES, LayerSpec, attach, block_names, choose_layers
 
@@ -20,7 +21,7 @@ def layer_specs(
     there = set(attention_layers(image_unet)) if image_unet is not None else set()
     for name in choose_layers(names, layers):
         if name not in there:
-            raise ValueError(f"synapse.layers names {name}, which the image UNet does not have: "
+            raise ConfigError(f"synapse.layers names {name}, which the image UNet does not have: "
                              f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}.")  # fmt: skip
         music, image = unet.get_submodule(f"{name}.attn2"), image_unet.get_submodule(f"{name}.attn1")
         specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, image.to_k.out_features))

@@ -45,8 +45,8 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     if "json" not in exts:
         raise BadSample("no json")
     meta = read_meta(read("json"))
-    caption, labels = meta.get("caption") or "", meta.get("labels") or {}
-    item: dict[str, Any] = {"key": key, "caption": str(caption), "labels": labels}
+    caption = str(meta.get("caption") or "").encode("utf-8", "replace").decode()
+    item: dict[str, Any] = {"key": key, "caption": caption, "labels": meta.get("labels") or {}}
     if CACHE_EXT in exts:
         try:
             return item | {"cached": load_safetensors(read(CACHE_EXT))}
@@ -158,10 +158,17 @@ class MusicDataModule(lightning.LightningDataModule):
         self.seen = 0
 
     def setup(self, stage: str | None = None) -> None:
-        if self.shards is not None or self.data.stream:
+        if not self.data.stream:  # a streamed run opens its indexed set only where it validates
+            self._open()
+
+    def _open(self) -> None:
+        if self.shards is not None:
             return
         self.shards = ShardSet(self.data.path)
         stored = self.shards.info.get("provenance")
+        if stored is None and self.provenance is not None:
+            raise DataError(f"{self.data.path} holds no precomputed latents: run `melfusion precompute`, or point "
+                            "data.precompute.path at a folder of its own.")  # fmt: skip
         if stored is not None and self.provenance is not None and stored != self.provenance:
             differ = sorted(k for k in stored.keys() | self.provenance.keys()
                             if stored.get(k) != self.provenance.get(k))  # fmt: skip
@@ -170,7 +177,7 @@ class MusicDataModule(lightning.LightningDataModule):
 
     def dataset(self, split: str, training: bool = False) -> MusicDataset:
         """The map-style data set of one split."""
-        self.setup()
+        self._open()
         reader = SampleReader(self.shards, self.audio, self.data)
         return MusicDataset(reader, split, self.seed, training, self.noise_shapes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable
@@ -71,10 +72,13 @@ def write_shards(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    if foreign := foreign_or_ours(out)[0]:
+        raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
     building = out / ".building"  # what lies in `out` stays until the new set is whole
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     counts: dict[str, int] = {}
+    keys: set[str] = set()
     open_shards: dict[str, wds.TarWriter] = {}
     files: dict[str, IO[bytes]] = {}
 
@@ -84,6 +88,11 @@ def write_shards(
 
     for sample in samples:
         split = sample.meta.get("split", "train")
+        if not isinstance(split, str) or not re.fullmatch(r"[A-Za-z0-9_]+", split):
+            raise DataError(f"sample {sample.key}: the split {split!r} must be a word such as train, val or test.")
+        if not sample.key or set(sample.key) & set("./\\") or sample.key in keys:
+            raise DataError(f"the key {sample.key!r} must be unique in its data set, not empty, and without dot or slash.")
+        keys.add(sample.key)
         number, place = divmod(counts.get(split, 0), samples_per_shard)
         if place == 0:
             if split in open_shards:
@@ -99,12 +108,19 @@ def write_shards(
         building.rmdir()
         raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
     write_index(building, info or {})
-    for stale in [out / "index.json", *out.glob("*.tar")]:
+    for stale in [*foreign_or_ours(out)[1], out / "index.json"]:
         stale.unlink(missing_ok=True)
     for file in [*sorted(building.glob("*.tar")), building / "index.json"]:
         file.replace(out / file.name)
     building.rmdir()
     return counts
+
+
+def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The *.tar files of a folder: those that its index does not name, and those that it does."""
+    index, tars = folder / "index.json", sorted(folder.glob("*.tar"))
+    ours = {shard["name"] for shard in json.loads(index.read_text())["shards"]} if index.is_file() else set()
+    return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
 
 
 def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
@@ -122,15 +138,22 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
 def _scan(path: Path) -> dict[str, Any]:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # offsets into a compressed tar would lead nowhere
             for member in tar:
                 if member.isreg():
                     key, _, ext = Path(member.name).name.partition(".")
-                    samples.setdefault(key, {})[ext.lower()] = (member.offset_data, member.size)
+                    members = samples.setdefault(key, {})
+                    if ext.lower() in members:
+                        raise DataError(f"{path} holds two members {key}.{ext}: keys must differ up to their first dot.")
+                    members[ext.lower()] = (member.offset_data, member.size)
     except tarfile.TarError as error:
-        raise DataError(f"{path} is damaged ({error}): build or copy it again.") from error
+        words = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged or no plain tar ({words}): build or copy it again.") from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(max(0, path.stat().st_size - 1024))
+        if file.read().strip(b"\0"):  # tarfile takes a file cut between two members for a whole one
+            raise DataError(f"{path} is cut short: it lacks the two empty blocks that end a tar; copy it again.")
     entries = [{"key": key, "members": members} for key, members in samples.items()]
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest, "samples": entries}
 
@@ -144,14 +167,16 @@ class ShardSet:
         if not path.is_file():
             hint = f"index them with `melfusion shards out={self.folder}`" if any(self.folder.glob("*.tar")) else "build it first"
             raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
-        tree = json.loads(path.read_text())
-        if tree.get("version") != INDEX_VERSION:
-            raise DataError(f"{path} has version {tree.get('version')}, this code reads {INDEX_VERSION}: rebuild it.")
-        self.info: dict[str, Any] = tree["info"]
-        self.shards = tree["shards"]
-        for shard in self.shards:
-            file = self.folder / shard["name"]
-            if not file.is_file() or file.stat().st_size != shard["bytes"]:
+        try:
+            tree = json.loads(path.read_text())
+            version, self.info, self.shards = tree["version"], tree["info"], tree["shards"]
+            files = [(self.folder / shard["name"], shard["bytes"]) for shard in self.shards if shard["samples"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({type(error).__name__}): rebuild the index.") from error
+        if version != INDEX_VERSION:
+            raise DataError(f"{path} has version {version}, this code reads {INDEX_VERSION}: rebuild it.")
+        for file, size in files:
+            if not file.is_file() or file.stat().st_size != size:
                 raise DataError(f"{file} does not match {path}: rebuild the index after changing shards.")
 
     def entries(self, split: str) -> list[Entry]:

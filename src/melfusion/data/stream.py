@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import tarfile
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,14 +25,27 @@ from melfusion.schema import AudioConfig, DataConfig
 log = logging.getLogger(__name__)
 
 
-def open_url(url: str) -> IO[bytes]:
+@contextmanager
+def open_url(url: str) -> Iterator[IO[bytes]]:
     """A readable stream of a local file, an http(s) address, or the output of the user's own `pipe:command`."""
     try:
         if url.startswith("pipe:"):
-            return subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE).stdout
-        return urllib.request.urlopen(url) if "://" in url else Path(url).open("rb")
-    except OSError as error:
-        raise DataError(f"data.stream: {url} cannot be opened ({error}); check the address.") from error
+            with subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as process:
+                yield process.stdout
+            if process.returncode:
+                raise DataError(f"data.stream: {url} ended with status {process.returncode}; try the command by hand.")
+        else:
+            with urllib.request.urlopen(url) if "://" in url else Path(url).open("rb") as stream:
+                yield stream
+    except (OSError, tarfile.TarError) as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"data.stream: {url} cannot be read as a tar ({words}); check the address.") from error
+
+
+def tar_samples(url: str) -> Iterator[dict[str, Any]]:
+    """Raw samples (extension → bytes, and `__key__`) of one tar, in its order."""
+    with open_url(url) as stream:
+        yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
 
 
 class StreamingDataset(IterableDataset):
@@ -51,9 +67,7 @@ class StreamingDataset(IterableDataset):
         position, replaced = reader, []
         while True:
             found = 0
-            for raw in group_by_keys(
-                tar_file_expander({"url": url, "stream": open_url(url)} for url in urls[reader::readers])
-            ):
+            for raw in chain.from_iterable(map(tar_samples, urls[reader::readers])):
                 try:
                     item = self._decode(raw, position)
                 except BadSample as error:

@@ -1,0 +1,78 @@
+"""Published layouts on disk → networks, strictly; whatever the libraries raise becomes one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, UNet2DConditionModel
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModel
+
+from melfusion.schema import DiffusionConfig
+from melfusion.weights_source import WeightsError
+
+
+def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
+    """from_pretrained on a local folder; whatever the libraries raise becomes one sentence."""
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, **kwargs)
+    except Exception as error:  # they raise OSError, ValueError, KeyError, SafetensorError, JSONDecodeError, …
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+        raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
+
+
+def pretrained(cls: Any, folder: Path) -> nn.Module:
+    """A network in float32 with every weight from the folder: what is missing there is an error, not a random number."""
+    ours = (
+        {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+        if issubclass(cls, ModelMixin)
+        else {"dtype": torch.float32}
+    )
+    network, info = loaded(cls, folder, output_loading_info=True, **ours)
+    if missing := sorted(info["missing_keys"]):
+        raise WeightsError(f"{folder} lacks {len(missing)} weights of a {cls.__name__}, the first {missing[0]!r}: "
+                           "copy the folder again or give other weights.")  # fmt: skip
+    return network
+
+
+def tango_state(file: Path) -> dict[str, torch.Tensor]:
+    """The `unet.` part of Tango's published file."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return {k.removeprefix("unet."): v for k, v in state.items() if k.startswith("unet.")}
+    except Exception as error:  # torch raises UnpicklingError, EOFError, RuntimeError, …, some of many lines
+        raise WeightsError(
+            f"{file} is not a file of weights alone ({type(error).__name__}): fetch it again."
+        ) from error
+
+
+def load_tango(unet: UNet2DConditionModel, state: dict[str, torch.Tensor], file: Path) -> None:
+    try:
+        unet.load_state_dict(state)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{file} is not the UNet that the configuration's `unet` describes: {words}") from error
+
+
+def stored_schedule(file: Path) -> tuple[DiffusionConfig, str]:
+    """A pipeline's own noise schedule and prediction type (epsilon where it names none, as diffusers reads it)."""
+    try:
+        stored = json.loads(file.read_text())
+        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+        return DiffusionConfig(**{n: stored[n] for n in names}), stored.get("prediction_type", "epsilon")
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{file} is not a scheduler's configuration ({type(error).__name__}: {error}).") from error
+
+
+@torch.no_grad()
+def empty_prompt(folder: Path, width: int) -> torch.Tensor:
+    """The pipeline's own encoding of ""; zeros for the stand-in, which has no text encoder."""
+    if not (folder / "text_encoder").is_dir():
+        return torch.zeros(1, 1, width)
+    tokenizer = loaded(AutoTokenizer, folder / "tokenizer")
+    encoder = pretrained(CLIPTextModel, folder / "text_encoder").eval()
+    ids = tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return encoder(ids).last_hidden_state
