@@ -170,6 +170,13 @@ def test_tensorboard_and_jsonl_show_the_run(tiny_run):
     assert len(list(Path(config.runs_dir, "board", "samples").glob("*.wav"))) == 4
 
 
+def test_mixed_precision_trains(tiny_run):
+    config = tiny_run("bf16", "trainer.precision=bf16-mixed", "synapse.kind=kv_mix_proj", "synapse.alpha_share=head")
+    train(config)
+    state = checkpoint(config)["state_dict"]
+    assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in state.values())
+
+
 def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
     for task in ("music_vae", "image_diffusion"):
         train(tiny_run(task, f"task={task}"))

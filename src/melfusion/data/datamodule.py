@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
@@ -20,6 +21,8 @@ from melfusion.data import order
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, DataError, Entry, ShardSet
 from melfusion.image import read_image
 from melfusion.schema import AudioConfig, DataConfig
+
+log = logging.getLogger(__name__)
 
 MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
 
@@ -220,8 +223,11 @@ class MusicDataModule(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: MusicBatch, dataloader_idx: int) -> MusicBatch:
         """Count what was replaced; above `max_bad_ratio` the run stops with a sentence."""
+        for place, reason in batch.replaced:
+            if reason not in self.replaced:
+                log.warning("%s/%s is replaced: %s (further ones are only counted).", self.data.path, place, reason)
+            self.replaced[reason] += 1
         self.seen += len(batch)
-        self.replaced.update(reason for _, reason in batch.replaced)
         bad = self.replaced.total()
         if self.seen >= 4 * self.data.global_batch_size and bad > self.data.max_bad_ratio * (self.seen + bad):
             raise DataError(f"{self.data.path}: {bad} of {self.seen + bad} samples could not be used "
