@@ -414,3 +414,10 @@ def test_precompute_never_writes_over_a_raw_data_set_that_the_user_names(tmp_pat
     with contextlib.suppress(DataError, ConfigError):
         ensure_precomputed(config, build.system(config))
     assert set(ShardSet(raw).entries("train")[0].members) == {"json", "wav", "png"}
+
+
+def test_validation_items_are_spread_over_the_split(tmp_path, module):
+    path = data_set(tmp_path, [make_sample(f"v{i}", split="val") for i in range(9)])
+    keys = [k for b in module(path, "data.val_items=3").val_dataloader() for k in b.keys]
+    assert keys == ["v0", "v3", "v6"]
+    assert len([k for b in module(path, "data.val_items=50").val_dataloader() for k in b.keys]) == 9

@@ -74,4 +74,4 @@ def test_a_planted_defect_is_caught(defect, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", f"tests/{test}"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-1500:]
+    assert done.returncode == 1 and "FAILED tests/" in done.stdout, done.stdout[-1500:]

@@ -140,6 +140,9 @@ class JSONLines(Logger):
         """They are in config.yaml."""
 
 
+MEDIA_ITEMS = 8
+
+
 class Media(Callback):
     """At most 8 fixed validation items: picture, caption, reference and generated audio and spectrograms.
 
@@ -147,10 +150,10 @@ class Media(Callback):
     with the EMA weights.
     """
 
-    def __init__(self, dataset: MusicDataset, audio: AudioConfig, sampling: SamplingConfig, out: Path, items: int = 8,
+    def __init__(self, dataset: MusicDataset, audio: AudioConfig, sampling: SamplingConfig, out: Path,
                  every_n_steps: int = 1000, ema: EMA | None = None):  # fmt: skip
         self.dataset, self.audio, self.sampling, self.out = dataset, audio, sampling, out
-        self.items, self.every, self.ema = min(items, 8, len(dataset)), every_n_steps, ema
+        self.items, self.every, self.ema = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema
         self.batch: Any = None
         self.written = -1
 

@@ -73,11 +73,11 @@ def fit_system(config: Config, run: RunDirectory) -> dict[str, Any]:
         data.path, data.crop = str(precomputed_path(config)), "start"
     shapes = build.noise_shapes(config, system)
     module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance)
-    raw = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val") if not data.stream else []
+    shown = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
     t = config.trainer
     callbacks = [ema, TrainingScalars(config.data.global_batch_size),
-                 Media(raw, config.audio, config.sampling, run.samples, t.media_items, t.media_every_n_steps, ema)]  # fmt: skip
+                 Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema)]  # fmt: skip
     if config.unet.compile:
         system.unet.unet.compile()
     return _fit(config, run, system, module, [c for c in callbacks if c])

@@ -89,6 +89,12 @@ class MusicDataset(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def spread(self, n: int) -> MusicDataset:
+        """Keep at most `n` entries, evenly over the split: its first ones may all come from one track."""
+        total, n = len(self.entries), min(n, len(self.entries))
+        self.entries = [self.entries[i * total // n] for i in range(n)]  # none for n = 0
+        return self
+
     def __getitem__(self, position: int) -> dict[str, Any]:
         n = len(self.entries)
         index = order.sample_index(self.seed, position, n) if self.training else position % n
@@ -207,9 +213,8 @@ class MusicDataModule(lightning.LightningDataModule):
         return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
 
     def val_dataloader(self) -> DataLoader:
-        dataset = self.dataset("val")
-        n = min(self.data.val_items, len(dataset))
-        return self._loader(dataset, order.EvalBatches(n, self.micro_batch_size(), *self._ranks))
+        dataset = self.dataset("val").spread(self.data.val_items)
+        return self._loader(dataset, order.EvalBatches(len(dataset), self.micro_batch_size(), *self._ranks))
 
     def split_dataloader(self, split: str, batch_size: int) -> DataLoader:
         """All of one split once, in index order: for precompute, statistics and evaluation."""
