@@ -29,7 +29,7 @@ DEFECTS = {
     "4 pixels in [-1, 509]": (
         "image.py", "/ 127.5 - 1.0", "* 2 - 1.0", "test_image.py::test_pixels_lie_between_minus_one_and_one_and_use_it"),
     "4 unscaled image latents": (
-        "image_features.py", ".latent_dist.mean * self.vae.config.scaling_factor", ".latent_dist.mean",
+        "image_features.py", ".latent_dist.mean.float() * self.vae.config.scaling_factor", ".latent_dist.mean.float()",
         "test_image_features.py::test_latents_are_the_vaes_mean_times_its_scaling_factor"),
     "5 every layer gets one layer's feature": (
         "synapse.py", "visual_features[self.layer]", "next(iter(visual_features.values()))",

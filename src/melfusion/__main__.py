@@ -104,7 +104,6 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for noise in (".*does not have many workers.*", ".*in eval mode at the start.*", ".*LeafSpec.*is deprecated.*"):
         warnings.filterwarnings("ignore", message=noise)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and its `max_steps reached`
     names = [a for a in args[1:] if "=" not in a]
     config = ",".join(names) or os.environ.get("CONFIG") or DEFAULT_CONFIG
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed, precomputed_path
 from melfusion.run import RunDirectory, locked
 from melfusion.schema import Config
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # after its import, which sets INFO: tips, `max_steps reached`
 
 STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
 
