@@ -17,6 +17,7 @@ $(foreach name,IMAGE PROMPT OUT CKPT MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONF
 # Lower-case variables given on the command line are options: `make generate seed=3`
 letters := a b c d e f g h i j k l m n o p q r s t u v w x y z
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(foreach name,$(filter $(addsuffix %,$(letters)),$(given)),$(eval unexport $(name)))
 options = $(foreach name,$(filter $(addsuffix %,$(letters)),$(given)),'$(name)=$(subst ','\'',$(value $(name)))')
 
 ifdef PYTHON
@@ -28,17 +29,19 @@ PY := $(CONDA_PREFIX)/bin/python
 else
 PY := .venv/bin/python
 endif
+DEVICES_AND_SUCH = $(if $(DEVICES),'trainer.devices=$(DEVICES)') $(if $(NODES),'trainer.num_nodes=$(NODES)') \
+	$(if $(STRATEGY),'trainer.strategy=$(STRATEGY)')
 FIRST := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3.12 || command -v python3))
-CLI = PYTHONPATH=src $(PY) -m melfusion
+CLI = PYTHONPATH=src "$(PY)" -m melfusion
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 install:  ## set everything up: .venv (or the active environment, or PYTHON=), packages, once
-	@$(FIRST) src/melfusion/install.py
+	@"$(FIRST)" src/melfusion/install.py
 
 train: install  ## train; CONFIG=scenes by default, CONFIG=games,tiny lays one over another, ARGS="key=value …"
-	@$(CLI) train $(ARGS) $(options)
+	@$(CLI) train $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= …
 	@$(CLI) generate $(ARGS) $(options)
@@ -59,10 +62,10 @@ tensorboard: install  ## curves, pictures and sounds of all runs
 	@$(CLI) tensorboard $(ARGS)
 
 lint: install  ## ruff
-	@$(PY) -m ruff check .
+	@"$(PY)" -m ruff check .
 
 test: install  ## the tests: at most ten minutes on two cores
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2
 
 test-slow: install  ## what is longer
-	@$(PY) -m pytest -m slow
+	@"$(PY)" -m pytest -m slow

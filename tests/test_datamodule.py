@@ -24,6 +24,13 @@ SHAPES = {"noise": (4, 16, 4), "vae_noise": (4, 16, 4)}
 PICTURE = encoded(noise_picture())
 
 
+def whole_split(made, split, batch_size):
+    """All of a split once, in index order."""
+    dataset = made.dataset(split)
+    return made._loader(dataset, order.EvalBatches(len(dataset), batch_size))
+
+
+
 @pytest.fixture
 def module(tiny):
     """module(path, overrides…, world=…) → MusicDataModule as the trainer of that rank sees it."""
@@ -84,7 +91,7 @@ def test_validation_shows_the_same_items_in_index_order(tiny_corpus, module):
     batches = list(made.val_dataloader())
     assert [b.keys for b in batches] == [["s016", "s017", "s018", "s019"], ["s020"]]
     assert rows(batches) == rows(list(made.val_dataloader()))
-    everything = list(made.split_dataloader("test", 3))
+    everything = list(whole_split(made, "test", 3))
     assert [b.keys for b in everything] == [["s022", "s023", "s024"], ["s025"]]
 
 
@@ -161,7 +168,7 @@ def test_no_picture_is_zeros_without_a_vote(tmp_path, module):
     batch = read_one(module, tmp_path, make_sample())
     assert batch.has_image.tolist() == [0] and torch.equal(batch.image, torch.zeros(1, 3, 16, 16))
     mixed = data_set(tmp_path / "mixed", [make_sample("a"), make_sample("b", image=PICTURE)])
-    batch = next(iter(module(mixed).split_dataloader("train", 2)))
+    batch = next(iter(whole_split(module(mixed), "train", 2)))
     assert batch.has_image.tolist() == [0, 1]
     np.testing.assert_array_equal(batch.image[1].numpy(), read_image(PICTURE, 16))
     assert not batch.image[0].any()
@@ -264,7 +271,7 @@ def test_a_bad_sample_is_replaced_in_its_place_and_counted(reason, tmp_path, mod
             assert got[position]["key"] == other["key"]  # the same stand-in every time
         np.testing.assert_array_equal(other["draws"]["noise"], item["draws"]["noise"])
     assert replaced == 2  # once an epoch
-    batch = next(iter(made.split_dataloader("train", 6)))
+    batch = next(iter(whole_split(made, "train", 6)))
     assert [k for i, k in enumerate(batch.keys) if i != 2] == list("abdef") and batch.keys[2] in set("abdef")
     assert made.on_after_batch_transfer(batch, 0) is batch
     assert set(made.replaced) == {reason} and made.replaced[reason] == len(batch.replaced) >= 1
@@ -276,7 +283,7 @@ def test_a_missing_json_is_replaced(tmp_path, module):
             return {"wav": self.audio}
 
     samples = [make_sample("a"), Bare("b", sound(tone(2, 8000)), "wav", None, "png", {})]
-    batch = next(iter(module(data_set(tmp_path, samples)).split_dataloader("train", 2)))
+    batch = next(iter(whole_split(module(data_set(tmp_path, samples)), "train", 2)))
     assert batch.keys == ["a", "a"] and {reason for _, reason in batch.replaced} == {"no json"}
 
 
@@ -371,7 +378,7 @@ def test_precomputed_members_stand_in_for_sound_and_picture(tmp_path, module):
     samples = [cached_sample(str(n), float(n), **{f"{half}.{layer}": torch.full((8, 16), n + bias)
                for layer in layers for half, bias in (("key", 0.25), ("value", 0.5))}) for n in range(3)]  # fmt: skip
     made = module(data_set(tmp_path, samples, info={"provenance": {"a": 1}}), provenance={"a": 1})
-    batch = next(iter(made.split_dataloader("train", 3)))
+    batch = next(iter(whole_split(made, "train", 3)))
     numbers = torch.arange(3.0)
     assert batch.waveform is None and batch.image is None and batch.image_latents is None
     assert batch.latent_moments.dtype == torch.float32 and batch.text_mask.dtype == torch.bool
@@ -388,7 +395,7 @@ def test_precomputed_members_stand_in_for_sound_and_picture(tmp_path, module):
 
 def test_precomputed_pictures_come_as_latents(tmp_path, module):
     samples = [cached_sample(str(n), float(n), image_latents=torch.full((4, 3, 16, 16), float(n))) for n in range(2)]
-    batch = next(iter(module(data_set(tmp_path, samples)).split_dataloader("train", 2)))
+    batch = next(iter(whole_split(module(data_set(tmp_path, samples)), "train", 2)))
     assert batch.image_latents.shape == (2, 4, 3, 16, 16) and batch.visual_features is None
     assert batch.image_latents.flatten(1).mean(1).tolist() == [0, 1]
 

@@ -13,7 +13,9 @@ from melfusion import build
 from melfusion.callbacks import EMA
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError
-from melfusion.train import train
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.run import RunDirectory
+from melfusion.train import stage_config, train
 
 
 @pytest.fixture
@@ -74,7 +76,8 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
     for n, c in configs.items():
         arguments = [f"{k}={v}" for k, v in {
             "data.path": c.data.path, "runs_dir": c.runs_dir, "name": c.name, "trainer.media_items": 0,
-            "trainer.max_steps": 3, "trainer.strategy": c.trainer.strategy, "trainer.devices": n,
+            # three items over two ranks: one rank's batch holds a single item
+            "data.val_items": 3, "trainer.max_steps": 3, "trainer.strategy": c.trainer.strategy, "trainer.devices": n,
             "optim.grad_clip_norm": 0, "trainer.val_every_n_steps": 3}.items()]  # fmt: skip
         done = subprocess.run([sys.executable, "-m", "melfusion", "train", "tiny", *arguments],
                               capture_output=True, text=True, timeout=300)  # fmt: skip
@@ -187,3 +190,27 @@ def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
     assert torch.equal(system.music_vae.state_dict()[name], trained[name])
     assert not torch.equal(system.music_vae.latent_std, torch.ones(4))
     assert train(config)["step"] == 2
+
+
+def test_a_longer_run_follows_the_longer_cosine(tiny_run):
+    cosine = ("optim.schedule=cosine", "optim.warmup_steps=1", "data.precompute.enabled=false")
+    train(tiny_run("short", "trainer.max_steps=3", *cosine))
+    longer = tiny_run("short", "trainer.max_steps=8", *cosine)
+    train(longer)
+    rates = curve(longer, "lr/group0")
+    assert rates[5] > 1e-4 and rates[8] < rates[5]
+
+
+def test_experiments_that_differ_elsewhere_share_a_stage(tiny_run):
+    own = ("music_vae.weights=run:shared", "stages=[music_vae]")
+    base, other = (stage_config(tiny_run("a", *own, o), "music_vae") for o in ("seed=0", "synapse.kind=concat"))
+    RunDirectory(base).prepare()
+    RunDirectory(other).compare()
+    with pytest.raises(ConfigError, match="audio.n_mels"):
+        RunDirectory(stage_config(tiny_run("c", *own, "audio.n_mels=32"), "music_vae")).compare()
+
+
+def test_latent_statistics_come_from_the_whole_split(tiny_run, tiny_corpus):
+    config = tiny_run("stats", "task=music_vae", "music_vae.stats_items=4")
+    data = MusicDataModule(config.data, config.audio, 0, 1, {})
+    assert [k for b in data.spread_dataloader("train", 4) for k in b.keys] == ["s000", "s004", "s008", "s012"]

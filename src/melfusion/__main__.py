@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     for noise in (".*does not have many workers.*", ".*in eval mode at the start.*", ".*LeafSpec.*is deprecated.*"):
         warnings.filterwarnings("ignore", message=noise)
     names = [a for a in args[1:] if "=" not in a]
+    if names and args[0] in ("generate", "shards"):
+        print(f"melfusion {args[0]}: {names[0]!r} is no key=value; quote values that hold spaces.", file=sys.stderr)
+        return 2
     config = ",".join(names) or os.environ.get("CONFIG") or DEFAULT_CONFIG
     try:
         VERBS[args[0]](config, [a for a in args[1:] if "=" in a])

@@ -102,7 +102,8 @@ class TrainingScalars(Callback):
         scalars = {"train/samples_per_s": (step - since) * self.batch_size / (now - self.last[1])}
         self.last = (step, now)
         if first:
-            scalars["train/loss"] = outputs["loss"].item()
+            # Lightning's `loss` is already divided by the accumulation
+            scalars["train/loss"] = outputs["loss"].item() * trainer.accumulate_grad_batches
         for i, group in enumerate(trainer.optimizers[0].param_groups):
             scalars[f"lr/group{i}"] = group["lr"]
         for name, value in self._by_bin().items():
@@ -172,9 +173,12 @@ class Media(Callback):
             board.add_image(f"{tag}/reference_spectrogram", self._panel({"reference": self.reference[i, 0]}), 0,
                             dataformats="HWC")  # fmt: skip
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.written = trainer.global_step if trainer.global_step else -1  # a resumed run has written its step's media
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step % self.every == 0 and step != self.written:
+        if step and step % self.every == 0 and step != self.written:
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

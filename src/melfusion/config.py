@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from melfusion.schema import CHOICES, Config
+from melfusion.schema import CHOICES, REGISTRIES, Config
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -61,7 +62,7 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
             merged = _merge(merged, _dotted(key, value), f"override {item!r}")
     if merged.name is None:
         merged.name = "-".join(Path(p).stem for p in parts)
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    config = _object(merged)
     for key, value in texts.items():
         _set_text(config, key, value)
     check(config)
@@ -86,9 +87,18 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def _checked(merged: DictConfig) -> Config:
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    config = _object(merged)
     check(config)
     return config
+
+
+def _object(merged: DictConfig) -> Config:
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise ConfigError(f"the key {missing[0]!r} has no value ('???'); give it one.")
+    try:
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"a value refers to what is not there: {str(error).splitlines()[0]}.") from None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,14 +112,28 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check(config: Config) -> None:
     """Words from fixed lists, sizes that must divide; raises ConfigError."""
     flat = flatten(to_dict(config))
-    for key, words in CHOICES.items():
+    registries = {key: tuple(getattr(import_module(module), name)) for key, (module, name) in REGISTRIES.items()}
+    for key, words in (CHOICES | registries).items():
         if flat[key] not in words:
             raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
+    if unknown := [stage for stage in config.stages if stage not in ("music_vae", "image_diffusion")]:
+        raise ConfigError(f"stages names {unknown[0]!r}; stages are music_vae and image_diffusion.")
+    if len(config.optim.betas) != 2:
+        raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
+    for part in ("image", "unet"):
+        levels = getattr(config, part)
+        if len(levels.attention_blocks) != len(levels.block_out_channels):
+            raise ConfigError(f"{part}.attention_blocks has {len(levels.attention_blocks)} levels and "
+                              f"{part}.block_out_channels {len(levels.block_out_channels)}: give one word per level.")  # fmt: skip
     d = config.diffusion
+    if not 0 <= config.image.fixed_timestep < d.num_train_timesteps:
+        raise ConfigError(f"image.fixed_timestep={config.image.fixed_timestep} must lie between 0 and "
+                          f"{d.num_train_timesteps - 1}.")  # fmt: skip
     if min(drops := (d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)) < 0 or sum(drops) > 1:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
     positive = ("audio.hop_length_samples", "audio.sample_rate_hz", "audio.clip_duration_s", "data.global_batch_size",
                 "trainer.accumulate", "trainer.max_steps", "trainer.val_every_n_steps", "data.samples_per_shard",
+                "data.val_items", "sampling.num_inference_steps",
                 "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps")  # fmt: skip
     for key in positive:
         if not flat[key] > 0:

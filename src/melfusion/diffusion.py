@@ -59,7 +59,7 @@ def sample_losses(model_output: Tensor, wanted: Tensor) -> Tensor:
 
 def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int) -> Tensor:
     """(B,) numbers in [0, 1) → int64 timesteps."""
-    return (uniform.double() * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+    return (uniform * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 
 def stratified_timesteps(position: Tensor, num_items: int, num_train_timesteps: int) -> Tensor:

@@ -160,7 +160,7 @@ class ImageFeatureExtractor(TrainedModule):
         self.log("val/loss", self.val_loss, prog_bar=True)
         if batch_idx == 0 and (seen := batch.image[batch.has_image > 0]).numel():
             self.val_psnr.update(self.inversion_psnr(seen))
-            self.log("val/inversion_psnr_db", self.val_psnr)
+        self.log("val/inversion_psnr_db", self.val_psnr)  # by every rank, whatever its batch held: logging reduces
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.unet.parameters())}]

@@ -23,7 +23,7 @@ from melfusion.text_encoder import TextEncoder
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import Vocoder
 
-FROZEN = ("music_vae", "text_encoder", "extractor", "vocoder")
+FROZEN = ("music_vae", "text_encoder", "extractor")  # what training depends on; any vocoder may follow
 
 
 class CheckpointError(RuntimeError):
@@ -140,10 +140,12 @@ class MeLFusion(TrainedModule):
         latents, conditioning = self.encode_music(batch), self.condition(batch)
         self.val_loss.update(self.losses(latents, conditioning, timesteps, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
-        if self.extractor is not None and len(batch) > 1:
+        if self.extractor is None:
+            return
+        if len(batch) > 1:
             other = conditioning.with_other_pictures()
             self.val_other.update(self.losses(latents, other, timesteps, batch.draws["noise"]))
-            self.log("val/loss_other_picture", self.val_other)
+        self.log("val/loss_other_picture", self.val_other)  # by every rank, whatever its batch held: logging reduces
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.unet.other_parameters()},

@@ -30,7 +30,9 @@ def configure_optimizer(
     split = [group for group in split if group["params"]]
     fused = allow_fused and all(p.is_cuda for group in split for p in group["params"])
     optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=fused or None)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, LearningRate(optim, max_steps))
+    rate = LearningRate(optim, max_steps)
+    # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

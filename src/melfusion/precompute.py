@@ -84,7 +84,10 @@ def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
             entries = data.dataset(split)
             size = config.data.precompute.batch_size
             for start in track(range(0, len(entries), size), description=f"precompute {split}"):
-                batch = collate(readable(entries, range(start, min(start + size, len(entries)))))
+                items = readable(entries, range(start, min(start + size, len(entries))))
+                if not items:
+                    continue
+                batch = collate(items)
                 tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
                 for i, key in enumerate(batch.keys):
                     yield _sample(key, split, batch, i, tensors, dtype)

@@ -21,6 +21,20 @@ SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", 
                  "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every", "trainer.log_every",
                  "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
 
+# What a part that trains itself does not depend on, beside the safe keys
+PART_PREFIXES = {"music_vae": ("audio.", "data.", "music_vae.", "optim.", "trainer.", "seed", "task"),
+                 "image_diffusion": ("audio.", "data.", "image.", "diffusion.", "optim.", "trainer.", "seed", "task")}  # fmt: skip
+PART_SAFE = ("image.reading", "image.grid_steps", "image.fixed_timestep", "data.precompute.", "optim.ema_decay",
+             "optim.alpha_lr", "diffusion.prediction_type", "diffusion.min_snr", "diffusion.text_drop",
+             "diffusion.image_drop", "diffusion.both_drop")  # fmt: skip
+
+
+def counts(key: str, task: str) -> bool:
+    """Does a difference in this key make a run of this task another experiment?"""
+    if key.startswith(SAFE_PREFIXES):
+        return False
+    return task not in PART_PREFIXES or (key.startswith(PART_PREFIXES[task]) and not key.startswith(PART_SAFE))
+
 
 class RunDirectory:
     """One experiment on disk; the same command resumes it, a different configuration is refused."""
@@ -31,17 +45,22 @@ class RunDirectory:
         self.samples, self.export, self.results_file = (self.path / n for n in ("samples", "export", "results.json"))
         self.config = config
 
-    def prepare(self) -> None:
-        """Create the directory, or check that what is there came from this configuration; ConfigError names the keys."""
+    def compare(self) -> None:
+        """Check that what is there came from this configuration; ConfigError names the keys that differ."""
         stored, tree = self.path / "config.yaml", to_dict(self.config)
         if stored.is_file():
             old, new = flatten(yaml.safe_load(stored.read_text())), flatten(tree)
             differ = [k for k in sorted(old.keys() | new.keys())
-                      if old.get(k) != new.get(k) and not k.startswith(SAFE_PREFIXES)]  # fmt: skip
+                      if old.get(k) != new.get(k) and counts(k, self.config.task)]  # fmt: skip
             if differ:
                 shown = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differ)
                 raise ConfigError(f"{self.path} holds a run of another configuration ({shown}): "
                                   "choose another name=…, restore these keys, or remove the directory.")  # fmt: skip
+
+    def prepare(self) -> None:
+        """Create the directory, or check that what is there came from this configuration."""
+        self.compare()
+        stored, tree = self.path / "config.yaml", to_dict(self.config)
         self.path.mkdir(parents=True, exist_ok=True)
         part = stored.with_suffix(f".part{os.getpid()}")
         part.write_text(yaml.safe_dump(tree, sort_keys=False))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class AudioConfig:
-    """From waveform to log-mel. Defaults are AudioLDM's (paper.md §1)."""
+    """From waveform to log-mel. Defaults are AudioLDM's (MeLFusion's released code, too)."""
 
     sample_rate_hz: int = 16000
     n_fft_samples: int = 1024  # FFT size and window length
@@ -38,7 +38,7 @@ class DataConfig:
     path: str = "data/scenes"  # folder with shards and index.json
     stream: list[str] = field(
         default_factory=list
-    )  # sequential webdataset URLs (pipe:, http:) instead of `path`; resume is approximate
+    )  # sequential webdataset URLs (pipe:, http:) to train on; `path` then holds the validation split
     global_batch_size: int = 32  # samples per optimizer step over all devices and accumulation
     num_workers: int = 0  # loader processes per device
     crop: str = "random"  # random (drawn from seed, epoch, position) | start
@@ -54,7 +54,7 @@ class DataConfig:
 
 @dataclass
 class MusicVAEConfig:
-    weights: str | None = None  # see build.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
+    weights: str | None = None  # see weights_source.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
     block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])
     layers_per_block: int = 2
     latent_channels: int = 8
@@ -196,7 +196,7 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
-# Allowed words of the string keys; registries add their own at build time.
+# Allowed words of the string keys, and where a registry has them
 CHOICES = {
     "task": ("melfusion", "music_vae", "image_diffusion"),
     "data.source": ("scenes", "games", "manifest"),
@@ -205,11 +205,13 @@ CHOICES = {
     "text_encoder.family": ("bert", "t5", "clip"),
     "image.prediction_type": ("epsilon", "v_prediction"),
     "image.reading": ("inverted", "fixed", "noised"),
-    "synapse.kind": ("none", "kv_mix", "kv_mix_proj", "concat"),
     "synapse.alpha_share": ("all", "block", "layer", "head"),
-    "synapse.match": ("pool", "pool_2d"),
     "unet.trainable": ("all", "decoder", "cross_attn", "synapse"),
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
     "optim.schedule": ("constant", "cosine"),
-    "sampling.sampler": ("ddim", "dpm"),
+}
+REGISTRIES = {
+    "synapse.kind": ("melfusion.synapse", "SYNAPSES"),
+    "synapse.match": ("melfusion.synapse", "MATCHES"),
+    "sampling.sampler": ("melfusion.sampler", "SAMPLERS"),
 }

@@ -25,18 +25,43 @@ from melfusion.precompute import ensure_precomputed, precomputed_path
 from melfusion.run import RunDirectory, locked
 from melfusion.schema import Config
 
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # after its import, which sets INFO: tips, `max_steps reached`
+logging.getLogger("lightning.pytorch").setLevel(
+    logging.WARNING
+)  # after its import, which sets INFO: tips, `max_steps reached`
 
 STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
 
 
 def stage_config(config: Config, stage: str) -> Config:
-    """configs/<stage>.yaml laid over this configuration, in the run that the part's `weights: run:NAME` names."""
-    weights = getattr(config, STAGE_PARTS[stage]).weights or ""
+    """configs/<stage>.yaml over what the part shares with this configuration, in the run its `weights: run:NAME` names.
+
+    The rest is left at its default, so that experiments which differ elsewhere share the part. One process trains it;
+    for more, run the stage's own configuration first.
+    """
+    part = STAGE_PARTS[stage]
+    weights = getattr(config, part).weights or ""
     if not weights.startswith("run:"):
-        raise ConfigError(f"stages names {stage}, but {STAGE_PARTS[stage]}.weights={weights!r} is not a run: "
+        raise ConfigError(f"stages names {stage}, but {part}.weights={weights!r} is not a run: "
                           "write run:NAME, or remove the stage.")  # fmt: skip
-    return overlay(config, stage, {"name": weights.removeprefix("run:"), "stages": []})
+    shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, unet=config.unet)
+    setattr(shared, part, getattr(config, part))
+    if part == "image":  # pictures are diffused on the music's schedule
+        shared.diffusion = config.diffusion
+    for name in ("accelerator", "threads", "progress_bar"):
+        setattr(shared.trainer, name, getattr(config.trainer, name))
+    return overlay(shared, stage, {"name": weights.removeprefix("run:"), "trainer": {"devices": "1"}})
+
+
+def ensure_stages(config: Config) -> None:
+    """Train the parts that are missing; a part of another configuration is refused. Of several processes one does."""
+    for stage in config.stages:
+        sub = stage_config(config, stage)
+        with locked(Path(config.runs_dir) / f".{sub.name}.lock"):
+            run = RunDirectory(sub)
+            run.compare()
+            if run.results() is None:
+                print(f"── {stage}: missing, so it is trained first ({sub.trainer.max_steps} steps)")
+                train(sub)
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -48,14 +73,9 @@ def train(config: Config) -> dict[str, Any]:
         return results
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    with locked(Path(config.runs_dir) / f".{config.name}.lock"):
+    with locked(Path(f"{config.data.path}.lock")):
         ensure_corpus(config)
-        for stage in config.stages:
-            sub = stage_config(config, stage)
-            sub.trainer.devices = "1"  # one process builds what all need; use the stage's own config for more
-            if RunDirectory(sub).results() is None:
-                print(f"── {stage}: missing, so it is trained first ({sub.trainer.max_steps} steps)")
-                train(sub)
+    ensure_stages(config)
     started = time.perf_counter()
     fit = fit_system if config.task == "melfusion" else fit_part
     results = fit(config, run) | {"seconds": round(time.perf_counter() - started, 1)}
@@ -76,7 +96,9 @@ def fit_system(config: Config, run: RunDirectory) -> dict[str, Any]:
         data.path, data.crop = str(precomputed_path(config)), "start"
     shapes = build.noise_shapes(config, system)
     module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance)
-    shown = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
+    shown = (
+        MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
+    )
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
     t = config.trainer
     callbacks = [ema, TrainingScalars(config.data.global_batch_size),
@@ -96,9 +118,7 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
         return results
     if isinstance(part, MusicVAE):
         part.eval()
-        loader = module.split_dataloader("train", config.data.global_batch_size)
-        wanted = -(-config.music_vae.stats_items // config.data.global_batch_size)
-        part.measure_latents(batch for _, batch in zip(range(wanted), loader, strict=False))
+        part.measure_latents(module.spread_dataloader("train", config.music_vae.stats_items))
     build.export_part(part, config, run.export)
     return results
 

@@ -44,8 +44,8 @@ def build_games(config: Config, games_dir: str | None) -> dict[str, int]:
     from melfusion.data import games
 
     folder = Path(games_dir) if games_dir else Path(f"{config.data.path}-packages")
-    if not games_dir and not folder.is_dir():
-        games.download(folder)
+    if not games_dir:
+        games.download(folder)  # what is already there is not fetched again
     clips = games.samples(folder, config.audio.clip_duration_s, config.audio.sample_rate_hz,
                           image_size_px=max(128, config.data.image_size_px))  # fmt: skip
     return write_shards(track(clips, description="games"), config.data.path, config.data.samples_per_shard,

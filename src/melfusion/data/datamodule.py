@@ -213,13 +213,12 @@ class MusicDataModule(lightning.LightningDataModule):
         return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
 
     def val_dataloader(self) -> DataLoader:
-        dataset = self.dataset("val").spread(self.data.val_items)
-        return self._loader(dataset, order.EvalBatches(len(dataset), self.micro_batch_size(), *self._ranks))
+        return self.spread_dataloader("val", self.data.val_items, *self._ranks)
 
-    def split_dataloader(self, split: str, batch_size: int) -> DataLoader:
-        """All of one split once, in index order: for precompute, statistics and evaluation."""
-        dataset = self.dataset(split)
-        return self._loader(dataset, order.EvalBatches(len(dataset), batch_size))
+    def spread_dataloader(self, split: str, items: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """At most `items` samples, evenly over the split, each once: for validation and statistics."""
+        dataset = self.dataset(split).spread(items)
+        return self._loader(dataset, order.EvalBatches(len(dataset), self.micro_batch_size(), rank, world_size))
 
     def _loader(self, dataset: MusicDataset, batches: Any) -> DataLoader:
         workers = self.data.num_workers
