@@ -22,6 +22,7 @@ from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.melfusion import MeLFusion
+from melfusion.run import resolve_precision
 from melfusion.schema import Config
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
     digests = system.frozen_digests()
     stored = {
         "code_version": CODE_VERSION, "source": ShardSet(config.data.path).digest(), "crop": "start",
-        "dtype": config.data.precompute.dtype, "audio": dataclasses.asdict(config.audio),
+        "dtype": config.data.precompute.dtype, "precision": resolve_precision(config.trainer),
+        "audio": dataclasses.asdict(config.audio),
         "image_size_px": config.data.image_size_px, "music_vae": digests["music_vae"],
         "text_encoder": digests["text_encoder"], "max_length": config.text_encoder.max_length,
     }  # fmt: skip
@@ -72,6 +74,12 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     return out
 
 
+def as_in_training(config: Config, device: torch.device) -> torch.autocast:
+    """The Trainer's autocast, so that stored numbers are those that live training would compute."""
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(config.trainer))
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
     """Write precomputed shards of all splits; returns their counts."""
     system = system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -88,7 +96,8 @@ def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
                 if not items:
                     continue
                 batch = collate(items)
-                tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
+                with as_in_training(config, system.device):
+                    tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
                 for i, key in enumerate(batch.keys):
                     yield _sample(key, split, batch, i, tensors, dtype)
 

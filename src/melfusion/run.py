@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from melfusion.config import ConfigError, flatten, to_dict
-from melfusion.schema import Config
+from melfusion.schema import Config, TrainerConfig
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.val_items",
@@ -78,6 +79,13 @@ class RunDirectory:
         part = self.results_file.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1))
         part.replace(self.results_file)
+
+
+def resolve_precision(trainer: TrainerConfig) -> str:
+    """Lightning's name of the precision: `auto` is bf16-mixed on cuda and 32-true elsewhere."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    return "bf16-mixed" if torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda") else "32-true"
 
 
 @contextlib.contextmanager

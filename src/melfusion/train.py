@@ -22,7 +22,7 @@ from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed, precomputed_path
-from melfusion.run import RunDirectory, locked
+from melfusion.run import RunDirectory, locked, resolve_precision
 from melfusion.schema import Config
 
 logging.getLogger("lightning.pytorch").setLevel(
@@ -138,15 +138,13 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
 def make_trainer(config: Config, run: RunDirectory, callbacks: list) -> lightning.Trainer:
     """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order of samples, whole checkpoints."""
     t = config.trainer
-    cuda = torch.cuda.is_available() and t.accelerator in ("auto", "gpu", "cuda")
-    precision = ("bf16-mixed" if cuda else "32-true") if t.precision == "auto" else t.precision
     checkpoint = ModelCheckpoint(run.checkpoint.parent, filename="last", every_n_train_steps=t.checkpoint_every_n_steps,
                                  save_top_k=1, enable_version_counter=False)  # fmt: skip
     board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     return lightning.Trainer(
         accelerator=t.accelerator, devices=int(t.devices) if t.devices.lstrip("-").isdigit() else t.devices,
-        num_nodes=t.num_nodes, strategy=t.strategy, precision=precision, max_steps=t.max_steps, max_epochs=-1,
+        num_nodes=t.num_nodes, strategy=t.strategy, precision=resolve_precision(t), max_steps=t.max_steps, max_epochs=-1,
         accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
         log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl")],

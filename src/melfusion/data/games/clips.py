@@ -67,7 +67,7 @@ def samples(
             labels = {"tempo_bpm": tempo_bpm, "start_s": start_s, "component": facts["component"]}
             yield _sample(item, clip, sample_rate_hz, image_size_px, facts["split"], labels)
         counts["tuple without a clip of its own"] += max(0, len(group) - number)
-    logger.info("games: skipped %s", dict(counts))
+    logger.warning("games: skipped %s", dict(counts))
 
 
 def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:
