@@ -163,7 +163,7 @@ class MeLFusion(TrainedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored, here = checkpoint.get("frozen", {}), self.frozen_digests()
-        for name in sorted(stored.keys() | here.keys()):
+        for name in FROZEN:
             if stored.get(name) != here.get(name):
                 raise CheckpointError(f"The checkpoint was trained with another {name} (SHA-256 "
                                       f"{str(stored.get(name))[:12]}…) than the one given here "
