@@ -120,6 +120,9 @@ def test_ema_follows_the_formula_and_only_what_trains(tiny_run):
     assert stored["ema"] and all(".attn2." in name or "synapse" in name for name in stored["ema"])
     start = {n: p.detach().clone() for n, p in build.system(config).named_parameters() if p.requires_grad}
     assert start.keys() == stored["ema"].keys()
+    assert not [k for k in stored["state_dict"] if ".attn2." not in k and "synapse" not in k]  # no untrained weights
+    load_system(f"{config.runs_dir}/ema")
+    train(tiny_run("ema", "trainer.max_steps=3", "unet.trainable=cross_attn", "optim.ema_decay=0.5"))
     ema, live = EMA(0.5), build.system(config)
     ema.shadow, ema.steps = {n: p.clone() for n, p in start.items()}, 0
 

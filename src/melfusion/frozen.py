@@ -43,10 +43,10 @@ def _keep_state(module: nn.Module, state: dict[str, Any], prefix: str, *args: An
 
 
 @torch.no_grad()
-def digest(module: nn.Module) -> str:
+def digest(module: nn.Module | dict[str, torch.Tensor]) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of all weights and persistent buffers, as hex."""
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted((module if isinstance(module, dict) else module.state_dict()).items()):
         flat = tensor.detach().cpu().contiguous()
         total.update(f"{name}{tuple(flat.shape)}{flat.dtype}".encode())
         total.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -156,14 +156,23 @@ class MeLFusion(TrainedModule):
         if self._digests is None:
             parts = {name: getattr(self, name) for name in FROZEN}
             self._digests = {name: digest(part) for name, part in parts.items() if part is not None}
+            if frozen := self._frozen_unet():
+                self._digests["unet"] = digest(frozen)
         return self._digests
 
+    def _frozen_unet(self) -> dict[str, Tensor]:
+        """What `unet.trainable` leaves as it was loaded, by its name in a checkpoint."""
+        return {f"unet.{n}": p.detach() for n, p in self.unet.named_parameters() if not p.requires_grad}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in self._frozen_unet():
+            checkpoint.get("state_dict", {}).pop(name, None)
         checkpoint["frozen"], checkpoint["config"] = self.frozen_digests(), self.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored, here = checkpoint.get("frozen", {}), self.frozen_digests()
-        for name in FROZEN:
+        checkpoint["state_dict"] = self._frozen_unet() | checkpoint.get("state_dict", {})
+        for name in (*FROZEN, "unet"):
             if stored.get(name) != here.get(name):
                 raise CheckpointError(f"The checkpoint was trained with another {name} (SHA-256 "
                                       f"{str(stored.get(name))[:12]}…) than the one given here "
