@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -24,15 +25,28 @@ from melfusion.config import to_dict
 from melfusion.diffusion import alphas_cumprod
 from melfusion.frozen import freeze
 from melfusion.image_features import ImageFeatureExtractor
+from melfusion.judge import Judge, JudgeNetwork
 from melfusion.melfusion import MeLFusion
 from melfusion.music_vae import MusicVAE
-from melfusion.pretrained import empty_prompt, load_tango, loaded, pretrained, stored_schedule, tango_state
+from melfusion.optim import TrainedModule
+from melfusion.pretrained import (
+    PART_FILE,
+    empty_prompt,
+    load_part,
+    load_tango,
+    loaded,
+    pretrained,
+    read_part,
+    stored_schedule,
+    tango_state,
+    write_part,
+)
 from melfusion.sampler import make_scheduler
 from melfusion.schema import Config
 from melfusion.text_encoder import TextEncoder
 from melfusion.twins import byte_tokenizer, random_image_vae, random_text_network, random_unet
 from melfusion.unet import SynapticUNet
-from melfusion.vocoder import GriffinLim, HifiGan, Vocoder
+from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, Vocos
 from melfusion.weights_source import WeightsError, resolve
 
 STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
@@ -45,7 +59,7 @@ def music_vae(config: Config) -> MusicVAE:
     if folder is None:
         levels = len(c.block_out_channels)
         autoencoder = AutoencoderKL(
-            in_channels=1, out_channels=1, latent_channels=c.latent_channels, block_out_channels=c.block_out_channels,
+            in_channels=c.patch_size**2, out_channels=c.patch_size**2, latent_channels=c.latent_channels, block_out_channels=c.block_out_channels,
             down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
             layers_per_block=c.layers_per_block, norm_num_groups=c.norm_num_groups, scaling_factor=1.0,
             mid_block_add_attention=c.mid_block_attention,
@@ -65,9 +79,16 @@ def music_vae(config: Config) -> MusicVAE:
 
 def vocoder(config: Config) -> Vocoder:
     """HiFi-GAN from a transformers folder, or Griffin-Lim."""
-    folder = _folder(config, "vocoder")
+    c, folder = config.vocoder, _folder(config, "vocoder")
+    training = (LogMel(config.audio), c.segment_frames, config.optim, config.trainer.max_steps)
     if folder is None:
-        return Vocoder(GriffinLim(config.audio, config.vocoder.griffin_lim_iterations))
+        griffin_lim = c.kind == "griffin_lim"
+        network = GriffinLim(config.audio, c.griffin_lim_iterations) if griffin_lim else Vocos(config.audio, c.width, c.blocks)
+        return Vocoder(network, *training)
+    if (folder / PART_FILE).is_file():
+        made_for, sizes = read_part(folder)
+        _check_audio(made_for, config, "vocoder")
+        return Vocoder(load_part(Vocos(config.audio, **sizes), folder), *training)
     network = pretrained(SpeechT5HifiGan, folder)
     if network.config.model_in_dim != config.audio.n_mels:
         raise WeightsError(f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
@@ -75,7 +96,20 @@ def vocoder(config: Config) -> Vocoder:
     if (hop := math.prod(network.config.upsample_rates)) != config.audio.hop_length_samples:
         raise WeightsError(f"vocoder.weights: {folder} makes {hop} samples of a mel frame, but "
                            f"audio.hop_length_samples={config.audio.hop_length_samples}.")  # fmt: skip
-    return Vocoder(HifiGan(network, config.audio.hop_length_samples))
+    return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training)
+
+
+def judge(config: Config) -> Judge:
+    """The classifier of sounds, from a folder this project wrote or random init."""
+    c, folder = config.judge, _folder(config, "judge")
+    sizes = {"width": c.width, "embedding": c.embedding, "attributes": dict(c.attributes)}
+    if folder is not None:
+        made_for, sizes = read_part(folder)
+        _check_audio(made_for, config, "judge")
+    network = JudgeNetwork(config.audio.n_mels, sizes["width"], sizes["embedding"])
+    attributes = {name: list(classes) for name, classes in sizes["attributes"].items()}
+    made = Judge(network, LogMel(config.audio), attributes, sizes["embedding"], config.optim, config.trainer.max_steps)
+    return made if folder is None else load_part(made, folder)
 
 
 def text_encoder(config: Config) -> TextEncoder:
@@ -138,7 +172,8 @@ def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionMo
                            f"text encoder gives {text_width}: choose the encoder it was trained with.")  # fmt: skip
     if c.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return SynapticUNet(unet, image_unet, s.kind, s.layers, c.trainable, alpha_share=s.alpha_share,
+    trainable = {"auto": "all" if folder is None or s.kind == "none" else "cross_attn"}.get(c.trainable, c.trainable)
+    return SynapticUNet(unet, image_unet, s.kind, s.layers, trainable, alpha_share=s.alpha_share,
                         alpha_init=s.alpha_init, match=s.match, num_tokens=s.image_tokens, match_scale=s.match_scale)  # fmt: skip
 
 
@@ -160,21 +195,28 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     )  # fmt: skip
 
 
-def part(config: Config) -> MusicVAE | ImageFeatureExtractor:
-    """The part that trains itself under tasks `music_vae` and `image_diffusion`, on random init or its weights."""
+PARTS = {"music_vae": music_vae, "vocoder": vocoder, "image_diffusion": image_features, "judge": judge}
+
+
+def part(config: Config) -> TrainedModule:
+    """The part that trains itself under the task of its name, on random init or its weights."""
     with _seeded(config.seed):
-        return {"music_vae": music_vae, "image_diffusion": image_features}[config.task](config)
+        return PARTS[config.task](config)
 
 
 def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
     """Per-sample normal draws that training, precompute and validation of this task need."""
-    down = 2 ** (len(config.music_vae.block_out_channels) - 1)
+    down = config.music_vae.downsampling
     if isinstance(system, MusicVAE | MeLFusion):
         vae = system if isinstance(system, MusicVAE) else system.music_vae
         down = vae.downsampling
     latent = AudioGeometry(config.audio).latent_shape(config.music_vae.latent_channels, down)
     if config.task == "music_vae":
         return {"vae_noise": latent}
+    if config.task == "vocoder":
+        return {}
+    if config.task == "judge":
+        return {"augment": (AudioGeometry(config.audio).num_frames, config.audio.n_mels)}
     extractor = system if config.task == "image_diffusion" else system.extractor
     picture = None
     if extractor is not None:
@@ -188,9 +230,19 @@ def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
     return shapes | ({"image_noise": picture} if picture and extractor.reading == "noised" else {})
 
 
-def export_part(module: MusicVAE | ImageFeatureExtractor, config: Config, folder: Path) -> None:
+def export_part(module: TrainedModule, config: Config, folder: Path) -> None:
     """Write a self-trained part in the layout the functions above read (diffusers folders, safetensors)."""
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(module, MeLFusion):
+        module.unet.unet.save_pretrained(folder / "unet")
+        return
+    if isinstance(module, Vocoder):
+        write_part(module.network, folder, config.audio, {"width": config.vocoder.width, "blocks": config.vocoder.blocks})
+        return
+    if isinstance(module, Judge):
+        sizes = {"width": config.judge.width, "embedding": config.judge.embedding, "attributes": module.attributes}
+        write_part(module, folder, config.audio, sizes)
+        return
     if isinstance(module, MusicVAE):
         module.autoencoder.save_pretrained(folder)
         names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
@@ -204,6 +256,14 @@ def export_part(module: MusicVAE | ImageFeatureExtractor, config: Config, folder
     tree = {"num_train_timesteps": d.num_train_timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
             "beta_schedule": d.beta_schedule, "prediction_type": module.prediction_type}  # fmt: skip
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
+
+
+def _check_audio(made_for: dict, config: Config, name: str) -> None:
+    """A part that reads log-mels fits one kind of them."""
+    for key in ("sample_rate_hz", "n_fft_samples", "hop_length_samples", "n_mels", "f_min_hz", "f_max_hz"):
+        if made_for[key] != (here := getattr(config.audio, key)):
+            raise WeightsError(f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}="
+                               f"{made_for[key]}, but it is {here} here: choose another {name} or that audio.")  # fmt: skip
 
 
 def _folder(config: Config, name: str) -> Path | None:

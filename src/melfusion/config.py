@@ -138,12 +138,12 @@ def check(config: Config) -> None:
     for key in positive:
         if not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
-    vae_down = 2 ** (len(config.music_vae.block_out_channels) - 1)
+    vae_down = config.music_vae.downsampling
     if config.audio.n_mels % vae_down:
         raise ConfigError(f"audio.n_mels={config.audio.n_mels} must be a multiple of {vae_down}, "
-                          "since the music VAE halves it that often.")  # fmt: skip
+                          "since the music VAE shrinks it that much.")  # fmt: skip
     samples = round(config.audio.clip_duration_s * config.audio.sample_rate_hz)
-    down = 2 ** (len(config.music_vae.block_out_channels) - 1 + len(config.unet.block_out_channels) - 1)
+    down = vae_down * 2 ** (len(config.unet.block_out_channels) - 1)
     if samples % (config.audio.hop_length_samples * down):
         raise ConfigError(
             f"audio.clip_duration_s={config.audio.clip_duration_s} is {samples / config.audio.hop_length_samples:g} mel "

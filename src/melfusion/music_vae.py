@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -18,7 +21,7 @@ class MusicVAE(TrainedModule):
     """diffusers' AutoencoderKL over log-mels.
 
     Args:
-        autoencoder: the network.
+        autoencoder: the network. Where it has p² input channels it sees patches: p×p bins side by side as channels.
         log_mel: waveform → log_mel, used by training only.
         mel_mean, mel_std: the network sees (log_mel - mel_mean) / mel_std.
         optim, max_steps: OptimConfig and the length of the schedule, needed by training only.
@@ -31,6 +34,7 @@ class MusicVAE(TrainedModule):
         super().__init__()
         self.autoencoder, self.log_mel = autoencoder, log_mel
         self.kl_weight, self.optim, self.max_steps = kl_weight, optim, max_steps
+        self.patch_size = math.isqrt(autoencoder.config.in_channels)
         channels = autoencoder.config.latent_channels
         scale = autoencoder.config.scaling_factor
         self.register_buffer("mel_mean", torch.tensor(float(mel_mean)))
@@ -41,11 +45,19 @@ class MusicVAE(TrainedModule):
 
     @property
     def downsampling(self) -> int:
-        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        return self.patch_size * 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    def posterior(self, log_mel: Tensor) -> DiagonalGaussianDistribution:
+        """log_mel in units of mel_std → q(z | log_mel)."""
+        return self.autoencoder.encode(F.pixel_unshuffle(log_mel, self.patch_size)).latent_dist
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """z as the network has it → log_mel in units of mel_std."""
+        return F.pixel_shuffle(self.autoencoder.decode(z).sample, self.patch_size)
 
     def encode_moments(self, log_mel: Tensor) -> Tensor:
         """log_mel → (B, 2C, T/r, F/r): mean and log-variance before normalisation (what precompute stores)."""
-        return self.autoencoder.encode((log_mel - self.mel_mean) / self.mel_std).latent_dist.parameters
+        return self.posterior((log_mel - self.mel_mean) / self.mel_std).parameters
 
     def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         """Moments → normalised latents; `noise` (B, C, T/r, F/r) draws from the posterior, None takes its mean."""
@@ -60,15 +72,15 @@ class MusicVAE(TrainedModule):
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents → log_mel, never below the front end's floor."""
         z = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
-        mel = self.autoencoder.decode(z).sample * self.mel_std + self.mel_mean
+        mel = self.reconstruct(z) * self.mel_std + self.mel_mean
         return mel.clamp(min=torch.tensor(LOG_FLOOR).log().item())
 
     def losses(self, batch: MusicBatch) -> tuple[Tensor, Tensor, Tensor]:
         """(reconstruction L1 in units of mel_std, KL per latent element in nats, log_mel L1 in nats) of a batch."""
         wanted = (self.log_mel(batch.waveform) - self.mel_mean) / self.mel_std
-        posterior = self.autoencoder.encode(wanted).latent_dist
+        posterior = self.posterior(wanted)
         z = posterior.mean + posterior.std * batch.draws["vae_noise"]
-        l1 = (self.autoencoder.decode(z).sample - wanted).abs().mean()
+        l1 = (self.reconstruct(z) - wanted).abs().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return l1, kl, l1.detach() * self.mel_std
 

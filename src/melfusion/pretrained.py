@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel
 
-from melfusion.schema import DiffusionConfig
+from melfusion.schema import AudioConfig, DiffusionConfig
 from melfusion.weights_source import WeightsError
 
 
@@ -35,6 +37,35 @@ def pretrained(cls: Any, folder: Path) -> nn.Module:
     if missing := sorted(info["missing_keys"]):
         raise WeightsError(f"{folder} lacks {len(missing)} weights of a {cls.__name__}, the first {missing[0]!r}: "
                            "copy the folder again or give other weights.")  # fmt: skip
+    return network
+
+
+PART_FILE = "part.json"  # beside model.safetensors: sizes of a part that no library has a layout for
+
+
+def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict[str, Any]) -> None:
+    """A network of this project → part.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PART_FILE).write_text(json.dumps({"audio": dataclasses.asdict(audio), "sizes": sizes}, indent=1) + "\n")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+
+
+def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """part.json → (the audio it was made for, its sizes)."""
+    try:
+        stored = json.loads((folder / PART_FILE).read_text())
+        return stored["audio"], stored["sizes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder / PART_FILE} cannot be read ({type(error).__name__}): copy the folder again.") from error
+
+
+def load_part(network: nn.Module, folder: Path) -> nn.Module:
+    """model.safetensors, whatever its float type, into a float32 network, strictly."""
+    try:
+        network.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+    except Exception as error:  # safetensors raises its own and OSError; torch RuntimeError of many lines
+        first = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{folder / 'model.safetensors'} does not fit its {PART_FILE}: {first}") from error
     return network
 
 

@@ -55,6 +55,7 @@ class DataConfig:
 @dataclass
 class MusicVAEConfig:
     weights: str | None = None  # see weights_source.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
+    patch_size: int = 1  # the network sees patches of p×p log-mel bins as p² channels: many times fewer FLOPs at equal r
     block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])
     layers_per_block: int = 2
     latent_channels: int = 8
@@ -66,10 +67,39 @@ class MusicVAEConfig:
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
 
 
+    @property
+    def downsampling(self) -> int:
+        """r: log-mel frames (and bins) per latent frame (and bin)."""
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+
+
 @dataclass
 class VocoderConfig:
-    weights: str | None = None  # SpeechT5HifiGan; null = Griffin-Lim, which needs none
+    weights: str | None = None  # SpeechT5HifiGan, or a Vocos of this project; null: see kind
+    kind: str = "griffin_lim"  # without weights: griffin_lim, which needs none | vocos, random init
     griffin_lim_iterations: int = 64
+    width: int = 192  # vocos: D of its ConvNeXt blocks
+    blocks: int = 6
+    segment_frames: int = 64  # mel frames it is trained on at a time
+
+
+@dataclass
+class JudgeConfig:
+    """The classifier that says what is heard in a clip."""
+
+    weights: str | None = None
+    width: int = 64
+    embedding: int = 128
+    attributes: dict[str, list[str]] = field(default_factory=dict)  # label → its classes
+
+
+@dataclass
+class EvaluationConfig:
+    """What `train` measures at its end: attribute accuracy with the right, a shuffled and no picture."""
+
+    items: int = 0  # test clips; 0: no evaluation
+    num_inference_steps: int = 16
+    batch_size: int = 32
 
 
 @dataclass
@@ -109,7 +139,7 @@ class UNetConfig:
     norm_num_groups: int = 32
     gradient_checkpointing: bool = False
     compile: bool = False
-    trainable: str = "all"  # all | decoder | cross_attn | synapse
+    trainable: str = "auto"  # auto: cross_attn on top of `weights`, else all | all | decoder | cross_attn | synapse
 
 
 @dataclass
@@ -178,7 +208,7 @@ class SamplingConfig:
 @dataclass
 class Config:
     name: str | None = None  # of the run directory; default: the configs' stems
-    task: str = "melfusion"  # melfusion | music_vae | image_diffusion
+    task: str = "melfusion"  # melfusion | music_vae | vocoder | image_diffusion | judge
     seed: int = 0
     runs_dir: str = "runs"
     stages: list[str] = field(default_factory=list)  # configs laid over this one and trained first where missing
@@ -194,11 +224,14 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 # Allowed words of the string keys, and where a registry has them
 CHOICES = {
-    "task": ("melfusion", "music_vae", "image_diffusion"),
+    "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge"),
+    "vocoder.kind": ("griffin_lim", "vocos"),
     "data.source": ("scenes", "games", "manifest"),
     "data.crop": ("random", "start"),
     "data.precompute.dtype": ("float32", "float16"),
@@ -206,7 +239,7 @@ CHOICES = {
     "image.prediction_type": ("epsilon", "v_prediction"),
     "image.reading": ("inverted", "fixed", "noised"),
     "synapse.alpha_share": ("all", "block", "layer", "head"),
-    "unet.trainable": ("all", "decoder", "cross_attn", "synapse"),
+    "unet.trainable": ("auto", "all", "decoder", "cross_attn", "synapse"),
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
     "optim.schedule": ("constant", "cosine"),
 }

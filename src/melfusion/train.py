@@ -105,11 +105,16 @@ def fit_system(config: Config, run: RunDirectory) -> dict[str, Any]:
                  Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema)]  # fmt: skip
     if config.unet.compile:
         system.unet.unet.compile()
-    return _fit(config, run, system, module, [c for c in callbacks if c])
+    results = _fit(config, run, system, module, [c for c in callbacks if c])
+    if config.synapse.kind == "none" and rank_zero_only.rank == 0:  # a text-only model is what a conditioned one starts from
+        if ema:
+            ema._swap(system)
+        build.export_part(system, config, run.export)
+    return results
 
 
 def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
-    """Train the music VAE or the image stand-in, then export it where `weights: run:NAME` finds it."""
+    """Train a part of its own, then export it where `weights: run:NAME` finds it."""
     part = build.part(config)
     shapes = build.noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, config.trainer.accumulate, shapes)

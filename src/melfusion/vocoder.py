@@ -1,12 +1,17 @@
-"""Vocoder: log_mel (B, 1, T, F) → waveform (B, S). HiFi-GAN where weights are given, Griffin-Lim where none are."""
+"""Vocoder: log_mel (B, 1, T, F) → waveform (B, S). HiFi-GAN or Vocos where weights are given, Griffin-Lim where none are."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from melfusion.audio import mel_matrix
+from melfusion.batch import MusicBatch
+from melfusion.optim import TrainedModule
 from melfusion.schema import AudioConfig
 
 
@@ -73,13 +78,118 @@ class HifiGan(nn.Module):
         return nn.functional.pad(waveform, (0, max(0, wanted - waveform.shape[-1])))[..., :wanted]
 
 
-class Vocoder(nn.Module):
-    """The seam: log_mel → waveform in [-1, 1] by one of the networks above."""
+class Vocos(nn.Module):
+    """ConvNeXt blocks at the mel's rate and one inverse STFT (Siuzdak 2023): nothing is computed at the audio's rate.
 
-    def __init__(self, network: nn.Module):
+    Its spectrogram has the mel's framing, so a frame of the mel and of the spectrogram are the same samples.
+    """
+
+    def __init__(self, audio: AudioConfig, width: int = 192, blocks: int = 6):
         super().__init__()
-        self.network = network
+        self.n_fft, self.hop = audio.n_fft_samples, audio.hop_length_samples
+        self.enter = nn.Conv1d(audio.n_mels, width, 7, padding=3)
+        self.blocks = nn.ModuleList(ConvNeXt(width, 1 / blocks) for _ in range(blocks))
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.head = nn.Linear(width, 2 * (self.n_fft // 2 + 1))
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+
+    def spectrum(self, log_mel: Tensor) -> Tensor:
+        """log_mel (B, 1, T, F) → complex spectrogram (B, n_fft/2 + 1, T)."""
+        h = self.norms[0](self.enter((log_mel[:, 0].transpose(1, 2) + 5) / 3).transpose(1, 2))
+        for block in self.blocks:
+            h = block(h)
+        log_magnitude, phase = self.head(self.norms[1](h)).transpose(1, 2).float().chunk(2, dim=1)
+        return torch.polar(log_magnitude.clamp(max=7).exp(), phase)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        with torch.autocast(log_mel.device.type, enabled=False):
+            return inverse_stft(self.spectrum(log_mel.float()), self.hop, self.window)
+
+
+class ConvNeXt(nn.Module):
+    """(B, T, D) → (B, T, D): depthwise convolution over 7 frames, then a pointwise network (Liu et al. 2022)."""
+
+    def __init__(self, width: int, scale: float):
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.pointwise = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        self.scale = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, h: Tensor) -> Tensor:
+        inner = self.depthwise(h.transpose(1, 2)).transpose(1, 2)
+        return h + self.scale * self.pointwise(self.norm(inner))
+
+
+def inverse_stft(spectrum: Tensor, hop: int, window: Tensor) -> Tensor:
+    """(B, n_fft/2 + 1, T) → (B, T·hop): overlap-add in the framing of audio.LogMel, (n_fft - hop)/2 cut at both ends."""
+    n_fft, frames = len(window), spectrum.shape[2]
+    pieces = torch.fft.irfft(spectrum, n_fft, dim=1) * window[:, None]
+    total = (frames - 1) * hop + n_fft
+
+    def overlap_add(t: Tensor) -> Tensor:
+        return nn.functional.fold(t, (1, total), (1, n_fft), stride=(1, hop))[:, 0, 0]
+
+    envelope = overlap_add(window.square()[None, :, None].expand(1, -1, frames))
+    cut = (n_fft - hop) // 2
+    kept = slice(cut, cut + frames * hop)
+    return overlap_add(pieces)[:, kept] / envelope[:, kept].clamp(min=1e-8)
+
+
+STFT_SIZES = (512, 1024, 2048)
+
+
+def spectral_distance(waveform: Tensor, wanted: Tensor) -> Tensor:
+    """(B,) mean over three resolutions of log-magnitude L1 (nats) plus spectral convergence (Yamamoto et al. 2020, eq. 4-5)."""
+    total = waveform.new_zeros(len(waveform))
+    for size in STFT_SIZES:
+        window = torch.hann_window(size, device=waveform.device)
+        x, y = (torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (waveform, wanted))
+        difference = (y - x).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1).clamp(min=1e-5)
+        logs = ((x + 1e-4).log() - (y + 1e-4).log()).abs().mean((1, 2))
+        total = total + logs + difference
+    return total / len(STFT_SIZES)
+
+
+class Vocoder(TrainedModule):
+    """The seam: log_mel → waveform in [-1, 1] by one of the networks above; a network with parameters trains here.
+
+    Args:
+        log_mel: waveform → log_mel, and `segment_frames`, `optim`, `max_steps`: needed by training only.
+    """
+
+    def __init__(self, network: nn.Module, log_mel: nn.Module | None = None, segment_frames: int = 64, optim: Any = None,
+                 max_steps: int | None = None):  # fmt: skip
+        super().__init__()
+        self.network, self.log_mel, self.segment_frames = network, log_mel, segment_frames
+        self.optim, self.max_steps = optim, max_steps
+        self.val_loss, self.val_l1 = MeanMetric(), MeanMetric()
 
     def forward(self, log_mel: Tensor) -> Tensor:
         waveform = self.network(log_mel).float()
         return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
+
+    def losses(self, waveform: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the waveform (B, S) and its own log_mel: (spectral distance, log_mel L1 in nats), each (B,)."""
+        made = self.network(log_mel)
+        l1 = (self.log_mel(made) - log_mel).abs().mean((1, 2, 3))
+        return spectral_distance(made, waveform), l1
+
+    def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
+        log_mel = self.log_mel(batch.waveform)
+        frames, hop = min(self.segment_frames, log_mel.shape[2]), self.network.hop
+        starts = (batch.draws["timestep"].double() * (log_mel.shape[2] - frames + 1)).long().tolist()
+        mels = torch.stack([m[:, s : s + frames] for m, s in zip(log_mel, starts, strict=True)])
+        waves = torch.stack([w[s * hop : (s + frames) * hop] for w, s in zip(batch.waveform, starts, strict=True)])
+        distance, l1 = (t.mean() for t in self.losses(waves, mels))
+        self.log_dict({"train/loss": distance + l1, "train/log_mel_l1": l1}, batch_size=len(batch))
+        return distance + l1
+
+    def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
+        distance, l1 = self.losses(batch.waveform, self.log_mel(batch.waveform))
+        self.val_loss.update(distance)
+        self.val_l1.update(l1)
+        self.log_dict({"val/loss": self.val_loss, "val/log_mel_l1": self.val_l1}, prog_bar=True)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.network.parameters())}]

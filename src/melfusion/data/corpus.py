@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from melfusion.data.shards import DataError, ShardSet, write_shards
@@ -31,7 +32,8 @@ def build_scenes(config: Config) -> dict[str, int]:
 
     data, audio = config.data, config.audio
     size = max(128, data.image_size_px)
-    drawn = scenes.samples(config.seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size)
+    drawn = scenes.samples(config.seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size,
+                           processes=len(os.sched_getaffinity(0)) if sum(data.splits.values()) > 200 else 1)  # fmt: skip
     shown = track(drawn, description="scenes", total=sum(data.splits.values()))
     info = {"source": "scenes", "seed": config.seed, **scenes.contract()}
     return write_shards(shown, data.path, data.samples_per_shard, info)

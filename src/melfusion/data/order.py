@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 # One stream per purpose: adding a purpose never shifts another's numbers.
-STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute")
+STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment")
 
 
 def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:

@@ -16,7 +16,9 @@ import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -176,12 +178,11 @@ def first_index(split: str) -> int:
     return SPLIT_REGION * (len(SPLIT_STARTS) + zlib.crc32(split.encode()) % 900)
 
 
-def samples(
-    seed: int, splits: dict[str, int], duration_s: float = 5.12, sample_rate_hz: int = 16000, image_size_px: int = 128
-) -> Iterator[Sample]:
+def samples(seed: int, splits: dict[str, int], duration_s: float = 5.12, sample_rate_hz: int = 16000,
+            image_size_px: int = 128, processes: int = 1) -> Iterator[Sample]:  # fmt: skip
     """The pairs of each split in turn, on disjoint indices of one seed; `splits` maps names to counts.
 
-    Raises ValueError where a count is negative or larger than `SPLIT_REGION`, or two names share their indices.
+    Several processes draw the same bytes in the same order. Raises ValueError where a count is negative or larger than `SPLIT_REGION`, or two names share their indices.
     """
     starts = {first_index(split): split for split in splits}
     if len(starts) < len(splits):
@@ -191,9 +192,18 @@ def samples(
             raise ValueError(
                 f"The split {split} of `scenes` holds 0 to {SPLIT_REGION} samples, not {count}; change it."
             )
-    for start, split in starts.items():
-        for index in range(start, start + splits[split]):
-            yield sample(seed, index, split, duration_s, sample_rate_hz, image_size_px)
+    named = [(index, split) for start, split in starts.items() for index in range(start, start + splits[split])]
+    one = partial(_sample, seed, duration_s, sample_rate_hz, image_size_px)
+    if processes <= 1:
+        yield from map(one, named)
+        return
+    # spawned, not forked: a child of a process that has computed with several threads can hang
+    with get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap(one, named, chunksize=8)
+
+
+def _sample(seed: int, duration_s: float, sample_rate_hz: int, image_size_px: int, named: tuple[int, str]) -> Sample:
+    return sample(seed, *named, duration_s, sample_rate_hz, image_size_px)
 
 
 def soundfont_path() -> Path:
