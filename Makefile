@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate precompute shards data-scenes data-games tensorboard lint test test-slow
+.PHONY: help install train generate precompute shards release-scenes data-scenes data-games tensorboard lint test test-slow
 
 # Free text travels through the environment, verbatim: no expansion of `$` by make, no words for the shell to split
 define verbatim
@@ -51,6 +51,9 @@ precompute: install  ## store latents, text embeddings and picture features besi
 
 shards: install  ## MANIFEST= AUDIO_DIR= IMAGE_DIR= OUT=: your own files, MeLBench or MusicCaps → shards
 	@$(CLI) shards $(ARGS) $(options)
+
+release-scenes: install  ## train every shipped part from nothing, hours on a CPU, and write weights/ with model cards
+	@$(CLI) release-scenes
 
 data-scenes: install  ## draw and render the embedded corpus
 	@$(CLI) data-scenes $(ARGS) $(options)

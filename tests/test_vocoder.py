@@ -147,3 +147,51 @@ def test_a_few_samples_more_or_less_are_evened(given, wanted):
 
     sound = HifiGan(Network(), 32)(torch.zeros(2, 1, 4, 16))
     assert sound.shape == (2, wanted) and sound.sum() == 2 * min(given, wanted)
+
+
+# --- Vocos ------------------------------------------------------------------------------------------------------------
+
+
+def test_inverse_stft_undoes_the_front_ends_stft():
+    from melfusion.vocoder import inverse_stft
+
+    n_fft, hop, window = 256, 80, torch.hann_window(256)
+    waveform = torch.randn(2, 20 * hop)
+    pad = n_fft - hop
+    padded = torch.nn.functional.pad(waveform[:, None], (pad // 2, pad - pad // 2), mode="reflect")[:, 0]
+    spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
+    torch.testing.assert_close(inverse_stft(spectrum, hop, window), waveform, rtol=1e-4, atol=1e-4)
+
+
+def test_vocos_trains_is_written_and_comes_back(tiny, make_batch, tmp_path):
+    from melfusion import build
+    from melfusion.config import load_config
+    from melfusion.weights_source import WeightsError
+
+    config = load_config("vocoder,tiny", [])
+    vocoder = build.part(config)
+    batch = make_batch(config, vocoder)
+    optimizer = torch.optim.AdamW(vocoder.parameters(), 5e-3)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = vocoder.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    build.export_part(vocoder, config, tmp_path)
+    again = build.vocoder(tiny(f"vocoder.weights={tmp_path}"))
+    mel = vocoder.log_mel(batch.waveform)
+    assert torch.equal(again(mel), vocoder(mel)) and again(mel).shape == batch.waveform.shape
+    with pytest.raises(WeightsError, match="hop_length_samples=128, but it is 64"):
+        build.vocoder(tiny(f"vocoder.weights={tmp_path}", "audio.hop_length_samples=64"))
+
+
+def test_spectral_distance_is_zero_for_the_same_sound_and_grows():
+    from melfusion.vocoder import spectral_distance
+
+    sound = torch.randn(2, 8192)
+    assert spectral_distance(sound, sound).tolist() == [0, 0]
+    near, far = (spectral_distance(sound + a * torch.randn(2, 8192), sound) for a in (0.1, 1.0))
+    assert (near > 0).all() and (near < far).all()

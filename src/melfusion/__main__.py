@@ -15,9 +15,20 @@ DEFAULT_CONFIG = "scenes"
 
 def _train(config: str, options: list[str]) -> None:
     from melfusion.config import load_config
+    from melfusion.run import refuse_login_node
     from melfusion.train import train
 
-    train(load_config(config, options))
+    settings = load_config(config, options)
+    if config != DEFAULT_CONFIG:
+        refuse_login_node(os.environ)
+    train(settings)
+
+
+def _release_scenes(config: str, options: list[str]) -> None:
+    from melfusion.release import release
+
+    _parse(options, {})
+    release()
 
 
 def _generate(config: str, options: list[str]) -> None:
@@ -73,7 +84,7 @@ def _tensorboard(config: str, options: list[str]) -> None:
 
 VERBS: dict[str, Callable[[str, list[str]], None]] = {
     "train": _train, "generate": _generate, "precompute": _precompute, "shards": _shards,
-    "data-scenes": _data_scenes, "data-games": _data_games, "tensorboard": _tensorboard,
+    "release-scenes": _release_scenes, "data-scenes": _data_scenes, "data-games": _data_games, "tensorboard": _tensorboard,
 }  # fmt: skip
 
 
@@ -87,7 +98,7 @@ def _parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise ConfigError(f"There is no option {key!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
-                              f"known are {', '.join(known)}.")  # fmt: skip
+                              f"known are {', '.join(known) or 'none'}.")  # fmt: skip
         try:
             parsed[key] = known[key](value)
         except ValueError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -59,7 +58,8 @@ def music_vae(config: Config) -> MusicVAE:
     if folder is None:
         levels = len(c.block_out_channels)
         autoencoder = AutoencoderKL(
-            in_channels=c.patch_size**2, out_channels=c.patch_size**2, latent_channels=c.latent_channels, block_out_channels=c.block_out_channels,
+            in_channels=c.patch_size**2, out_channels=c.patch_size**2, latent_channels=c.latent_channels,
+            block_out_channels=c.block_out_channels,
             down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
             layers_per_block=c.layers_per_block, norm_num_groups=c.norm_num_groups, scaling_factor=1.0,
             mid_block_add_attention=c.mid_block_attention,

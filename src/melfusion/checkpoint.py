@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import load_file, save_file
 
 from melfusion import build
-from melfusion.config import from_dict
+from melfusion.config import from_dict, to_dict
 from melfusion.melfusion import CheckpointError, MeLFusion
 from melfusion.schema import Config
 
@@ -29,14 +31,46 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         part.replace(path)
 
 
-def load_system(path: str | Path, ema: bool = True) -> tuple[MeLFusion, Config]:
-    """A `.ckpt` of this project or the run directory that holds it → (system in eval mode, its configuration).
+SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
+SHIPPED = Path(__file__).parent / "weights" / "melfusion"
 
-    Raises CheckpointError where the file is missing, cannot be read, or belongs to other frozen parts.
+
+def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
+    """What trained (with EMA where `load_system` gave it) → folder: a model on top of the parts its configuration names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
+    save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
+    tree = {"config": to_dict(config), "frozen": system.frozen_digests()}
+    (folder / SYSTEM_FILE).write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def load_system(path: str | Path | None = None, ema: bool = True) -> tuple[MeLFusion, Config]:
+    """A `.ckpt` of this project, the run directory that holds it, an exported folder, or None for the shipped model.
+
+    Returns the system in eval mode and its configuration. Raises CheckpointError where the file is missing, cannot be
+    read, or belongs to other frozen parts.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "checkpoints" / "last.ckpt"
+    file = SHIPPED if path is None else Path(path)
+    if (file / SYSTEM_FILE).is_file():
+        stored = _exported(file)
+    else:
+        stored = _checkpoint(file / "checkpoints" / "last.ckpt" if file.is_dir() else file)
+    config = from_dict(stored["config"])
+    system = build.system(config)
+    system.on_load_checkpoint(stored)
+    system.load_state_dict(stored["state_dict"] | (stored.get("ema", {}) if ema else {}))
+    return system.eval(), config
+
+
+def _exported(folder: Path) -> dict[str, Any]:
+    try:
+        tensors = load_file(folder / "model.safetensors")
+        return json.loads((folder / SYSTEM_FILE).read_text()) | {"state_dict": {k: t.float() for k, t in tensors.items()}}
+    except Exception as error:  # safetensors raises its own; json ValueError
+        raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}): copy the folder again.") from error
+
+
+def _checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"There is no checkpoint {file}: give CKPT=runs/<name> of a run that has saved one.")
     try:
@@ -46,8 +80,4 @@ def load_system(path: str | Path, ema: bool = True) -> tuple[MeLFusion, Config]:
                               "of melfusion; use an older one.") from error  # fmt: skip
     if "config" not in stored or "state_dict" not in stored:
         raise CheckpointError(f"{file} is not a checkpoint of a melfusion run: it lacks its configuration.")
-    config = from_dict(stored["config"])
-    system = build.system(config)
-    system.on_load_checkpoint(stored)
-    system.load_state_dict(stored["state_dict"] | (stored.get("ema", {}) if ema else {}))
-    return system.eval(), config
+    return stored

@@ -94,20 +94,26 @@ class Judge(TrainedModule):
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         log_mel = augment(self.log_mel(batch.waveform), batch.draws["augment"])
         logits, wanted = self._logits(log_mel), self.targets(batch.labels)
-        loss = sum(F.cross_entropy(logits[name], wanted[name], label_smoothing=0.05) for name in logits) / len(logits)
+        loss = sum(cross_entropy(logits[name], wanted[name], label_smoothing=0.05) for name in logits) / len(logits)
         self.log("train/loss", loss, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
         logits, wanted = self(batch.waveform), self.targets(batch.labels)
         for name in logits:
-            self.val_loss.update(F.cross_entropy(logits[name], wanted[name]), len(batch))
-            self.accuracies[name].update((logits[name].argmax(1) == wanted[name]).float())
+            told = wanted[name] >= 0
+            self.val_loss.update(cross_entropy(logits[name], wanted[name]), told.sum())
+            self.accuracies[name].update((logits[name].argmax(1) == wanted[name])[told].float())
         self.log("val/loss", self.val_loss, prog_bar=True)
         self.log_dict({f"val/accuracy/{name}": metric for name, metric in self.accuracies.items()}, prog_bar=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [*self.network.parameters(), *self.heads.parameters()]}]
+
+
+def cross_entropy(logits: Tensor, wanted: Tensor, **kwargs: float) -> Tensor:
+    """Mean over the samples whose class is told (not -100); 0 where none is."""
+    return F.cross_entropy(logits, wanted, reduction="sum", **kwargs) / (wanted >= 0).sum().clamp(min=1)
 
 
 def augment(log_mel: Tensor, noise: Tensor) -> Tensor:

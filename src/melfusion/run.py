@@ -6,7 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from melfusion.schema import Config, TrainerConfig
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.val_items",
-                 "vocoder.", "judge.", "evaluation.", "trainer.max_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-                 "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every", "trainer.log_every",
-                 "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
+                 "vocoder.", "judge.", "evaluation.", "trainer.max_steps", "trainer.accelerator", "trainer.devices",
+                 "trainer.num_nodes", "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every",
+                 "trainer.log_every", "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
 
 # What a part that trains itself does not depend on, beside the safe keys
 PART_PREFIXES = {"music_vae": ("audio.", "data.", "music_vae.", "optim.", "trainer.", "seed", "task"),
@@ -81,6 +82,13 @@ class RunDirectory:
         part = self.results_file.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1))
         part.replace(self.results_file)
+
+
+def refuse_login_node(env: Mapping[str, str]) -> None:
+    """A cluster's login node is not for training: ConfigError where sbatch is found and no job runs."""
+    if shutil.which("sbatch", path=env.get("PATH")) and "SLURM_JOB_ID" not in env:
+        raise ConfigError("This looks like a cluster's login node (sbatch is found and no job runs here): "
+                          "send the training there with `make submit`, or start it inside a job.")  # fmt: skip
 
 
 def resolve_precision(trainer: TrainerConfig) -> str:

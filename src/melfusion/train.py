@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion import build
 from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars, log_hparams
-from melfusion.checkpoint import AtomicCheckpointIO
+from melfusion.checkpoint import AtomicCheckpointIO, load_system
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.evaluate import evaluate, learned, table, write
+from melfusion.frozen import freeze
 from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed, precomputed_path
 from melfusion.run import RunDirectory, locked, resolve_precision
@@ -66,32 +71,84 @@ def ensure_stages(config: Config) -> None:
 
 def train(config: Config) -> dict[str, Any]:
     """Run or resume a run directory; returns its results. A finished run only returns them."""
-    run = RunDirectory(config)
+    run, clock = RunDirectory(config), Clock()
     run.prepare()
     if (results := run.results()) is not None:
-        print(f"{run.path} is finished: {results}")
+        print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
+        report(run, results)
         return results
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    with locked(Path(f"{config.data.path}.lock")):
+    with clock("corpus"), locked(Path(f"{config.data.path}.lock")):
         ensure_corpus(config)
-    ensure_stages(config)
-    started = time.perf_counter()
-    fit = fit_system if config.task == "melfusion" else fit_part
-    results = fit(config, run) | {"seconds": round(time.perf_counter() - started, 1)}
+    if config.stages:
+        with clock("parts"):
+            ensure_stages(config)
+    if config.task == "melfusion":
+        results = fit_system(config, run, clock)
+    else:
+        with clock("training"):
+            results = fit_part(config, run)
     if rank_zero_only.rank == 0:
+        if config.task == "melfusion" and config.evaluation.items:
+            with clock("evaluation"):
+                evaluate_run(config, run)
+        results |= {"seconds": clock.seconds}
         run.finish(results)
-        print(f"{run.path}: {results}\nLook: `melfusion tensorboard` shows curves, pictures and sounds of {run.path}.")
+        report(run, results)
     return results
 
 
-def fit_system(config: Config, run: RunDirectory) -> dict[str, Any]:
+class Clock:
+    """Announces each stage of a run and keeps the seconds it took."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if rank_zero_only.rank == 0:
+            print(f"── {stage}", flush=True)
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - started, 1)
+
+
+def evaluate_run(config: Config, run: RunDirectory) -> None:
+    """Score the run's EMA weights on the test split: is the picture heard?"""
+    system, _ = load_system(run.path)
+    judge = freeze(build.judge(config))
+    items = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(config.evaluation.items)
+    write(evaluate(system, config, judge, items, run.samples / "test"), run.path)
+
+
+def report(run: RunDirectory, results: dict[str, Any]) -> None:
+    """What was learned, where the time went, where the sounds are, what to try next."""
+    seconds = results["seconds"]
+    total = sum(seconds.values())
+    print(f"\n{run.path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if isinstance(v, float | int)))
+    print("time: " + ", ".join(f"{stage} {s:.0f} s ({s / max(total, 1e-9):.0%})" for stage, s in seconds.items()))
+    if results["replaced"]:
+        print(f"replaced samples: {results['replaced']}")
+    if (run.path / "scores.json").is_file():
+        scores = json.loads((run.path / "scores.json").read_text())
+        print(f"\n{table(scores)}\n\n{learned(scores)}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
+    if run.config.task == "melfusion":
+        print(f"""Next:
+  make generate CKPT={run.path} IMAGE=data/examples/sea-night-clear.png PROMPT="a tune in A minor"
+  make tensorboard
+  make train ARGS="name=mix synapse.kind=kv_mix\"""")
+    else:
+        print("Look: `make tensorboard` shows the curves.")
+
+
+def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
     """Train the conditioned UNet."""
     system = build.system(config)
     data = copy.deepcopy(config.data)
     provenance = None
     if data.precompute.enabled:
-        with locked(Path(config.runs_dir) / f".{config.name}-precompute.lock"):
+        with clock("precompute"), locked(Path(config.runs_dir) / f".{config.name}-precompute.lock"):
             provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(precomputed_path(config)), "start"
     shapes = build.noise_shapes(config, system)
@@ -105,7 +162,8 @@ def fit_system(config: Config, run: RunDirectory) -> dict[str, Any]:
                  Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema)]  # fmt: skip
     if config.unet.compile:
         system.unet.unet.compile()
-    results = _fit(config, run, system, module, [c for c in callbacks if c])
+    with clock("training"):
+        results = _fit(config, run, system, module, [c for c in callbacks if c])
     if config.synapse.kind == "none" and rank_zero_only.rank == 0:  # a text-only model is what a conditioned one starts from
         if ema:
             ema._swap(system)

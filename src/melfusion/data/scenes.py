@@ -182,7 +182,8 @@ def samples(seed: int, splits: dict[str, int], duration_s: float = 5.12, sample_
             image_size_px: int = 128, processes: int = 1) -> Iterator[Sample]:  # fmt: skip
     """The pairs of each split in turn, on disjoint indices of one seed; `splits` maps names to counts.
 
-    Several processes draw the same bytes in the same order. Raises ValueError where a count is negative or larger than `SPLIT_REGION`, or two names share their indices.
+    Several processes draw the same bytes in the same order. Raises ValueError where a count is negative or larger than
+    `SPLIT_REGION`, or two names share their indices.
     """
     starts = {first_index(split): split for split in splits}
     if len(starts) < len(splits):

@@ -1,0 +1,180 @@
+"""`melfusion release-scenes`: train every shipped part in turn, each only where it is missing, and put it into weights/.
+
+One recipe per part, each a configuration of its own; what is shipped is float16 safetensors beside a model card.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from melfusion import build
+from melfusion.checkpoint import export_system, load_system
+from melfusion.config import load_config
+from melfusion.data.datamodule import MusicDataModule, collate
+from melfusion.data.scenes import contract
+from melfusion.evaluate import levelled, share
+from melfusion.frozen import freeze
+from melfusion.metrics.intervals import mean_interval
+from melfusion.run import RunDirectory
+from melfusion.schema import Config
+from melfusion.train import train
+from melfusion.vocoder import spectral_distance
+
+WEIGHTS = Path(__file__).parent / "weights"
+MAX_BYTES = 40_000_000
+
+# folder of weights/ → (configuration, what the part is)
+RECIPES = {
+    "music_vae": ("release,music_vae", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents"),
+    "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, read for its self-attention"),
+    "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
+    "judge": ("release,judge", "Judge: hears place (6), time (4) and weather (3) in a clip"),
+    "unet": ("release,text_to_music", "Text-only music UNet, told key and mode by the caption"),
+    "melfusion": ("release,scenes_long", "Synapse and decoder cross-attention on top of the text-only UNet"),
+}
+
+CARD = """# {title}
+
+Trained by this project on `scenes`, its own drawn pictures and rendered music; no other data.
+
+- Make it again: `make release-scenes`, or this part alone: `make train CONFIG={recipe} name={run}`
+- Parameters: {millions:.2f} M, stored as float16
+- Training: {steps} optimizer steps of {batch}, seed {seed}, {clips} clips of {seconds:g} s
+- Device: {device}
+- Measured on validation clips, in float32 before rounding: {scores}; see `../README.md` for what all parts lose together
+- Data: instrument samples of TimGM6mb.sf2 (GPL-2), rendered by tinysoundfont; SHA-256 of the soundfont:
+  `{soundfont}`. We read the licence so: a rendering is a soundfont's output and no copy of it, as a page is no copy of
+  its font, and weights hold neither; the soundfont itself is not distributed here.
+- What it is for: a small model that shows the whole path on a laptop. It knows six places, four times of day, three
+  weathers and their music, and nothing else.
+- Licence: MIT, like the code.
+"""
+
+
+def release() -> None:
+    """Train what is missing, ship each part as soon as it is there, and check that all fits."""
+    for part, (recipe, _) in RECIPES.items():
+        config = recipe_config(part)
+        print(f"── {part}: {recipe}, {config.trainer.max_steps} steps", flush=True)
+        train(config)
+        ship(part)
+    write_floors()
+    check_size()
+
+
+def recipe_config(part: str) -> Config:
+    recipe, run = RECIPES[part][0], run_name(part)
+    return load_config(recipe, [f"name={run}"])
+
+
+def run_name(part: str) -> str:
+    """The run directory of a recipe: release-music_vae, …, release-scenes_long."""
+    return "release-" + RECIPES[part][0].split(",")[-1]
+
+
+def ship(part: str, device: str = "") -> Path:
+    """A finished run's export → weights/<part>: float16 tensors, its JSON files, card."""
+    config = recipe_config(part)
+    run, target = RunDirectory(config), WEIGHTS / part
+    results = json.loads(run.results_file.read_text())
+    source = run.export
+    if part == "melfusion":
+        system, _ = load_system(run.path)
+        export_system(system, config, source)
+    shutil.rmtree(target, ignore_errors=True)
+    count = 0
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix != ".safetensors":
+            shutil.copyfile(file, copy)
+            continue
+        tensors = load_file(file)
+        count += sum(t.numel() for t in tensors.values())
+        save_file({k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}, copy, {"format": "pt"})
+    (target / "README.md").write_text(card(part, config, results, count, device))
+    return target
+
+
+def card(part: str, config: Config, results: dict[str, Any], count: int, device: str) -> str:
+    scores = ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in results.items() if k.startswith("val/"))
+    return CARD.format(
+        title=RECIPES[part][1], recipe=RECIPES[part][0], run=run_name(part), millions=count / 1e6,
+        steps=results["step"], batch=config.data.global_batch_size, seed=config.seed, clips=config.data.splits["train"],
+        seconds=config.audio.clip_duration_s, device=device or device_name(), scores=scores,
+        soundfont=contract()["soundfont_sha256"],
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def floors(items: int = 480) -> dict[str, Any]:
+    """What the shipped parts lose, on held-out clips: vocoder against Griffin-Lim, VAE, and the judge through both."""
+    config = load_config("scenes", [f"data.path={load_config('release', []).data.path}"])
+    vae, judge, vocos = (freeze(make(config)) for make in (build.music_vae, build.judge, build.vocoder))
+    config.vocoder.weights = None
+    griffin_lim = build.vocoder(config).eval()
+    data = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(items)
+    rows: dict[str, list] = {name: [] for name in ("vae", "vocos", "griffin_lim", "both")}
+    right: dict[str, list[dict[str, bool]]] = {name: [] for name in ("real", "vocoder alone", "VAE + vocoder")}
+    for start in range(0, len(data), 32):
+        batch = collate([data[i] for i in range(start, min(start + 32, len(data)))])
+        mel = vae.log_mel(batch.waveform)
+        rebuilt = vae.decode(vae.encode(mel))
+        rows["vae"] += (rebuilt - mel).abs().mean((1, 2, 3)).tolist()
+        sounds = {"vocos": vocos(mel), "griffin_lim": griffin_lim(mel), "both": vocos(rebuilt)}
+        for name, made in sounds.items():
+            l1 = (vae.log_mel(made) - mel).abs().mean((1, 2, 3))
+            rows[name] += torch.stack([spectral_distance(made, batch.waveform), l1], 1).tolist()
+        for name, made in (("real", batch.waveform), ("vocoder alone", sounds["vocos"]), ("VAE + vocoder", sounds["both"])):
+            for label, heard in zip(batch.labels, judge.hear(levelled(made, config)), strict=True):
+                right[name].append({attribute: label[attribute] == heard[attribute] for attribute in heard})
+    return {
+        "n": len(data), "vae_log_mel_l1_nats": mean_interval(rows["vae"]),
+        **{f"{name}_{what}": mean_interval([row[k] for row in rows[name]])
+           for name in ("vocos", "griffin_lim", "both") for k, what in enumerate(("spectral_distance", "log_mel_l1_nats"))},
+        "judge": {name: {a: share([v[a] for v in verdicts]) for a in judge.attributes} for name, verdicts in right.items()},
+    }  # fmt: skip
+
+
+def write_floors() -> None:
+    """weights/floors.json and weights/README.md: the errors of the shipped parts, float16 tensors run in float32."""
+    found = floors()
+    (WEIGHTS / "floors.json").write_text(json.dumps(found, indent=1) + "\n")
+    lines = ["# Shipped parts", "", "Each folder has its card.",
+             f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
+             "`make release-scenes`; ± and brackets are 95 % intervals.", "",
+             "| log-mel → waveform | spectral distance | log-mel L1, nats |", "|---|---|---|"]  # fmt: skip
+    titles = {"vocos": "our vocoder", "griffin_lim": "Griffin-Lim, 64 iterations", "both": "VAE, then our vocoder"}
+    for name, title in titles.items():
+        cells = ("{:.3f} ± {:.3f}".format(*found[f"{name}_{what}"]) for what in ("spectral_distance", "log_mel_l1_nats"))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats.".format(*found["vae_log_mel_l1_nats"]),
+              "Spectral distance: `vocoder.spectral_distance`, against the original sound at three resolutions.", ""]  # fmt: skip
+    names = list(found["judge"]["real"])
+    lines += [f"| the judge hears right | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for name, scores in found["judge"].items():
+        cells = (f"{s['accuracy']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in scores.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    (WEIGHTS / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} thread(s)"
+
+
+def check_size() -> int:
+    """Bytes of weights/; ValueError above 40 MB."""
+    total = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
+    if total > MAX_BYTES:
+        raise ValueError(f"{WEIGHTS} holds {total / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB that may be shipped.")
+    print(f"{WEIGHTS}: {total / 1e6:.1f} MB")
+    return total

@@ -1,0 +1,27 @@
+"""The embedded default, whole: `make train` must visibly learn to listen to pictures. Slow: about ten minutes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_make_train_learns_that_the_picture_matters(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes"],
+        capture_output=True, text=True, timeout=3600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores = json.loads((tmp_path / "runs/scenes/scores.json").read_text())
+    place, gain = scores["right picture"]["place"], scores["gain"]["place"]
+    assert place["n"] >= 60 and place["low"] >= 2 * scores["chance"]["place"]
+    assert gain["mean"] > gain["interval"]
+    for words in ("── corpus", "── precompute", "── training", "── evaluation", "time: ", "Next:", "Sounds: "):
+        assert words in done.stdout
+    again = subprocess.run(
+        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert again.returncode == 0 and "is finished" in again.stdout and "Next:" in again.stdout
