@@ -59,6 +59,22 @@ def test_min_snr_weights_are_those_of_each_prediction_type():
     assert (epsilon > 1.02 * v).sum() == 5  # one must not stand for the other
 
 
+def test_loss_space_v_makes_of_an_epsilon_error_the_same_error_of_v():
+    torch.manual_seed(0)
+    alpha_bar = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64)
+    clean, noise, error = torch.randn(3, 3, 2, 4, 4, dtype=torch.float64)
+    noisy = diffusion.add_noise(clean, noise, alpha_bar)
+    a = alpha_bar[:, None, None, None]
+    guess = noise + 0.1 * error
+    clean_guess = (noisy - (1 - a).sqrt() * guess) / a.sqrt()
+    v, v_guess = (diffusion.target(c, n, alpha_bar, "v_prediction") for c, n in ((clean, noise), (clean_guess, guess)))
+    weights = diffusion.loss_space_weight(alpha_bar, "v", "epsilon")
+    torch.testing.assert_close(weights * diffusion.sample_losses(guess, noise).double(),
+                               diffusion.sample_losses(v_guess, v).double(), rtol=1e-4, atol=1e-6)  # fmt: skip
+    for space, kind in (("output", "epsilon"), ("output", "v_prediction"), ("v", "v_prediction")):
+        assert torch.equal(diffusion.loss_space_weight(alpha_bar, space, kind), torch.ones_like(alpha_bar))
+
+
 @pytest.mark.parametrize("prediction_type", TYPES)
 def test_no_gamma_means_no_weighting(prediction_type):
     alpha_bar = torch.tensor([0.1, 0.9])

@@ -232,3 +232,10 @@ def test_a_missing_soundfont_tells_the_command(monkeypatch):
     monkeypatch.setattr(scenes_music, "SOUNDFONT", ("no_such_package", "none.sf2"))
     with pytest.raises(DataError, match="pip install --no-deps"):
         scenes.soundfont_path()
+
+
+def test_several_processes_draw_the_same_bytes_in_the_same_order():
+    splits = {"train": 9, "val": 2}
+    one, two = (list(scenes.samples(3, splits, duration_s=0.5, processes=n)) for n in (1, 2))
+    assert [s.key for s in one] == [s.key for s in two] and len(one) == 11
+    assert all((a.audio, a.image, a.meta) == (b.audio, b.image, b.meta) for a, b in zip(one, two, strict=True))

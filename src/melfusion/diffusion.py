@@ -52,6 +52,17 @@ def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction_type: str)
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
+def loss_space_weight(alpha_bar: Tensor, loss_space: str, prediction_type: str) -> Tensor:
+    """(B,) weights that turn the output's squared error into that of v (Salimans & Ho 2022, §4: Δv = -Δε / √ᾱ).
+
+    The error of ε hides what is decided at high noise, where x hardly depends on the clip: its global form, and so what
+    the picture says. "output" weighs nothing.
+    """
+    if loss_space == "v" and prediction_type == "epsilon":
+        return 1 / alpha_bar
+    return torch.ones_like(alpha_bar)
+
+
 def sample_losses(model_output: Tensor, wanted: Tensor) -> Tensor:
     """(B,) mean squared error of each sample on its own: opposite errors of two samples never cancel."""
     return (model_output.float() - wanted.float()).square().flatten(1).mean(1)

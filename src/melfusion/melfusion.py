@@ -118,6 +118,7 @@ class MeLFusion(TrainedModule):
         output = self.denoise(diffusion.add_noise(latents, noise, alpha_bar), timesteps, conditioning)
         wanted = diffusion.target(latents, noise, alpha_bar, d.prediction_type)
         weights = diffusion.min_snr_weight(alpha_bar, d.min_snr_gamma, d.prediction_type)
+        weights = weights * diffusion.loss_space_weight(alpha_bar, d.loss_space, d.prediction_type)
         return diffusion.sample_losses(output, wanted) * weights
 
     # --- Lightning ------------------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
     data.setup()
     dtype = getattr(torch, config.data.precompute.dtype)
 
+    told: dict[str, tuple[Tensor, Tensor]] = {}  # many clips share a caption: each is encoded once
+
     def samples() -> Iterator[Sample]:
         for split in sorted({shard["name"].rsplit("-", 1)[0] for shard in data.shards.shards}):
             entries = data.dataset(split)
@@ -97,6 +99,10 @@ def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
                     continue
                 batch = collate(items)
                 with as_in_training(config, system.device):
+                    if new := [c for c in dict.fromkeys(batch.captions) if c not in told]:
+                        told.update(zip(new, zip(*system.text_encoder(new), strict=True), strict=True))
+                    pairs = [told[c] for c in batch.captions]
+                    batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
                     tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
                 for i, key in enumerate(batch.keys):
                     yield _sample(key, split, batch, i, tensors, dtype)

@@ -37,7 +37,7 @@ RECIPES = {
     "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
     "judge": ("release,judge", "Judge: hears place (6), time (4) and weather (3) in a clip"),
     "unet": ("release,text_to_music", "Text-only music UNet, told key and mode by the caption"),
-    "melfusion": ("release,scenes_long", "Synapse and decoder cross-attention on top of the text-only UNet"),
+    "melfusion": ("scenes_long", "Synapse and decoder on top of the text-only UNet"),
 }
 
 CARD = """# {title}

@@ -29,7 +29,7 @@ PART_PREFIXES = {"music_vae": ("audio.", "data.", "music_vae.", "optim.", "train
                  "judge": ("audio.", "data.", "judge.", "optim.", "trainer.", "seed", "task"),
                  "image_diffusion": ("audio.", "data.", "image.", "diffusion.", "optim.", "trainer.", "seed", "task")}  # fmt: skip
 PART_SAFE = ("image.reading", "image.grid_steps", "image.fixed_timestep", "data.precompute.", "optim.ema_decay",
-             "optim.alpha_lr", "diffusion.prediction_type", "diffusion.min_snr", "diffusion.text_drop",
+             "optim.alpha_lr", "diffusion.prediction_type", "diffusion.min_snr", "diffusion.loss_space", "diffusion.text_drop",
              "diffusion.image_drop", "diffusion.both_drop")  # fmt: skip
 
 

@@ -139,7 +139,7 @@ class UNetConfig:
     norm_num_groups: int = 32
     gradient_checkpointing: bool = False
     compile: bool = False
-    trainable: str = "auto"  # auto: cross_attn on top of `weights`, else all | all | decoder | cross_attn | synapse
+    trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn | synapse
 
 
 @dataclass
@@ -160,6 +160,7 @@ class DiffusionConfig:
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
     prediction_type: str = "epsilon"  # epsilon (eq. 7) | v_prediction
+    loss_space: str = "output"  # output: the error of what is predicted (eq. 7) | v: the same error as one of v
     min_snr_gamma: float | None = None  # 5 in the release; null: no weighting
     text_drop_prob: float = 0.1  # text alone
     image_drop_prob: float = 0.1  # picture alone
@@ -240,6 +241,7 @@ CHOICES = {
     "image.reading": ("inverted", "fixed", "noised"),
     "synapse.alpha_share": ("all", "block", "layer", "head"),
     "unet.trainable": ("auto", "all", "decoder", "cross_attn", "synapse"),
+    "diffusion.loss_space": ("output", "v"),
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
     "optim.schedule": ("constant", "cosine"),
 }
