@@ -114,7 +114,7 @@ def card(part: str, config: Config, results: dict[str, Any], count: int, device:
 
 
 @torch.no_grad()
-def floors(items: int = 480) -> dict[str, Any]:
+def floors(items: int = 240) -> dict[str, Any]:
     """What the shipped parts lose, on held-out clips: vocoder against Griffin-Lim, VAE, and the judge through both."""
     config = load_config("scenes", [f"data.path={load_config('release', []).data.path}"])
     vae, judge, vocos = (freeze(make(config)) for make in (build.music_vae, build.judge, build.vocoder))
@@ -168,7 +168,7 @@ def write_floors() -> None:
 def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} thread(s)"
+    return f"CPU, {len(os.sched_getaffinity(0))} cores"
 
 
 def check_size() -> int:
