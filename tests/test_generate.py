@@ -73,7 +73,6 @@ def test_picture_alone_and_another_duration(run, picture, tmp_path):
     ("arguments", "words"),
     [
         (["ckpt=nowhere", "prompt=x"], "There is no checkpoint"),
-        (["prompt=x"], "CKPT=runs"),
         ([], "PROMPT="),
         (["prompt=x", "sed=3"], "did you mean 'seed'"),
         (["prompt=x", "seed=a"], "seed='a' is not a valid int"),

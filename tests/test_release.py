@@ -1,14 +1,17 @@
 """What is shipped: every part loads, fits the size, and says in its card where it comes from."""
 
 import json
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 from melfusion import build, release
 from melfusion.checkpoint import CheckpointError, export_system, load_system
 from melfusion.config import load_config
+from melfusion.generate import generate
 
 
 def test_shipped_parts_fit_and_each_has_its_card():
@@ -42,7 +45,8 @@ def test_recipes_train_on_the_corpus_their_cards_name():
     for part in release.RECIPES:
         config = release.recipe_config(part)
         assert config.name == release.run_name(part) and config.data.source == "scenes"
-        assert part == "image" or config.data.path == load_config("release", []).data.path
+        default = part in ("image", "melfusion")  # these two learn from the default's corpus
+        assert config.data.path == load_config("scenes" if default else "release", []).data.path
 
 
 def test_an_exported_system_comes_back_and_refuses_other_parts(tiny, tmp_path):
@@ -73,3 +77,12 @@ def test_too_much_weight_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(release, "MAX_BYTES", 999)
     with pytest.raises(ValueError, match="more than"):
         release.check_size()
+
+
+def test_without_a_checkpoint_the_shipped_model_plays(tmp_path, capsys):
+    picture = Path(__file__).parents[1] / "data/examples/sea-night-clear.png"
+    options = {"image": str(picture), "prompt": "a tune in A minor", "num_inference_steps": 2}
+    files = generate(options | {"out": str(tmp_path / "a.wav")}) + generate(options | {"out": str(tmp_path / "b.wav")})
+    first, second = (soundfile.read(file)[0] for file in files)
+    assert "the shipped model" in capsys.readouterr().out
+    assert len(first) == round(5.12 * 16000) and 0.001 < abs(first).max() <= 1 and (first == second).all()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from melfusion.audio import BadSample, normalise_loudness, write_wav
 from melfusion.batch import MusicBatch
+from melfusion.data import order
 from melfusion.data.datamodule import MusicDataset, collate
 from melfusion.judge import Judge
 from melfusion.melfusion import MeLFusion
@@ -30,11 +31,13 @@ def evaluate(system: MeLFusion, config: Config, judge: Judge, dataset: MusicData
     Each clip keeps its caption and its noise in all rows; only the picture differs. `out` keeps the wavs.
     """
     size = config.evaluation.batch_size
+    shuffled = order.permutation(config.seed, 0, len(dataset))
     right: dict[str, list[dict[str, bool]]] = {row: [] for row in ROWS}
     for start in range(0, len(dataset), size):
-        batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))]).to(system.device)
-        seeds = batch.position.tolist()
-        for row, waveform in _rows(system, config, batch, seeds):
+        items = range(start, min(start + size, len(dataset)))
+        batch = collate([dataset[i] for i in items]).to(system.device)
+        others = collate([dataset[int(shuffled[i])] for i in items]).to(system.device).image
+        for row, waveform in _rows(system, config, batch, others):
             heard = judge.hear(levelled(waveform, config))
             for label, told in zip(batch.labels, heard, strict=True):
                 right[row].append({name: label[name] == told[name] for name in told})
@@ -44,17 +47,13 @@ def evaluate(system: MeLFusion, config: Config, judge: Judge, dataset: MusicData
     return summary(right, {name: len(classes) for name, classes in judge.attributes.items()})
 
 
-def _rows(system: MeLFusion, config: Config, batch: MusicBatch, seeds: list[int]) -> Any:
-    """(row, waveform) of each row for one batch."""
+def _rows(system: MeLFusion, config: Config, batch: MusicBatch, others: Tensor) -> Any:
+    """(row, waveform) of each row for one batch; `others` are the pictures of the shuffled row."""
     yield "real", batch.waveform
     mel = system.music_vae.decode(system.music_vae.encode(system.log_mel(batch.waveform)))
     yield "reconstruction", system.vocode(mel)
-    s = config.sampling
-    for row in ROWS[2:]:
-        if row == "no picture":
-            image = None
-        else:
-            image = batch.image if row == "right picture" else batch.image.roll(max(1, len(batch) // 2), 0)
+    s, seeds = config.sampling, batch.position.tolist()
+    for row, image in zip(ROWS[2:], (batch.image, others, None), strict=True):
         if image is not None and system.extractor is None:
             continue
         log_mel = system.generate(batch.captions, image, seeds, config.evaluation.num_inference_steps, s.guidance_scale,
