@@ -116,8 +116,8 @@ class Clock:
 
 def evaluate_run(config: Config, run: RunDirectory) -> None:
     """Score the run's EMA weights on the test split: is the picture heard?"""
-    system, _ = load_system(run.path)
-    judge = freeze(build.judge(config))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    system, judge = load_system(run.path)[0].to(device), freeze(build.judge(config)).to(device)
     items = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(config.evaluation.items)
     write(evaluate(system, config, judge, items, run.samples / "test"), run.path)
 
