@@ -79,7 +79,7 @@ def run_name(part: str) -> str:
     return "release-" + RECIPES[part][0].split(",")[-1]
 
 
-def ship(part: str, device: str = "") -> Path:
+def ship(part: str) -> Path:
     """A finished run's export → weights/<part>: float16 tensors, its JSON files, card."""
     config = recipe_config(part)
     run, target = RunDirectory(config), WEIGHTS / part
@@ -99,16 +99,16 @@ def ship(part: str, device: str = "") -> Path:
         tensors = load_file(file)
         count += sum(t.numel() for t in tensors.values())
         save_file({k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}, copy, {"format": "pt"})
-    (target / "README.md").write_text(card(part, config, results, count, device))
+    (target / "README.md").write_text(card(part, config, results, count))
     return target
 
 
-def card(part: str, config: Config, results: dict[str, Any], count: int, device: str) -> str:
+def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
     scores = ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in results.items() if k.startswith("val/"))
     return CARD.format(
         title=RECIPES[part][1], recipe=RECIPES[part][0], run=run_name(part), millions=count / 1e6,
         steps=results["step"], batch=config.data.global_batch_size, seed=config.seed, clips=config.data.splits["train"],
-        seconds=config.audio.clip_duration_s, device=device or device_name(), scores=scores,
+        seconds=config.audio.clip_duration_s, device=device_name(), scores=scores,
         soundfont=contract()["soundfont_sha256"],
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def write_floors() -> None:
     (WEIGHTS / "floors.json").write_text(json.dumps(found, indent=1) + "\n")
     lines = ["# Shipped parts", "", "Each folder has its card.",
              f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
-             "`make release-scenes`; ± and brackets are 95 % intervals.", "",
+             "`release.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.", "",
              "| log-mel → waveform | spectral distance | log-mel L1, nats |", "|---|---|---|"]  # fmt: skip
     titles = {"vocos": "our vocoder", "griffin_lim": "Griffin-Lim, 64 iterations", "both": "VAE, then our vocoder"}
     for name, title in titles.items():
