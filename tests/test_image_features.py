@@ -14,7 +14,8 @@ from melfusion import diffusion
 from melfusion.batch import MusicBatch
 from melfusion.frozen import freeze
 from melfusion.image import read_image
-from melfusion.image_features import ImageFeatureExtractor, attention_layers, read_self_attention
+from melfusion.image_features import ImageFeatureExtractor, read_self_attention
+from melfusion.layers import attention_layers
 from melfusion.schema import DiffusionConfig, OptimConfig
 from melfusion.unet import SynapticUNet
 

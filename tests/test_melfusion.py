@@ -9,7 +9,7 @@ import torch
 from melfusion import build
 from melfusion.melfusion import CheckpointError
 
-KINDS = ("kv_mix", "kv_mix_proj", "concat")
+KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
 
 
 def pictures(n, size=16, seed=0):

@@ -19,21 +19,12 @@ from synapse_fixtures import (
     text_masks,
 )
 
-from melfusion.image_features import attention_layers
-from melfusion.synapse import (
-    MATCHES,
-    SYNAPSES,
-    LayerSpec,
-    SynapseProcessor,
-    block_names,
-    choose_layers,
-    pool,
-    pool_2d,
-)
-from melfusion.unet import layer_specs
+from melfusion.layers import LayerSpec, attention_layers, block_names, choose_layers, layer_specs
+from melfusion.processor import SynapseProcessor
+from melfusion.synapse import MATCHES, SYNAPSES, pool, pool_2d
 
-KINDS = ("kv_mix", "kv_mix_proj", "concat")
-MIXING = ("kv_mix", "kv_mix_proj")
+KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
+MIXING = ("kv_mix", "kv_mix_proj", "context_mix")
 LAYER = "up_blocks.0.attentions.0.transformer_blocks.0"
 
 
@@ -137,6 +128,41 @@ def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture()
 
 
 @torch.no_grad()
+def test_decoupled_adds_the_gated_attention_of_the_picture():
+    attn, synapse = attention_layer(), one_layer("decoupled", num_tokens=4, alpha_init=0.3)
+    hidden, text, image_key, image_value = layer_inputs(tokens=4)
+    mask, has_image = text_masks(3)["partial"], torch.tensor([1.0, 0.0, 1.0])
+    projected = []
+    for part, t in (("key", image_key), ("value", image_value)):
+        layer = synapse.projections[f"{LAYER.replace('.', '-')}-{part}"]
+        projected.append(F.layer_norm(t, (16,)) @ layer.weight.T + layer.bias)
+    both = naive_attention(attn, hidden, attn.to_k(text), attn.to_v(text), mask)
+    seen = naive_attention(attn, hidden, *projected, torch.ones(3, 4))
+    bias_of_out = attn.to_out[0].bias  # each naive attention ends in the output's projection; its bias counts once
+    expected = both + 0.3 * has_image[:, None, None] * (seen - bias_of_out)
+    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
+    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)},
+                      has_image=has_image)  # fmt: skip
+    torch.testing.assert_close(mixed, expected)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 50.0])
+@torch.no_grad()
+def test_context_mix_is_the_released_weight_on_the_text_before_its_projections(alpha):
+    attn, synapse = attention_layer(), one_layer("context_mix", alpha_init=alpha)
+    hidden, text, image_key, image_value = layer_inputs()
+    weight = (2 / (1 + math.exp(-alpha)) - 1) / 5
+    assert 0 <= weight <= 0.2
+    cells = [list(stretch(i, image_value.shape[2], TEXT_WIDTH)) for i in range(TEXT_WIDTH)]
+    image = torch.stack([image_value[..., cell].mean(-1) for cell in cells], -1)
+    context = (1 - weight) * text + weight * image
+    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
+    mixed = processor(attn, hidden, text, visual_features={LAYER: (image_key, image_value)}, has_image=torch.ones(3))
+    expected = naive_attention(attn, hidden, attn.to_k(context), attn.to_v(context), torch.ones(3, LENGTH))
+    torch.testing.assert_close(mixed, expected)
+
+
+@torch.no_grad()
 def test_match_scale_brings_the_picture_to_the_rms_of_the_music():
     synapse = one_layer(alpha_init=1.0, match_scale=True)
     key, value = randn(2, 4, 16, seed=1), 3 * randn(2, 4, 16, seed=2)
@@ -199,7 +225,7 @@ def test_prepare_is_idempotent_and_gives_the_matched_length(kind, match):
     assert list(once) == list(synapse.specs)
     for layer in once:
         for a, b in zip(once[layer], twice[layer], strict=True):
-            assert a.shape[1] == (5 if kind == "concat" else LENGTH) and torch.equal(a, b)
+            assert a.shape[1] == (5 if kind in ("concat", "decoupled") else LENGTH) and torch.equal(a, b)
 
 
 # --- the mask rule in the whole UNet ----------------------------------------------------------------------------------
@@ -225,7 +251,7 @@ def test_without_a_picture_the_text_mask_holds(kind):
         assert torch.equal(run(text, mask, 0.0), run(other, mask, 0.0))
         assert not torch.allclose(run(text, None, 0.0), run(other, None, 0.0), atol=1e-4)
         hidden_text_speaks = not torch.allclose(run(text, mask, 1.0), run(other, mask, 1.0), atol=1e-4)
-    assert hidden_text_speaks == (kind in MIXING)  # concat adds tokens: the caption's own mask stays as it is
+    assert hidden_text_speaks == (kind in MIXING)  # the others add tokens: the caption's own mask stays as it is
 
 
 @pytest.mark.parametrize("match", MATCHES)
@@ -236,6 +262,8 @@ def test_an_empty_caption_hides_no_token_of_the_picture(kind, match):
     model(*music_inputs(), empty_caption(), features, torch.ones(2)).square().sum().backward()
     for layer, pair in features.items():
         for name, t in zip(("key", "value"), pair, strict=True):
+            if kind == "context_mix" and name == "key":  # which reads the values alone
+                continue
             assert (t.grad.abs().amax(-1) > 0).all(), f"{layer}: tokens that the {name}s of the music never see"
 
 

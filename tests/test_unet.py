@@ -21,12 +21,12 @@ from synapse_fixtures import (
 
 from melfusion.diffusion import alphas_cumprod
 from melfusion.image_features import ImageFeatureExtractor
+from melfusion.processor import SynapseProcessor
 from melfusion.schema import DiffusionConfig
-from melfusion.synapse import SynapseProcessor
 from melfusion.unet import SynapticUNet
 
-KINDS = ("kv_mix", "kv_mix_proj", "concat")
-MIXING = ("kv_mix", "kv_mix_proj")
+ALPHA = ("kv_mix", "kv_mix_proj", "decoupled", "context_mix")
+KINDS = (*ALPHA, "concat")
 
 
 def forward(model, mask=None, has_image=(1.0, 1.0), features=None):
@@ -39,15 +39,15 @@ def forward(model, mask=None, has_image=(1.0, 1.0), features=None):
 
 @pytest.mark.parametrize("mask", ["none", "partial", "all"])
 @pytest.mark.parametrize("share", ["block", "head"])
-@pytest.mark.parametrize("kind", MIXING)
+@pytest.mark.parametrize("kind", ALPHA)
 @torch.no_grad()
-def test_without_a_picture_the_mixing_kinds_are_stock_to_the_bit(kind, share, mask):
+def test_without_a_picture_the_kinds_with_alpha_are_stock_to_the_bit(kind, share, mask):
     model, mask = synaptic(kind, layers=["both"], alpha_share=share, match_scale=True), text_masks()[mask]
     assert torch.equal(forward(model, mask, (0.0, 0.0)), call_stock(stock_of(model), *music_inputs(), mask))
 
 
 @pytest.mark.parametrize("share", ["block", "head"])
-@pytest.mark.parametrize("kind", MIXING)
+@pytest.mark.parametrize("kind", ALPHA)
 @torch.no_grad()
 def test_alpha_zero_is_stock_to_the_bit_even_with_a_picture(kind, share):
     model = synaptic(kind, alpha_init=0.0, alpha_share=share)
@@ -68,16 +68,16 @@ def test_without_a_picture_concat_is_stock(mask):
 def test_in_a_mixed_batch_only_the_samples_with_a_picture_differ_from_stock(kind, mask):
     model, mask = synaptic(kind), text_masks()[mask]
     mixed, stock = forward(model, mask, (1.0, 0.0)), call_stock(stock_of(model), *music_inputs(), mask)
-    if kind in MIXING:
+    if kind in ALPHA:
         assert torch.equal(mixed[1], stock[1])
     torch.testing.assert_close(mixed[1], stock[1], rtol=0, atol=1e-6)
     assert (mixed[0] - stock[0]).abs().max() > 1e-3
     torch.testing.assert_close(mixed[0], forward(model, mask, (1.0, 1.0))[0])
 
 
-@pytest.mark.parametrize("kind", MIXING)
+@pytest.mark.parametrize("kind", ALPHA)
 @torch.no_grad()
-def test_without_a_picture_the_mixing_kinds_are_stock_to_the_bit_under_autocast(kind):
+def test_without_a_picture_the_kinds_with_alpha_are_stock_to_the_bit_under_autocast(kind):
     model, mask = synaptic(kind), text_masks()["partial"]
     with torch.autocast("cpu", torch.bfloat16):
         ours, stock = forward(model, mask, (0.0, 0.0)), call_stock(stock_of(model), *music_inputs(), mask)
@@ -129,13 +129,13 @@ def test_every_parameter_of_a_synapse_has_a_gradient(kind, share):
     model = synaptic(kind, alpha_share=share)
     scale = max(g.abs().max() for g in gradients(model).values())
     for name, grad in gradients(model, text_masks()["partial"]).items():
-        if not name.startswith("synapse") or (kind == "kv_mix_proj" and name.endswith("key.bias")):
+        if not name.startswith("synapse") or (kind in ("kv_mix_proj", "decoupled") and name.endswith("key.bias")):
             continue  # a bias that all keys share moves no softmax: that parameter is idle by construction
         assert grad is not None and (grad.abs() > 1e-7 * scale).any(), name
         assert name.startswith("synapse.projections") or (grad != 0).all(), name
 
 
-@pytest.mark.parametrize("kind", MIXING)
+@pytest.mark.parametrize("kind", ALPHA)
 def test_alpha_has_a_gradient_at_zero(kind):
     grads = gradients(synaptic(kind, alpha_init=0.0, alpha_share="layer"))
     alphas = {name: grad for name, grad in grads.items() if "alphas" in name}
@@ -170,7 +170,8 @@ def test_every_layer_reads_its_own_feature(kind, checkpointing):
     features = {k: tuple(t.requires_grad_() for t in pair) for k, pair in random_features(model).items()}
     forward(model, features=features).square().sum().backward()
     for layer, pair in features.items():
-        assert all(t.grad is not None and t.grad.abs().max() > 0 for t in pair), layer
+        read = pair[1:] if kind == "context_mix" else pair  # which reads the values alone
+        assert all(t.grad is not None and t.grad.abs().max() > 0 for t in read), layer
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def test_exactly_the_asked_parameters_train(trainable, kind):
     alphas, others = model.alpha_parameters(), model.other_parameters()
     assert {id(p) for p in alphas + others} == {id(p) for p in model.parameters() if p.requires_grad}
     assert not {id(p) for p in alphas} & {id(p) for p in others}
-    assert len(alphas) == (2 if kind in MIXING else 0)
+    assert len(alphas) == (2 if kind in ALPHA else 0)
 
 
 def test_training_the_synapse_alone_moves_nothing_else():

@@ -41,14 +41,13 @@ def _precompute(config: str, options: list[str]) -> None:
     from melfusion import build
     from melfusion.config import load_config
     from melfusion.data.corpus import describe, ensure_corpus
-    from melfusion.precompute import precompute, precomputed_path
+    from melfusion.precompute import precompute
     from melfusion.train import ensure_stages
 
     settings = load_config(config, options)
     ensure_corpus(settings)
     ensure_stages(settings)
-    precompute(settings, build.system(settings))
-    print(describe(str(precomputed_path(settings))))
+    print(describe(str(precompute(settings, build.system(settings)))))
 
 
 def _shards(config: str, options: list[str]) -> None:

@@ -22,14 +22,9 @@ from torchmetrics import MeanMetric
 
 from melfusion import diffusion
 from melfusion.batch import MusicBatch, VisualFeatures
+from melfusion.layers import attention_layers
 from melfusion.optim import TrainedModule
 from melfusion.sampler import ddim_invert, ddim_reverse
-
-
-def attention_layers(unet: UNet2DConditionModel) -> list[str]:
-    """Names of the transformer blocks, without the `.attn1`/`.attn2` that both UNets append, in forward order."""
-    names = [name.removesuffix(".attn2") for name, _ in unet.named_modules() if name.endswith(".attn2")]
-    return sorted(names, key=lambda name: ("down", "mid", "up").index(name.split("_")[0]))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ version. Training refuses shards whose provenance differs from what it would com
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.melfusion import MeLFusion
-from melfusion.run import resolve_precision
+from melfusion.run import locked, resolve_precision
 from melfusion.schema import Config
 
 log = logging.getLogger(__name__)
@@ -30,9 +32,10 @@ log = logging.getLogger(__name__)
 CODE_VERSION = 1  # raise when what is stored, or how it is computed, changes
 
 
-def precomputed_path(config: Config) -> Path:
-    """Where this configuration's precomputed shards lie."""
-    return Path(config.data.precompute.path or f"{config.data.path}-precomputed/{config.name}")
+def precomputed_path(config: Config, wanted: dict[str, Any]) -> Path:
+    """Where shards of this provenance lie: runs that need the same tensors share them."""
+    name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(config.data.precompute.path or f"{config.data.path}-precomputed/{name}")
 
 
 def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
@@ -80,8 +83,8 @@ def as_in_training(config: Config, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
-    """Write precomputed shards of all splits; returns their counts."""
+def precompute(config: Config, system: MeLFusion) -> Path:
+    """Write precomputed shards of all splits; returns their folder."""
     system = system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
     data.setup()
@@ -107,8 +110,10 @@ def precompute(config: Config, system: MeLFusion) -> dict[str, int]:
                 for i, key in enumerate(batch.keys):
                     yield _sample(key, split, batch, i, tensors, dtype)
 
-    out = precomputed_path(config)
-    return write_shards(samples(), out, config.data.samples_per_shard, {"provenance": provenance(config, system)})
+    wanted = provenance(config, system)
+    out = precomputed_path(config, wanted)
+    write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
+    return out
 
 
 def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
@@ -129,16 +134,13 @@ def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, 
     return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row)})
 
 
-def ensure_precomputed(config: Config, system: MeLFusion) -> dict[str, Any]:
-    """Precompute where nothing lies yet; returns the provenance that training must find."""
+def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[str, Any]]:
+    """Precompute where nothing lies yet; returns the folder and the provenance that training must find in it."""
     wanted = provenance(config, system)
-    path = precomputed_path(config)
-    try:
-        found = ShardSet(path).info.get("provenance")
-    except DataError:
-        precompute(config, system)
-        return wanted
-    # a cache under the default path is ours to rebuild; what lies in a folder that the user named is not overwritten
-    if found != wanted and config.data.precompute.path is None:
-        precompute(config, system)
-    return wanted
+    path = precomputed_path(config, wanted)
+    with locked(path.with_name(f".{path.name}.lock")):
+        try:
+            ShardSet(path)  # what lies in a folder that the user named is not overwritten
+        except DataError:
+            precompute(config, system)
+    return path, wanted

@@ -27,7 +27,7 @@ class PrecomputeConfig:
     """What `melfusion precompute` stores beside the samples, and where."""
 
     enabled: bool = False  # train from precomputed shards, building them first where they are missing
-    path: str | None = None  # default: <data.path>-precomputed/<name>
+    path: str | None = None  # default: <data.path>-precomputed/<digest of what it was made from>
     batch_size: int = 32
     dtype: str = "float32"  # float32 gives the numbers of live training; float16 halves the shards
 
@@ -139,7 +139,7 @@ class UNetConfig:
     norm_num_groups: int = 32
     gradient_checkpointing: bool = False
     compile: bool = False
-    trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn | synapse
+    trainable: str = "auto"  # auto: cross_attn on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
 
 
 @dataclass

@@ -7,8 +7,6 @@ K ← α·K_image + (1-α)·K_music, V ← α·V_image + (1-α)·V_music, in eve
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
 from melfusion.config import ConfigError
+from melfusion.layers import LayerSpec
 
 # --- token matching: N image tokens → M (the paper is silent) -------------------------------------------------------
 
@@ -38,46 +37,6 @@ def pool_2d(tokens: Tensor, length: int) -> Tensor:
 
 
 MATCHES = {"pool": pool, "pool_2d": pool_2d}
-
-
-# --- layer choice ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """A cross-attention layer of the music UNet and the image layer of the same name."""
-
-    name: str
-    block: str  # "decoder1" = the first decoder block that has cross-attention
-    width: int  # of the music's keys and values
-    heads: int
-    image_width: int
-
-
-def block_names(layers: list[str]) -> dict[str, str]:
-    """Layer → encoder<k> | mid | decoder<k>, counting only blocks that have cross-attention."""
-    names: dict[str, str] = {}
-    for side, label in (("down_blocks", "encoder"), ("mid_block", "mid"), ("up_blocks", "decoder")):
-        members = [layer for layer in layers if layer.startswith(side)]
-        blocks = sorted({layer.split(".")[1] for layer in members}, key=int) if side != "mid_block" else []
-        for layer in members:
-            names[layer] = f"{label}{blocks.index(layer.split('.')[1]) + 1}" if blocks else label
-    return names
-
-
-def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
-    """Layers that any of `decoder`, `encoder`, `both`, a block name like `decoder1`, or a glob pattern names."""
-    blocks = block_names(layers)
-
-    def chosen(layer: str, pattern: str) -> bool:
-        if pattern == "both":
-            return not layer.startswith("mid_block")
-        return blocks[layer] == pattern or blocks[layer].rstrip("0123456789") == pattern or fnmatchcase(layer, pattern)
-
-    for pattern in patterns:
-        if not any(chosen(layer, pattern) for layer in layers):
-            raise ConfigError(f"synapse.layers: {pattern!r} matches none of the layers {', '.join(layers)}.")
-    return [layer for layer in layers if any(chosen(layer, pattern) for pattern in patterns)]
 
 
 # --- kinds ----------------------------------------------------------------------------------------------------------
@@ -122,10 +81,19 @@ class VisualSynapse(nn.Module):
     def matched_length(self, text_length: int) -> int:
         return text_length
 
+    def context(self, layer: str, text_embeds: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:
+        """Text (B, L, D_text) before the music's key and value are made of it."""
+        return text_embeds
+
     def mix(self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor],
             has_image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
         """Music key, value (B, L, D), additive mask (B, 1, L) or None, prepared features (B, M, D_image) → new ones."""
-        raise NotImplementedError
+        return key, value, mask
+
+    def attend(self, layer: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+               features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:  # fmt: skip
+        """Query (B, T, D) over what `mix` makes of key and value → (B, T, D)."""
+        return attention(query, *self.mix(layer, key, value, mask, features, has_image), self.specs[layer].heads)
 
 
 class KVMix(VisualSynapse):
@@ -195,6 +163,46 @@ class Concat(VisualSynapse):
                 torch.cat([mask, image_mask], 2))  # fmt: skip
 
 
+class Decoupled(VisualSynapse):
+    """The picture has an attention of its own beside the text's, added through a gate per layer that starts at α.
+
+    After Ye et al. 2023 (IP-Adapter, arXiv 2308.06721), with the gate learned. At α = 0 it equals stock.
+    """
+
+    has_alpha = True
+
+    def __init__(self, specs: list[LayerSpec], **kwargs):
+        super().__init__(specs, **kwargs)
+        self.projections = _projections(specs)
+
+    def matched_length(self, text_length: int) -> int:
+        return self.num_tokens
+
+    def attend(self, layer, query, key, value, mask, features, has_image):
+        heads = self.specs[layer].heads
+        image_key, image_value = (t.to(key.dtype) for t in _project(self.projections, layer, features))
+        seen = attention(query, image_key, image_value, None, heads)
+        gate = (self.alpha(layer) * has_image[:, None, None]).to(seen.dtype)
+        return attention(query, key, value, mask, heads) + gate * seen
+
+
+class ContextMix(VisualSynapse):
+    """The released code's way, for comparison: image values, pooled over tokens and channels to the text's shape, enter the
+    text before its projections with weight (2σ(α) - 1) / 5, so within ±0.2 and 0 at α = 0.
+    """
+
+    has_alpha = True
+
+    def context(self, layer, text_embeds, features, has_image):
+        alpha = self.alphas[self._group(self.specs[layer])].mean()
+        weight = ((2 * alpha.sigmoid() - 1) / 5 * has_image[:, None, None]).to(text_embeds.dtype)
+        image = F.adaptive_avg_pool1d(features[1], text_embeds.shape[-1]).to(text_embeds.dtype)
+        return text_embeds + weight * (image - text_embeds)
+
+    def mix(self, layer, key, value, mask, features, has_image):
+        return key, value, None if mask is None else mask * (1 - has_image[:, None, None])
+
+
 class NoSynapse(VisualSynapse):
     """The text-only model: no layer is touched."""
 
@@ -203,7 +211,8 @@ class NoSynapse(VisualSynapse):
 
 
 SYNAPSES: dict[str, type[VisualSynapse]] = {
-    "none": NoSynapse, "kv_mix": KVMix, "kv_mix_proj": KVMixProj, "concat": Concat,
+    "none": NoSynapse, "kv_mix": KVMix, "kv_mix_proj": KVMixProj, "concat": Concat, "decoupled": Decoupled,
+    "context_mix": ContextMix,
 }  # fmt: skip
 
 
@@ -228,42 +237,9 @@ def _project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Ten
     )
 
 
-# --- the attention processor ----------------------------------------------------------------------------------------
-
-
-class SynapseProcessor:
-    """Wraps diffusers' processor on every attention layer; a layer without a synapse calls the stock one.
-
-    A plain object, not an nn.Module: the UNet's state_dict keeps its stock keys. Features come with each forward pass
-    through `cross_attention_kwargs`, keyed by layer, so recomputation under activation checkpointing sees the same.
-    """
-
-    def __init__(self, stock, layer: str, synapse: VisualSynapse | None):
-        self.stock, self.layer, self.synapse = stock, layer, synapse
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None,
-                 visual_features: VisualFeatures | None = None, has_image: Tensor | None = None):  # fmt: skip
-        if self.synapse is None or visual_features is None:
-            return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        query, key, value = (
-            attn.to_q(hidden_states),
-            attn.to_k(encoder_hidden_states),
-            attn.to_v(encoder_hidden_states),
-        )
-        key, value, mask = self.synapse.mix(self.layer, key, value, attention_mask, visual_features[self.layer],
-                                            has_image.to(key.dtype))  # fmt: skip
-        query, key, value = (t.unflatten(2, (attn.heads, -1)).transpose(1, 2) for t in (query, key, value))
-        if mask is not None:
-            mask = mask[:, None].to(query.dtype).expand(-1, attn.heads, -1, -1)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
-
-
-def attach(unet: nn.Module, synapse: VisualSynapse) -> None:
-    """Put a SynapseProcessor on every attention layer of a diffusers UNet."""
-    processors = {}
-    for name, stock in unet.attn_processors.items():
-        layer, _, kind = name.removesuffix(".processor").rpartition(".")
-        chosen = synapse if kind == "attn2" and layer in synapse.specs else None
-        processors[name] = SynapseProcessor(stock, layer, chosen)
-    unet.set_attn_processor(processors)
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
+    """Query (B, T, D), key and value (B, M, D), additive mask (B, 1, M) or None → (B, T, D) by `heads` heads."""
+    query, key, value = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    if mask is not None:
+        mask = mask[:, None].to(query.dtype).expand(-1, heads, -1, -1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -26,7 +26,7 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.evaluate import evaluate, learned, table, write
 from melfusion.frozen import freeze
 from melfusion.music_vae import MusicVAE
-from melfusion.precompute import ensure_precomputed, precomputed_path
+from melfusion.precompute import ensure_precomputed
 from melfusion.run import RunDirectory, locked, resolve_precision
 from melfusion.schema import Config
 
@@ -148,9 +148,9 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any
     data = copy.deepcopy(config.data)
     provenance = None
     if data.precompute.enabled:
-        with clock("precompute"), locked(Path(config.runs_dir) / f".{config.name}-precompute.lock"):
-            provenance = ensure_precomputed(config, system)
-        data.path, data.crop = str(precomputed_path(config)), "start"
+        with clock("precompute"):
+            path, provenance = ensure_precomputed(config, system)
+        data.path, data.crop = str(path), "start"
     shapes = build.noise_shapes(config, system)
     module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance)
     shown = (

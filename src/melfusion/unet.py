@@ -7,25 +7,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
-from melfusion.config import ConfigError
-from melfusion.image_features import attention_layers
-from melfusion.synapse import SYNAPSES, LayerSpec, attach, block_names, choose_layers
-
-
-def layer_specs(
-    unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None, layers: list[str]
-) -> list[LayerSpec]:
-    """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one."""
-    names = attention_layers(unet)
-    blocks, specs = block_names(names), []
-    there = set(attention_layers(image_unet)) if image_unet is not None else set()
-    for name in choose_layers(names, layers):
-        if name not in there:
-            raise ConfigError(f"synapse.layers names {name}, which the image UNet does not have: "
-                             f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}.")  # fmt: skip
-        music, image = unet.get_submodule(f"{name}.attn2"), image_unet.get_submodule(f"{name}.attn1")
-        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, image.to_k.out_features))
-    return specs
+from melfusion.layers import layer_specs
+from melfusion.processor import attach
+from melfusion.synapse import SYNAPSES
 
 
 class SynapticUNet(lightning.LightningModule):
