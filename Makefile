@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate precompute shards release-scenes data-scenes data-games tensorboard lint test test-slow
+.PHONY: help install train evaluate listening ablate generate precompute shards release-scenes data-scenes data-games tensorboard lint test test-slow
 
 # Free text travels through the environment, verbatim: no expansion of `$` by make, no words for the shell to split
 define verbatim
@@ -12,7 +12,7 @@ override $(1) := $$(value $(1))
 export $(1)
 endif
 endef
-$(foreach name,IMAGE PROMPT OUT CKPT MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONFIG PYTHON,$(eval $(call verbatim,$(name))))
+$(foreach name,IMAGE PROMPT OUT CKPT DIR SUITE MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONFIG PYTHON,$(eval $(call verbatim,$(name))))
 
 # Lower-case variables given on the command line are options: `make generate seed=3`
 letters := a b c d e f g h i j k l m n o p q r s t u v w x y z
@@ -42,6 +42,15 @@ install:  ## set everything up: .venv (or the active environment, or PYTHON=), p
 
 train: install  ## train; CONFIG=scenes by default, CONFIG=games,tiny lays one over another, ARGS="key=value …"
 	@$(CLI) train $(DEVICES_AND_SUCH) $(ARGS) $(options)
+
+evaluate: install  ## CKPT=runs/name (or ARGS="wavs=folder") n= data.seed= rows= OUT= listening=true: scores and a listening page
+	@$(CLI) evaluate $(ARGS) $(options)
+
+listening: install  ## DIR=folder of a blind page: its answers*.json → a table of OVL and REL by system, with intervals
+	@$(CLI) listening $(ARGS) $(options)
+
+ablate: install  ## SUITE=headline: every row of experiments/SUITE/, one table; rows= jobs=2 cluster=slurm publish=true
+	@$(CLI) ablate $(ARGS) $(options)
 
 generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= …
 	@$(CLI) generate $(ARGS) $(options)

@@ -11,7 +11,8 @@ import torch
 
 torch.set_num_threads(1)
 
-LABELS = ({"place": "sea", "time": "dawn", "weather": "rain"}, {"place": "city", "time": "night", "weather": "snow"})
+LABELS = ({"place": "sea", "time": "dawn", "weather": "rain", "tonic": "C", "mode": "major"},
+          {"place": "city", "time": "night", "weather": "snow", "tonic": "A", "mode": "minor"})  # fmt: skip
 
 
 @pytest.fixture

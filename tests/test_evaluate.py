@@ -1,15 +1,22 @@
-"""Evaluation: the verdicts are counted right, and a picture that is heard is told from one that is not."""
+"""Evaluation: only what the system is told differs between rows, clips are made once, and a folder of sounds is scored alike."""
 
 import dataclasses
 import json
 
 import pytest
 import torch
+from torch import nn
 
 from melfusion import build
+from melfusion.audio import write_wav
+from melfusion.config import ConfigError
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.evaluate import ROWS, evaluate, learned, levelled, summary, table, write
+from melfusion.evaluate import evaluate, pages, row_files, sing, write
+from melfusion.metrics.embedders import Embedder
 from melfusion.metrics.intervals import mean_interval, wilson
+from melfusion.scoring import Ears
+from melfusion.sounds import ROWS, make_clips, read_clips, sound_files
+from melfusion.tables import learned, table
 
 
 def test_intervals_are_the_textbook_ones():
@@ -20,69 +27,133 @@ def test_intervals_are_the_textbook_ones():
     assert (mean, half) == pytest.approx((0.75, 1.959964 * 0.5 / 2), abs=1e-6)
 
 
-def verdicts(*values):
-    return [{"place": bool(v)} for v in values]
-
-
-def test_the_gain_is_paired_and_the_sentence_follows_it():
-    rows = {row: verdicts(1, 1, 1, 1) for row in ROWS} | {"shuffled picture": verdicts(0, 0, 0, 1)}
-    scores = summary(rows, {"place": 6})
-    assert scores["gain"]["place"]["mean"] == 0.75 and scores["chance"]["place"] == pytest.approx(1 / 6)
-    assert scores["shuffled picture"]["place"]["accuracy"] == 0.25 and scores["real"]["place"]["n"] == 4
-    assert "place" in learned(scores) and "+0.75" in table(scores)
-    same = summary(rows | {"shuffled picture": rows["right picture"]}, {"place": 6})
-    assert "No attribute" in learned(same)
-    assert "without pictures" in learned(summary({row: [] for row in ROWS} | {"real": verdicts(1)}, {"place": 6}))
-
-
-class Ear:
-    """A judge that hears the level of the sound: loud is sea."""
+class Ear(nn.Module):
+    """A judge that hears whether a clip is bright (many zero crossings): then it is the sea."""
 
     attributes = {"place": ["sea", "city"]}
 
     def hear(self, waveform):
-        return [{"place": "sea" if clip.abs().amax() > 0.5 else "city"} for clip in waveform]
+        crossings = (waveform[:, 1:] * waveform[:, :-1] < 0).float().mean(1)
+        return [{"place": "sea" if c > 0.2 else "city"} for c in crossings]
 
 
-def test_only_the_picture_differs_between_the_rows(tiny, tiny_corpus, tmp_path, monkeypatch):
-    config = tiny(f"data.path={tiny_corpus}", "synapse.kind=concat", "evaluation.batch_size=3")
-    config.evaluation = dataclasses.replace(config.evaluation, num_inference_steps=2)
-    system = build.system(config).eval()
-    calls = []
-    inner = type(system).generate
+@pytest.fixture
+def config(tiny, tiny_corpus):
+    return tiny(f"data.path={tiny_corpus}", "synapse.kind=concat", "evaluation.batch_size=3")
 
-    def spy(self, captions, image, seeds, *args, **kwargs):
-        calls.append((captions, image, seeds))
-        return inner(self, captions, image, seeds, *args, **kwargs)
 
-    monkeypatch.setattr(type(system), "generate", spy)
-    monkeypatch.setattr("melfusion.evaluate.levelled", lambda waveform, config: waveform)
-    data = MusicDataModule(config.data, config.audio, config.seed).dataset("val")
-    for entry in range(len(data)):
-        assert data[entry]["labels"] is not None
-    data.__class__.__getitem__, original = (
-        lambda self, i: original(self, i) | {"labels": {"place": "sea"}},
-        data.__class__.__getitem__,
+@pytest.fixture
+def items(config):
+    return MusicDataModule(config.data, config.audio, config.seed).dataset("val")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Every call of `generate`: (captions, image, seeds, …)."""
+    from melfusion.melfusion import MeLFusion
+
+    calls, inner = [], MeLFusion.generate
+    monkeypatch.setattr(
+        MeLFusion, "generate", lambda self, *args, **kw: calls.append(args) or inner(self, *args, **kw)
     )
-    try:
-        scores = evaluate(system, config, Ear(), data, tmp_path / "out")
-    finally:
-        data.__class__.__getitem__ = original
-    assert [c[0] for c in calls[0::3]] == [c[0] for c in calls[1::3]] == [c[0] for c in calls[2::3]]
-    assert [c[2] for c in calls[0::3]] == [c[2] for c in calls[1::3]] == [[0, 1, 2], [3, 4, 5]]
-    right, shuffled = (torch.cat([c[1] for c in calls[k::3]]).sum((1, 2, 3)).tolist() for k in (0, 1))
-    assert sorted(right) == pytest.approx(sorted(shuffled)) and right != shuffled
-    assert all(c[1] is None for c in calls[2::3])
-    assert len({round(v, 4) for v in right}) == 6
-    assert scores["real"]["place"]["n"] == len(data) == 6
-    assert len(list((tmp_path / "out" / "right-picture").glob("*.wav"))) == 6
+    return calls
+
+
+def test_only_what_the_system_is_told_differs_between_the_rows(config, items, told, tmp_path):
+    system = build.system(config).eval()
+    sing(system, config, items, tmp_path, list(ROWS))
+    calls = dict(zip(ROWS, (told[2 * k : 2 * k + 2] for k in range(len(ROWS))), strict=True))
+    for name, (first, second) in calls.items():
+        assert [first[2], second[2]] == [[0, 1, 2], [3, 4, 5]]  # the same noise in every row
+        given = [items[i]["caption"] for i in range(6)]
+        assert first[0] + second[0] == ([""] * 6 if name == "picture alone" else given)
+    images = {name: None if c[0][1] is None else torch.cat([c[0][1], c[1][1]]) for name, c in calls.items()}
+    right, shuffled = (images[name].sum((1, 2, 3)) for name in ("right picture", "shuffled picture"))
+    assert sorted(right.tolist()) == pytest.approx(sorted(shuffled.tolist())) and not torch.equal(right, shuffled)
+    assert images["no picture"] is None and torch.equal(images["picture alone"], images["right picture"])
+    outside = images["outside picture"]
+    assert (outside == outside[:1]).all() and not any(torch.equal(outside[0], p) for p in images["right picture"])
+    assert len(list((tmp_path / "right-picture").glob("[!.]*.wav"))) == 6
+
+
+def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told, tmp_path):
+    system = build.system(config).eval()
+    make_clips(system, config, items, ROWS["right picture"], tmp_path / "whole")
+    for share in ((1, 2), (0, 2)):
+        make_clips(system, config, items, ROWS["right picture"], tmp_path / "shared", share=share)
+    for file in sound_files(tmp_path / "whole"):
+        assert file.read_bytes() == (tmp_path / "shared" / file.name).read_bytes()
+    made = len(told)
+    sing(system, config, items, tmp_path, ["right picture"])
+    (tmp_path / "right-picture" / "s018.wav").unlink()
+    sing(system, config, items, tmp_path, ["right picture"])
+    assert len(told) == made + 3 and told[-1][2] == [2]  # two batches, then the one that was missing
+    config.sampling.guidance_scale += 1
+    with pytest.raises(ConfigError, match="another sampling"):
+        sing(system, config, items, tmp_path, ["right picture"])
+
+
+def tones(folder, items, bright):
+    folder.mkdir()
+    for i, entry in enumerate(items.entries):
+        t = torch.arange(8192) / 8000
+        write_wav(str(folder / f"{entry.key}.wav"), 0.3 * torch.sin(6.2832 * (2500 if bright(i) else 300) * t), 8000)
+    return folder
+
+
+def test_the_verdicts_are_counted_and_the_sentence_follows_them(config, items, tmp_path, monkeypatch):
+    labelled = {"caption": "c", "full_caption": "all of it"}
+    sea = [True, False, True, False, True, True]
+    metas = {e.key: labelled | {"labels": {"place": "sea" if s else "city"}} for e, s in zip(items.entries, sea, strict=True)}
+    monkeypatch.setattr(type(items.reader), "meta", lambda self, entry: metas[entry.key])
+    folders = {"right picture": tones(tmp_path / "a", items, lambda i: sea[i]),
+               "shuffled picture": tones(tmp_path / "b", items, lambda i: i < 2)}  # fmt: skip
+    scores = evaluate(config, Ears(config.audio, Ear()), items, None, folders)
+    right, shuffled = (scores["rows"][name]["attributes"]["place"] for name in folders)
+    assert right["accuracy"] == 1.0 and right["n"] == 6 and shuffled["accuracy"] == pytest.approx(2 / 6)
+    assert scores["gain"]["place"]["mean"] == pytest.approx(4 / 6) and scores["chance"] == {"place": 0.5}
+    assert "place" in learned(scores) and "+0.67" in table(scores)
+    same = evaluate(config, Ears(config.audio, Ear()), items, None, dict.fromkeys(folders, folders["right picture"]))
+    assert "No attribute" in learned(same)
+    assert "nothing is said" in learned({k: v for k, v in scores.items() if k != "gain"})
     write(scores, tmp_path)
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    pages(config, items, folders, tmp_path, listening=True)
+    page = (tmp_path / "index.html").read_text()
+    assert all(word in page for word in ("right picture", "shuffled picture", "real", items.entries[0].key))
+    assert (tmp_path / "listening.html").is_file() and (tmp_path / "a" / f"{items.entries[0].key}.png").is_file()
 
 
-def test_generated_sound_is_brought_to_the_loudness_of_the_data(tiny):
-    config = tiny()
-    t = torch.arange(8192) / 8000
-    sound = torch.stack([0.01 * torch.sin(6.28 * 440 * t), 0.5 * torch.sin(6.28 * 440 * t), torch.zeros(8192)])
-    rms = levelled(sound, config).square().mean(1).sqrt()
-    assert rms[:2].tolist() == pytest.approx([0.1, 0.1], rel=1e-3) and rms[2] == 0
+class Level(nn.Module):
+    sample_rate_hz = 8000
+
+    def forward(self, waveform):
+        return torch.stack([waveform.abs().mean(1), waveform.std(1)], 1)[:, None]
+
+
+def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_path):
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    for i in range(5):
+        noise = 0.1 * torch.randn(11025, generator=torch.Generator().manual_seed(i))
+        write_wav(str(strange / f"song-{i}.wav"), noise, 11025)  # another rate and length
+    assert [f.name for f in row_files(strange, items)] == [f"song-{i}.wav" for i in range(5)]
+    keys, waveform = next(read_clips(sound_files(strange), config.audio, 8))
+    assert keys[0] == "song-0" and waveform.shape == (5, 8192)
+    real = MusicDataModule(config.data, config.audio, config.seed).dataset("train")
+    ears = Ears(config.audio, None, [Embedder("level", Level())])
+    scores = evaluate(config, ears, items, (items, real), {"given": strange})
+    row = scores["rows"]["given"]
+    assert row["n"] == 5 and row["attributes"] == {} and "mean" in row["distances"]["level"]["kad"]
+    assert "why_not" in row["distances"]["level"]["fad"] and scores["about"]["networks"].keys() == {"level"}
+    assert "FAD is not computed: " in table(scores)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no sound file"):
+        row_files(tmp_path / "empty", items)
+
+
+def test_an_outside_picture_that_is_missing_is_one_sentence(config, items, tmp_path):
+    config.evaluation = dataclasses.replace(config.evaluation, outside_picture="nowhere.png")
+    with pytest.raises(ConfigError, match="nowhere.png"):
+        make_clips(build.system(config).eval(), config, items, ROWS["outside picture"], tmp_path)

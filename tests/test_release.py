@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
 import torch
+from data_fixtures import one_sentence
 from safetensors.torch import load_file
 
 from melfusion import build, release
+from melfusion.__main__ import main
 from melfusion.checkpoint import CheckpointError, export_system, load_system
 from melfusion.config import load_config
 from melfusion.generate import generate
@@ -28,8 +31,36 @@ def test_the_floors_hold_what_the_project_promises():
     floors = json.loads((release.WEIGHTS / "floors.json").read_text())
     (ours, half), (theirs, other) = floors["vocos_spectral_distance"], floors["griffin_lim_spectral_distance"]
     assert ours + half < theirs - other
-    through = {name: s["accuracy"] for name, s in floors["judge"]["VAE + vocoder"].items()}
-    assert through["place"] >= 0.99 and min(through["time"], through["weather"]) >= 0.97
+    for judge in release.JUDGES:
+        for sound in ("real", "VAE + vocoder"):
+            right = {name: s["accuracy"] for name, s in floors[judge][sound].items()}
+            assert right["place"] >= 0.99 and min(right["time"], right["weather"]) >= 0.97, (judge, sound)
+
+
+def test_the_two_shipped_judges_are_of_different_kinds_and_seeds():
+    made = {name: build.judge(load_config("scenes", [f"judge.weights={w}"])) for name, w in release.JUDGES.items()}
+    assert [type(judge.network).__name__ for judge in made.values()] == ["JudgeNetwork", "RecurrentNetwork"]
+    assert made["judge"].attributes == made["judge_test"].attributes
+    assert release.recipe_config("judge").seed != release.recipe_config("judge_test").seed
+
+
+def test_floors_are_written_for_both_judges(tmp_path, monkeypatch):
+    first, second = ({"real": {"place": {"accuracy": share, "low": 0.25, "high": 0.75}}} for share in (0.5, 0.625))
+    found = {"n": 4, "vae_log_mel_l1_nats": (0.2, 0.1), "judge": first, "judge_test": second}
+    sounds = {f"{name}_{what}": (1.0, 0.5) for name in ("vocos", "griffin_lim", "both")
+              for what in ("spectral_distance", "log_mel_l1_nats")}  # fmt: skip
+    monkeypatch.setattr(release, "floors", lambda: found | sounds)
+    monkeypatch.setattr(release, "WEIGHTS", tmp_path)
+    release.write_floors()
+    page = (tmp_path / "README.md").read_text()
+    assert "| judge | real | 0.500 (0.250-0.750) |" in page and "| judge_test | real | 0.625 (0.250-0.750) |" in page
+    assert json.loads((tmp_path / "floors.json").read_text())["judge_test"] == second
+
+
+def test_a_verdict_compares_what_is_heard_with_what_was_meant():
+    judge = SimpleNamespace(hear=lambda waveform: [{"place": "sea", "time": "dawn"}, {"place": "city", "time": "noon"}])
+    labels = [{"place": "sea", "time": "noon", "mode": "major"}, {"place": "city", "time": "noon"}]
+    assert release.verdicts(judge, None, labels) == [{"place": True, "time": False}, {"place": True, "time": True}]
 
 
 def test_the_default_configuration_is_the_shipped_model():
@@ -45,7 +76,7 @@ def test_recipes_train_on_the_corpus_their_cards_name():
     for part in release.RECIPES:
         config = release.recipe_config(part)
         assert config.name == release.run_name(part) and config.data.source == "scenes"
-        default = part in ("image", "melfusion")  # these two learn from the default's corpus
+        default = part == "image"  # it learns from the default's corpus
         assert config.data.path == load_config("scenes" if default else "release", []).data.path
 
 
@@ -70,13 +101,17 @@ def test_an_exported_system_comes_back_and_refuses_other_parts(tiny, tmp_path):
         load_system(tmp_path)
 
 
-def test_too_much_weight_is_refused(tmp_path, monkeypatch):
+def test_too_much_weight_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(release, "WEIGHTS", tmp_path)
     (tmp_path / "big.safetensors").write_bytes(b"0" * 1000)
     assert release.check_size() == 1000
     monkeypatch.setattr(release, "MAX_BYTES", 999)
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(release.ReleaseError, match="more than"):
         release.check_size()
+    monkeypatch.setattr(release, "RECIPES", {})
+    monkeypatch.setattr(release, "write_floors", lambda: None)
+    assert main(["release-scenes"]) == 2  # a sentence, not a traceback
+    assert one_sentence(capsys.readouterr().err.strip())
 
 
 def test_without_a_checkpoint_the_shipped_model_plays(tmp_path, capsys):

@@ -62,6 +62,18 @@ def test_shipped_weights(tmp_path, monkeypatch):
     assert "ships none" in error_of("shipped", "music_vae")
     (tmp_path / "weights" / "music_vae").mkdir(parents=True)
     assert resolve("shipped", "music_vae") == tmp_path / "weights" / "music_vae"
+    (tmp_path / "weights" / "other").mkdir()
+    assert resolve("shipped:other", "music_vae") == tmp_path / "weights" / "other"
+    message = error_of("shipped:third", "judge")
+    assert "judge.weights='shipped:third'" in message and str(tmp_path / "weights/third") in message and "ships none" in message
+
+
+def test_a_folder_whose_name_only_begins_like_a_scheme_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("shipped-parts", "runs", "run"):
+        (tmp_path / name / "vae").mkdir(parents=True)
+        assert resolve(name, "music_vae") == Path(name)
+    assert resolve("runs:vae", "music_vae") == Path("runs/vae")
 
 
 @pytest.fixture

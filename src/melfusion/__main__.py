@@ -50,6 +50,38 @@ def _precompute(config: str, options: list[str]) -> None:
     print(describe(str(precompute(settings, build.system(settings)))))
 
 
+def _evaluate(config: str, options: list[str]) -> None:
+    from melfusion.evaluate import OPTIONS, run
+
+    own = [item for item in options if item.partition("=")[0] in OPTIONS]
+    environment = {name.lower(): os.environ[name] for name in ("CKPT", "OUT") if os.environ.get(name)}
+    run(config, environment | _parse(own, OPTIONS), [item for item in options if item not in own])
+
+
+def _ablate(config: str, options: list[str]) -> None:
+    from melfusion.ablate import OPTIONS, ablate
+    from melfusion.run import refuse_login_node
+
+    own = [item for item in options if item.partition("=")[0] in OPTIONS]
+    given = {"suite": os.environ["SUITE"]} if os.environ.get("SUITE") else {}
+    given |= _parse(own, OPTIONS)
+    if given.get("cluster") is None:
+        refuse_login_node(os.environ)
+    ablate(given, [item for item in options if item not in own])
+
+
+def _listening(folder: str, options: list[str]) -> None:
+    from pathlib import Path
+
+    from melfusion.config import ConfigError
+    from melfusion.listening import report
+
+    folder = _parse(options, {"dir": str}).get("dir") or folder
+    if not folder:
+        raise ConfigError("listening needs the folder of a study: `melfusion listening dir=FOLDER`.")
+    report(Path(folder))
+
+
 def _shards(config: str, options: list[str]) -> None:
     from melfusion.data.manifest import OPTIONS, build_from_manifest
 
@@ -82,8 +114,9 @@ def _tensorboard(config: str, options: list[str]) -> None:
 
 
 VERBS: dict[str, Callable[[str, list[str]], None]] = {
-    "train": _train, "generate": _generate, "precompute": _precompute, "shards": _shards,
-    "release-scenes": _release_scenes, "data-scenes": _data_scenes, "data-games": _data_games, "tensorboard": _tensorboard,
+    "train": _train, "evaluate": _evaluate, "ablate": _ablate, "generate": _generate, "precompute": _precompute, "shards": _shards,
+    "listening": _listening, "release-scenes": _release_scenes, "data-scenes": _data_scenes, "data-games": _data_games,
+    "tensorboard": _tensorboard,
 }  # fmt: skip
 
 
@@ -117,10 +150,12 @@ def main(argv: list[str] | None = None) -> int:
     for noise in (".*does not have many workers.*", ".*in eval mode at the start.*", ".*LeafSpec.*is deprecated.*"):
         warnings.filterwarnings("ignore", message=noise)
     names = [a for a in args[1:] if "=" not in a]
-    if names and args[0] in ("generate", "shards"):
-        print(f"melfusion {args[0]}: {names[0]!r} is no key=value; quote values that hold spaces.", file=sys.stderr)
+    stray = names if args[0] in ("generate", "shards") else names[1:] if args[0] == "listening" else []
+    if stray:
+        print(f"melfusion {args[0]}: {stray[0]!r} is no key=value; quote values that hold spaces.", file=sys.stderr)
         return 2
-    config = ",".join(names) or os.environ.get("CONFIG") or DEFAULT_CONFIG
+    unnamed = os.environ.get("DIR", "") if args[0] == "listening" else os.environ.get("CONFIG") or DEFAULT_CONFIG
+    config = ",".join(names) or unnamed
     try:
         VERBS[args[0]](config, [a for a in args[1:] if "=" in a])
     except (ValueError, RuntimeError) as error:

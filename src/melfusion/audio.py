@@ -111,6 +111,10 @@ class LogMel(nn.Module):
         filters = torch.from_numpy(mel_matrix(audio)).float()
         self.register_buffer("filters", filters, persistent=False)
 
+    def shape(self, num_samples: int) -> tuple[int, int]:
+        """(T, F) of a clip."""
+        return num_samples // self.hop, self.filters.shape[1]
+
     def forward(self, waveform: Tensor) -> Tensor:
         with torch.autocast(waveform.device.type, enabled=False):  # logs of small magnitudes need float32
             return self._log_mel(waveform)

@@ -55,6 +55,7 @@ class MusicBatch(_Movable):
     image_latents: Tensor | None = None  # (B, G, C, h, w) the picture at the reading's grid timesteps
     visual_features: VisualFeatures | None = None  # reading `fixed`: cached, tokens already matched
     labels: list[dict[str, Any]] = field(default_factory=list)
+    full_captions: list[str] = field(default_factory=list)  # everything in words; the caption where there is no other
     replaced: list[tuple[str, str]] = field(default_factory=list)  # (key, reason) of samples that others stand in for
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -22,9 +23,11 @@ from transformers import (
 from melfusion.audio import AudioGeometry, LogMel
 from melfusion.config import to_dict
 from melfusion.diffusion import alphas_cumprod
+from melfusion.export import STATISTICS_FILE
+from melfusion.export import export_part as export_part
 from melfusion.frozen import freeze
 from melfusion.image_features import ImageFeatureExtractor
-from melfusion.judge import Judge, JudgeNetwork
+from melfusion.judge import NETWORKS, Judge, JudgeNetwork
 from melfusion.melfusion import MeLFusion
 from melfusion.music_vae import MusicVAE
 from melfusion.optim import TrainedModule
@@ -38,17 +41,16 @@ from melfusion.pretrained import (
     read_part,
     stored_schedule,
     tango_state,
-    write_part,
 )
 from melfusion.sampler import make_scheduler
-from melfusion.schema import Config
+from melfusion.schema import Config, TextEncoderConfig
 from melfusion.text_encoder import TextEncoder
+from melfusion.towers import ImageTower, Towers
 from melfusion.twins import byte_tokenizer, random_image_vae, random_text_network, random_unet
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, Vocos
 from melfusion.weights_source import WeightsError, resolve
 
-STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
 TANGO_FILE = "pytorch_model_main.bin"
 
 
@@ -102,13 +104,34 @@ def vocoder(config: Config) -> Vocoder:
 def judge(config: Config) -> Judge:
     """The classifier of sounds, from a folder this project wrote or random init."""
     c, folder = config.judge, _folder(config, "judge")
-    sizes = {"width": c.width, "embedding": c.embedding, "attributes": dict(c.attributes)}
+    sizes = {"kind": c.kind, "width": c.width, "embedding": c.embedding, "attributes": dict(c.attributes)}
+    if folder is not None:
+        made_for, stored = read_part(folder)
+        sizes = {"kind": "conv"} | stored  # the first judges were written before there were kinds
+        _check_audio(made_for, config, "judge")
+    front_end, network = NETWORKS[sizes["kind"]]
+    hears = front_end(config.audio)
+    network = network(hears.shape(0)[1], sizes["width"], sizes["embedding"])
+    attributes = {name: list(classes) for name, classes in sizes["attributes"].items()}
+    made = Judge(network, hears, attributes, sizes["embedding"], config.optim, config.trainer.max_steps)
+    made.sizes = sizes | {"attributes": attributes}
+    return made if folder is None else load_part(made, folder)
+
+
+def towers(config: Config) -> Towers:
+    """The contrastive models with the text encoder they were trained with, from a folder this project wrote or random init."""
+    c, folder, text = config.towers, _folder(config, "towers"), dataclasses.asdict(config.text_encoder)
+    sizes = {"width": c.width, "embedding": c.embedding, "text_encoder": text}
     if folder is not None:
         made_for, sizes = read_part(folder)
-        _check_audio(made_for, config, "judge")
-    network = JudgeNetwork(config.audio.n_mels, sizes["width"], sizes["embedding"])
-    attributes = {name: list(classes) for name, classes in sizes["attributes"].items()}
-    made = Judge(network, LogMel(config.audio), attributes, sizes["embedding"], config.optim, config.trainer.max_steps)
+        _check_audio(made_for, config, "towers")
+    with _seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
+        encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=TextEncoderConfig(**sizes["text_encoder"]))))
+    width, embedding = sizes["width"], sizes["embedding"]
+    sound = JudgeNetwork(config.audio.n_mels, width, embedding)
+    made = Towers(ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim,
+                  config.trainer.max_steps)  # fmt: skip
+    made.sizes = sizes
     return made if folder is None else load_part(made, folder)
 
 
@@ -195,7 +218,7 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     )  # fmt: skip
 
 
-PARTS = {"music_vae": music_vae, "vocoder": vocoder, "image_diffusion": image_features, "judge": judge}
+PARTS = {"music_vae": music_vae, "vocoder": vocoder, "image_diffusion": image_features, "judge": judge, "towers": towers}
 
 
 def part(config: Config) -> TrainedModule:
@@ -215,8 +238,8 @@ def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
         return {"vae_noise": latent}
     if config.task == "vocoder":
         return {}
-    if config.task == "judge":
-        return {"augment": (AudioGeometry(config.audio).num_frames, config.audio.n_mels)}
+    if config.task in ("judge", "towers"):
+        return {"augment": system.log_mel.shape(AudioGeometry(config.audio).num_samples)}
     extractor = system if config.task == "image_diffusion" else system.extractor
     picture = None
     if extractor is not None:
@@ -228,34 +251,6 @@ def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
         return {"image_noise": picture}
     shapes = {"vae_noise": latent, "noise": latent}
     return shapes | ({"image_noise": picture} if picture and extractor.reading == "noised" else {})
-
-
-def export_part(module: TrainedModule, config: Config, folder: Path) -> None:
-    """Write a self-trained part in the layout the functions above read (diffusers folders, safetensors)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(module, MeLFusion):
-        module.unet.unet.save_pretrained(folder / "unet")
-        return
-    if isinstance(module, Vocoder):
-        write_part(module.network, folder, config.audio, {"width": config.vocoder.width, "blocks": config.vocoder.blocks})
-        return
-    if isinstance(module, Judge):
-        sizes = {"width": config.judge.width, "embedding": config.judge.embedding, "attributes": module.attributes}
-        write_part(module, folder, config.audio, sizes)
-        return
-    if isinstance(module, MusicVAE):
-        module.autoencoder.save_pretrained(folder)
-        names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
-        (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names}))
-        return
-    module.unet.save_pretrained(folder / "unet")
-    if module.vae is not None:
-        module.vae.save_pretrained(folder / "vae")
-    (folder / "scheduler").mkdir(exist_ok=True)
-    d = config.diffusion
-    tree = {"num_train_timesteps": d.num_train_timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
-            "beta_schedule": d.beta_schedule, "prediction_type": module.prediction_type}  # fmt: skip
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
 
 
 def _check_audio(made_for: dict, config: Config, name: str) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
 from melfusion import build
-from melfusion.config import from_dict, to_dict
+from melfusion.config import from_dict, override, to_dict
 from melfusion.melfusion import CheckpointError, MeLFusion
 from melfusion.schema import Config
 
@@ -44,18 +44,19 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     (folder / SYSTEM_FILE).write_text(json.dumps(tree, indent=1) + "\n")
 
 
-def load_system(path: str | Path | None = None, ema: bool = True) -> tuple[MeLFusion, Config]:
+def load_system(path: str | Path | None = None, ema: bool = True,
+                overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:  # fmt: skip
     """A `.ckpt` of this project, the run directory that holds it, an exported folder, or None for the shipped model.
 
-    Returns the system in eval mode and its configuration. Raises CheckpointError where the file is missing, cannot be
-    read, or belongs to other frozen parts.
+    Returns the system in eval mode and its configuration, with `overrides` (a dotlist) laid over it. Raises
+    CheckpointError where the file is missing, cannot be read, or belongs to other frozen parts.
     """
     file = SHIPPED if path is None else Path(path)
     if (file / SYSTEM_FILE).is_file():
         stored = _exported(file)
     else:
         stored = _checkpoint(file / "checkpoints" / "last.ckpt" if file.is_dir() else file)
-    config = from_dict(stored["config"])
+    config = override(from_dict(stored["config"]), overrides or [])
     system = build.system(config)
     system.on_load_checkpoint(stored)
     system.load_state_dict(stored["state_dict"] | (stored.get("ema", {}) if ema else {}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from melfusion.schema import CHOICES, REGISTRIES, Config
+
+log = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -46,13 +49,25 @@ def config_path(name: str) -> Path:
 
 def load_config(names: str, overrides: list[str] | None = None) -> Config:
     """Names of configs, comma-separated (each laid over the one before), and a dotlist → a checked Config."""
-    parts, texts = [n for n in names.split(",") if n], {}
+    parts = [n for n in names.split(",") if n]
     merged = OmegaConf.structured(Config)
     for i, part in enumerate(parts):
         # laid over another, a file brings its own keys only: its base would undo what lies below
         for path in _base_chain(config_path(part)) if i == 0 else [config_path(part)]:
             merged = _merge(merged, _read(path), str(path))
-    for item in overrides or []:
+    if merged.name is None:
+        merged.name = "-".join(Path(p).stem for p in parts)
+    return _overridden(merged, overrides or [])
+
+
+def override(config: Config, overrides: list[str]) -> Config:
+    """A dotlist laid over a configuration."""
+    return _overridden(_merge(OmegaConf.structured(Config), OmegaConf.create(to_dict(config)), "stored config"), overrides)
+
+
+def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
+    texts = {}
+    for item in overrides:
         if "=" not in item:
             raise ConfigError(f"The override {item!r} is not of the form key=value.")
         key, value = item.split("=", 1)
@@ -60,8 +75,6 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
             texts[key] = value
         else:
             merged = _merge(merged, _dotted(key, value), f"override {item!r}")
-    if merged.name is None:
-        merged.name = "-".join(Path(p).stem for p in parts)
     config = _object(merged)
     for key, value in texts.items():
         _set_text(config, key, value)
@@ -70,8 +83,15 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
-    """The plain tree a checkpoint or a run directory stores → Config."""
-    return _checked(_merge(OmegaConf.structured(Config), OmegaConf.create(tree), "stored config"))
+    """The plain tree a checkpoint or a run directory stores → Config; keys that this version no longer has are logged."""
+    known, kept = set(valid_keys()), OmegaConf.create()
+    for key, value in flatten(tree).items():
+        # below a known key lie the entries of a dict, such as data.splits.train
+        if any(key == k or key.startswith(f"{k}.") for k in known):
+            OmegaConf.update(kept, key, value, force_add=True)
+        else:
+            log.warning("A stored configuration has %s=%r, which this version does not know; it is left out.", key, value)
+    return _checked(_merge(OmegaConf.structured(Config), kept, "stored config"))
 
 
 def overlay(config: Config, name: str, changes: dict[str, Any]) -> Config:

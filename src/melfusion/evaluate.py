@@ -1,128 +1,242 @@
-"""Is the picture heard? Attribute accuracy of music made for held-out pictures, with the right, a shuffled and no picture.
+"""`melfusion evaluate`: is the picture heard, and how good is the music? Scores of a run, or of any folder of sounds.
 
-A judge that never saw the generator listens. `real` and `reconstruction` (VAE + vocoder) are what it scores at best.
+Rows differ in what the system is told; their items, captions and noise are the same. `real` and `reconstruction` (VAE +
+vocoder) are the floors: what real clips of the same items score, and the best that these parts let any row score.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
-from melfusion.audio import BadSample, normalise_loudness, write_wav
-from melfusion.batch import MusicBatch
-from melfusion.data import order
-from melfusion.data.datamodule import MusicDataset, collate
-from melfusion.judge import Judge
+from melfusion import build
+from melfusion.audio import LogMel
+from melfusion.checkpoint import load_system
+from melfusion.config import ConfigError, flatten, load_config, override
+from melfusion.data.corpus import FITTED, ensure_corpus, held_out
+from melfusion.data.datamodule import MusicDataModule, MusicDataset
+from melfusion.frozen import freeze
+from melfusion.listening import Clip, write_blind, write_page
 from melfusion.melfusion import MeLFusion
-from melfusion.metrics.intervals import mean_interval, wilson
+from melfusion.metrics.embedders import Embedder, JudgeEmbedding, embedder
+from melfusion.plots import save, spectrogram_figure
+from melfusion.run import device_name
 from melfusion.schema import Config
+from melfusion.scoring import Ears, Yardstick, accuracy, gains, towers_scores
+from melfusion.sounds import (
+    ROWS,
+    claim,
+    clip_file,
+    make_clips,
+    read_clips,
+    real_clips,
+    reconstructions,
+    sound_files,
+    write_whole,
+)
+from melfusion.tables import learned, table
 
-ROWS = ("real", "reconstruction", "right picture", "shuffled picture", "no picture")
+OPTIONS = {"ckpt": str, "wavs": str, "n": int, "data.seed": int, "out": str, "rows": str, "share": str, "listening": str}
+DEFAULT_ROWS = ("right picture", "shuffled picture", "no picture")
+SHOWN = 12  # items on the listening page
+MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
 
 
-@torch.no_grad()
-def evaluate(system: MeLFusion, config: Config, judge: Judge, dataset: MusicDataset, out: Path | None = None) -> dict[str, Any]:
-    """Scores of every row of ROWS by attribute: accuracy with its Wilson interval, and the paired gain over the shuffled row.
+def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The verb: make what is missing, score it, write scores.json, scores.md and index.html into `out`."""
+    system, config = None, None
+    if not options.get("wavs"):
+        system, config = load_system(options.get("ckpt"), overrides=overrides)
+        system = system.to("cuda" if torch.cuda.is_available() else "cpu")
+    config = config or load_config(config_name, overrides)
+    if options.get("n"):
+        config.evaluation.items = options["n"]
+    items, yardsticks = splits(config, options.get("data.seed"))
+    out = Path(options.get("out") or (Path(options.get("ckpt") or options.get("wavs") or "outputs/shipped") / "evaluation"))
+    names = options["rows"].replace("-", " ").split(",") if options.get("rows") else rows_of(system)
+    if unknown := [name for name in names if name not in ROWS]:
+        raise ConfigError(f"rows names {unknown[0]!r}; rows are {', '.join(ROWS)}.")
+    share = read_share(options.get("share") or "0/1")
+    if system is not None:
+        sing(system, config, items, out, names, share)
+    if share[1] > 1:
+        print(f"share {share[0]} of {share[1]} is made; the call without share= scores what all have made.")
+        return {}
+    folders = {name: out / folder_name(name) for name in names} if system is not None else {"given": Path(options["wavs"])}
+    scores = evaluate(config, ears(config), items, yardsticks, folders, system)
+    write(scores, out)
+    pages(config, items, folders, out, options.get("listening") == "true")
+    print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
+    return scores
 
-    Each clip keeps its caption and its noise in all rows; only the picture differs. `out` keeps the wavs.
+
+def read_share(text: str) -> tuple[int, int]:
+    """'2/8' → (2, 8); ConfigError for anything else."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise ConfigError(f"share={text!r} must read I/N with I from 0 to N-1, such as share=0/4.")
+    return int(part), int(parts)
+
+
+def splits(config: Config, seed: int | None = None) -> tuple[MusicDataset, tuple[MusicDataset, MusicDataset]]:
+    """The items that are scored; other real clips of equal number to measure against, and real training clips.
+
+    With a seed all are freshly drawn scenes. Without, items are the test split, which then is its own reference.
+    """
+    n, data = config.evaluation.items or 10**9, config.data
+    if seed is not None:
+        if data.source != "scenes":
+            raise ConfigError(f"data.seed={seed} draws fresh scenes, but data.source={data.source!r}: leave it out.")
+        n = min(n, MOST_FRESH)
+        data = dataclasses.replace(data, path=held_out(config, seed, n))
+    else:
+        ensure_corpus(config)
+    module = MusicDataModule(data, config.audio, config.seed)
+    items = module.dataset("test").spread(n) if seed is None else module.dataset("test").first(n)
+    reference = items if seed is None else module.dataset("reference").first(n)
+    return items, (reference, module.dataset("train").spread(FITTED))
+
+
+def rows_of(system: MeLFusion | None) -> list[str]:
+    return ["no picture"] if system is not None and system.extractor is None else list(DEFAULT_ROWS)
+
+
+def folder_name(row: str) -> str:
+    return row.replace(" ", "-")
+
+
+def sing(system: MeLFusion, config: Config, items: MusicDataset, out: Path, names: list[str],
+         share: tuple[int, int] = (0, 1)) -> None:  # fmt: skip
+    """Make the clips of every row that are not there yet; a folder of other clips is refused."""
+    for name in names:
+        folder = out / folder_name(name)
+        claim(folder, system, config, items, ROWS[name])
+        make_clips(system, config, items, ROWS[name], folder, share=share)
+        print(f"{name}: {len(list(folder.glob('*.wav')))} of {len(items)} clips", flush=True)
+
+
+def ears(config: Config, embedders: bool = True) -> Ears:
+    """The judge and, unless they are not wanted, embedders and towers that the configuration names, on this machine's device."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    heads = freeze(build.judge(config)).to(device) if config.judge.weights else None
+    towers = freeze(build.towers(config)).to(device) if config.towers.weights else None
+    named = config.evaluation.embedders if embedders else {}
+    made = [Embedder("judge", JudgeEmbedding(heads, config.audio.sample_rate_hz)) if name == "judge" else
+            embedder(name, weights, config.audio) for name, weights in named.items() if name != "judge" or heads]  # fmt: skip
+    key = config.evaluation.text_judge
+    reads = freeze(build.judge(override(config, [f"judge.weights={key}"]))).to(device) if key else None
+    return Ears(config.audio, heads, [e.to(device) for e in made], towers if embedders else None, reads)
+
+
+def evaluate(config: Config, ears: Ears, items: MusicDataset, yardsticks: tuple[MusicDataset, MusicDataset] | None,
+             folders: dict[str, Path], system: MeLFusion | None = None) -> dict[str, Any]:  # fmt: skip
+    """Scores of every row: attribute accuracy, distances by embedder, IMSM; and the paired gain over the shuffled row.
+
+    `yardsticks` are the real clips that distances need: those to measure against and those to fit a PCA on; without
+    them, or without `system`, distances or the floor of VAE and vocoder are left out.
     """
     size = config.evaluation.batch_size
-    shuffled = order.permutation(config.seed, 0, len(dataset))
-    right: dict[str, list[dict[str, bool]]] = {row: [] for row in ROWS}
-    for start in range(0, len(dataset), size):
-        items = range(start, min(start + size, len(dataset)))
-        batch = collate([dataset[i] for i in items]).to(system.device)
-        others = collate([dataset[int(shuffled[i])] for i in items]).to(system.device).image
-        for row, waveform in _rows(system, config, batch, others):
-            heard = judge.hear(levelled(waveform, config))
-            for label, told in zip(batch.labels, heard, strict=True):
-                right[row].append({name: label[name] == told[name] for name in told})
-            if out is not None and row.endswith("picture"):
-                _keep(out / row.replace(" ", "-"), batch.keys, waveform, config)
-        print(f"evaluated {len(right['real'])} of {len(dataset)} clips", flush=True)
-    return summary(right, {name: len(classes) for name, classes in judge.attributes.items()})
+    heard = {"real": ears.listen(real_clips(items, size))}
+    if system is not None:
+        heard["reconstruction"] = ears.listen(reconstructions(system, items, size))
+    for name, folder in folders.items():
+        heard[name] = ears.listen(read_clips(row_files(folder, items), config.audio, size))
+    metas = {entry.key: items.reader.meta(entry) for entry in items.entries}
+    labels = {key: meta.get("labels") or {} for key, meta in metas.items()}
+    known = [told(ears, labels[key]) for key in heard["real"].keys]
+    measure = yardstick(ears, *yardsticks, known, size) if yardsticks and ears.embedders else None
+    scores: dict[str, Any] = {"rows": {}, "about": about(config, ears, items, yardsticks)}
+    for name, row in heard.items():
+        wanted = [labels.get(key, {}) for key in row.keys]
+        entry: dict[str, Any] = {"n": len(row), "attributes": accuracy(row, wanted)}
+        if measure is not None:
+            entry["distances"] = measure.score(row, [told(ears, w) for w in wanted])
+        if ears.towers is not None and row.keys == heard["real"].keys:
+            captions = [metas[key].get("full_caption") or metas[key].get("caption") or "" for key in row.keys]
+            entry["imsm"] = towers_scores(ears.towers, row, all_pictures(items), captions)
+        scores["rows"][name] = entry
+    if {"right picture", "shuffled picture"} <= heard.keys():
+        right = heard["right picture"]
+        scores["gain"] = gains(right, heard["shuffled picture"], [told(ears, labels[key]) for key in right.keys])
+    return scores | {"chance": {name: 1 / len(c) for name, c in ears.attributes.items()}}
 
 
-def _rows(system: MeLFusion, config: Config, batch: MusicBatch, others: Tensor) -> Any:
-    """(row, waveform) of each row for one batch; `others` are the pictures of the shuffled row."""
-    yield "real", batch.waveform
-    mel = system.music_vae.decode(system.music_vae.encode(system.log_mel(batch.waveform)))
-    yield "reconstruction", system.vocode(mel)
-    s, seeds = config.sampling, batch.position.tolist()
-    for row, image in zip(ROWS[2:], (batch.image, others, None), strict=True):
-        if image is not None and system.extractor is None:
-            continue
-        log_mel = system.generate(batch.captions, image, seeds, config.evaluation.num_inference_steps, s.guidance_scale,
-                                  s.image_guidance_scale, s.negative_prompt)  # fmt: skip
-        yield row, system.vocode(log_mel)
+def yardstick(ears: Ears, reference: MusicDataset, train: MusicDataset, classes: list[dict], size: int) -> Yardstick:
+    """Real clips of `reference` to measure against, a PCA fitted on those of `train`."""
+    truth = [told(ears, reference.reader.meta(entry).get("labels") or {}) for entry in reference.entries]
+    deaf = Ears(ears.audio, None, ears.embedders)
+    return Yardstick.fit(deaf.listen(real_clips(train, size)), deaf.listen(real_clips(reference, size)), truth, classes)
 
 
-def levelled(waveform: Tensor, config: Config) -> Tensor:
-    """Every clip at the loudness of the data (audio.loudness_dbfs); silence stays silence."""
-    clips = []
-    for clip in waveform.float().cpu():
-        try:
-            clips.append(torch.from_numpy(normalise_loudness(clip.numpy(), config.audio)))
-        except BadSample:
-            clips.append(clip)
-    return torch.stack(clips).to(waveform.device)
+def told(ears: Ears, labels: dict[str, Any]) -> dict[str, str]:
+    """The labels that the judge knows."""
+    return {name: labels[name] for name in (ears.judge.attributes if ears.judge else {}) if name in labels}
 
 
-def summary(right: dict[str, list[dict[str, bool]]], classes: dict[str, int]) -> dict[str, Any]:
-    """Row → per-clip verdicts becomes row → attribute → accuracy, low, high, n; `gain` is right minus shuffled, paired."""
-    scores: dict[str, Any] = {}
-    for row, verdicts in right.items():
-        if verdicts:
-            scores[row] = {name: share([v[name] for v in verdicts]) for name in classes}
-    if right["right picture"]:
-        pairs = list(zip(right["right picture"], right["shuffled picture"], strict=True))
-        gains = {name: mean_interval([float(a[name]) - float(b[name]) for a, b in pairs]) for name in classes}
-        scores["gain"] = {name: {"mean": mean, "interval": half} for name, (mean, half) in gains.items()}
-    return scores | {"chance": {name: 1 / n for name, n in classes.items()}}
+def row_files(folder: Path, items: MusicDataset) -> list[Path]:
+    """The clips of the items by key, where the folder has all of them; else every sound file in it, unpaired."""
+    paired = [clip_file(folder, items, i) for i in range(len(items))]
+    return paired if all(file.is_file() for file in paired) else sound_files(folder)
 
 
-def share(verdicts: list[bool]) -> dict[str, float]:
-    """Accuracy with its Wilson interval."""
-    low, high = wilson(sum(verdicts), len(verdicts))
-    return {"accuracy": sum(verdicts) / len(verdicts), "low": low, "high": high, "n": len(verdicts)}
+def all_pictures(items: MusicDataset) -> torch.Tensor:
+    """(N, 3, H, W) of a split."""
+    return torch.stack([torch.as_tensor(items[i]["image"]) for i in range(len(items))])
 
 
-def table(scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table."""
-    names = list(scores["chance"])
-    lines = ["| heard right | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for row in (row for row in ROWS if row in scores):
-        cells = (f"{s['accuracy']:.2f} ({s['low']:.2f}-{s['high']:.2f})" for s in (scores[row][name] for name in names))
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    lines.append("| chance | " + " | ".join(f"{scores['chance'][name]:.2f}" for name in names) + " |")
-    if "gain" in scores:
-        gains = (f"{g['mean']:+.2f} ± {g['interval']:.2f}" for g in (scores["gain"][name] for name in names))
-        lines.append("| right - shuffled | " + " | ".join(gains) + " |")
-    return "\n".join(lines)
-
-
-def learned(scores: dict[str, Any]) -> str:
-    """What the scores say, in one sentence."""
-    if "gain" not in scores:
-        return "This model was trained without pictures."
-    heard = [name for name, g in scores["gain"].items() if g["mean"] > g["interval"]]
-    if not heard:
-        return "No attribute of the picture is heard more often than with a shuffled picture: train longer."
-    return f"The picture is heard: its {', '.join(heard)} more often than with a shuffled picture, beyond the 95 % interval."
+def about(config: Config, ears: Ears, items: MusicDataset, yardsticks: Any) -> dict[str, Any]:
+    """What a score must not be read without."""
+    s, a = config.sampling, config.audio
+    return {
+        "n": len(items), "reference": len(yardsticks[0]) if yardsticks else 0, "items": items.reader.shards.info.get("seed"),
+        "networks": ears.digests(), "sample_rate_hz": a.sample_rate_hz, "loudness_dbfs": a.loudness_dbfs,
+        "num_inference_steps": s.num_inference_steps, "guidance_scale": s.guidance_scale,
+        "image_guidance_scale": s.image_guidance_scale, "seed": config.seed, "device": device_name(),
+    }  # fmt: skip
 
 
 def write(scores: dict[str, Any], folder: Path) -> None:
-    """scores.json and scores.md."""
+    """scores.json, scores.md and the curves' tab of TensorBoard."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     (folder / "scores.md").write_text(table(scores) + "\n")
+    with SummaryWriter(str(folder / "tensorboard")) as board:
+        board.add_text("scores", table(scores))
+        for row, entry in scores["rows"].items():
+            for name, value in flatten(entry).items():
+                if isinstance(value, float):
+                    board.add_scalar(f"{row}/{name}".replace(" ", "_"), value)
 
 
-def _keep(folder: Path, keys: list[str], waveform: Tensor, config: Config) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, clip in zip(keys, waveform.cpu(), strict=True):
-        write_wav(str(folder / f"{key}.wav"), clip, config.audio.sample_rate_hz)
+def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Path, listening: bool) -> None:
+    """index.html with a few items of every row beside their real clip; `listening` adds the blind page."""
+    real, drawn, clips = out / "real", out / "pictures", []
+    for folder in (real, drawn):
+        folder.mkdir(parents=True, exist_ok=True)
+    for i in [k * len(items) // min(SHOWN, len(items)) for k in range(min(SHOWN, len(items)))]:
+        item, key = items[i], items.entries[i].key
+        picture = drawn / f"{key}.png" if item["has_image"] else None
+        if picture:
+            Image.open(io.BytesIO(items.reader.picture(items.entries[i]))).save(picture)
+        write_whole(clip_file(real, items, i), torch.as_tensor(item["waveform"]), config.audio.sample_rate_hz)
+        for name, folder in {"real": real, **folders}.items():
+            if (wav := clip_file(folder, items, i)).is_file():
+                if wav.is_relative_to(out):  # a folder that was given stays as it is
+                    draw(wav, config)
+                clips.append(Clip(key, item["caption"], name, wav, picture, {k: str(v) for k, v in item["labels"].items()}))
+    write_page(clips, out, f"melfusion: {config.name}", "Each column is what the system was told; the noise is the same.")
+    if listening:
+        print(f"Blind page: {write_blind(clips, out, config.seed)}")
+
+
+def draw(wav: Path, config: Config) -> None:
+    """The spectrogram of a clip beside it."""
+    _, waveform = next(read_clips([wav], config.audio, 1))
+    save(spectrogram_figure({wav.parent.name: LogMel(config.audio)(waveform)[0, 0]}, config.audio), wav.with_suffix(".png"))

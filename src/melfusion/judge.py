@@ -1,6 +1,7 @@
 """Judge: waveform → what is heard in it, as logits of each attribute and an embedding; trains itself on labelled clips.
 
-It says whether a picture is heard in generated music (attribute accuracy). It knows only the classes it was taught.
+It says whether a picture is heard in generated music (attribute accuracy). It knows only the classes it was taught. What
+one kind of network was used to choose, another kind should test: see NETWORKS.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from melfusion.audio import LogMel
 from melfusion.batch import MusicBatch
 from melfusion.optim import TrainedModule
+from melfusion.pitch import PitchNetwork, Semitones
 
 MEL_MEAN, MEL_STD = -5.0, 3.0
 
@@ -47,6 +50,40 @@ class JudgeNetwork(nn.Module):
         for block in self.time:
             h = h + block(h)
         return self.embed(torch.cat([h.mean(2), h.std(2)], 1))
+
+
+class RecurrentNetwork(nn.Module):
+    """log_mel (B, 1, T, F) → embedding (B, D): frames as vectors, a bidirectional GRU over time, attention over its states.
+
+    Unlike JudgeNetwork it sees no neighbourhood of bands and no level of the clip: each frame's spectrum is normalised,
+    and its level counts only against the clip's mean. A step is two frames, 40 ms in `scenes`, so that tempo is heard.
+    """
+
+    HEADS = 4
+
+    def __init__(self, n_mels: int, width: int = 64, embedding: int = 128):
+        super().__init__()
+        self.steps = nn.Conv1d(n_mels + 1, width, 2, stride=2)
+        self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.attention = nn.Linear(2 * width, self.HEADS)
+        self.embed = nn.Linear(self.HEADS * 2 * width, embedding)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        mel = (log_mel[:, 0] - MEL_MEAN) / MEL_STD
+        level = mel.mean(2, keepdim=True)
+        # the large eps keeps silent frames, nearly constant, from becoming loud noise
+        shape = F.layer_norm(mel, mel.shape[2:], eps=0.1)
+        frames = torch.cat([shape, level - level.mean(1, keepdim=True)], 2)
+        h = F.gelu(self.steps(frames.transpose(1, 2))).transpose(1, 2)
+        states = h.repeat(1, 1, 2) + self.gru(h)[0]
+        weights = self.attention(states).softmax(1)  # (B, T/2, heads)
+        return self.embed(torch.einsum("bth,btd->bhd", weights, states).flatten(1))
+
+
+# kind → (front end, network of its bins)
+NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "conv": (LogMel, JudgeNetwork), "recurrent": (LogMel, RecurrentNetwork), "pitch": (Semitones, PitchNetwork),
+}  # fmt: skip
 
 
 class Judge(TrainedModule):

@@ -58,6 +58,7 @@ class TrainedModule(lightning.LightningModule):
 
     optim: OptimConfig
     max_steps: int | None = None
+    sizes: dict[str, Any] = {}  # what part.json stores of a part that is built from it
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for `configure_optimizer`."""

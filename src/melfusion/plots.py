@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +27,28 @@ def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: s
     figure.colorbar(mappable, ax=panels, label="ln magnitude")
     if title:
         figure.suptitle(_plain(title), fontsize=9, wrap=True)
+    return figure
+
+
+def suite_figure(result: dict[str, Any]) -> Figure:
+    """A suite at a glance: accuracy of each attribute, and class-conditional distance by embedder, one bar a row."""
+    rows = result["rows"]
+    names, embedders = list(rows[0]["attributes"]), list(rows[0]["distances"])
+    figure = Figure(figsize=(4.2 * (1 + len(embedders)), 1.2 + 0.42 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, 1 + len(embedders), squeeze=False, sharey=True)[0]
+    where = np.arange(len(rows))[::-1]
+    for k, name in enumerate(names):
+        scores = [row["attributes"][name] for row in rows]
+        spread = np.abs([[s["accuracy"] - s["low"] for s in scores], [s["high"] - s["accuracy"] for s in scores]])
+        panels[0].errorbar([s["accuracy"] for s in scores], where + 0.2 - 0.2 * k, xerr=spread, fmt="o", markersize=4, label=name)
+    panels[0].set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02), yticks=where, yticklabels=[row["name"] for row in rows])
+    panels[0].legend(fontsize=7, loc="lower left")
+    for panel, embedder in zip(panels[1:], embedders, strict=True):
+        scores = [row["distances"][embedder]["fad_conditional"] for row in rows]
+        panel.barh(where, [s.get("mean", 0) for s in scores], xerr=[s.get("interval", 0) for s in scores], height=0.6)
+        panel.set_xlabel(f"FAD by class, {_plain(embedder)}")
+    for panel in panels:
+        panel.grid(axis="x", alpha=0.3)
     return figure
 
 

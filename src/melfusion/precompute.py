@@ -130,7 +130,7 @@ def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
 
 def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype) -> Sample:
     row = {k: (t[i].to(dtype) if t.is_floating_point() else t[i]).contiguous() for k, t in tensors.items()}
-    meta = {"caption": batch.captions[i], "split": split, "labels": batch.labels[i]}
+    meta = {"caption": batch.captions[i], "full_caption": batch.full_captions[i], "split": split, "labels": batch.labels[i]}
     return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row)})
 
 

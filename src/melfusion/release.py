@@ -6,29 +6,32 @@ One recipe per part, each a configuration of its own; what is shipped is float16
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from melfusion import build
 from melfusion.checkpoint import export_system, load_system
-from melfusion.config import load_config
+from melfusion.config import load_config, override
 from melfusion.data.datamodule import MusicDataModule, collate
 from melfusion.data.scenes import contract
-from melfusion.evaluate import levelled, share
 from melfusion.frozen import freeze
+from melfusion.judge import Judge
 from melfusion.metrics.intervals import mean_interval
-from melfusion.run import RunDirectory
+from melfusion.run import RunDirectory, device_name
 from melfusion.schema import Config
+from melfusion.scoring import levelled, share
 from melfusion.train import train
 from melfusion.vocoder import spectral_distance
 
 WEIGHTS = Path(__file__).parent / "weights"
 MAX_BYTES = 40_000_000
+
+JUDGES = {"judge": "shipped", "judge_test": "shipped:judge_test"}  # key of floors.json → judge.weights
 
 # folder of weights/ → (configuration, what the part is)
 RECIPES = {
@@ -36,6 +39,9 @@ RECIPES = {
     "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, read for its self-attention"),
     "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
     "judge": ("release,judge", "Judge: hears place (6), time (4) and weather (3) in a clip"),
+    "judge_test": ("release,judge_test", "Test judge: as the judge, but recurrent and of another seed; nothing was chosen by it"),
+    "judge_key": ("release,judge_key", "Key judge: hears tonic (12) and mode (2), which captions tell"),
+    "towers": ("release,towers", "Towers: picture and caption, sound and caption in shared spaces, on top of all-MiniLM-L6-v2"),
     "unet": ("release,text_to_music", "Text-only music UNet, told key and mode by the caption"),
     "melfusion": ("scenes_long", "Synapse and decoder on top of the text-only UNet"),
 }
@@ -56,6 +62,10 @@ Trained by this project on `scenes`, its own drawn pictures and rendered music; 
   weathers and their music, and nothing else.
 - Licence: MIT, like the code.
 """
+
+
+class ReleaseError(RuntimeError):
+    """What cannot be shipped as it is, and why."""
 
 
 def release() -> None:
@@ -115,14 +125,15 @@ def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
 
 @torch.no_grad()
 def floors(items: int = 240) -> dict[str, Any]:
-    """What the shipped parts lose, on held-out clips: vocoder against Griffin-Lim, VAE, and the judge through both."""
+    """What the shipped parts lose, on held-out clips: vocoder against Griffin-Lim, VAE, and both judges through both."""
     config = load_config("scenes", [f"data.path={load_config('release', []).data.path}"])
-    vae, judge, vocos = (freeze(make(config)) for make in (build.music_vae, build.judge, build.vocoder))
+    vae, vocos = (freeze(make(config)) for make in (build.music_vae, build.vocoder))
+    judges = {name: freeze(build.judge(override(config, [f"judge.weights={w}"]))) for name, w in JUDGES.items()}
     config.vocoder.weights = None
     griffin_lim = build.vocoder(config).eval()
     data = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(items)
     rows: dict[str, list] = {name: [] for name in ("vae", "vocos", "griffin_lim", "both")}
-    right: dict[str, list[dict[str, bool]]] = {name: [] for name in ("real", "vocoder alone", "VAE + vocoder")}
+    right: dict[str, dict[str, list[dict[str, bool]]]] = {key: {} for key in judges}
     for start in range(0, len(data), 32):
         batch = collate([data[i] for i in range(start, min(start + 32, len(data)))])
         mel = vae.log_mel(batch.waveform)
@@ -133,14 +144,22 @@ def floors(items: int = 240) -> dict[str, Any]:
             l1 = (vae.log_mel(made) - mel).abs().mean((1, 2, 3))
             rows[name] += torch.stack([spectral_distance(made, batch.waveform), l1], 1).tolist()
         for name, made in (("real", batch.waveform), ("vocoder alone", sounds["vocos"]), ("VAE + vocoder", sounds["both"])):
-            for label, heard in zip(batch.labels, judge.hear(levelled(made, config)), strict=True):
-                right[name].append({attribute: label[attribute] == heard[attribute] for attribute in heard})
+            clips = levelled(made, config.audio)
+            for key, judge in judges.items():
+                right[key].setdefault(name, []).extend(verdicts(judge, clips, batch.labels))
     return {
         "n": len(data), "vae_log_mel_l1_nats": mean_interval(rows["vae"]),
         **{f"{name}_{what}": mean_interval([row[k] for row in rows[name]])
            for name in ("vocos", "griffin_lim", "both") for k, what in enumerate(("spectral_distance", "log_mel_l1_nats"))},
-        "judge": {name: {a: share([v[a] for v in verdicts]) for a in judge.attributes} for name, verdicts in right.items()},
+        **{key: {name: {a: share([v[a] for v in said]) for a in said[0]} for name, said in heard.items()}
+           for key, heard in right.items()},
     }  # fmt: skip
+
+
+def verdicts(judge: Judge, waveform: Tensor, labels: list[dict[str, Any]]) -> list[dict[str, bool]]:
+    """Per clip: attribute → is it heard as it was meant?"""
+    return [{name: label[name] == told for name, told in heard.items()}
+            for label, heard in zip(labels, judge.hear(waveform), strict=True)]  # fmt: skip
 
 
 def write_floors() -> None:
@@ -158,23 +177,19 @@ def write_floors() -> None:
     lines += ["", "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats.".format(*found["vae_log_mel_l1_nats"]),
               "Spectral distance: `vocoder.spectral_distance`, against the original sound at three resolutions.", ""]  # fmt: skip
     names = list(found["judge"]["real"])
-    lines += [f"| the judge hears right | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name, scores in found["judge"].items():
-        cells = (f"{s['accuracy']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in scores.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [f"| heard right | in | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for key in JUDGES:
+        for name, scores in found[key].items():
+            cells = (f"{s['accuracy']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in scores.values())
+            lines.append(f"| {key} | {name} | {' | '.join(cells)} |")
     (WEIGHTS / "README.md").write_text("\n".join(lines) + "\n")
 
 
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {len(os.sched_getaffinity(0))} cores"
-
-
 def check_size() -> int:
-    """Bytes of weights/; ValueError above 40 MB."""
+    """Bytes of weights/; ReleaseError above 40 MB."""
     total = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
     if total > MAX_BYTES:
-        raise ValueError(f"{WEIGHTS} holds {total / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB that may be shipped.")
+        raise ReleaseError(f"{WEIGHTS} holds {total / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB that may be shipped: "
+                           "make a part smaller.")  # fmt: skip
     print(f"{WEIGHTS}: {total / 1e6:.1f} MB")
     return total

@@ -19,7 +19,8 @@ from melfusion.schema import Config, TrainerConfig
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.val_items",
-                 "vocoder.", "judge.", "evaluation.", "trainer.max_steps", "trainer.accelerator", "trainer.devices",
+                 "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
+                 "trainer.max_steps", "trainer.accelerator", "trainer.devices",
                  "trainer.num_nodes", "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every",
                  "trainer.log_every", "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
 
@@ -27,6 +28,7 @@ SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", 
 PART_PREFIXES = {"music_vae": ("audio.", "data.", "music_vae.", "optim.", "trainer.", "seed", "task"),
                  "vocoder": ("audio.", "data.", "vocoder.", "optim.", "trainer.", "seed", "task"),
                  "judge": ("audio.", "data.", "judge.", "optim.", "trainer.", "seed", "task"),
+                 "towers": ("audio.", "data.", "towers.", "text_encoder.", "optim.", "trainer.", "seed", "task"),
                  "image_diffusion": ("audio.", "data.", "image.", "diffusion.", "optim.", "trainer.", "seed", "task")}  # fmt: skip
 PART_SAFE = ("image.reading", "image.grid_steps", "image.fixed_timestep", "data.precompute.", "optim.ema_decay",
              "optim.alpha_lr", "diffusion.prediction_type", "diffusion.min_snr", "diffusion.loss_space", "diffusion.text_drop",
@@ -53,7 +55,8 @@ class RunDirectory:
         """Check that what is there came from this configuration; ConfigError names the keys that differ."""
         stored, tree = self.path / "config.yaml", to_dict(self.config)
         if stored.is_file():
-            old, new = flatten(yaml.safe_load(stored.read_text())), flatten(tree)
+            # a key that came after that run was made had its default then
+            old, new = flatten(to_dict(Config())) | flatten(yaml.safe_load(stored.read_text())), flatten(tree)
             differ = [k for k in sorted(old.keys() | new.keys())
                       if old.get(k) != new.get(k) and counts(k, self.config.task)]  # fmt: skip
             if differ:
@@ -96,6 +99,13 @@ def resolve_precision(trainer: TrainerConfig) -> str:
     if trainer.precision != "auto":
         return trainer.precision
     return "bf16-mixed" if torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda") else "32-true"
+
+
+def device_name() -> str:
+    """Of the machine that computes: the GPU's name, or the CPU and how many cores this process may use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {len(os.sched_getaffinity(0))} cores"
 
 
 @contextlib.contextmanager

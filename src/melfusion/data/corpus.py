@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from melfusion.data.shards import DataError, ShardSet, write_shards
+from melfusion.run import locked
 from melfusion.schema import Config
+
+HELD_OUT = "data/scenes-held-out"
+FITTED = 1024  # real training clips that statistics, such as a PCA, are fitted on
 
 
 def ensure_corpus(config: Config) -> None:
@@ -37,6 +42,19 @@ def build_scenes(config: Config) -> dict[str, int]:
     shown = track(drawn, description="scenes", total=sum(data.splits.values()))
     info = {"source": "scenes", "seed": config.seed, **scenes.contract()}
     return write_shards(shown, data.path, data.samples_per_shard, info)
+
+
+def held_out(config: Config, seed: int, n: int) -> str:
+    """A folder of freshly drawn scenes of any seed: `test` and `reference` of at least n clips each, `train` for statistics.
+
+    A scene is fixed by its seed and number, so a larger folder begins with what a smaller one held.
+    """
+    path = f"{HELD_OUT}-seed{seed}"
+    data = dataclasses.replace(config.data, path=path, splits={"test": n, "reference": n, "train": FITTED})
+    with locked(Path(f"{path}.lock")):
+        if not (Path(path) / "index.json").is_file() or len(ShardSet(path).entries("test")) < n:
+            build_scenes(dataclasses.replace(config, data=data, seed=seed))
+    return path
 
 
 def build_games(config: Config, games_dir: str | None) -> dict[str, int]:

@@ -48,8 +48,9 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     if "json" not in exts:
         raise BadSample("no json")
     meta = read_meta(read("json"))
-    caption = str(meta.get("caption") or "").encode("utf-8", "replace").decode()
-    item: dict[str, Any] = {"key": key, "caption": caption, "labels": meta.get("labels") or {}}
+    caption, full = (str(text or "").encode("utf-8", "replace").decode()
+                     for text in (meta.get("caption"), meta.get("full_caption") or meta.get("caption")))  # fmt: skip
+    item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
     if CACHE_EXT in exts:
         try:
             return item | {"cached": load_safetensors(read(CACHE_EXT))}
@@ -79,6 +80,16 @@ class SampleReader:
         return decode_sample(entry.key, entry.members, read, crop, self.audio, self.data)
 
 
+    def meta(self, entry: Entry) -> dict[str, Any]:
+        """The entry's JSON alone."""
+        return read_meta(self.shards.read(entry, "json"))
+
+    def picture(self, entry: Entry) -> bytes | None:
+        """The entry's picture as it is stored, or None."""
+        ext = next((ext for ext in IMAGE_EXTS if ext in entry.members), None)
+        return None if ext is None else self.shards.read(entry, ext)
+
+
 class MusicDataset(Dataset):
     """Map-style: global position → sample dict with its own random draws; bad samples are replaced in place."""
 
@@ -93,6 +104,11 @@ class MusicDataset(Dataset):
         """Keep at most `n` entries, evenly over the split: its first ones may all come from one track."""
         total, n = len(self.entries), min(n, len(self.entries))
         self.entries = [self.entries[i * total // n] for i in range(n)]  # none for n = 0
+        return self
+
+    def first(self, n: int, start: int = 0) -> MusicDataset:
+        """Keep `n` entries from `start` on."""
+        self.entries = self.entries[start : start + n]
         return self
 
     def __getitem__(self, position: int) -> dict[str, Any]:
@@ -116,6 +132,11 @@ class MusicDataset(Dataset):
         )
 
 
+def left_out(labels: dict[str, Any], patterns: list[dict[str, str]]) -> bool:
+    """Do the labels have all values of any of the patterns (data.leave_out)?"""
+    return any(all(labels.get(name) == value for name, value in pattern.items()) for pattern in patterns)
+
+
 def collate(items: list[dict[str, Any]]) -> MusicBatch:
     """Sample dicts → MusicBatch."""
 
@@ -129,6 +150,7 @@ def collate(items: list[dict[str, Any]]) -> MusicBatch:
         has_image=torch.tensor([float(item.get("has_image", 0)) for item in items]),
         draws={name: stack([item["draws"][name] for item in items]) for name in items[0]["draws"]},
         labels=[item["labels"] for item in items],
+        full_captions=[item.get("full_caption", item["caption"]) for item in items],
         replaced=[pair for item in items for pair in item["replaced"]],
     )
     if "cached" in items[0]:
@@ -188,7 +210,10 @@ class MusicDataModule(lightning.LightningDataModule):
         """The map-style data set of one split."""
         self._open()
         reader = SampleReader(self.shards, self.audio, self.data)
-        return MusicDataset(reader, split, self.seed, training, self.noise_shapes)
+        dataset = MusicDataset(reader, split, self.seed, training, self.noise_shapes)
+        if training and self.data.leave_out:
+            dataset.entries = [e for e in dataset.entries if not left_out(reader.meta(e).get("labels") or {}, self.data.leave_out)]
+        return dataset
 
     @property
     def _ranks(self) -> tuple[int, int]:

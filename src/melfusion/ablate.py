@@ -1,0 +1,228 @@
+"""`melfusion ablate suite=NAME`: every row of experiments/NAME/ under an equal budget and the same seeds, then one table.
+
+A row is trained once per seed in runs/NAME/ROW/seedK, its guidance is chosen on validation scenes by one judge, and its
+clips for held-out scenes are heard by another. Rows that only tell a trained model something else belong to that
+model's job. Whatever is there already is kept, and a row that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from melfusion.checkpoint import load_system
+from melfusion.config import ConfigError, load_config
+from melfusion.data.corpus import ensure_corpus, held_out
+from melfusion.data.datamodule import MusicDataModule, MusicDataset
+from melfusion.evaluate import ears, told, yardstick
+from melfusion.metrics.embedders import Embedder, JudgeEmbedding
+from melfusion.schema import Config
+from melfusion.scoring import Ears
+from melfusion.sounds import ROWS, claim, make_clips, read_clips
+from melfusion.train import train
+
+OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": str, "cluster": str}
+TEST_SEED, BUDGET = 90_001, ("trainer.max_steps", "data.global_batch_size", "data.path")
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """The rows of one folder, in the order of their file names, and where their runs lie."""
+
+    name: str
+    rows: dict[str, Path]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return Path("runs") / self.name
+
+    def config(self, row: str, seed: int) -> Config:
+        places = [f"runs_dir={self.path / row}", f"name=seed{seed}", f"seed={seed}"]
+        return load_config(str(self.rows[row]), [*self.overrides, *places])
+
+    def first(self, row: str) -> Config:
+        """The row under its first seed, for what all seeds share."""
+        return self.config(row, load_config(str(self.rows[row]), list(self.overrides)).ablation.seeds[0])
+
+    def model_of(self, row: str) -> str:
+        """The row whose checkpoint this row speaks through: itself, unless it says otherwise."""
+        return self.first(row).ablation.checkpoint_of or row
+
+
+def load_suite(name: str, overrides: list[str]) -> Suite:
+    """experiments/<name>/; ConfigError where it is missing, a row refers to none, or budgets differ."""
+    folder = Path("experiments") / name
+    rows = {file.stem: file for file in sorted(folder.glob("*.yaml")) if not file.name.startswith("_")}
+    if not rows:
+        known = sorted(p.name for p in Path("experiments").glob("*") if any(p.glob("*.yaml")))
+        raise ConfigError(f"suite={name!r}: there is no folder {folder} with rows; suites are {', '.join(known)}.")
+    suite = Suite(name, rows, tuple(overrides))
+    budgets = {}
+    for row in rows:
+        if (model := suite.model_of(row)) not in rows:
+            raise ConfigError(f"{rows[row]}: ablation.checkpoint_of={model!r} is no row of {folder}.")
+        budgets[row] = budget(suite.first(row))
+    if len(set(budgets.values())) > 1:
+        raise ConfigError(f"The rows of {folder} have unequal budgets ({'; '.join(f'{r}: {b}' for r, b in budgets.items())}): "
+                          f"give all the same {', '.join(BUDGET)}.")  # fmt: skip
+    return suite
+
+
+def budget(config: Config) -> tuple:
+    return config.trainer.max_steps, config.data.global_batch_size, config.data.path, tuple(config.ablation.seeds)
+
+
+def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
+    """The verb. With `jobs=N` rows run in N processes; with `cluster=slurm` each is one job of its own."""
+    if not options.get("suite"):
+        raise ConfigError("ablate needs SUITE=name, a folder of experiments/.")
+    suite = load_suite(options["suite"], overrides)
+    chosen = options["rows"].split(",") if options.get("rows") else list(suite.rows)
+    if unknown := [row for row in chosen if row not in suite.rows]:
+        raise ConfigError(f"rows names {unknown[0]!r}; the rows of {suite.name} are {', '.join(suite.rows)}.")
+    jobs = {row: [r for r in chosen if suite.model_of(r) == row] for row in dict.fromkeys(map(suite.model_of, chosen))}
+    commands = {row: [sys.executable, "-m", "melfusion", "ablate", f"suite={suite.name}", f"rows={','.join(rows)}", *overrides]
+                for row, rows in jobs.items()}  # fmt: skip
+    if options.get("cluster") == "slurm":
+        submit(suite, commands)
+        return None
+    if options.get("jobs", 1) > 1:
+        with ThreadPoolExecutor(options["jobs"]) as pool:
+            list(pool.map(lambda item: beside(suite, *item), commands.items()))
+    else:
+        for row, rows in jobs.items():
+            attempt(suite, row, rows)
+    if options.get("rows"):
+        return None
+    from melfusion.results import conclude  # it draws and tabulates: not needed where a row is only run
+
+    return conclude(suite, publish=options.get("publish") == "true", command=command_line(suite, options, overrides))
+
+
+def attempt(suite: Suite, model: str, rows: list[str]) -> bool:
+    """One job; what goes wrong is kept in failed.txt and told, and the next row runs."""
+    note = suite.path / model / "failed.txt"
+    note.unlink(missing_ok=True)
+    try:
+        run_job(suite, model, rows)
+    except Exception as error:  # whatever it was: the other rows are independent experiments
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(traceback.format_exc())
+        print(f"{suite.name}/{model} failed: {error} ({note} has the whole story)", flush=True)
+    return not note.is_file()
+
+
+def run_job(suite: Suite, model: str, rows: list[str]) -> None:
+    """Train one model under every seed, choose its guidance, and make the clips of all rows that speak through it."""
+    seeds = suite.first(model).ablation.seeds
+    for seed in seeds:
+        train(suite.config(model, seed))
+    scale = choose_guidance(suite, model)
+    for row in rows:
+        for seed in seeds:
+            config = suite.config(row, seed)
+            config.sampling.guidance_scale = scale
+            items = test_items(config, seed)
+            system = _system(suite.config(model, seed))
+            folder = suite.path / row / f"seed{seed}" / "test"
+            claim(folder, system, config, items, ROWS[config.ablation.told])
+            make_clips(system, config, items, ROWS[config.ablation.told], folder)
+        print(f"{suite.name}/{row}: clips of {len(seeds)} seeds are there", flush=True)
+
+
+def test_items(config: Config, seed: int) -> MusicDataset:
+    """This seed's own share of the held-out scenes: over all seeds each scene is used once."""
+    a = config.ablation
+    each = a.items // len(a.seeds)
+    data = dataclasses.replace(config.data, path=held_out(config, TEST_SEED, each * len(a.seeds)))
+    return MusicDataModule(data, config.audio, config.seed).dataset("test").first(each, a.seeds.index(seed) * each)
+
+
+def choose_guidance(suite: Suite, row: str) -> float:
+    """The scale of `ablation.guidance` with the smallest class-conditional distance on validation scenes (KAD for few).
+
+    The judge that chooses is not the one that hears the table; every row has the same choice. Kept in guidance.json.
+    """
+    config = suite.first(row)
+    scales, kept = config.ablation.guidance, suite.path / row / "guidance.json"
+    if not scales:
+        return config.sampling.guidance_scale
+    if kept.is_file() and (found := json.loads(kept.read_text()))["of"] == scales:
+        return found["scale"]
+    ensure_corpus(config)
+    module = MusicDataModule(config.data, config.audio, config.seed)
+    items = module.dataset("val").first(config.ablation.search_items)
+    reference = module.dataset("test").first(config.ablation.search_items)
+    config.evaluation.text_judge = None
+    judge = ears(config, embedders=False).judge
+    listener = Ears(config.audio, judge, [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))])
+    classes = [told(listener, items.reader.meta(entry)["labels"]) for entry in items.entries]
+    measure = yardstick(listener, reference, module.dataset("train").spread(512), classes, config.evaluation.batch_size)
+    system, tried = _system(config), {}
+    for scale in scales:
+        config.sampling.guidance_scale = scale
+        folder = suite.path / row / f"guidance-{scale:g}"
+        claim(folder, system, config, items, ROWS[config.ablation.told])
+        make_clips(system, config, items, ROWS[config.ablation.told], folder)
+        heard = listener.listen(read_clips([folder / f"{e.key}.wav" for e in items.entries], config.audio, 32))
+        tried[f"{scale:g}"] = measure.score(heard, classes)["judge"]
+    by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"
+    best = min(scales, key=lambda s: tried[f"{s:g}"][by]["mean"])
+    kept.write_text(json.dumps({"scale": best, "of": scales, "by": by, "tried": tried}, indent=1) + "\n")
+    print(f"{suite.name}/{row}: guidance {best:g} of {scales}", flush=True)
+    return best
+
+
+def _system(config: Config) -> Any:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_system(Path(config.runs_dir) / str(config.name))[0].to(device)
+
+
+def beside(suite: Suite, row: str, command: list[str]) -> None:
+    """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt."""
+    log = suite.path / row / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"── {suite.name}/{row}: {log}", flush=True)
+    with log.open("a") as file:
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"CONFIG": ""})
+
+
+def submit(suite: Suite, commands: dict[str, list[str]]) -> None:
+    """One SLURM job per trained row; account, partition and the like come from sbatch's own SBATCH_* variables."""
+    if shutil.which("sbatch") is None:
+        raise ConfigError("cluster=slurm: there is no sbatch on the PATH; leave it out to run the rows here.")
+    for row, command in commands.items():
+        log = suite.path / row / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["sbatch", f"--job-name={suite.name}-{row}", f"--output={log.absolute()}", "--open-mode=append",
+                        f"--wrap={shlex.join(command)}"], check=True)  # fmt: skip
+    print(f"{len(commands)} jobs are sent; `melfusion ablate suite={suite.name}` makes the table of what they left.")
+
+
+def command_line(suite: Suite, options: dict[str, Any], overrides: list[str]) -> str:
+    """The command that makes this table again."""
+    rest = [f"{k}={v}" for k, v in options.items() if k != "suite"] + [shlex.quote(o) for o in overrides]
+    return " ".join(["make ablate", f"SUITE={suite.name}", *([f'ARGS="{" ".join(rest)}"'] if rest else [])])
+
+
+def ran(suite: Suite) -> Iterator[tuple[str, list[Path]]]:
+    """Rows whose clips are whole under every seed, with the folders."""
+    for row in suite.rows:
+        config = suite.first(row)
+        folders = [suite.path / row / f"seed{seed}" / "test" for seed in config.ablation.seeds]
+        each = config.ablation.items // len(folders)
+        if all(len(list(folder.glob("[!.]*.wav"))) >= each for folder in folders):
+            yield row, folders

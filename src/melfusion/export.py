@@ -1,0 +1,62 @@
+"""A self-trained part → a folder in the layout that build.py reads: diffusers folders, or part.json and safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from melfusion.image_features import ImageFeatureExtractor
+from melfusion.judge import Judge
+from melfusion.melfusion import MeLFusion
+from melfusion.music_vae import MusicVAE
+from melfusion.optim import TrainedModule
+from melfusion.pretrained import write_part
+from melfusion.schema import Config
+from melfusion.towers import Towers
+from melfusion.vocoder import Vocoder
+
+STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
+
+
+def export_part(module: TrainedModule, config: Config, folder: Path) -> None:
+    """Write a part in the layout of its kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    EXPORTS[type(module)](module, config, folder)
+
+
+def _unet(module: MeLFusion, config: Config, folder: Path) -> None:
+    module.unet.unet.save_pretrained(folder / "unet")
+
+
+def _vocoder(module: Vocoder, config: Config, folder: Path) -> None:
+    write_part(module.network, folder, config.audio, {"width": config.vocoder.width, "blocks": config.vocoder.blocks})
+
+
+def _whole(module: Judge | Towers, config: Config, folder: Path) -> None:
+    """All but what is frozen in it, with the sizes it was built with."""
+    write_part(module, folder, config.audio, module.sizes)
+
+
+def _music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
+    module.autoencoder.save_pretrained(folder)
+    names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
+    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names}))
+
+
+def _image_diffusion(module: ImageFeatureExtractor, config: Config, folder: Path) -> None:
+    module.unet.save_pretrained(folder / "unet")
+    if module.vae is not None:
+        module.vae.save_pretrained(folder / "vae")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    d = config.diffusion
+    tree = {"num_train_timesteps": d.num_train_timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
+            "beta_schedule": d.beta_schedule, "prediction_type": module.prediction_type}  # fmt: skip
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
+
+
+EXPORTS: dict[type, Callable[[Any, Config, Path], None]] = {
+    MeLFusion: _unet, Vocoder: _vocoder, Judge: _whole, Towers: _whole, MusicVAE: _music_vae,
+    ImageFeatureExtractor: _image_diffusion,
+}  # fmt: skip

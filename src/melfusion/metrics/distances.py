@@ -1,0 +1,150 @@
+"""Distances between two sets of embeddings: pure functions of float64 tensors (N, D). No score is ever a sentinel value.
+
+FAD and FD: Kilgour et al. 2019 (arXiv 1812.08466); FAD-inf: Gui et al. 2024 (2311.01616), after Chong & Forsyth 2020
+(1911.07023); KAD: Chung et al. 2025 (2502.15602), after Gretton et al. 2012, eq. 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_PER_DIMENSION = 10  # samples a covariance needs for each of its dimensions
+KAD_SCALE = 100.0  # the published tool prints KAD times this
+
+
+class TooFewSamples(ValueError):
+    """A score that so few samples cannot carry, in words."""
+
+
+def moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, D) → mean (D,) and unbiased covariance (D, D), float64."""
+    x = embeddings.double()
+    mean = x.mean(0)
+    centred = x - mean
+    return mean, centred.T @ centred / (len(x) - 1)
+
+
+def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a^½ Σ_b Σ_a^½)^½), by symmetric eigenvalues, so never imaginary."""
+    values, vectors = torch.linalg.eigh(cov_a.double())
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b.double() @ root).clamp(min=0).sqrt().sum()
+    difference = mean_a.double() - mean_b.double()
+    return (difference @ difference + cov_a.double().trace() + cov_b.double().trace() - 2 * cross).item()
+
+
+def frechet_distance(real: Tensor, generated: Tensor, check: bool = True) -> float:
+    """Fréchet distance of two sets (N, D) of equal size; TooFewSamples below 10 samples a dimension.
+
+    `check=False` is for the smaller sets of a jackknife of one that was checked.
+    """
+    if check:
+        check_counts(len(real), len(generated), real.shape[1])
+    if min(len(real), len(generated)) < 2:
+        raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: a covariance needs two of each.")
+    return frechet(*moments(real), *moments(generated))
+
+
+def check_counts(n_real: int, n_generated: int, dimensions: int, halves: bool = False) -> None:
+    if n_real != n_generated:
+        raise TooFewSamples(f"{n_real} real and {n_generated} generated clips: Fréchet distances need sets of equal size.")
+    n = n_real // 2 if halves else n_real
+    if n < MIN_PER_DIMENSION * dimensions:
+        of = f", half of {n_real}," if halves else ""
+        raise TooFewSamples(f"{n} clips{of} are fewer than {MIN_PER_DIMENSION} for each of {dimensions} dimensions.")
+
+
+def frechet_infinity(real: Tensor, generated: Tensor, points: int = 5, seed: int = 0) -> float:
+    """FAD-inf: the score at n samples is linear in 1/n; its value where 1/n = 0, over n = N/2, 2N/3, … and N.
+
+    The score at N - N/k is the mean over k parts left out in turn, of either set, since the bias of a small reference is
+    as large as that of the generated set. So every clip weighs the same at each n, and which of them share a part does
+    not depend on the order in which they came.
+    """
+    check_counts(len(real), len(generated), real.shape[1], halves=True)
+    draw, number = torch.Generator().manual_seed(seed), torch.arange(len(real))
+    sets = [_ordered(x)[torch.randperm(len(x), generator=draw)] for x in (real, generated)]
+    inverse, scores = [1 / len(real)], [frechet_distance(*sets)]
+    for k in range(2, points + 1):
+        kept = [number % k != part for part in range(k)]
+        inverse.append(sum(1 / int(part.sum()) for part in kept) / k)
+        scores.append(sum(frechet_distance(*(x[part] for x in sets)) for part in kept) / k)
+    x, y = torch.tensor([inverse, scores], dtype=torch.float64)
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    return (y.mean() - slope * x.mean()).item()
+
+
+def _ordered(embeddings: Tensor) -> Tensor:
+    """Rows by their first number, then their second, …"""
+    return embeddings[sorted(range(len(embeddings)), key=embeddings.tolist().__getitem__)]
+
+
+def kernel_distance(real: Tensor, generated: Tensor) -> float:
+    """KAD: 100 × the unbiased squared MMD under a Gaussian kernel as wide as the median distance within `real`.
+
+    Unbiased at any N ≥ 2, so it may fall below 0 where the sets are alike.
+    """
+    if min(len(real), len(generated)) < 2:
+        raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: KAD needs two of each.")
+    rr, rg, gg = kernel_matrices(real, generated)
+    return KAD_SCALE * mmd(rr, rg, gg).item()
+
+
+def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel of real × real, real × generated, generated × generated."""
+    real, generated = real.double(), generated.double()
+    width = torch.pdist(real).median().clamp(min=1e-12)
+    # distances from differences: products of large embeddings would cancel
+    return tuple(torch.exp(-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2))
+                 for a, b in ((real, real), (real, generated), (generated, generated)))  # fmt: skip
+
+
+def mmd(rr: Tensor, rg: Tensor, gg: Tensor) -> Tensor:
+    """Unbiased squared MMD of kernel matrices (Gretton et al. 2012, eq. 3)."""
+    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (rr, gg)]
+    return within[0] + within[1] - 2 * rg.mean()
+
+
+class Projection:
+    """PCA fitted on one set (N, D): `apply` gives the first `dimensions` components, unscaled."""
+
+    def __init__(self, embeddings: Tensor, dimensions: int):
+        self.mean, covariance = moments(embeddings)
+        if dimensions > len(self.mean):
+            raise ValueError(f"{dimensions} components are more than the {len(self.mean)} of the embedding.")
+        self.vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :dimensions]
+
+    def apply(self, embeddings: Tensor) -> Tensor:
+        return (embeddings.double() - self.mean) @ self.vectors
+
+
+def affordable_dimensions(counts: list[int], most: int = 32) -> int:
+    """As many components as the smallest class carries at 10 samples each, at most `most`; TooFewSamples for none."""
+    smallest = min(counts, default=0)
+    dimensions = min(most, smallest // MIN_PER_DIMENSION)
+    if dimensions < 1:
+        raise TooFewSamples(f"a class has {smallest} clips: a Fréchet distance needs at least {MIN_PER_DIMENSION}.")
+    return dimensions
+
+
+def conditional_frechet(real: Tensor, generated: Tensor, real_classes: list[dict], classes: list[dict],
+                        check: bool = True) -> float:  # fmt: skip
+    """Mean Fréchet distance over the classes of all attributes, by intended label.
+
+    Plain sets cannot tell a model that follows its picture from one that draws the same clips in another order; within a
+    class they can. `real_classes` and `classes` give each clip's attribute → class. Class sizes of both sets are made
+    equal by leaving out the last clips of the larger.
+    """
+    scores = []
+    for attribute, name in sorted({(a, c) for labels in classes for a, c in labels.items()}):
+        ours = [i for i, labels in enumerate(classes) if labels.get(attribute) == name]
+        theirs = [i for i, labels in enumerate(real_classes) if labels.get(attribute) == name]
+        n = min(len(ours), len(theirs))
+        try:
+            scores.append(frechet_distance(real[theirs[:n]], generated[ours[:n]], check))
+        except TooFewSamples as error:
+            raise TooFewSamples(f"{attribute} {name}: {error}") from error
+    if not scores:
+        raise TooFewSamples("No clip tells its class.")
+    return sum(scores) / len(scores)

@@ -1,0 +1,63 @@
+"""IMSM, the paper's image-music similarity (MeLFusion §5): A_CLIP · A_CLAPᵀ through the same N captions.
+
+How the N×N matrix becomes one number the paper does not say. Here it is the share of a picture's attention that comes
+back to its own music: rows of A_CLIP are picture → captions, rows of A_CLAP music → captions, both soft-maxed at the
+temperature of their towers, so that entry (i, j) is the probability that picture i and music j name the same caption.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from melfusion.metrics.distances import TooFewSamples
+
+TIE = 1e-9  # entries within this share of each other are equal: equal music differs by the rounding of its place in a product
+TEMPERATURE = 0.01  # CLIP's and CLAP's logit scale at the end of their training is about 100
+
+
+def matrix(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Embeddings (N, D) → (N, N): picture i with music j, through all captions; float64."""
+    a_clip, a_clap = _cosine(image, text_of_image), _cosine(audio, text_of_audio)
+    return (a_clip / temperature).softmax(1) @ (a_clap / temperature).softmax(1).T
+
+
+def imsm(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperature: float = TEMPERATURE) -> float:
+    """Stated reduction: for each picture, the mean share of other pieces of music that fit it less than its own.
+
+    1 where every picture's own music fits best, 0.5 at chance, whatever N; ties count half. N = 1 tells nothing and is
+    refused with TooFewSamples.
+    """
+    m = matrix(image, text_of_image, text_of_audio, audio, temperature)
+    if len(m) < 2:
+        raise TooFewSamples("IMSM compares a picture's own music with others': it needs at least two clips.")
+    own = m.diagonal()[:, None].expand_as(m)
+    tied = torch.isclose(own, m, rtol=TIE, atol=0)
+    wins = torch.where(tied, 0.5, (own > m).double())
+    wins.fill_diagonal_(0)
+    return (wins.sum(1) / (len(m) - 1)).mean().item()
+
+
+def imsm_released(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, logit_scale: float = 100.0) -> float:
+    """The released code's literal number: three soft-maxes, then the mean of the diagonal.
+
+    A soft-max of numbers within [0, 1] bounds it by e/(e + N - 1): .731 at N = 2, .153 at N = 16; N = 1 gives 1 for
+    anything. For comparison with that code only.
+    """
+    if not len(image):
+        raise TooFewSamples("IMSM needs clips, and there are none.")
+    a_clip = (logit_scale * _cosine(image, text_of_image)).softmax(-1)
+    a_clap = (logit_scale * _cosine(audio, text_of_audio)).softmax(-1)
+    return (a_clip @ a_clap.T).softmax(-1).diagonal().mean().item()
+
+
+def released_bound(n: int) -> float:
+    """The largest value `imsm_released` can have for N clips."""
+    return math.e / (math.e + n - 1)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (torch.nn.functional.normalize(t.double(), dim=-1) for t in (a, b))
+    return a @ b.T

@@ -1,0 +1,144 @@
+"""Folders of clips, one wav per item: made by a system where they are missing, in as many processes as share the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.cbook
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from melfusion.audio import AudioGeometry, read_audio, write_wav
+from melfusion.batch import MusicBatch
+from melfusion.config import ConfigError
+from melfusion.data import order
+from melfusion.data.datamodule import MusicDataset, collate
+from melfusion.frozen import digest
+from melfusion.image import read_image
+from melfusion.melfusion import MeLFusion
+from melfusion.schema import AudioConfig, Config, SamplingConfig
+from melfusion.scoring import levelled
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a system is told for each item of a split, beside the noise that all rows share."""
+
+    picture: str = "right"  # right | shuffled (the split's pictures, permuted) | none | outside (no scene at all)
+    caption: str = "given"  # given | empty
+
+
+ROWS = {
+    "right picture": Row(), "shuffled picture": Row("shuffled"), "no picture": Row("none"),
+    "outside picture": Row("outside"), "picture alone": Row("right", "empty"),
+}  # fmt: skip
+
+
+@torch.no_grad()
+def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, folder: Path,
+               sampling: SamplingConfig | None = None, share: tuple[int, int] = (0, 1)) -> None:  # fmt: skip
+    """Write folder/KEY.wav, at the loudness of the data, for items share[0], share[0] + share[1], … that have none yet.
+
+    Each item's noise comes from its own number, so a clip does not depend on batches, processes or interruptions.
+    """
+    s, size = sampling or config.sampling, config.evaluation.batch_size
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(share[0], len(dataset), share[1]) if not clip_file(folder, dataset, i).is_file()]
+    for start in range(0, len(missing), size):
+        items = missing[start : start + size]
+        batch = collate([dataset[i] for i in items]).to(system.device)
+        captions = batch.captions if row.caption == "given" else [""] * len(items)
+        log_mel = system.generate(captions, pictures(row, config, dataset, items, batch), items, s.num_inference_steps,
+                                  s.guidance_scale, s.image_guidance_scale, s.negative_prompt)  # fmt: skip
+        for i, clip in zip(items, levelled(system.vocode(log_mel).cpu(), config.audio), strict=True):
+            write_whole(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
+
+
+def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Tensor | None:
+    """The pictures (B, 3, H, W) that a row shows for these items."""
+    if row.picture == "none":
+        return None
+    if row.picture == "right":
+        return batch.image
+    if row.picture == "shuffled":
+        others = order.permutation(config.seed, 0, len(dataset))
+        return torch.stack([torch.as_tensor(dataset[int(others[i])]["image"]) for i in items]).to(batch.image.device)
+    one = torch.from_numpy(read_image(outside_picture(config).read_bytes(), config.data.image_size_px))
+    return one.expand(len(items), -1, -1, -1).to(batch.image.device)
+
+
+def outside_picture(config: Config) -> Path:
+    """`evaluation.outside_picture`, or the portrait among matplotlib's own sample pictures."""
+    given = config.evaluation.outside_picture
+    path = Path(given or matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    if not path.is_file():
+        raise ConfigError(f"evaluation.outside_picture={given!r}: there is no such file.")
+    return path
+
+
+def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset, row: Row) -> None:
+    """Note what a folder's clips are made with; ConfigError where they are another system's, split's or setting's."""
+    trained = {n: p.detach() for n, p in system.unet.named_parameters()}
+    made_with = {
+        "system": digest(trained), "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
+        "items": hashlib.sha256("".join(e.key for e in dataset.entries).encode()).hexdigest(), "seed": config.seed,
+    }  # fmt: skip
+    file = folder / "made_with.json"
+    if file.is_file() and (there := json.loads(file.read_text())) != made_with:
+        differ = ", ".join(k for k in made_with if there.get(k) != made_with[k])
+        raise ConfigError(f"{folder} holds clips made with another {differ}: give another out=… or remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(made_with, indent=1) + "\n")
+
+
+def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
+    return folder / f"{dataset.entries[item].key}.wav"
+
+
+def write_whole(file: Path, clip: Tensor, sample_rate_hz: int) -> None:
+    """A wav that is there is whole: of two processes or an interrupted one, none leaves half a file."""
+    part = file.with_name(f".{file.stem}.part{os.getpid()}.wav")
+    write_wav(str(part), clip, sample_rate_hz)
+    part.replace(file)
+
+
+def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Batches of (keys, waveform (B, S)) of a split."""
+    for start in range(0, len(dataset), size):
+        batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))])
+        yield batch.keys, batch.waveform
+
+
+@torch.no_grad()
+def reconstructions(system: MeLFusion, dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """What VAE and vocoder leave of the real clips: the best that any row can sound."""
+    for keys, waveform in real_clips(dataset, size):
+        mel = system.log_mel(waveform.to(system.device))
+        yield keys, system.vocode(system.music_vae.decode(system.music_vae.encode(mel))).cpu()
+
+
+def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Batches of (file stems, waveform (B, S)) of sound files, resampled, and cut or padded to one clip."""
+    length = AudioGeometry(audio).num_samples
+    for start in range(0, len(files), size):
+        batch = files[start : start + size]
+        clips = [read_audio(file.read_bytes(), audio)[:length] for file in batch]
+        padded = [np.pad(clip, (0, length - len(clip))) for clip in clips]
+        yield [file.stem for file in batch], torch.from_numpy(np.stack(padded))
+
+
+def sound_files(folder: Path) -> list[Path]:
+    """The sound files of a folder by name; ConfigError where there is none."""
+    known = {f".{name.lower()}" for name in soundfile.available_formats()}
+    found = sorted(f for f in folder.glob("*") if f.suffix.lower() in known and not f.name.startswith("."))
+    if not found:
+        raise ConfigError(f"wavs={folder}: there is no sound file in that folder.")
+    return found

@@ -1,0 +1,119 @@
+"""The lab: rows share one model where they should, a failed row stops no other, equal budgets, one table of what ran."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from melfusion import ablate as lab
+from melfusion.ablate import ablate, load_suite
+from melfusion.config import ConfigError
+
+BASE = """base: tiny
+data: {path: data/small, splits: {train: 16, val: 12, test: 12}}
+judge: {attributes: {place: [sea, forest, desert, city, mountains, meadow], time: [dawn, noon, dusk, night]}}
+synapse: {kind: concat}
+trainer: {media_items: 0}
+evaluation: {embedders: {judge: same}}
+ablation: {seeds: [0, 1], items: 12, search_items: 12, baseline: text, guidance: [1, 3]}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    """A suite of three rows in a folder of its own: `text`, `ours`, and `permuted`, which speaks through `ours`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(lab.__file__).parents[1]))
+    folder = tmp_path / "experiments" / "small"
+    folder.mkdir(parents=True)
+    (folder / "_base.yaml").write_text(BASE)
+    (folder / "text.yaml").write_text("base: _base\nsynapse: {kind: none}\nablation: {told: no picture}\n")
+    (folder / "ours.yaml").write_text("base: _base\n")
+    (folder / "permuted.yaml").write_text("base: _base\nablation: {checkpoint_of: ours, told: shuffled picture}\n")
+    return folder
+
+
+@pytest.fixture
+def random_judge(monkeypatch):
+    """A judge that was never trained, so that no weights are needed."""
+    from melfusion import build, evaluate
+    from melfusion.frozen import freeze
+    from melfusion.metrics.embedders import Embedder, JudgeEmbedding
+    from melfusion.scoring import Ears
+
+    def ears(config, embedders=True):
+        with build._seeded(3):
+            judge = freeze(build.judge(config))
+        named = [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))] if embedders else []
+        return Ears(config.audio, judge, named)
+
+    monkeypatch.setattr("melfusion.data.corpus.FITTED", 24)
+    for module in (lab, evaluate):
+        monkeypatch.setattr(module, "ears", ears)
+    from melfusion import results
+
+    monkeypatch.setattr(results, "ears", ears)
+
+
+def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys, monkeypatch):
+    trained = []
+    inner = lab.train
+    monkeypatch.setattr(lab, "train", lambda config: trained.append(f"{config.runs_dir}/{config.name}") or inner(config))
+    result = ablate({"suite": "small"}, [])
+    assert trained == [f"runs/small/{row}/seed{seed}" for row in ("ours", "text") for seed in (0, 1)]
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == ["real", "reconstruction", "ours", "permuted", "text"] and result["not_run"] == []
+    assert rows["ours"]["n"] == rows["permuted"]["n"] == 12
+    assert [len(rows["ours"]["by_seed"][a]["seeds"]) for a in ("place", "time")] == [2, 2]
+    assert rows["ours"]["guidance_scale"] == rows["permuted"]["guidance_scale"] in (1, 3)
+    assert set(json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]) == {"1", "3"}
+    assert "why_not" in rows["ours"]["distances"]["judge"]["fad_conditional"]  # 2 clips of each place
+    assert "mean" in rows["ours"]["distances"]["judge"]["kad"]
+    clips = [sorted(f.name for f in Path(f"runs/small/ours/seed{s}/test").glob("[!.]*.wav")) for s in (0, 1)]
+    assert len(clips[0]) == len(clips[1]) == 6 and not set(clips[0]) & set(clips[1])  # each scene is used once
+    assert not Path("experiments/results").exists()
+    times = {f: f.stat().st_mtime_ns for f in Path("runs").rglob("*.wav")}
+    again = ablate({"suite": "small", "publish": "true"}, [])
+    assert {f: f.stat().st_mtime_ns for f in Path("runs").rglob("*.wav")} == times
+    assert [r["attributes"] for r in again["rows"]] == [r["attributes"] for r in result["rows"]]
+    published = json.loads(Path("experiments/results/small.json").read_text())
+    assert published["command"] == 'make ablate SUITE=small ARGS="publish=true"' and published["device"]
+    assert "| permuted |" in Path("experiments/results/small.md").read_text()
+    assert Path("experiments/results/small.png").stat().st_size > 5000
+
+
+def test_a_failed_row_does_not_stop_the_others(suite, random_judge, monkeypatch, capsys):
+    (suite / "broken.yaml").write_text("base: _base\nsynapse: {layers: [nowhere]}\n")
+    monkeypatch.setattr("melfusion.results.conclude", lambda suite, **_: [row for row, _ in lab.ran(suite)])
+    short = ["ablation.guidance=[]", "ablation.seeds=[0]", "ablation.items=6"]
+    assert ablate({"suite": "small"}, short) == ["ours", "permuted", "text"]
+    assert "nowhere" in Path("runs/small/broken/failed.txt").read_text() and "small/broken failed" in capsys.readouterr().out
+
+
+def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch):
+    stub = tmp_path / "bin" / "sbatch"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/sent\n')
+    stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+    with pytest.raises(ConfigError, match="no sbatch"):
+        monkeypatch.setenv("PATH", "/nowhere")
+        ablate({"suite": "small", "cluster": "slurm"}, [])
+    monkeypatch.setenv("PATH", f"{stub.parent}:/usr/bin:/bin")
+    ablate({"suite": "small", "cluster": "slurm"}, ["trainer.max_steps=3"])
+    sent = (tmp_path / "sent").read_text()
+    assert sent.count("--job-name=") == 2 and "--job-name=small-ours" in sent and "--job-name=small-text" in sent
+    assert "rows=ours,permuted trainer.max_steps=3" in sent and not Path("runs/small/ours/seed0").exists()
+
+
+def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
+    with pytest.raises(ConfigError, match="no folder experiments/smal with rows; suites are small"):
+        load_suite("smal", [])
+    with pytest.raises(ConfigError, match="rows names 'our'"):
+        ablate({"suite": "small", "rows": "our"}, [])
+    (suite / "longer.yaml").write_text("base: _base\ntrainer: {max_steps: 9}\n")
+    with pytest.raises(ConfigError, match="unequal budgets"):
+        load_suite("small", [])
+    (suite / "longer.yaml").write_text("base: _base\nablation: {checkpoint_of: nobody}\n")
+    with pytest.raises(ConfigError, match="checkpoint_of='nobody' is no row"):
+        load_suite("small", [])
