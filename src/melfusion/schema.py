@@ -100,7 +100,7 @@ class TowersConfig:
     """The contrastive models of picture and caption, sound and caption."""
 
     weights: str | None = None  # null: random init; they bring the text encoder they were trained with
-    width: int = 16  # channels, a multiple of 8
+    width: int = 24  # channels, a multiple of 8
     embedding: int = 64  # D
 
 
