@@ -35,11 +35,11 @@ def test_the_matrix_is_the_one_worked_out_by_hand():
     rows = lambda cosines: [[math.exp(c) / sum(map(math.exp, row)) for c in row] for row in cosines]  # noqa: E731
     a, b = rows([[half, 0.0], [half, 1.0]]), rows([[1.0, 0.0], [half, half]])
     expected = [[sum(a[i][k] * b[j][k] for k in (0, 1)) for j in (0, 1)] for i in (0, 1)]
-    found = matrix(image, text, caption, audio, temperature=1.0)
+    found = matrix(image, text, caption, audio, temperatures=(1.0, 1.0))
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
     wins = [expected[0][0] > expected[0][1], expected[1][1] > expected[1][0]]
-    assert imsm(image, text, caption, audio, temperature=1.0) == sum(wins) / 2
+    assert imsm(image, text, caption, audio, temperatures=(1.0, 1.0)) == sum(wins) / 2
 
 
 @pytest.mark.parametrize("n", [2, 7, 40])

@@ -210,7 +210,8 @@ def towers_scores(towers: Any, heard: Heard, pictures: Tensor, captions: list[st
     """
     sets = (towers.image(pictures), towers.text_of_image(captions), towers.text_of_audio(captions), heard.towers["audio"])
     sets = tuple(t.cpu() for t in sets)
-    return {"imsm_scenes": imsm(*sets), "imsm_scenes_released": imsm_released(*sets)}
+    learned = towers.temperatures()
+    return {"imsm_scenes": imsm(*sets, (learned["image"], learned["audio"])), "imsm_scenes_released": imsm_released(*sets)}
 
 
 def interval(score: Any, n: int) -> dict[str, float]:

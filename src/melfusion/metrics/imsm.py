@@ -15,22 +15,24 @@ from torch import Tensor
 from melfusion.metrics.distances import TooFewSamples
 
 TIE = 1e-9  # entries within this share of each other are equal: equal music differs by the rounding of its place in a product
-TEMPERATURE = 0.01  # CLIP's and CLAP's logit scale at the end of their training is about 100
+TEMPERATURES = (0.01, 0.01)  # of CLIP and CLAP, whose logit scales at the end of their training are about 100
 
 
-def matrix(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def matrix(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor,
+           temperatures: tuple[float, float] = TEMPERATURES) -> Tensor:  # fmt: skip
     """Embeddings (N, D) → (N, N): picture i with music j, through all captions; float64."""
     a_clip, a_clap = _cosine(image, text_of_image), _cosine(audio, text_of_audio)
-    return (a_clip / temperature).softmax(1) @ (a_clap / temperature).softmax(1).T
+    return (a_clip / temperatures[0]).softmax(1) @ (a_clap / temperatures[1]).softmax(1).T
 
 
-def imsm(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperature: float = TEMPERATURE) -> float:
+def imsm(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor,
+         temperatures: tuple[float, float] = TEMPERATURES) -> float:  # fmt: skip
     """Stated reduction: for each picture, the mean share of other pieces of music that fit it less than its own.
 
     1 where every picture's own music fits best, 0.5 at chance, whatever N; ties count half. N = 1 tells nothing and is
     refused with TooFewSamples.
     """
-    m = matrix(image, text_of_image, text_of_audio, audio, temperature)
+    m = matrix(image, text_of_image, text_of_audio, audio, temperatures)
     if len(m) < 2:
         raise TooFewSamples("IMSM compares a picture's own music with others': it needs at least two clips.")
     own = m.diagonal()[:, None].expand_as(m)
