@@ -91,6 +91,8 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told
     config.sampling.guidance_scale += 1
     with pytest.raises(ConfigError, match="another sampling"):
         sing(system, config, items, tmp_path, ["right picture"])
+    sing(system, config, items, tmp_path, ["right picture"], replace=True)
+    assert len(told) == made + 5 and len(sound_files(tmp_path / "right-picture")) == 6
 
 
 def tones(folder, items, bright):

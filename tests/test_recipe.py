@@ -15,7 +15,7 @@ def test_make_train_learns_that_the_picture_matters(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     scores = json.loads((tmp_path / "runs/scenes/scores.json").read_text())
-    place, gain = scores["right picture"]["place"], scores["gain"]["place"]
+    place, gain = scores["rows"]["right picture"]["attributes"]["place"], scores["gain"]["place"]
     assert place["n"] >= 60 and place["low"] >= 2 * scores["chance"]["place"]
     assert gain["mean"] > gain["interval"]
     for words in ("── corpus", "── precompute", "── training", "── evaluation", "time: ", "Next:", "Sounds: "):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,11 @@ def folder_name(row: str) -> str:
 
 
 def sing(system: MeLFusion, config: Config, items: MusicDataset, out: Path, names: list[str],
-         share: tuple[int, int] = (0, 1)) -> None:  # fmt: skip
-    """Make the clips of every row that are not there yet; a folder of other clips is refused."""
+         share: tuple[int, int] = (0, 1), replace: bool = False) -> None:  # fmt: skip
+    """Make the clips of every row that are not there yet; a folder of other clips is refused, or with `replace` emptied."""
     for name in names:
         folder = out / folder_name(name)
-        claim(folder, system, config, items, ROWS[name])
+        claim(folder, system, config, items, ROWS[name], replace)
         make_clips(system, config, items, ROWS[name], folder, share=share)
         print(f"{name}: {len(list(folder.glob('*.wav')))} of {len(items)} clips", flush=True)
 
@@ -186,8 +187,9 @@ def row_files(folder: Path, items: MusicDataset) -> list[Path]:
     return paired if all(file.is_file() for file in paired) else sound_files(folder)
 
 
+@lru_cache(maxsize=1)
 def all_pictures(items: MusicDataset) -> torch.Tensor:
-    """(N, 3, H, W) of a split."""
+    """(N, 3, H, W) of a split, which all rows share."""
     return torch.stack([torch.as_tensor(items[i]["image"]) for i in range(len(items))])
 
 

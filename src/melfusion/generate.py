@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 
 from melfusion.audio import BadSample, write_wav
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError
-from melfusion.image import read_image
+from melfusion.image import open_image, read_image, to_rgb
 from melfusion.melfusion import MeLFusion
 from melfusion.plots import save, spectrogram_figure
 from melfusion.schema import Config
@@ -38,7 +39,9 @@ def generate(options: dict[str, Any]) -> list[Path]:
     if not options.get("ckpt"):
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
     n, seed = options.get("n") or 1, options.get("seed") or 0
-    log_mel = render(system, config, options, _pixels(image_path, config), prompt, [seed + i for i in range(n)])
+    pixels = _pixels(image_path, config)
+    log_mel = render(system, config, options, pixels, prompt, [seed + i for i in range(n)])
+    shown = None if pixels is None else open_picture(image_path)
     waveforms = system.vocode(log_mel).cpu()
     files = _files(options.get("out"), prompt or Path(image_path).stem, seed, n)
     title = " + ".join(filter(None, [Path(image_path).name if image_path else "", prompt]))
@@ -48,7 +51,7 @@ def generate(options: dict[str, Any]) -> list[Path]:
         png = file.with_suffix(".png")
         if image_path and png.resolve() == Path(image_path).resolve():  # cat.png beside cat.wav is the user's picture
             png = file.with_name(f"{file.stem}-spectrogram.png")
-        save(spectrogram_figure({f"seed {seed + files.index(file)}": mel[0]}, config.audio, title), png)
+        save(spectrogram_figure({f"seed {seed + files.index(file)}": mel[0]}, config.audio, title, shown), png)
         print(f"{file} and {png.name}")
     print(f"model loaded in {loaded - started:.1f} s, {n} clip(s) of {waveforms.shape[-1] / config.audio.sample_rate_hz:.2f} s "
           f"made in {time.perf_counter() - loaded:.1f} s")  # fmt: skip
@@ -90,6 +93,11 @@ def _pixels(path: str | None, config: Config) -> torch.Tensor | None:
     except BadSample as error:
         raise ConfigError(f"image={path}: {error}; give a PNG, JPEG or WebP picture.") from error
     return torch.from_numpy(pixels)[None]
+
+
+def open_picture(path: str) -> Any:
+    """The picture upright in its own size and colours, for the figure."""
+    return np.asarray(to_rgb(open_image(Path(path).read_bytes())))
 
 
 def _files(out: str | None, words: str, seed: int, n: int) -> list[Path]:

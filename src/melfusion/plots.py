@@ -13,10 +13,18 @@ from torch import Tensor
 from melfusion.schema import AudioConfig
 
 
-def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: str = "") -> Figure:
-    """Title → log_mel (T, F), one panel each, all on one colour scale (natural log of mel magnitude)."""
-    figure = Figure(figsize=(5 * len(log_mels), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(log_mels), squeeze=False)[0]
+def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: str = "", picture: Any = None) -> Figure:
+    """Title → log_mel (T, F), one panel each, all on one colour scale (natural log of mel magnitude).
+
+    A `picture` (H, W, 3) that the sounds were made for stands at the left.
+    """
+    figure = Figure(figsize=(5 * len(log_mels) + (2.6 if picture is not None else 0), 3.2), layout="constrained")
+    first = [] if picture is None else [0.5]
+    panels = figure.subplots(1, len(first) + len(log_mels), squeeze=False, width_ratios=[*first, *[1] * len(log_mels)])[0]
+    if picture is not None:
+        panels[0].imshow(picture)
+        panels[0].axis("off")
+        panels = panels[1:]
     top = max(float(mel.max()) for mel in log_mels.values())
     for panel, (name, mel) in zip(panels, log_mels.items(), strict=True):
         seconds = len(mel) * audio.hop_length_samples / audio.sample_rate_hz

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,10 @@ def outside_picture(config: Config) -> Path:
     return path
 
 
-def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset, row: Row) -> None:
-    """Note what a folder's clips are made with; ConfigError where they are another system's, split's or setting's."""
+def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, replace: bool = False) -> None:
+    """Note what a folder's clips are made with; where they are another system's, split's or setting's, they are removed
+    with `replace`, or ConfigError says what differs.
+    """
     trained = {n: p.detach() for n, p in system.unet.named_parameters()}
     made_with = {
         "system": digest(trained), "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
@@ -94,7 +97,9 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
     file = folder / "made_with.json"
     if file.is_file() and (there := json.loads(file.read_text())) != made_with:
         differ = ", ".join(k for k in made_with if there.get(k) != made_with[k])
-        raise ConfigError(f"{folder} holds clips made with another {differ}: give another out=… or remove it.")
+        if not replace:
+            raise ConfigError(f"{folder} holds clips made with another {differ}: give another out=… or remove it.")
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(made_with, indent=1) + "\n")
 

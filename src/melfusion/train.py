@@ -119,7 +119,7 @@ def evaluate_run(config: Config, run: RunDirectory) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     system, items = load_system(run.path)[0].to(device), splits(config)[0]
     names = rows_of(system)
-    sing(system, config, items, run.samples / "test", names)
+    sing(system, config, items, run.samples / "test", names, replace=True)  # a longer run speaks anew
     folders = {name: run.samples / "test" / folder_name(name) for name in names}
     write(evaluate(config, ears(config, embedders=False), items, None, folders, system), run.path)
 
