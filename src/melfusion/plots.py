@@ -48,9 +48,10 @@ def suite_figure(result: dict[str, Any]) -> Figure:
     for k, name in enumerate(names):
         scores = [row["attributes"][name] for row in rows]
         spread = np.abs([[s["accuracy"] - s["low"] for s in scores], [s["high"] - s["accuracy"] for s in scores]])
-        panels[0].errorbar([s["accuracy"] for s in scores], where + 0.2 - 0.2 * k, xerr=spread, fmt="o", markersize=4, label=name)
+        height = where + 0.7 * (0.5 - (k + 0.5) / len(names))
+        panels[0].errorbar([s["accuracy"] for s in scores], height, xerr=spread, fmt="o", markersize=3, label=name)
     panels[0].set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02), yticks=where, yticklabels=[row["name"] for row in rows])
-    panels[0].legend(fontsize=7, loc="lower left")
+    figure.legend(fontsize=8, loc="outside upper left", ncols=len(names))
     for panel, embedder in zip(panels[1:], embedders, strict=True):
         scores = [row["distances"][embedder]["fad_conditional"] for row in rows]
         panel.barh(where, [s.get("mean", 0) for s in scores], xerr=[s.get("interval", 0) for s in scores], height=0.6)
