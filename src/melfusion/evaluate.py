@@ -197,7 +197,8 @@ def about(config: Config, ears: Ears, items: MusicDataset, yardsticks: Any) -> d
     """What a score must not be read without."""
     s, a = config.sampling, config.audio
     return {
-        "n": len(items), "reference": len(yardsticks[0]) if yardsticks else 0, "items": items.reader.shards.info.get("seed"),
+        "n": len(items), "reference": len(yardsticks[0]) if yardsticks else None,
+        "corpus_seed": items.reader.shards.info.get("seed"),
         "networks": ears.digests(), "sample_rate_hz": a.sample_rate_hz, "loudness_dbfs": a.loudness_dbfs,
         "num_inference_steps": s.num_inference_steps, "guidance_scale": s.guidance_scale,
         "image_guidance_scale": s.image_guidance_scale, "seed": config.seed, "device": device_name(),
