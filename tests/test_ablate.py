@@ -5,10 +5,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 from melfusion import ablate as lab
 from melfusion.ablate import ablate, load_suite
-from melfusion.config import ConfigError
+from melfusion.config import ConfigError, load_config
 
 BASE = """base: tiny
 data: {path: data/small, splits: {train: 16, val: 12, test: 12}}
@@ -117,3 +118,25 @@ def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
     (suite / "longer.yaml").write_text("base: _base\nablation: {checkpoint_of: nobody}\n")
     with pytest.raises(ConfigError, match="checkpoint_of='nobody' is no row"):
         load_suite("small", [])
+
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+ROW_FILES = sorted(f for f in EXPERIMENTS.glob("*/*.yaml") if not f.name.startswith("_"))
+
+
+@pytest.mark.parametrize("file", ROW_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeypatch):
+    from melfusion import build
+
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    suite = load_suite(file.parent.name, [])  # equal budgets, and checkpoint_of names a row
+    assert suite.first(file.stem).ablation.baseline in suite.rows
+    assert len(file.read_text().splitlines()) <= 15
+    config = load_config(f"{file},tiny")
+    if config.ablation.checkpoint_of:
+        return
+    system = build.system(config)
+    loss = system.training_step(make_batch(config, system), 0)["loss"]
+    loss.backward()
+    grads = [p.grad for p in system.unet.parameters() if p.requires_grad]
+    assert torch.isfinite(loss) and grads and any(g is not None and g.abs().max() > 0 for g in grads)
