@@ -148,6 +148,7 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
     scores = evaluate(config, ears, items, (items, real), {"given": strange})
     row = scores["rows"]["given"]
     assert row["n"] == 5 and row["attributes"] == {} and "mean" in row["distances"]["level"]["kad"]
+    assert "distances" not in scores["rows"]["real"]  # the split is its own reference
     assert "why_not" in row["distances"]["level"]["fad"] and scores["about"]["networks"].keys() == {"level"}
     assert "FAD is not computed: " in table(scores)
     (tmp_path / "empty").mkdir()
