@@ -42,6 +42,13 @@ def one_layer(kind="kv_mix", width=16, heads=4, image_width=16, **kwargs):
         return SYNAPSES[kind]([spec], **kwargs)
 
 
+def project(synapse, image_key, image_value):
+    """The picture's keys and values (B, M, 16), normalised, through the synapse's own linear maps."""
+    layers = [synapse.projections[f"{LAYER.replace('.', '-')}-{part}"] for part in ("key", "value")]
+    return [F.layer_norm(t, (16,)) @ layer.weight.T + layer.bias
+            for layer, t in zip(layers, (image_key, image_value), strict=True)]  # fmt: skip
+
+
 def naive_attention(attn, hidden, key, value, visible):
     """Attention by loops over samples and heads, softmax written out; visible (B, tokens) bool."""
     query, out = attn.to_q(hidden), torch.empty_like(hidden)
@@ -114,10 +121,7 @@ def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture()
     attn, synapse = attention_layer(), one_layer("concat", num_tokens=4)
     hidden, text, image_key, image_value = layer_inputs(tokens=4)
     mask, has_image = text_masks(3)["partial"], torch.tensor([1.0, 0.0, 1.0])
-    projected = []
-    for part, t in (("key", image_key), ("value", image_value)):
-        layer = synapse.projections[f"{LAYER.replace('.', '-')}-{part}"]
-        projected.append(F.layer_norm(t, (16,)) @ layer.weight.T + layer.bias)
+    projected = project(synapse, image_key, image_value)
     key, value = torch.cat([attn.to_k(text), projected[0]], 1), torch.cat([attn.to_v(text), projected[1]], 1)
     visible = torch.cat([mask, has_image.bool()[:, None].expand(-1, 4)], 1)
 
@@ -132,10 +136,7 @@ def test_decoupled_adds_the_gated_attention_of_the_picture():
     attn, synapse = attention_layer(), one_layer("decoupled", num_tokens=4, alpha_init=0.3)
     hidden, text, image_key, image_value = layer_inputs(tokens=4)
     mask, has_image = text_masks(3)["partial"], torch.tensor([1.0, 0.0, 1.0])
-    projected = []
-    for part, t in (("key", image_key), ("value", image_value)):
-        layer = synapse.projections[f"{LAYER.replace('.', '-')}-{part}"]
-        projected.append(F.layer_norm(t, (16,)) @ layer.weight.T + layer.bias)
+    projected = project(synapse, image_key, image_value)
     both = naive_attention(attn, hidden, attn.to_k(text), attn.to_v(text), mask)
     seen = naive_attention(attn, hidden, *projected, torch.ones(3, 4))
     bias_of_out = attn.to_out[0].bias  # each naive attention ends in the output's projection; its bias counts once

@@ -34,7 +34,7 @@ from melfusion.sounds import ROWS, claim, make_clips, read_clips
 from melfusion.train import train
 
 OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": str, "cluster": str}
-TEST_SEED, BUDGET = 90_001, ("trainer.max_steps", "data.global_batch_size", "data.path")
+TEST_SEED, BUDGET = 90_001, ("trainer.max_steps", "data.global_batch_size", "data.path", "ablation.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
