@@ -8,6 +8,7 @@ import soundfile
 from PIL import Image
 
 from melfusion.__main__ import main
+from melfusion.checkpoint_store import newest
 from melfusion.config import load_config
 from melfusion.generate import generate
 from melfusion.train import train
@@ -93,8 +94,8 @@ def test_a_file_that_is_no_picture_gives_one_sentence(run, tmp_path, capsys):
 
 
 def test_a_truncated_checkpoint_gives_one_sentence(run, tmp_path, capsys):
-    broken = tmp_path / "last.ckpt"
-    broken.write_bytes(Path(run, "checkpoints", "last.ckpt").read_bytes()[:5000])
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(newest(Path(run, "checkpoints")).read_bytes()[:5000])
     assert main(["generate", f"ckpt={broken}", "prompt=x"]) == 2
     assert "cannot be read" in capsys.readouterr().err
 

@@ -32,9 +32,7 @@ def test_the_resolved_config_is_written_and_comes_back(config, tmp_path):
     assert yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text()) == to_dict(config)
     assert load_config(str(tmp_path / "mine" / "config.yaml")) == config
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["config.yaml"]
-    assert (
-        run.checkpoint == tmp_path / "mine" / "checkpoints" / "last.ckpt" and run.export == tmp_path / "mine" / "export"
-    )
+    assert run.checkpoints == tmp_path / "mine" / "checkpoints" and run.export == tmp_path / "mine" / "export"
 
 
 def test_the_same_config_resumes(config, tmp_path):

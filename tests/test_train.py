@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from melfusion import build
 from melfusion.callbacks import EMA
 from melfusion.checkpoint import load_system
+from melfusion.checkpoint_store import newest
 from melfusion.config import ConfigError
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.run import RunDirectory
@@ -27,7 +28,7 @@ def tiny_run(tiny, tiny_corpus, tmp_path):
 
 
 def checkpoint(config):
-    return torch.load(f"{config.runs_dir}/{config.name}/checkpoints/last.ckpt", weights_only=True)
+    return torch.load(newest(Path(config.runs_dir, str(config.name), "checkpoints")), weights_only=True)
 
 
 def lines(config):
@@ -124,16 +125,12 @@ def test_ema_follows_the_formula_and_only_what_trains(tiny_run):
     load_system(f"{config.runs_dir}/ema")
     train(tiny_run("ema", "trainer.max_steps=3", "unet.trainable=cross_attn", "optim.ema_decay=0.5"))
     ema, live = EMA(0.5), build.system(config)
-    ema.shadow, ema.steps = {n: p.clone() for n, p in start.items()}, 0
-
-    class Step:
-        global_step = 1
-
+    ema.shadow = {n: p.clone() for n, p in start.items()}
     with torch.no_grad():
         for p in live.parameters():
             if p.requires_grad:
                 p.add_(1.0)
-    ema.on_train_batch_end(Step, live)
+    ema.update(live, 1)
     name, before = next(iter(start.items()))
     torch.testing.assert_close(ema.shadow[name], before + 1 - min(0.5, 2 / 11))
 
@@ -190,7 +187,7 @@ def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
         train(tiny_run(task, f"task={task}"))
     config = tiny_run("whole", "music_vae.weights=run:music_vae", "image.weights=run:image_diffusion")
     system = build.system(config)
-    trained = torch.load(tmp_path / "music_vae/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    trained = torch.load(newest(tmp_path / "music_vae/checkpoints"), weights_only=True)["state_dict"]
     name = "autoencoder.encoder.conv_in.weight"
     assert torch.equal(system.music_vae.state_dict()[name], trained[name])
     assert not torch.equal(system.music_vae.latent_std, torch.ones(4))

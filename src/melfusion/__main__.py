@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         if type(error).__module__.startswith("melfusion"):
             print(f"melfusion {args[0]}: {error}", file=sys.stderr)
-            return 2
+            return getattr(error, "code", 2)
         raise
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ class EMA(Callback):
     """Exponential moving average of the parameters that train, used by validation and generation.
 
     The decay is warmed up by step, min(decay, (1 + step) / (10 + step)), so that early averages forget random init.
+    `update` is called by the guard, once a step is known to be sound (guards.py); `settle` is the guard's.
     """
 
     def __init__(self, decay: float):
-        self.decay, self.shadow, self.live = decay, {}, {}
+        self.decay, self.shadow, self.settle = decay, {}, lambda: None
 
     @staticmethod
     def _trained(module: LightningModule) -> dict[str, Tensor]:
@@ -44,20 +46,16 @@ class EMA(Callback):
         trained = self._trained(pl_module)
         self.shadow = {n: self.shadow.get(n, p).detach().clone().to(p.device) for n, p in trained.items()}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.steps = trainer.global_step  # known only now where a run is resumed
-
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if trainer.global_step == self.steps:  # gradients are still being accumulated
-            return
-        self.steps = step = trainer.global_step
+    def update(self, pl_module: LightningModule, step: int) -> None:
+        """Move towards the weights as they are after the `step`-th applied step."""
         decay = min(self.decay, (1 + step) / (10 + step))
         trained = self._trained(pl_module)
         torch._foreach_lerp_(list(self.shadow.values()), [trained[n].detach() for n in self.shadow], 1 - decay)
 
     @torch.no_grad()
     def _swap(self, pl_module: LightningModule) -> None:
+        self.settle()
         for name, parameter in self._trained(pl_module).items():
             if name in self.shadow:
                 parameter.data, self.shadow[name] = self.shadow[name], parameter.data
@@ -73,6 +71,10 @@ class EMA(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.shadow = dict(checkpoint.get("ema", {}))
+
+    def restore(self, stored: dict[str, Tensor]) -> None:
+        """Take a stored average on, on the devices where this one lies."""
+        self.shadow = {n: stored[n].to(t.device) for n, t in self.shadow.items()}
 
 
 class TrainingScalars(Callback):
@@ -124,18 +126,34 @@ class TrainingScalars(Callback):
 
 
 class JSONLines(Logger):
-    """metrics.jsonl: one object per logging step."""
+    """metrics.jsonl: one object per logging step; a number that is not finite is null, since JSON has no such numbers."""
 
     name, version = "jsonl", ""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, resumed_step: int = 0):
         super().__init__()
         self.path = path
+        if path.is_file() and rank_zero_only.rank == 0:
+            self._forget_after(resumed_step)
+
+    def _forget_after(self, step: int) -> None:
+        """Leave out what a run logged after its last checkpoint: those steps come again. A torn last line goes, too."""
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if (json.loads(line)["step"] or 0) <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(kept))
+        part.replace(self.path)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        numbers = {k: float(v) for k, v in metrics.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: float(v) for k, v in metrics.items()}}) + "\n")
+            file.write(json.dumps({"step": step, **{k: v if math.isfinite(v) else None for k, v in numbers.items()}}) + "\n")
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """They are in config.yaml."""

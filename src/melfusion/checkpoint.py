@@ -1,35 +1,19 @@
-"""Checkpoints: written whole, and read back as the system with EMA weights, ready to generate."""
+"""Checkpoints and exported folders → the system with EMA weights, ready to generate."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
 from melfusion import build
+from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import from_dict, override, to_dict
-from melfusion.melfusion import CheckpointError, MeLFusion
+from melfusion.melfusion import MeLFusion
 from melfusion.schema import Config
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all: temporary file beside the target, fsync, rename."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-
 
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
 SHIPPED = Path(__file__).parent / "weights" / "melfusion"
@@ -46,7 +30,7 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
 
 def load_system(path: str | Path | None = None, ema: bool = True,
                 overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:  # fmt: skip
-    """A `.ckpt` of this project, the run directory that holds it, an exported folder, or None for the shipped model.
+    """A `.ckpt` of this project, a run directory (its newest), an exported folder, or None for the shipped model.
 
     Returns the system in eval mode and its configuration, with `overrides` (a dotlist) laid over it. Raises
     CheckpointError where the file is missing, cannot be read, or belongs to other frozen parts.
@@ -55,7 +39,7 @@ def load_system(path: str | Path | None = None, ema: bool = True,
     if (file / SYSTEM_FILE).is_file():
         stored = _exported(file)
     else:
-        stored = _checkpoint(file / "checkpoints" / "last.ckpt" if file.is_dir() else file)
+        stored = _checkpoint(newest(file / "checkpoints") or file / "checkpoints" if file.is_dir() else file)
     config = override(from_dict(stored["config"]), overrides or [])
     system = build.system(config)
     system.on_load_checkpoint(stored)
@@ -73,7 +57,7 @@ def _exported(folder: Path) -> dict[str, Any]:
 
 def _checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise CheckpointError(f"There is no checkpoint {file}: give CKPT=runs/<name> of a run that has saved one.")
+        raise CheckpointError(f"There is no checkpoint in {file}: give CKPT=runs/<name> of a run that has saved one.")
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here

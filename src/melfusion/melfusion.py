@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from melfusion import diffusion
 from melfusion.batch import Conditioning, MusicBatch, VisualFeatures
+from melfusion.checkpoint_store import CheckpointError
 from melfusion.data import order
 from melfusion.frozen import digest
 from melfusion.image_features import ImageFeatureExtractor
@@ -24,10 +25,6 @@ from melfusion.unet import SynapticUNet
 from melfusion.vocoder import Vocoder
 
 FROZEN = ("music_vae", "text_encoder", "extractor")  # what training depends on; any vocoder may follow
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that does not belong to these parts: what differs and what to do."""
 
 
 class MeLFusion(TrainedModule):
@@ -147,6 +144,11 @@ class MeLFusion(TrainedModule):
             other = conditioning.with_other_pictures()
             self.val_other.update(self.losses(latents, other, timesteps, batch.draws["noise"]))
         self.log("val/loss_other_picture", self.val_other)  # by every rank, whatever its batch held: logging reduces
+
+    def on_validation_epoch_end(self) -> None:
+        """What the right picture is worth: near 0 the synapse is dead, however the loss falls."""
+        if self.extractor is not None and self.val_other.update_called:
+            self.log("val/picture_gain", self.val_other.compute() - self.val_loss.compute())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.unet.other_parameters()},

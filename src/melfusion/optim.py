@@ -28,8 +28,8 @@ def configure_optimizer(
             base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]},
         ]
     split = [group for group in split if group["params"]]
-    fused = allow_fused and all(p.is_cuda for group in split for p in group["params"])
-    optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=fused or None)
+    # one kernel, which can also be told on the device to leave everything as it is (guards.py)
+    optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=allow_fused or None)
     rate = LearningRate(optim, max_steps)
     # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
@@ -53,8 +53,11 @@ class LearningRate:
 class TrainedModule(lightning.LightningModule):
     """Base of the modules that train: one optimizer from OptimConfig, clipping over what it holds, the norm logged.
 
-    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW.
+    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW. A `guard` (guards.py), where
+    one is attached, judges each step, and moves the learning rate only after a step that was sound.
     """
+
+    guard: Any = None
 
     optim: OptimConfig
     max_steps: int | None = None
@@ -72,4 +75,11 @@ class TrainedModule(lightning.LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = self.optim.grad_clip_norm or float("inf")
-        self.log("train/grad_norm", torch.nn.utils.clip_grad_norm_(params, limit))
+        norm = torch.nn.utils.clip_grad_norm_(params, limit)
+        self.log("train/grad_norm", norm)
+        if self.guard is not None:
+            self.guard.judge(optimizer, norm)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self.guard is None:
+            scheduler.step()

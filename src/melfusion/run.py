@@ -7,9 +7,11 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -22,6 +24,7 @@ SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", 
                  "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
                  "trainer.max_steps", "trainer.accelerator", "trainer.devices",
                  "trainer.num_nodes", "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every",
+                 "trainer.keep_", "trainer.async_checkpoints", "guards.",
                  "trainer.log_every", "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
 
 # What a part that trains itself does not depend on, beside the safe keys
@@ -47,7 +50,7 @@ class RunDirectory:
 
     def __init__(self, config: Config):
         self.path = Path(config.runs_dir) / str(config.name)
-        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self.checkpoints = self.path / "checkpoints"
         self.samples, self.export, self.results_file = (self.path / n for n in ("samples", "export", "results.json"))
         self.config = config
 
@@ -73,6 +76,28 @@ class RunDirectory:
         part.write_text(yaml.safe_dump(tree, sort_keys=False))
         part.replace(stored)
 
+    @contextlib.contextmanager
+    def hold(self, wait_s: float = 10.0) -> Iterator[None]:
+        """Keep other jobs out of this directory; ConfigError names the one that holds it.
+
+        The lock is the system's (flock), so it ends with the process, however that ends. Some seconds are waited for: a
+        killed run's loader processes may outlive it a little.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            deadline = time.monotonic() + wait_s
+            while not _try_lock(file):
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise ConfigError(f"{self.path} is in use by {file.read().strip() or 'another job'}: wait for it or stop it, or "
+                                      "choose another name=….")  # fmt: skip
+                time.sleep(0.2)
+            file.truncate(0)
+            job = f", job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+            file.write(f"process {os.getpid()} on {socket.gethostname()}{job}\n")
+            file.flush()
+            yield
+
     def results(self) -> dict[str, Any] | None:
         """Results of a finished run with at least the steps asked for now, or None."""
         if not self.results_file.is_file():
@@ -85,6 +110,14 @@ class RunDirectory:
         part = self.results_file.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1))
         part.replace(self.results_file)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def refuse_login_node(env: Mapping[str, str]) -> None:

@@ -218,11 +218,23 @@ class TrainerConfig:
     accumulate: int = 1  # micro-batches per optimizer step
     val_every_n_steps: int = 1000
     checkpoint_every_n_steps: int = 1000
+    keep_last: int = 2  # newest checkpoints that stay; at least 2, so that a damaged one loses little
+    keep_best: int = 1  # checkpoints of the lowest val/loss that stay beside them
+    async_checkpoints: bool = False  # write in a thread, at the cost of a copy of the trained state in host memory
     log_every_n_steps: int = 10
     media_every_n_steps: int = 5000
     media_items: int = 8
     progress_bar: bool = True
     threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+
+
+@dataclass
+class GuardConfig:
+    """When a training step is skipped, told of, or undone (guards.py)."""
+
+    max_bad_steps: int = 10  # in a row with a non-finite input, loss or gradient; then the run stops
+    spike_factor: float = 10.0  # a loss this many robust standard deviations above the median of the last 100 is a spike; 0: off
+    rollback_after: int = 0  # spikes in a row after which the last checkpoint before them is taken up again; 0: never
 
 
 @dataclass
@@ -252,6 +264,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    guards: GuardConfig = field(default_factory=GuardConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     towers: TowersConfig = field(default_factory=TowersConfig)

@@ -13,19 +13,22 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion import build
 from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars, log_hparams
-from melfusion.checkpoint import AtomicCheckpointIO, load_system
+from melfusion.checkpoint import load_system
+from melfusion.checkpoint_store import CheckpointStore, SaveCheckpoints, newest
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
+from melfusion.guards import StepGuard
 from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed
+from melfusion.preemption import Preemption, leaving_on_signal
 from melfusion.run import RunDirectory, locked, resolve_precision
 from melfusion.schema import Config
 from melfusion.tables import learned, table
@@ -70,8 +73,17 @@ def ensure_stages(config: Config) -> None:
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Run or resume a run directory; returns its results. A finished run only returns them."""
-    run, clock = RunDirectory(config), Clock()
+    """Run or resume a run directory, alone in it; returns its results. A finished run only returns them.
+
+    Raises Preempted where it was asked to leave; the same call then goes on.
+    """
+    run = RunDirectory(config)
+    with leaving_on_signal(), run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext():
+        return _train(config, run)
+
+
+def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
+    clock = Clock()
     run.prepare()
     if (results := run.results()) is not None:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
@@ -190,29 +202,37 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
 
 def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, callbacks: list) -> dict[str, Any]:
     lightning.seed_everything(config.seed, verbose=False)
-    trainer = make_trainer(config, run, callbacks)
+    resume = newest(run.checkpoints)
+    step = torch.load(resume, map_location="meta", weights_only=True)["global_step"] if resume else 0
+    store = CheckpointStore(run.checkpoints, config.trainer.keep_last, config.trainer.keep_best, config.trainer.async_checkpoints)
+    if rank_zero_only.rank == 0:
+        store.clean()
+    ema = next((c for c in callbacks if isinstance(c, EMA)), None)
+    guard = StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
+    saver = SaveCheckpoints(store, config.trainer.checkpoint_every_n_steps, guard.settle)
+    trainer = make_trainer(config, run, [guard, *callbacks, saver, Preemption(guard, saver)], store, step)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
-    resume = str(run.checkpoint) if run.checkpoint.is_file() else None
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-    trainer.save_checkpoint(run.checkpoint)
+    saver.finish(trainer)
     scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 
 
-def make_trainer(config: Config, run: RunDirectory, callbacks: list) -> lightning.Trainer:
-    """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order of samples, whole checkpoints."""
+def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: CheckpointStore, step: int) -> lightning.Trainer:
+    """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order of samples, whole checkpoints.
+
+    What was logged after `step`, where the run goes on, is forgotten: those steps come again.
+    """
     t = config.trainer
-    checkpoint = ModelCheckpoint(run.checkpoint.parent, filename="last", every_n_train_steps=t.checkpoint_every_n_steps,
-                                 save_top_k=1, enable_version_counter=False)  # fmt: skip
-    board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False)
+    board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     return lightning.Trainer(
         accelerator=t.accelerator, devices=int(t.devices) if t.devices.lstrip("-").isdigit() else t.devices,
         num_nodes=t.num_nodes, strategy=t.strategy, precision=resolve_precision(t), max_steps=t.max_steps, max_epochs=-1,
         accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
-        log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl")],
-        callbacks=[*callbacks, checkpoint, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
-        default_root_dir=str(run.path), plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
+        callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=str(run.path), plugins=[store],
     )  # fmt: skip

@@ -13,13 +13,19 @@ from functools import lru_cache
 import numpy as np
 
 # One stream per purpose: adding a purpose never shifts another's numbers.
-STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment")
+STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch")
+KEY = 0x6D656C66  # second half of every generator's key
 
 
 def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:
     """Counter-based (Philox) generator of one purpose of one position: no state is carried between samples."""
     counter = [0, position, epoch, STREAMS.index(stream)]
-    return np.random.Generator(np.random.Philox(key=[seed, 0x6D656C66], counter=counter))
+    return np.random.Generator(np.random.Philox(key=[seed, KEY], counter=counter))
+
+
+def torch_seed(seed: int, number: int) -> int:
+    """For torch's own generator at one micro-batch: what a layer draws from it does not depend on what was drawn before."""
+    return int(generator(seed, "torch", 0, number).integers(2**63))
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,262 @@
+"""A run's checkpoints on disk: written whole or not at all, checked by digest, the last few and the best kept.
+
+`index.json` beside them holds each file's size, SHA-256, step and, where it was validated, its loss. A file enters the
+index before it gets its name, so whatever a crash leaves is either whole and listed or no checkpoint at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_map
+
+log = logging.getLogger(__name__)
+
+INDEX = "index.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or does not belong to these parts: what is wrong and what to do."""
+
+
+class Digesting:
+    """A file that is written in order; keeps the SHA-256 of what went through, and the system's own error."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.sha256, self.error = file, hashlib.sha256(), None
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:  # torch turns it into one of its own, which does not say what happened
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class CheckpointStore(TorchCheckpointIO):
+    """Lightning's seam for checkpoint files.
+
+    Tensors stream to the file one by one, so that no second copy of the state is held. `asynchronous` writes in a thread
+    instead, while training goes on, at the cost of one copy of the state in host memory.
+
+    Args:
+        keep_last: how many of the newest stay; two or more, so that one damaged file loses little.
+        keep_best: how many with the lowest validation loss stay beside them.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 1, asynchronous: bool = False):
+        self.folder, self.keep_last, self.keep_best = folder, keep_last, keep_best
+        self.writer = ThreadPoolExecutor(1) if asynchronous else None
+        self.pending: Future | None = None
+        self.failure: str | None = None  # a sentence, kept until all ranks have met
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.ckpt"
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write, or start to; what goes wrong is kept in `failure`, since other ranks wait for this one."""
+        self.wait()
+        if self.writer is None:
+            self._write(checkpoint, Path(path))
+        else:
+            copy = tree_map(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x, checkpoint)
+            self.pending = self.writer.submit(self._write, copy, Path(path))
+
+    def wait(self) -> None:
+        """Until what was started is on disk."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
+
+    def teardown(self) -> None:
+        self.wait()
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        part = path.with_name(f".{path.name}.part")
+        file: Digesting | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as raw:
+                file = Digesting(raw)
+                torch.save(checkpoint, file)
+                raw.flush()
+                os.fsync(raw.fileno())
+                size = raw.tell()
+            entry = {"step": checkpoint["global_step"], "bytes": size, "sha256": file.sha256.hexdigest()}
+            write_index(self.folder, read_index(self.folder) | {path.name: entry})
+            part.replace(path)
+            sync_folder(self.folder)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            self.failure = failed(path, file.error if file and file.error else error)
+            return
+        self.prune()
+
+    def score(self, step: int, loss: float) -> None:
+        """Note the validation loss of the checkpoint of this step."""
+        self.wait()
+        index = read_index(self.folder)
+        if (name := self.path(step).name) in index:
+            index[name]["loss"] = loss
+            write_index(self.folder, index)
+
+    def best_loss(self) -> float:
+        """The lowest validation loss of those that are kept; infinity for none."""
+        return min((entry["loss"] for entry in read_index(self.folder).values() if "loss" in entry), default=float("inf"))
+
+    def prune(self) -> None:
+        """Remove all but the newest and the best."""
+        index = read_index(self.folder)
+        newest = sorted(index, key=lambda name: index[name]["step"])[-self.keep_last :]
+        scored = sorted((name for name in index if "loss" in index[name]), key=lambda name: index[name]["loss"])
+        kept = {*newest, *scored[: self.keep_best]}
+        if kept != index.keys():
+            for name in index.keys() - kept:
+                (self.folder / name).unlink(missing_ok=True)
+            write_index(self.folder, {name: index[name] for name in index if name in kept})
+
+    def clean(self) -> None:
+        """Remove what an interrupted write left; only for the one that holds the run."""
+        for part in self.folder.glob(".*.part"):
+            part.unlink()
+
+
+def failed(path: Path, error: Exception) -> str:
+    """The sentence for a checkpoint that could not be written."""
+    code = getattr(error, "errno", None)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full" if full else " ".join(str(error).split())[:200]
+    cure = "free some space" if full else "mend that"
+    return (f"{path} could not be written ({reason}): the checkpoints before it are whole; {cure} and run the same command "
+            "again, which goes on from the newest of them.")  # fmt: skip
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name → {step, bytes, sha256, loss?}; empty where there is no index or it cannot be read."""
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        return {name: entry for name, entry in index.items() if {"step", "bytes", "sha256"} <= entry.keys()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def write_index(folder: Path, index: dict[str, dict[str, Any]]) -> None:
+    part = folder / f".{INDEX}.part"
+    with part.open("w") as file:
+        json.dump(index, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / INDEX)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def newest(folder: Path, before: int | None = None) -> Path | None:
+    """The newest checkpoint that is whole, of a step `before` that one; damaged ones are named and passed over. None: none is.
+
+    Raises CheckpointError where there are files and none can be used.
+    """
+    damaged = []
+    for path, reason in inspected(folder, before):
+        if reason is None:
+            return path
+        log.warning("%s is passed over: %s.", path, reason)
+        damaged.append(path.name)
+    if damaged:
+        raise CheckpointError(f"{folder} holds no checkpoint that is whole ({', '.join(damaged)} are damaged): bring one back "
+                              "from a copy, or remove the directory to start again.")  # fmt: skip
+    return None
+
+
+def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, str | None]]:
+    """Checkpoints from the newest on, each with what is wrong with it; files without an entry are older than the index."""
+    index = read_index(folder)
+    files = sorted(folder.glob("*.ckpt"), key=lambda p: (index.get(p.name, {}).get("step", -1), p.stat().st_mtime), reverse=True)
+    for path in files:
+        if before is not None and index.get(path.name, {}).get("step", before) >= before:
+            continue
+        yield path, damage(path, index.get(path.name))
+
+
+def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
+    """What is wrong with a file, in words; None where its size and digest are those of its entry."""
+    if entry is None:
+        return None if zipfile.is_zipfile(path) else "it is cut short or no checkpoint"
+    if (size := path.stat().st_size) != entry["bytes"]:
+        return f"it has {size} bytes of {entry['bytes']}"
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if found == entry["sha256"] else "its SHA-256 is not the one it was written with"
+
+
+class SaveCheckpoints(Callback):
+    """When checkpoints are written: every so many optimizer steps, and at a validation that is the best so far.
+
+    Stands last among the callbacks, so that all others have had their say about the step. `settle` is called before each.
+    """
+
+    def __init__(self, store: CheckpointStore, every_n_steps: int, settle: Any = lambda: None):
+        self.store, self.every, self.settle, self.saved = store, every_n_steps, settle, -1
+        self.seconds = 0.0  # spent on writing, as the training loop saw it
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step % self.every == 0 and trainer.global_step != self.saved:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("val/loss")
+        if trainer.state.fn != "fit" or loss is None or not self.store.keep_best:
+            return
+        best = trainer.strategy.broadcast(float(loss) < self.store.best_loss())  # rank 0 alone may read what it writes
+        if best and self.saved != trainer.global_step:
+            self.save(trainer)
+        if trainer.is_global_zero and self.saved == trainer.global_step:
+            self.store.score(trainer.global_step, float(loss))
+            self.store.prune()
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the state of this step, on all ranks alike; CheckpointError on all of them where rank 0 could not."""
+        started = time.perf_counter()
+        self.settle()
+        trainer.save_checkpoint(self.store.path(trainer.global_step))
+        self.saved = trainer.global_step
+        self.seconds += time.perf_counter() - started
+        self.check(trainer)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Save where it is not yet, and wait until it is on disk."""
+        if self.saved != trainer.global_step:
+            self.save(trainer)
+        self.store.wait()
+        self.check(trainer)
+
+    def check(self, trainer: Trainer) -> None:
+        if failure := trainer.strategy.broadcast(self.store.failure):
+            raise CheckpointError(failure)

@@ -1,0 +1,85 @@
+"""A request to leave (SIGTERM, SIGUSR1): all ranks save the same step and exit with PREEMPTED; the same command goes on.
+
+A cluster sends SIGUSR1 some time before a job's limit, or SIGTERM where it needs the node. During training the signal, on
+whichever rank, travels in the guard's vector (guards.py), so that all ranks know of it at the same step. At other times
+nothing is half done that matters, and the process leaves at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from melfusion.checkpoint_store import SaveCheckpoints
+from melfusion.guards import StepGuard
+
+PREEMPTED = 75  # EX_TEMPFAIL: state is saved, run the same command again
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Preempted(RuntimeError):
+    """The run was asked to leave, and did; `code` is what the process exits with."""
+
+    code = PREEMPTED
+
+
+@contextlib.contextmanager
+def leaving_on_signal() -> Iterator[None]:
+    """While nothing trains: a signal raises Preempted where it arrives."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise Preempted(f"{signal.Signals(number).name} arrived before training began: the same command starts again.")
+
+    with _handlers(leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set handlers
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class Preemption(Callback):
+    """While it trains: a signal is noted, agreed on, and obeyed at the end of a step. Stands after SaveCheckpoints.
+
+    Args:
+        requeue: called once, by rank 0, when all is saved: a cluster's way to start the job again.
+    """
+
+    def __init__(self, guard: StepGuard, saver: SaveCheckpoints, requeue: Callable[[], None] = lambda: None):
+        self.guard, self.saver, self.requeue, self.stack = guard, saver, requeue, contextlib.ExitStack()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # after Lightning's own handlers, one of which speaks to the other ranks at a moment of its own
+        self.stack.enter_context(_handlers(self._note))
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.guard.stop_signal = number
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if not self.guard.stopping:
+            return
+        self.saver.finish(trainer)
+        trainer.strategy.barrier("preemption")
+        if trainer.is_global_zero:
+            self.requeue()
+        raise Preempted(f"The run was asked to leave and has saved step {trainer.global_step}: the same command goes on.")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stack.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.stack.close()
