@@ -107,6 +107,14 @@ def _data_games(config: str, options: list[str]) -> None:
     print(describe(settings.data.path))
 
 
+def _torture(config: str, options: list[str]) -> None:
+    from melfusion.torture.report import OPTIONS, torture
+    from melfusion.torture.scenarios import TortureError
+
+    if not torture(**_parse(options, OPTIONS)):
+        raise TortureError("a fault cost something, see the table.")
+
+
 def _tensorboard(config: str, options: list[str]) -> None:
     from tensorboard import main as board
 
@@ -116,7 +124,7 @@ def _tensorboard(config: str, options: list[str]) -> None:
 VERBS: dict[str, Callable[[str, list[str]], None]] = {
     "train": _train, "evaluate": _evaluate, "ablate": _ablate, "generate": _generate, "precompute": _precompute, "shards": _shards,
     "listening": _listening, "release-scenes": _release_scenes, "data-scenes": _data_scenes, "data-games": _data_games,
-    "tensorboard": _tensorboard,
+    "torture": _torture, "tensorboard": _tensorboard,
 }  # fmt: skip
 
 

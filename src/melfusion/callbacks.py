@@ -103,9 +103,6 @@ class TrainingScalars(Callback):
         now = time.perf_counter()
         scalars = {"train/samples_per_s": (step - since) * self.batch_size / (now - self.last[1])}
         self.last = (step, now)
-        if first:
-            # Lightning's `loss` is already divided by the accumulation
-            scalars["train/loss"] = outputs["loss"].item() * trainer.accumulate_grad_batches
         for i, group in enumerate(trainer.optimizers[0].param_groups):
             scalars[f"lr/group{i}"] = group["lr"]
         for name, value in self._by_bin().items():

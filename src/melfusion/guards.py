@@ -29,7 +29,8 @@ from melfusion.schema import GuardConfig
 
 log = logging.getLogger(__name__)
 
-SIGNALS = ("loss", "input", "loss_not_finite", "gradient", "stop")  # of the vector; the loss is a mean, the others counts
+# The vector: means over ranks, then how many ranks have something not finite (`output` is the loss), then who wants to stop
+SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop")
 WINDOW = 100  # applied steps whose losses say what is usual
 
 
@@ -111,11 +112,11 @@ class StepGuard(Callback):
         loss = zero if self.loss is None else self.loss
         flags = [zero if self.bad_input is None else self.bad_input, ~loss.isfinite(), ~norm.isfinite(),
                  torch.full((), float(self.stop_signal > 0), device=device)]  # fmt: skip
-        vector = torch.stack([loss, *(flag.float() for flag in flags)])
+        vector = torch.stack([loss, norm.float(), *(flag.float() for flag in flags)])
         if self.trainer.world_size > 1:
             dist.all_reduce(vector)
-            vector[0] /= self.trainer.world_size
-        bad = vector[1:4].sum() > 0
+            vector[:2] /= self.trainer.world_size
+        bad = vector[2:5].sum() > 0
         if optimizer.defaults.get("fused"):
             optimizer.grad_scale, optimizer.found_inf = None, bad.float()
         elif bad.item():  # at the cost of waiting for the device, as the scaler of fp16 does anyway
@@ -132,10 +133,12 @@ class StepGuard(Callback):
         step, self.pending = self.pending, None
         seen = step.read()
         self.stopping = self.stopping or seen["stop"] > 0
-        bad = [name for name in SIGNALS[1:4] if seen[name] > 0]
+        if step.number == 1 or step.number % self.trainer.log_every_n_steps == 0:
+            self._log({"train/loss": seen["loss"], "train/grad_norm": seen["grad_norm"]}, step.number)
+        bad = [name for name in SIGNALS[2:5] if seen[name] > 0]
         if self.scaler is not None and bad == ["gradient"]:  # the loss scale was too high: it finds its way by such steps
             self.overflows += 1
-            return self._log(step.number)
+            return self._count(step.number)
         if bad:
             return self._skipped(step, seen, bad)
         self.in_a_row, self.applied = 0, self.applied + 1
@@ -148,11 +151,12 @@ class StepGuard(Callback):
     def _skipped(self, step: Step, seen: dict[str, float], bad: list[str]) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         file = self._describe(step, seen, bad)
-        self._log(step.number)
+        self._count(step.number)
         if self.in_a_row >= self.config.max_bad_steps:
-            raise GuardError(f"{self.in_a_row} optimizer steps in a row had a {' and a '.join(w.replace('_', ' ') for w in bad)} that "
-                             f"is not finite, the last one step {step.number}: {file} names its samples; mend them, or lower optim.lr "
-                             "or the precision, and run the same command again.")  # fmt: skip
+            what = " and ".join(bad)
+            raise GuardError(f"{self.in_a_row} optimizer steps in a row had an {what} that is not finite, the last one step "
+                             f"{step.number}: {file} names its samples; mend them, or lower optim.lr or change trainer.precision, "
+                             "and run the same command again.")  # fmt: skip
         log.warning("Step %d is skipped: its %s not finite; %s names the samples.", step.number, " and ".join(bad), file)
 
     def _watch(self, step: Step, loss: float) -> None:
@@ -161,7 +165,7 @@ class StepGuard(Callback):
         if factor and len(self.usual) == WINDOW and loss > threshold(self.usual, factor):
             self.spikes, self.spikes_in_a_row = self.spikes + 1, self.spikes_in_a_row + 1
             self._describe(step, {"loss": loss, "usual": statistics.median(self.usual)}, ["spike"])
-            self._log(step.number)
+            self._count(step.number)
             self.roll_back = 0 < self.config.rollback_after <= self.spikes_in_a_row
             return
         self.spikes_in_a_row = 0
@@ -179,10 +183,13 @@ class StepGuard(Callback):
         return file
 
     @rank_zero_only
-    def _log(self, step: int) -> None:
-        counts = {"guards/skipped_steps": self.skipped, "guards/fp16_overflows": self.overflows, "guards/spikes": self.spikes}
+    def _log(self, scalars: dict[str, float], step: int) -> None:
         for logger in self.trainer.loggers:
-            logger.log_metrics(counts, step)
+            logger.log_metrics(scalars, step)
+
+    def _count(self, step: int) -> None:
+        counts = {"skipped_steps": self.skipped, "fp16_overflows": self.overflows, "spikes": self.spikes}
+        self._log({f"guards/{name}": count for name, count in counts.items()}, step)
 
     # --- the rest of a run ----------------------------------------------------------------------------------------
 

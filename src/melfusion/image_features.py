@@ -146,7 +146,7 @@ class ImageFeatureExtractor(TrainedModule):
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         loss = self._loss(batch, diffusion.timesteps_from_uniform(batch.draws["timestep"], len(self.alpha_bar)))
-        self.log("train/loss", loss, batch_size=len(batch))
+        self.log_loss(loss, len(batch))
         return loss
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:

@@ -132,7 +132,7 @@ class Judge(TrainedModule):
         log_mel = augment(self.log_mel(batch.waveform), batch.draws["augment"])
         logits, wanted = self._logits(log_mel), self.targets(batch.labels)
         loss = sum(cross_entropy(logits[name], wanted[name], label_smoothing=0.05) for name in logits) / len(logits)
-        self.log("train/loss", loss, batch_size=len(batch))
+        self.log_loss(loss, len(batch))
         return loss
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:

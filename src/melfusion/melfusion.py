@@ -125,7 +125,7 @@ class MeLFusion(TrainedModule):
         conditioning = self.drop(conditioning, batch.draws["drop"])
         timesteps = diffusion.timesteps_from_uniform(batch.draws["timestep"], len(self.alpha_bar))
         losses = self.losses(latents, conditioning, timesteps, batch.draws["noise"])
-        self.log("train/loss", losses.mean(), batch_size=len(batch), prog_bar=True)
+        self.log_loss(losses.mean(), len(batch))
         return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": timesteps}
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:

@@ -87,7 +87,8 @@ class MusicVAE(TrainedModule):
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         l1, kl, nats = self.losses(batch)
         loss = l1 + self.kl_weight * kl
-        self.log_dict({"train/loss": loss, "train/kl": kl, "train/log_mel_l1": nats}, batch_size=len(batch))
+        self.log_loss(loss, len(batch))
+        self.log_dict({"train/kl": kl, "train/log_mel_l1": nats}, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:

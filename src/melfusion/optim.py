@@ -76,9 +76,14 @@ class TrainedModule(lightning.LightningModule):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = self.optim.grad_clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(params, limit)
-        self.log("train/grad_norm", norm)
-        if self.guard is not None:
+        if self.guard is None:
+            self.log("train/grad_norm", norm)
+        else:
             self.guard.judge(optimizer, norm)
+
+    def log_loss(self, loss: torch.Tensor, batch_size: int) -> None:
+        """Into the progress bar; `train/loss` of the logs is the guard's, which has it of all ranks, where there is one."""
+        self.log("train/loss", loss, batch_size=batch_size, prog_bar=True, logger=self.guard is None)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if self.guard is None:

@@ -70,9 +70,18 @@ class Preemption(Callback):
         self.guard.stop_signal = number
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if not self.guard.stopping:
+        if self.guard.stopping:
+            self.saver.finish(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._leave(trainer)  # not at the end of the step before, or its last log lines would be lost
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave(trainer)
+
+    def _leave(self, trainer: Trainer) -> None:
+        if not self.guard.stopping or trainer.state.fn != "fit":
             return
-        self.saver.finish(trainer)
         trainer.strategy.barrier("preemption")
         if trainer.is_global_zero:
             self.requeue()

@@ -89,8 +89,8 @@ class RunDirectory:
             while not _try_lock(file):
                 if time.monotonic() > deadline:
                     file.seek(0)
-                    raise ConfigError(f"{self.path} is in use by {file.read().strip() or 'another job'}: wait for it or stop it, or "
-                                      "choose another name=….")  # fmt: skip
+                    owner = file.read().strip() or "another job"
+                    raise ConfigError(f"{self.path} is in use by {owner}: wait for it, stop it, or choose another name=….")
                 time.sleep(0.2)
             file.truncate(0)
             job = f", job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
@@ -110,6 +110,23 @@ class RunDirectory:
         part = self.results_file.with_suffix(".part")
         part.write_text(json.dumps(results, indent=1))
         part.replace(self.results_file)
+
+
+class RankLost(RuntimeError):
+    """Another rank of this run is gone."""
+
+
+@contextlib.contextmanager
+def naming_lost_ranks(run: RunDirectory) -> Iterator[None]:
+    """A collective that fails because a rank is gone becomes one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in words):
+            raise
+        raise RankLost(f"This rank lost another rank of {run.path} ({words[:160]}…): that one's own words say why it ended; the "
+                       "same command goes on from the newest checkpoint.") from error  # fmt: skip
 
 
 def _try_lock(file: IO[str]) -> bool:

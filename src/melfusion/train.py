@@ -29,7 +29,7 @@ from melfusion.guards import StepGuard
 from melfusion.music_vae import MusicVAE
 from melfusion.precompute import ensure_precomputed
 from melfusion.preemption import Preemption, leaving_on_signal
-from melfusion.run import RunDirectory, locked, resolve_precision
+from melfusion.run import RunDirectory, locked, naming_lost_ranks, resolve_precision
 from melfusion.schema import Config
 from melfusion.tables import learned, table
 
@@ -209,12 +209,13 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
         store.clean()
     ema = next((c for c in callbacks if isinstance(c, EMA)), None)
     guard = StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
-    saver = SaveCheckpoints(store, config.trainer.checkpoint_every_n_steps, guard.settle)
+    saver = SaveCheckpoints(store, config.trainer.checkpoint_every_n_steps, config.trainer.val_every_n_steps, guard.settle)
     trainer = make_trainer(config, run, [guard, *callbacks, saver, Preemption(guard, saver)], store, step)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
-    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-    saver.finish(trainer)
+    with naming_lost_ranks(run):
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        saver.finish(trainer)
     scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 

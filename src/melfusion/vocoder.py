@@ -182,7 +182,8 @@ class Vocoder(TrainedModule):
         mels = torch.stack([m[:, s : s + frames] for m, s in zip(log_mel, starts, strict=True)])
         waves = torch.stack([w[s * hop : (s + frames) * hop] for w, s in zip(batch.waveform, starts, strict=True)])
         distance, l1 = (t.mean() for t in self.losses(waves, mels))
-        self.log_dict({"train/loss": distance + l1, "train/log_mel_l1": l1}, batch_size=len(batch))
+        self.log_loss(distance + l1, len(batch))
+        self.log("train/log_mel_l1", l1, batch_size=len(batch))
         return distance + l1
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:

@@ -1,0 +1,148 @@
+"""A small training job of the real command: its lives, how each ends, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from melfusion import __main__ as cli
+from melfusion.torture import faults
+
+STEPS = 12
+DEADLINE_S = 60.0  # within which every rank must have ended once one of them is gone
+
+
+@dataclasses.dataclass
+class Job:
+    """A small run of the real command in a folder of its own; each `start` is one life of it."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    world: int = 1
+    lives: int = 0
+    seconds: float = 0.0  # that a whole life takes
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / "job"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text() if (self.folder / "log.txt").is_file() else ""
+
+    def start(self, planted: str = "", before: Callable[[], None] = lambda: None, kill_after: float | None = None,
+              world: int | None = None) -> list[int]:  # fmt: skip
+        """Run until it ends or, after so many seconds, is killed: the exit code of each rank, negative for a signal."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        world, port = world or self.world, free_port()
+        ranks = [fork(lambda rank=rank: self._live(rank, world, port, planted, before)) for rank in range(world)]
+        self.lives += 1
+        return wait(ranks, kill_after)
+
+    def _live(self, rank: int, world: int, port: int, planted: str, before: Callable[[], None]) -> int:
+        """In the child: one rank of the command."""
+        handle = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1), os.dup2(handle, 2)
+        if world > 1:  # as torchrun starts its ranks
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0,
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "torture"}  # fmt: skip
+            os.environ |= {name: str(value) for name, value in names.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
+            rank_zero_only.rank = rank
+        before()
+        strikes = [faults.Fault(text) for text in planted.split(",") if text]
+        faults.plant([faults.Recorder(self.folder / "record", self.lives), *strikes])
+        devices = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
+        return cli.main(["train", "tiny", f"runs_dir={self.folder / 'runs'}", "name=job", *workload(), *devices, *self.options])
+
+
+def workload() -> list[str]:
+    return [f"trainer.max_steps={STEPS}", "trainer.checkpoint_every_n_steps=2", "trainer.val_every_n_steps=5",
+            "trainer.media_items=0", "data.splits.train=40"]  # fmt: skip
+
+
+def fork(live: Callable[[], int]) -> int:
+    """The process id of a child that lives and exits with what `live` returns."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code = live()
+    except BaseException as error:  # a child must never go on as its parent
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(code)
+
+
+def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
+    """Exit codes of children; all are killed after so many seconds, and those that outlive a dead one by DEADLINE_S."""
+    started, codes, gone_at = time.monotonic(), {}, None
+    while len(codes) < len(ranks):
+        for pid in ranks:
+            if pid not in codes and (done := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[pid] = os.waitstatus_to_exitcode(done[1])
+                gone_at = gone_at or time.monotonic()
+        late = gone_at is not None and time.monotonic() > gone_at + DEADLINE_S
+        if late or (kill_after is not None and time.monotonic() > started + kill_after):
+            for pid in ranks:
+                if pid not in codes:
+                    os.kill(pid, signal.SIGKILL)
+            kill_after = None
+        time.sleep(0.005)
+    return [codes[pid] for pid in ranks]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- what came of a job ---------------------------------------------------------------------------------------------
+
+
+def state(path: Path) -> dict[str, np.ndarray]:
+    """Weights, average and optimizer state of a checkpoint, by name, as bytes."""
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = stored["state_dict"] | {f"ema.{k}": v for k, v in stored["ema"].items()}
+    for number, entry in stored["optimizer_states"][0]["state"].items():
+        tensors |= {f"optimizer.{number}.{k}": v for k, v in entry.items()}
+    return {name: t.contiguous().reshape(-1).view(torch.uint8).numpy() for name, t in tensors.items()}
+
+
+def differing_bits(a: Path | None, b: Path | None) -> int:
+    """Of two checkpoints; a missing one differs in all."""
+    one, two = ({} if p is None else state(p) for p in (a, b))
+    total = 0
+    for name in one.keys() | two.keys():
+        x, y = (s.get(name, np.zeros(0, np.uint8)) for s in (one, two))
+        total += int(np.bitwise_count(x ^ y).sum()) if x.shape == y.shape else 8 * max(x.size, y.size)
+    return total if one and two else max(total, 1)
+
+
+def trained_on(job: Job) -> dict[int, str]:
+    """Position → sample, of the steps that count: what a later life took up again from an earlier step is undone."""
+    seen: dict[int, tuple[int, str]] = {}
+    for life in range(job.lives):
+        files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
+        lines = [line.split() for file in files for line in file.read_text().splitlines()]
+        for step in {int(line[1]) for line in lines if line[0] == "resume"}:
+            seen = {position: pair for position, pair in seen.items() if pair[0] < step}
+        seen |= {int(line[2]): (int(line[1]), line[3]) for line in lines if line[0] == "sample" and len(line) == 4}
+    return {position: key for position, (_, key) in seen.items()}
+
+
+def losses(job: Job) -> dict[tuple[int, str], float]:
+    """(step, tag) → logged loss."""
+    lines = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
+    return {(line["step"], tag): line[tag] for line in lines for tag in ("train/loss", "val/loss") if tag in line}

@@ -1,0 +1,49 @@
+"""`melfusion torture`: every scenario in turn, and the table of what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from melfusion.config import load_config
+from melfusion.data.corpus import build_scenes
+from melfusion.torture.jobs import fork, wait
+from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
+
+OPTIONS = {"points": int, "seed": int, "out": str}
+
+
+def torture(points: int = 200, seed: int = 0, out: str = "runs/torture") -> bool:
+    """Carry out everything; prints the table, writes torture.md and torture.json, and says whether nothing was lost."""
+    torch.set_num_threads(1)
+    folder = Path(out).absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    ordeal, rows, started = Ordeal(folder, random.Random(seed)), [], time.monotonic()
+    tiny = load_config("tiny", [f"data.path={folder / 'data'}", "data.splits.train=40"])
+    if wait([fork(lambda: build_scenes(tiny) and 0)]) != [0]:
+        raise TortureError("The corpus could not be drawn; run `make data-scenes` to see why.")
+    for scenario in (lambda o: kills(o, points), *SCENARIOS):
+        for row in scenario(ordeal):
+            rows.append(row)
+            print(line(row), flush=True)
+    passed = all(row.passed for row in rows)
+    text = "\n".join([*HEAD, *map(line, rows), "", f"{points} kill points, seed {seed}, {time.monotonic() - started:.0f} s."])
+    (folder / "torture.md").write_text(text + "\n")
+    tree = {"points": points, "seed": seed, "rows": [dataclasses.asdict(row) | {"passed": row.passed} for row in rows]}
+    (folder / "torture.json").write_text(json.dumps(tree, indent=1) + "\n")
+    print(f"\n{text}\n{'Nothing was lost.' if passed else 'Something was lost: see the rows above, and the logs in'} {folder}")
+    return passed
+
+
+HEAD = ("| fault | injected | survived | samples lost | bits differing | |", "|---|---|---|---|---|---|")
+
+
+def line(row: Row) -> str:
+    return f"| {row.fault} | {row.injected} | {row.survived} | {row.lost} | {row.bits} | {row.words} |"
