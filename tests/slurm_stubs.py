@@ -26,7 +26,8 @@ SRUN = RECORD + """
 while [[ $1 == -* ]]; do [ "$1" != --output ] || { log=$2; shift; }; shift; done
 started=()
 for ((task = 0; task < SLURM_NTASKS; task++)); do
-  export SLURM_STEP_ID=0 SLURM_PROCID=$task SLURM_LOCALID=$((task % SLURM_NTASKS_PER_NODE)) SLURM_NODEID=$((task / SLURM_NTASKS_PER_NODE))
+  export SLURM_STEP_ID=0 SLURM_PROCID=$task
+  export SLURM_LOCALID=$((task % SLURM_NTASKS_PER_NODE)) SLURM_NODEID=$((task / SLURM_NTASKS_PER_NODE))
   to=${log/\\%j/$SLURM_JOB_ID}
   "$@" >> "${to/\\%t/$task}" 2>&1 &
   started+=($!)
