@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def test_the_shipped_settings_are_whole_and_are_the_defaults():
         ("cluster.gpus_per_node=-1", ["cluster.gpus_per_node=-1"]),
         ("cluster.time=0:02:00", ["cluster.signal_s=120", "cluster.time=0:02:00"]),
         ("cluster.container_runtime=docker", ["'docker'", "apptainer, pyxis"]),
+        ("cluster.extra={ntasks: 3}", ["'ntasks'", "cluster.gpus_per_node"]),
         ("cluster=nowhere.yaml", ["nowhere.yaml"]),
     ],
 )
@@ -123,6 +125,9 @@ def test_devices_and_nodes_set_the_tasks_and_contradictions_are_one_sentence(slu
     submit("train", ["tiny"], ["trainer.devices=auto", "cluster.gpus_per_node=0"], "scenes")
     assert "gpus-per-node" not in asked(script()) and asked(script())["ntasks-per-node"] == "1"
     assert srun_of(script())[-2:] == ["trainer.devices=1", "trainer.num_nodes=1"]
+    submit("train", ["tiny"], ["cluster.gpus_per_node=4", "cluster.extra={gres: gpu:a100:4}"], "scenes")
+    assert asked(script())["gres"] == "gpu:a100:4" and "gpus-per-node" not in asked(script())
+    assert asked(script())["ntasks-per-node"] == "4"
 
 
 def test_a_verb_of_one_process_is_one_task(slurm):
@@ -136,7 +141,8 @@ def test_a_verb_of_one_process_is_one_task(slurm):
 
 
 def test_what_is_wrong_with_the_call_is_said_before_anything_is_sent(slurm, capsys, monkeypatch):
-    for argv, words in ((["submit"], "submit sends one of train"), (["submit", "trian"], "did you mean train?"),
+    for argv, words in ((["submit"], "submit sends one of train"), (["submit", "seed=1"], "not ''"),
+                        (["submit", "trian"], "did you mean train?"),
                         (["submit", "submit"], "not 'submit'"), (["submit", "train", "tinny"], "did you mean 'tiny'?"),
                         (["submit", "train", "tiny", "seeed=1"], "did you mean 'seed'?"),
                         (["submit", "generate", "rain"], "'rain' is no key=value")):  # fmt: skip
@@ -157,13 +163,15 @@ TEXT = 'calm: `rain` #1 = $HOME [x "y" it\'s\n100 % \\n'
 
 def test_variables_of_the_makefile_reach_every_task_verbatim(slurm, monkeypatch):
     (slurm / "run").touch()
-    monkeypatch.setattr("sys.executable", str(slurm / "bin" / "show"))
-    (slurm / "bin" / "show").write_text('#!/bin/bash\nprintf "%s" "$PROMPT" > shown; printf "%s" "$PYTHONPATH" > path\n')
-    (slurm / "bin" / "show").chmod(0o755)
+    show = slurm / "bin" / "show"
+    show.write_text('#!/bin/bash\nprintf "%s" "$PROMPT" > shown\nprintf "%s" "${@: -1}" "|$PYTHONPATH" > more\n')
+    show.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(show))
     monkeypatch.setenv("PROMPT", TEXT)
     monkeypatch.setenv("PYTHONPATH", "src")
-    submit("generate", [], [], "scenes")
-    assert Path("shown").read_text() == TEXT and Path("path").read_text() == str(Path("src").absolute())
+    submit("generate", [], [f"negative_prompt={TEXT}"], "scenes")
+    assert Path("shown").read_text() == TEXT
+    assert Path("more").read_text() == f"negative_prompt={TEXT}|{Path('src').absolute()}"
     monkeypatch.delenv("PROMPT")
     file = Path("runs/generate/slurm/4242_submission.sh")
     clean = {k: os.environ[k] for k in ("PATH", "SLURM_STUBS")} | dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"), "1")
@@ -259,7 +267,7 @@ def test_what_the_image_leaves_out_is_nothing_it_copies():
 
 
 def test_the_files_of_the_first_layer_are_enough_to_install(tmp_path):
-    """setuptools' own view: an editable build of the first layer's files finds the package and its entry point."""
+    """setuptools' own view: an editable build of the first layer's files points at src, where the rest is copied later."""
     lines = instructions()
     install = next(i for i, (word, line) in enumerate(lines) if word == "RUN" and "make install" in line)
     for source in [s for word, line in lines[:install] if word == "COPY" for s in line.split()[:-1]]:
@@ -270,4 +278,7 @@ def test_the_files_of_the_first_layer_are_enough_to_install(tmp_path):
     if "No module named 'setuptools'" in done.stderr:
         pytest.skip("setuptools is not installed here")
     assert done.returncode == 0, done.stderr
-    assert next((tmp_path / "wheel").iterdir()).name == done.stdout.splitlines()[-1]
+    with zipfile.ZipFile(tmp_path / "wheel" / done.stdout.splitlines()[-1]) as wheel:
+        texts = {name.split("/")[-1]: wheel.read(name).decode() for name in wheel.namelist()}
+    assert [text.strip() for name, text in texts.items() if name.endswith(".pth")] == [str(tmp_path / "src")]
+    assert "melfusion = melfusion.__main__:main" in texts["entry_points.txt"]

@@ -150,7 +150,7 @@ class ClusterConfig:
     setup: list[str] = field(default_factory=list)  # shell lines on the first node before srun: [module load cuda]
     signal_s: int = 120  # SIGUSR1 to every task this long before the limit; SLURM may send it a minute early
     requeue: bool = True  # after preemption and at the limit the same job goes on
-    extra: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch: {exclusive: true, mail-type: FAIL}
+    extra: dict[str, Any] = field(default_factory=dict)  # other options of sbatch: {exclusive: true}; a gres then asks for the GPUs
 
 
 @dataclass

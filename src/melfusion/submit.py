@@ -24,6 +24,10 @@ CARRIED = ("CONFIG", "IMAGE", "PROMPT", "OUT", "CKPT", "DIR", "SUITE", "MANIFEST
 PARALLEL = ("train",)  # verbs that run as many ranks; any other is one process
 OWN = {"trainer.devices": "gpus_per_node", "trainer.num_nodes": "nodes"}
 PREEMPTED = 75  # EX_TEMPFAIL: the state is saved and the same command goes on
+# Options of sbatch that may not come twice, and the setting that decides each
+WRITTEN = {"nodes": "nodes", "ntasks": "gpus_per_node", "ntasks-per-node": "gpus_per_node", "gpus-per-node": "gpus_per_node",
+           "cpus-per-task": "cpus_per_gpu", "mem": "memory", "time": "time", "signal": "signal_s",
+           "requeue": "requeue"}  # fmt: skip
 RUNTIMES = ("apptainer", "pyxis")
 
 
@@ -58,6 +62,8 @@ def check(settings: ClusterConfig) -> None:
     for key, least in (("nodes", 1), ("gpus_per_node", 0), ("cpus_per_gpu", 1), ("signal_s", 1)):
         if getattr(settings, key) < least:
             raise ConfigError(f"cluster.{key}={getattr(settings, key)} must be at least {least}.")
+    if taken := [key for key in settings.extra if key in WRITTEN]:
+        raise ConfigError(f"cluster.extra names {taken[0]!r}, which other settings decide: use cluster.{WRITTEN[taken[0]]}.")
     if settings.signal_s >= seconds(settings.time):
         raise ConfigError(f"cluster.signal_s={settings.signal_s} must be less than cluster.time={settings.time}.")
 
@@ -138,7 +144,7 @@ def parameters(job: Job, settings: ClusterConfig) -> dict[str, Any]:
     if settings.memory:
         more["mem"] = settings.memory
     wishes = {n: getattr(settings, n) for n in ("account", "partition", "qos", "constraint") if getattr(settings, n)}
-    if settings.gpus_per_node:
+    if settings.gpus_per_node and "gres" not in settings.extra:
         wishes["gpus_per_node"] = settings.gpus_per_node
     # srun takes the tasks' CPUs and the log's mode from nobody else; the first rank that leaves must not end those that still save
     srun = [f"--cpus-per-task={settings.cpus_per_gpu}", "--open-mode=append", "--kill-on-bad-exit=0"]
