@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate listening ablate generate precompute shards release-scenes data-scenes data-games tensorboard lint test test-slow
+.PHONY: help install train evaluate listening ablate submit generate precompute shards release-scenes data-scenes data-games tensorboard lint test test-slow
 
 # Free text travels through the environment, verbatim: no expansion of `$` by make, no words for the shell to split
 define verbatim
@@ -51,6 +51,9 @@ listening: install  ## DIR=folder of a blind page: its answers*.json → a table
 
 ablate: install  ## SUITE=headline: every row of experiments/SUITE/, one table; rows= jobs=2 cluster=slurm publish=true
 	@$(CLI) ablate $(ARGS) $(options)
+
+submit: install  ## VERB=train as a SLURM job: the verb's own variables, and cluster.time= cluster.partition= … (configs/cluster/slurm.yaml)
+	@$(CLI) submit "$(or $(VERB),train)" $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= …
 	@$(CLI) generate $(ARGS) $(options)

@@ -1,10 +1,10 @@
 """The lab: rows share one model where they should, a failed row stops no other, equal budgets, one table of what ran."""
 
 import json
-import stat
 from pathlib import Path
 
 import pytest
+import slurm_stubs
 import torch
 
 from melfusion import ablate as lab
@@ -92,19 +92,23 @@ def test_a_failed_row_does_not_stop_the_others(suite, random_judge, monkeypatch,
     assert "nowhere" in Path("runs/small/broken/failed.txt").read_text() and "small/broken failed" in capsys.readouterr().out
 
 
-def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch):
-    stub = tmp_path / "bin" / "sbatch"
-    stub.parent.mkdir()
-    stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/sent\n')
-    stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, capsys):
     with pytest.raises(ConfigError, match="no sbatch"):
         monkeypatch.setenv("PATH", "/nowhere")
         ablate({"suite": "small", "cluster": "slurm"}, [])
-    monkeypatch.setenv("PATH", f"{stub.parent}:/usr/bin:/bin")
-    ablate({"suite": "small", "cluster": "slurm"}, ["trainer.max_steps=3"])
-    sent = (tmp_path / "sent").read_text()
-    assert sent.count("--job-name=") == 2 and "--job-name=small-ours" in sent and "--job-name=small-text" in sent
-    assert "rows=ours,permuted trainer.max_steps=3" in sent and not Path("runs/small/ours/seed0").exists()
+    slurm_stubs.install(tmp_path / "stubs", monkeypatch)
+    ablate({"suite": "small", "cluster": "slurm"}, ["trainer.max_steps=3", "cluster.time=3:00:00"])
+    scripts = {row: Path(f"runs/small/{row}/slurm/4242_submission.sh").read_text() for row in ("ours", "text")}
+    assert len((tmp_path / "stubs" / "sbatch").read_text().split()) == 2
+    assert "melfusion ablate suite=small rows=ours,permuted trainer.max_steps=3\n" in scripts["ours"]
+    for row, text in scripts.items():
+        assert f"--job-name=small-{row}" in text and "--ntasks-per-node=1" in text and "--time=3:00:00" in text
+    assert "small-ours, log runs/small/ours/slurm/4242_0_log.out" in capsys.readouterr().out
+    assert not Path("runs/small/ours/seed0").exists()
+    with pytest.raises(ConfigError, match="cluster.gpus_per_node=4: ablate is one process"):
+        ablate({"suite": "small", "cluster": "slurm"}, ["cluster.gpus_per_node=4"])
+    with pytest.raises(ConfigError, match="did you mean 'time'"):
+        ablate({"suite": "small", "cluster": "slurm"}, ["cluster.tme=4"])
 
 
 def test_what_is_wrong_with_a_suite_is_one_sentence(suite):

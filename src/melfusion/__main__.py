@@ -70,6 +70,20 @@ def _ablate(config: str, options: list[str]) -> None:
     ablate(given, [item for item in options if item not in own])
 
 
+def _submit(words: str, options: list[str]) -> None:
+    from melfusion.config import ConfigError
+    from melfusion.submit import submit
+
+    verb, *names = words.split(",")
+    known = [v for v in VERBS if v not in ("submit", "tensorboard")]
+    if verb not in known:
+        near = difflib.get_close_matches(verb, known, n=1)
+        raise ConfigError(f"submit sends one of {', '.join(known)}, not {verb!r}{f'; did you mean {near[0]}?' if near else ''}.")
+    if stray := _stray(verb, names):
+        raise ConfigError(stray)
+    submit(verb, names, options, os.environ.get("CONFIG") or DEFAULT_CONFIG)
+
+
 def _listening(folder: str, options: list[str]) -> None:
     from pathlib import Path
 
@@ -124,8 +138,14 @@ def _tensorboard(config: str, options: list[str]) -> None:
 VERBS: dict[str, Callable[[str, list[str]], None]] = {
     "train": _train, "evaluate": _evaluate, "ablate": _ablate, "generate": _generate, "precompute": _precompute, "shards": _shards,
     "listening": _listening, "release-scenes": _release_scenes, "data-scenes": _data_scenes, "data-games": _data_games,
-    "torture": _torture, "tensorboard": _tensorboard,
+    "submit": _submit, "torture": _torture, "tensorboard": _tensorboard,
 }  # fmt: skip
+
+
+def _stray(verb: str, names: list[str]) -> str | None:
+    """A sentence on the first word that this verb has no use for."""
+    unused = names if verb in ("generate", "shards") else names[1:] if verb == "listening" else []
+    return f"{unused[0]!r} is no key=value; quote values that hold spaces." if unused else None
 
 
 def _parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
@@ -158,12 +178,11 @@ def main(argv: list[str] | None = None) -> int:
     for noise in (".*does not have many workers.*", ".*in eval mode at the start.*", ".*LeafSpec.*is deprecated.*"):
         warnings.filterwarnings("ignore", message=noise)
     names = [a for a in args[1:] if "=" not in a]
-    stray = names if args[0] in ("generate", "shards") else names[1:] if args[0] == "listening" else []
-    if stray:
-        print(f"melfusion {args[0]}: {stray[0]!r} is no key=value; quote values that hold spaces.", file=sys.stderr)
+    if stray := _stray(args[0], names):
+        print(f"melfusion {args[0]}: {stray}", file=sys.stderr)
         return 2
-    unnamed = os.environ.get("DIR", "") if args[0] == "listening" else os.environ.get("CONFIG") or DEFAULT_CONFIG
-    config = ",".join(names) or unnamed
+    unnamed = {"listening": os.environ.get("DIR", ""), "submit": ""}
+    config = ",".join(names) or unnamed.get(args[0], os.environ.get("CONFIG") or DEFAULT_CONFIG)
     try:
         VERBS[args[0]](config, [a for a in args[1:] if "=" in a])
     except (ValueError, RuntimeError) as error:

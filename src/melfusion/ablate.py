@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import traceback
@@ -28,9 +27,10 @@ from melfusion.data.corpus import ensure_corpus, held_out
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
 from melfusion.evaluate import ears, told, yardstick
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
-from melfusion.schema import Config
+from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears
 from melfusion.sounds import ROWS, claim, make_clips, read_clips
+from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
 
 OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": str, "cluster": str}
@@ -86,22 +86,24 @@ def budget(config: Config) -> tuple:
 
 
 def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
-    """The verb. With `jobs=N` rows run in N processes; with `cluster=slurm` each is one job of its own."""
+    """The verb. With `jobs=N` rows run in N processes; with `cluster=slurm` (or a file) each is one job of its own."""
     if not options.get("suite"):
         raise ConfigError("ablate needs SUITE=name, a folder of experiments/.")
+    cluster = [f"cluster={options['cluster']}"] if options.get("cluster") else []
+    settings, given, overrides = load_cluster([*cluster, *overrides])
     suite = load_suite(options["suite"], overrides)
     chosen = options["rows"].split(",") if options.get("rows") else list(suite.rows)
     if unknown := [row for row in chosen if row not in suite.rows]:
         raise ConfigError(f"rows names {unknown[0]!r}; the rows of {suite.name} are {', '.join(suite.rows)}.")
     jobs = {row: [r for r in chosen if suite.model_of(r) == row] for row in dict.fromkeys(map(suite.model_of, chosen))}
-    commands = {row: [sys.executable, "-m", "melfusion", "ablate", f"suite={suite.name}", f"rows={','.join(rows)}", *overrides]
-                for row, rows in jobs.items()}  # fmt: skip
-    if options.get("cluster") == "slurm":
-        submit(suite, commands)
+    calls = {row: ["ablate", f"suite={suite.name}", f"rows={','.join(rows)}", *overrides] for row, rows in jobs.items()}
+    if cluster:
+        alone("ablate", settings, given)
+        submit(suite, calls, settings)
         return None
     if options.get("jobs", 1) > 1:
         with ThreadPoolExecutor(options["jobs"]) as pool:
-            list(pool.map(lambda item: beside(suite, *item), commands.items()))
+            list(pool.map(lambda item: beside(suite, *item), calls.items()))
     else:
         for row, rows in jobs.items():
             attempt(suite, row, rows)
@@ -191,25 +193,21 @@ def _system(config: Config) -> Any:
     return load_system(Path(config.runs_dir) / str(config.name))[0].to(device)
 
 
-def beside(suite: Suite, row: str, command: list[str]) -> None:
+def beside(suite: Suite, row: str, call: list[str]) -> None:
     """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt."""
     log = suite.path / row / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"── {suite.name}/{row}: {log}", flush=True)
     with log.open("a") as file:
+        command = [sys.executable, "-m", "melfusion", *call]
         subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"CONFIG": ""})
 
 
-def submit(suite: Suite, commands: dict[str, list[str]]) -> None:
-    """One SLURM job per trained row; account, partition and the like come from sbatch's own SBATCH_* variables."""
-    if shutil.which("sbatch") is None:
-        raise ConfigError("cluster=slurm: there is no sbatch on the PATH; leave it out to run the rows here.")
-    for row, command in commands.items():
-        log = suite.path / row / "log.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["sbatch", f"--job-name={suite.name}-{row}", f"--output={log.absolute()}", "--open-mode=append",
-                        f"--wrap={shlex.join(command)}"], check=True)  # fmt: skip
-    print(f"{len(commands)} jobs are sent; `melfusion ablate suite={suite.name}` makes the table of what they left.")
+def submit(suite: Suite, calls: dict[str, list[str]], settings: ClusterConfig) -> None:
+    """One SLURM job per trained row, as `melfusion submit` sends it; each logs into runs/<suite>/<row>/slurm/."""
+    for row, call in calls.items():
+        send(Job(f"{suite.name}-{row}", suite.path / row / "slurm", call, {"CONFIG": ""}), settings)
+    print(f"{len(calls)} jobs are sent; `melfusion ablate suite={suite.name}` makes the table of what they left.")
 
 
 def command_line(suite: Suite, options: dict[str, Any], overrides: list[str]) -> str:

@@ -60,25 +60,36 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
     return _overridden(merged, overrides or [])
 
 
+def load_plain(cls: type, file: Path, overrides: list[str]) -> Any:
+    """A file of the keys of another dataclass than Config, and a dotlist over it: what `melfusion submit` reads."""
+    return _laid_over(_merge(OmegaConf.structured(cls), _read(file), str(file)), overrides)
+
+
 def override(config: Config, overrides: list[str]) -> Config:
     """A dotlist laid over a configuration."""
     return _overridden(_merge(OmegaConf.structured(Config), OmegaConf.create(to_dict(config)), "stored config"), overrides)
 
 
 def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
-    texts = {}
+    config = _laid_over(merged, overrides)
+    check(config)
+    return config
+
+
+def _laid_over(merged: DictConfig, overrides: list[str]) -> Any:
+    """A dotlist over a structured tree → its dataclass, unchecked."""
+    texts, nullable = {}, _text_keys(OmegaConf.get_type(merged))
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"The override {item!r} is not of the form key=value.")
         key, value = item.split("=", 1)
-        if key in TEXT_KEYS:
+        if key in nullable:
             texts[key] = value
         else:
             merged = _merge(merged, _dotted(key, value), f"override {item!r}")
     config = _object(merged)
     for key, value in texts.items():
-        _set_text(config, key, value)
-    check(config)
+        _set_text(config, key, None if nullable[key] and value in ("null", "~") else value)
     return config
 
 
@@ -218,16 +229,13 @@ def _text_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
     return keys
 
 
-TEXT_KEYS = _text_keys()
-
-
-def _set_text(config: Config, key: str, value: str) -> None:
+def _set_text(config: Any, key: str, value: str | None) -> None:
     """Free text is taken verbatim: no YAML, no interpolation; `null` and `~` are None where the key may be null."""
     *path, last = key.split(".")
     node: Any = config
     for name in path:
         node = getattr(node, name)
-    setattr(node, last, None if TEXT_KEYS[key] and value in ("null", "~") else value)
+    setattr(node, last, value)
 
 
 def _dotted(key: str, value: str) -> DictConfig:
@@ -245,7 +253,7 @@ def _merge(merged: DictConfig, tree: DictConfig, where: str) -> DictConfig:
         return OmegaConf.merge(merged, tree)  # type: ignore[return-value]
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
-        raise ConfigError(f"{where}: there is no key {key!r}{_nearest(key, valid_keys())}.") from None
+        raise ConfigError(f"{where}: there is no key {key!r}{_nearest(key, valid_keys(OmegaConf.get_type(merged)))}.") from None
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}: the key {error.full_key!r} has no value; give it one.") from None
     except (OmegaConfBaseException, TypeError) as error:
