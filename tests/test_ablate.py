@@ -86,9 +86,10 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
 
 def test_a_failed_row_does_not_stop_the_others(suite, random_judge, monkeypatch, capsys):
     (suite / "broken.yaml").write_text("base: _base\nsynapse: {layers: [nowhere]}\n")
-    monkeypatch.setattr("melfusion.results.conclude", lambda suite, **_: [row for row, _ in lab.ran(suite)])
     short = ["ablation.guidance=[]", "ablation.seeds=[0]", "ablation.items=6"]
-    assert ablate({"suite": "small"}, short) == ["ours", "permuted", "text"]
+    result = ablate({"suite": "small"}, short)
+    assert [row["name"] for row in result["rows"] if not row["floor"]] == ["ours", "permuted", "text"]
+    assert result["missing"].keys() == {"broken"} and "nowhere" in result["missing"]["broken"]
     assert "nowhere" in Path("runs/small/broken/failed.txt").read_text() and "small/broken failed" in capsys.readouterr().out
 
 

@@ -6,8 +6,9 @@ import torch
 
 from melfusion.metrics.embedders import Embedder
 from melfusion.schema import AudioConfig
-from melfusion.scoring import Ears, Heard, Yardstick, accuracy, gains, levelled
+from melfusion.scoring import Ears, Heard, accuracy, confusions, gains, levelled
 from melfusion.tables import distances as distance_table
+from melfusion.yardstick import Yardstick
 
 AUDIO = AudioConfig(sample_rate_hz=8000, clip_duration_s=1.0)
 
