@@ -24,8 +24,9 @@ def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard,
     """Embedder → how near a row comes to training clips, compared with how near real clips do that were not trained on.
 
     `nearer`: share of the row's clips that are closer to a training clip than the median real held-out clip is, with its
-    interval over `tracks` of the row's items; half is what new music of the same kind has, far more is a copy.  `ratio`: median of the distance to
-    the nearest training clip over that to the nearest of `held_out`; `ratio_real`: the same of the `real` clips of the row's items.
+    interval over `tracks` of the row's items; half is what new music of the same kind has, far more is a copy.
+    `ratio`: median of the distance to the nearest training clip over that to the nearest of `held_out`; `ratio_real`: the
+    same of the `real` clips of the row's items.
     `closest`: the pairs to listen to, by key.
     """
     found = {}

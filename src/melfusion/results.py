@@ -26,7 +26,7 @@ from melfusion.memorisation import memorisation
 from melfusion.metrics.intervals import students
 from melfusion.plots import save, suite_figure
 from melfusion.run import device_name
-from melfusion.schema import Config
+from melfusion.schema import Config, SynapseConfig
 from melfusion.scoring import Ears, Heard, accuracy, confusions
 from melfusion.sounds import read_clips, real_clips, reconstructions
 from melfusion.suite_tables import suite_table
@@ -114,7 +114,8 @@ def test_config(suite: Suite) -> Config:
 
 def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Real clips of the same items, and what VAE and vocoder leave of them; the frozen parts and leaks are told on the way."""
-    system, size = build.system(panel.config).eval(), panel.config.evaluation.batch_size
+    config, size = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat")), panel.config.evaluation.batch_size
+    system = build.system(config).eval()  # a synapse that any UNet takes, since this row may be the one that is broken
     result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
     if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
         network, side = panel.ears.named("efficientnet"), panel.config.data.image_size_px

@@ -45,7 +45,8 @@ def about(result: dict[str, Any]) -> str:
     r = result
     return (f"{r['device']}; {r['steps']} training steps, seeds {r['seeds']}; {r['n']} clips a row, tested on {r['tested_on']} "
             f"(corpus seed {r['corpus_seed']}), against {r['reference']} other real clips ({r['against']}); {r['sampling_steps']} "
-            f"sampling steps; {r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks {r['networks']}; brackets and ± are 95 % intervals over clips (Wilson, jackknife)"
+            f"sampling steps; {r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks {r['networks']}; brackets and ± are "
+            f"95 % intervals over clips (Wilson, jackknife)"
             f"{', those of KAD over tracks (bootstrap)' if r.get('tracks') else ''}.")  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def leaks(result: dict[str, Any]) -> list[str]:
     """What linear classifiers find in captions and pictures, with intervals that hold for all of them together."""
     said = {True: "as it should be", False: "NOT AS IT SHOULD BE"}
     return [f"{said[row['holds']]}: {row['attribute']} in the {row['source']} ({row['features']}) is found in "
-            f"{share_cell(row)}, chance {row['chance']:.2f}, wanted {row['wanted']}" for row in result.get("leakage", [])]  # fmt: skip
+            f"{share_cell(row)}, chance {row['chance']:.2f}, wanted {row['wanted']}"
+            for row in result.get("leakage", [])]  # fmt: skip
 
 
 def memorised(result: dict[str, Any]) -> list[str]:
@@ -104,8 +106,8 @@ def memorised(result: dict[str, Any]) -> list[str]:
     for row in result["rows"]:
         for name, found in row.get("memorisation", {}).items():
             near = ", ".join(f"{p['clip']} to {p['train']} ({p['distance']:.3g})" for p in found["closest"][:2])
-            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {mean_cell(found['nearer'])} is nearer than the "
-                         f"median real held-out clip; distance to training over distance to held-out clips "
+            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {mean_cell(found['nearer'])} is nearer than "
+                         f"the median real held-out clip; distance to training over distance to held-out clips "
                          f"{found['ratio']:.2f} (real: {found['ratio_real']:.2f}); closest: {near}")  # fmt: skip
     return lines
 
