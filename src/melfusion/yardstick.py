@@ -16,6 +16,7 @@ from melfusion.metrics.intervals import Draws, jackknife, leave_out, redraw
 from melfusion.metrics.sets import KernelDistance, SetDistance
 from melfusion.scoring import Heard
 
+NO_LABELS = "these clips have no labels."
 MOST_DIMENSIONS = 32  # of the PCA before a Fréchet distance, unless the configuration says otherwise
 
 
@@ -38,8 +39,9 @@ class Yardstick:
     def fit(cls, train: Heard, reference: Heard, reference_classes: list[dict], classes: list[dict],
             most: int = MOST_DIMENSIONS, tracks: list[str] | None = None) -> Yardstick:  # fmt: skip
         """PCA from `train` of at most `most` components (0: all there are); class sizes from the reference and the scored items."""
-        projections, whole, within = {}, {}, {}
-        few = None
+        projections, whole, within, few = {}, {}, {}, None
+        n = min(len(reference), len(classes))
+        sizes = [size for side in (reference_classes, classes) for size in class_sizes(side[:n]).values()]
         if tracks and len(set(tracks)) < len(tracks):
             few = (f"the {len(tracks)} clips to measure against come from {len(set(tracks))} tracks, so their covariance tells of "
                    "too few pieces: KAD with its interval over tracks stands in.")  # fmt: skip
@@ -47,9 +49,8 @@ class Yardstick:
             flat, pieces = embeddings.flatten(0, 1), embeddings.shape[1]
             afford = min(most, flat.shape[1], len(flat) // distances.MIN_PER_DIMENSION) if most else flat.shape[1]
             projections[name] = Projection(flat, afford)
-            whole[name] = few or _afford([pieces * min(len(reference), len(classes))], afford, exact=not most)
-            counts = [pieces * n for side in (reference_classes, classes) for n in class_sizes(side).values()]
-            within[name] = few or (_afford(counts, min(afford, MOST_DIMENSIONS)) if counts else "these clips have no labels.")
+            whole[name] = few or _afford([pieces * n], afford, exact=not most)
+            within[name] = few or (_afford([pieces * size for size in sizes], min(afford, MOST_DIMENSIONS)) if sizes else NO_LABELS)
         return cls(reference, reference_classes, projections, whole, within, tracks)
 
     def score(self, heard: Heard, classes: list[dict[str, str]], tracks: list[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -69,8 +70,9 @@ class Yardstick:
         conditional = self.conditional(name, heard, classes)
         if conditional is None:
             return scores | {"fad_conditional": {"why_not": self.class_dimensions[name]}}
-        mean, half = jackknife(conditional, len(even[0]))
-        found = {"mean": mean, "interval": half, "n": len(even[0]), "dimensions": self.class_dimensions[name]}
+        n = min(len(heard), len(self.reference))
+        mean, half = jackknife(conditional, n)
+        found = {"mean": mean, "interval": half, "n": n, "dimensions": self.class_dimensions[name]}
         return scores | {"fad_conditional": found}
 
     def even(self, n: int) -> tuple[Tensor, Tensor]:
@@ -85,16 +87,17 @@ class Yardstick:
         return redraw(reference, tracks) if shared else leave_out(len(reference), len(tracks))
 
     def conditional(self, name: str, heard: Heard, classes: list[dict[str, str]]) -> Callable[[Any], float] | None:
-        """Class-conditional Fréchet distance by one embedder as a function of item numbers; None where it cannot be had."""
+        """Class-conditional Fréchet distance by one embedder as a function of item numbers; None where it cannot be had.
+
+        Of sets of unequal size the first clips count: every other one might be of one class.
+        """
         if isinstance(d := self.class_dimensions[name], str):
             return None
-        even = self.even(len(heard))
-        low = [self._low(name, h)[i][..., :d] for h, i in zip((self.reference, heard), even, strict=True)]
-        sides = [[c[j] for j in i.tolist()] for c, i in zip((self.classes, classes), even, strict=True)]
+        low = [self._low(name, h)[..., :d] for h in (self.reference, heard)]
         k = low[0].shape[1]
 
         def score(items: Any) -> float:
-            real, ours = ([c[j] for j in items for _ in range(k)] for c in sides)
+            real, ours = ([c[j] for j in items for _ in range(k)] for c in (self.classes, classes))
             return distances.conditional_frechet(*(x[list(items)].flatten(0, 1) for x in low), real, ours, check=False)
 
         return score
@@ -110,7 +113,7 @@ class Yardstick:
     def _gain(self, name: str, base: Heard, row: Heard, classes: list[dict], tracks: list[str]) -> dict[str, Any]:
         ours, theirs = (self.conditional(name, heard, classes) for heard in (row, base))
         if ours and theirs:
-            mean, half = jackknife(lambda i: 1 - ours(i) / theirs(i), len(self.even(len(row))[0]))
+            mean, half = jackknife(lambda i: 1 - ours(i) / theirs(i), min(len(row), len(self.reference)))
             return {"of": "fad_conditional", "mean": mean, "interval": half}
         draws = self.draws(tracks)
         real, *sets = (h.embeddings[name].double().mean(1) for h in (self.reference, base, row))
