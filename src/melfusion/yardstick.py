@@ -41,7 +41,8 @@ class Yardstick:
         """PCA from `train` of at most `most` components (0: all there are); class sizes from the reference and the scored items."""
         projections, whole, within, few = {}, {}, {}, None
         n = min(len(reference), len(classes))
-        sizes = [size for side in (reference_classes, classes) for size in class_sizes(side[:n]).values()]
+        counted = [class_sizes(side[:n]) for side in (reference_classes, classes)]
+        sizes = [side.get(pair, 0) for pair in counted[0] | counted[1] for side in counted]
         if tracks and len(set(tracks)) < len(tracks):
             few = (f"the {len(tracks)} clips to measure against come from {len(set(tracks))} tracks, so their covariance tells of "
                    "too few pieces: KAD with its interval over tracks stands in.")  # fmt: skip
