@@ -7,6 +7,7 @@ model's job. Whatever is there already is kept, and a row that fails does not st
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -44,18 +45,22 @@ class Suite:
     name: str
     rows: dict[str, Path]
     overrides: tuple[str, ...] = ()
+    read: dict[tuple, Config] = dataclasses.field(default_factory=dict)  # what was loaded, each once
 
     @property
     def path(self) -> Path:
         return Path("runs") / self.name
 
-    def config(self, row: str, seed: int) -> Config:
-        places = [f"runs_dir={self.path / row}", f"name=seed{seed}", f"seed={seed}"]
-        return load_config(str(self.rows[row]), [*self.overrides, *places])
+    def config(self, row: str, seed: int | None) -> Config:
+        """The row under a seed, in its place; a copy, to be changed at will. Without a seed, as the files have it."""
+        if (row, seed) not in self.read:
+            places = [] if seed is None else [f"runs_dir={self.path / row}", f"name=seed{seed}", f"seed={seed}"]
+            self.read[row, seed] = load_config(str(self.rows[row]), [*self.overrides, *places])
+        return copy.deepcopy(self.read[row, seed])
 
     def first(self, row: str) -> Config:
         """The row under its first seed, for what all seeds share."""
-        return self.config(row, load_config(str(self.rows[row]), list(self.overrides)).ablation.seeds[0])
+        return self.config(row, self.config(row, None).ablation.seeds[0])
 
     def model_of(self, row: str) -> str:
         """The row whose checkpoint this row speaks through: itself, unless it says otherwise."""
