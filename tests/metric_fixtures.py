@@ -1,10 +1,25 @@
-"""Random files in the layouts in which VGGish and PANNs are published, and sets of embeddings with known moments."""
+"""Random twins of VGGish, PANNs, CLAP and CLIP in their published layouts, and sets of embeddings with known moments."""
 
 import math
 
 import numpy as np
 import torch
+from synapse_fixtures import seeded
+from torch import nn
+from transformers import (
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapTextConfig,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+)
 from transformers.audio_utils import mel_filter_bank
+
+from melfusion.twins import byte_tokenizer
 
 CONVOLUTIONS = {0: (1, 64), 3: (64, 128), 6: (128, 256), 8: (256, 256), 11: (256, 512), 13: (512, 512)}
 VGGISH_SHAPES = (
@@ -76,3 +91,42 @@ def with_moments(mean, covariance, n, seed=0):
     x -= x.mean(0)
     white = np.linalg.solve(np.linalg.cholesky(x.T @ x / (n - 1)), x.T)
     return torch.from_numpy((np.linalg.cholesky(np.asarray(covariance)) @ white).T + np.asarray(mean))
+
+
+def write_tokenizer(folder):
+    tokenizer = byte_tokenizer()
+    tokenizer.model_max_length, tokenizer.model_input_names = 32, ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def clap_twin(folder, fusion=False):
+    """A tiny random CLAP in the layout of the hub, that hears 2 s at once."""
+    text = ClapTextConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                          max_position_embeddings=40, pad_token_id=0, projection_dim=12)  # fmt: skip
+    fused = {"enable_fusion": True, "fusion_type": "aff_2d"} if fusion else {}
+    audio = ClapAudioConfig(depths=[1, 1], num_attention_heads=[1, 2], patch_embeds_hidden_size=8, hidden_size=16,
+                            num_hidden_layers=2, projection_dim=12, aff_block_r=2, **fused)  # fmt: skip
+    with seeded(3):
+        model = ClapModel(ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=12)).eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(-10, 3)
+                module.running_var.uniform_(5, 20)
+    model.save_pretrained(folder)
+    truncation = "fusion" if fusion else "rand_trunc"
+    ClapFeatureExtractor(max_length_s=2, truncation=truncation).save_pretrained(folder)
+    write_tokenizer(folder)
+    return model
+
+
+def write_clip(folder, side):
+    """A tiny random CLIP in the layout of the hub, that sees side × side pixels."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(vocab_size=300, max_position_embeddings=32, pad_token_id=0, eos_token_id=1, **sizes)
+    vision = CLIPVisionConfig(image_size=side, patch_size=8, **sizes)
+    with seeded(4):
+        model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=10)).eval()
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return model

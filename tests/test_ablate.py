@@ -1,15 +1,20 @@
 """The lab: rows share one model where they should, a failed row stops no other, equal budgets, one table of what ran."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import slurm_stubs
 import torch
+from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion import ablate as lab
 from melfusion.ablate import ablate, load_suite
 from melfusion.config import ConfigError, load_config
+from melfusion.metrics.embedders import Embedder, JudgeEmbedding
+from melfusion.results import conclude
+from melfusion.scoring import Ears
 
 BASE = """base: tiny
 data: {path: data/small, splits: {train: 16, val: 12, test: 12}}
@@ -40,8 +45,6 @@ def random_judge(monkeypatch):
     """A judge that was never trained, so that no weights are needed."""
     from melfusion import build, evaluate
     from melfusion.frozen import freeze
-    from melfusion.metrics.embedders import Embedder, JudgeEmbedding
-    from melfusion.scoring import Ears
 
     def ears(config, embedders=True):
         with build._seeded(3):
@@ -71,6 +74,13 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert set(json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]) == {"1", "3"}
     assert "why_not" in rows["ours"]["distances"]["judge"]["fad_conditional"]  # 2 clips of each place
     assert "mean" in rows["ours"]["distances"]["judge"]["kad"]
+    table = Path("runs/small/results.md").read_text()
+    assert {row["wanted"] for row in result["leakage"]} == {"at chance", "above chance"} and "place in the caption (words)" in table
+    tried = json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]
+    assert all(0 <= tried[scale]["accuracy"]["place"]["accuracy"] <= 1 for scale in ("1", "3"))
+    assert "ours, place heard right by guidance, on validation scenes: 1: " in table
+    wrong = sum(n for others in rows["ours"]["confusions"]["place"].values() for n in others.values())
+    assert wrong == round(12 * (1 - rows["ours"]["attributes"]["place"]["accuracy"])) and "place is heard wrong in" in table
     clips = [sorted(f.name for f in Path(f"runs/small/ours/seed{s}/test").glob("[!.]*.wav")) for s in (0, 1)]
     assert len(clips[0]) == len(clips[1]) == 6 and not set(clips[0]) & set(clips[1])  # each scene is used once
     assert not Path("experiments/results").exists()
@@ -84,11 +94,66 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert Path("experiments/results/small.png").stat().st_size > 5000
 
 
+def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite, random_judge, monkeypatch):
+    (suite / "paper.yaml").write_text("base: _base\nsynapse: {kind: kv_mix, alpha_share: block}\n")
+    short = ["ablation.guidance=[]"]
+    ablate({"suite": "small", "rows": "text,paper"}, short)
+    next(Path("runs/small/text/seed1/test").glob("[!.]*.wav")).unlink()
+    result = conclude(load_suite("small", short))
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == ["real", "reconstruction", "paper", "text"] and result["not_run"] == ["ours", "permuted"]
+    assert result["missing"] == {"ours": "not run yet", "permuted": "not run yet", "text": "seed 1 has 5 of 6 clips"}
+    assert rows["paper"]["n"] == 12 and rows["text"]["n"] == 6
+    assert len(rows["text"]["by_seed"]["place"]["seeds"]) == 1 and len(rows["paper"]["by_seed"]["place"]["seeds"]) == 2
+    assert "mean" in rows["paper"]["gain"]["judge"]  # over the six clips that both have
+    learned = rows["paper"]["alphas"]
+    assert learned.keys() == {"0", "1"} and learned["0"].keys() == {"decoder1", "decoder2"} and len(learned["0"]["decoder1"]) == 1
+    words = Path("runs/small/results.md").read_text()
+    assert "text: seed 1 has 5 of 6 clips" in words and "paper, learned α: seed 0: decoder1 0." in words
+    for folder in ("text", "paper"):
+        for seed in (0, 1):
+            shutil.rmtree(f"runs/small/{folder}/seed{seed}/test")
+    assert [row["name"] for row in conclude(load_suite("small", short))["rows"]] == ["real", "reconstruction"]
+
+
+class Level(torch.nn.Module):
+    """Hears how loud and how bright a clip is."""
+
+    sample_rate_hz = 8000
+
+    def forward(self, waveform):
+        return torch.stack([waveform.abs().mean(1), waveform.std(1), waveform.diff(dim=1).std(1)], 1)[:, None]
+
+
+def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tmp_path, monkeypatch):
+    splits = ["train"] * 8 + ["val"] * 6 + ["test"] * 6
+    samples = [make_sample(f"{split}{i:02d}", split, image=encoded(noise_picture(i)), labels={"track": f"{split}{i // 2}"})
+               for i, split in enumerate(splits)]  # fmt: skip
+    data_set(tmp_path / "data" / "real", samples)
+    base = BASE.replace("{path: data/small, splits", "{source: manifest, path: data/real, splits").replace("judge: {", "#")
+    base = base.replace("{seeds: [0, 1],", "{corpus_test: split, seeds: [0, 1],").replace(", guidance: [1, 3]", "")
+    (suite / "_base.yaml").write_text(base)
+    listener = lambda config, embedders=True: Ears(config.audio, None, [Embedder("level", Level())])  # noqa: E731
+    monkeypatch.setattr("melfusion.results.ears", listener)
+    result = ablate({"suite": "small"}, [])
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == ["real", "reconstruction", "ours", "permuted", "text"] and result["linked"] == {"track": 6}
+    kad = rows["ours"]["distances"]["level"]["kad"]
+    assert kad["over"] == "3 tracks against 3" and rows["ours"]["gain"]["level"]["of"] == "kad"
+    assert "tracks" in rows["ours"]["distances"]["level"]["fad"]["why_not"] and rows["ours"]["attributes"] == {}
+    copies = rows["ours"]["memorisation"]["level"]
+    assert 0 <= copies["nearer"]["mean"] <= 1 and copies["closest"][0]["train"].startswith("train")
+    words = Path("runs/small/results.md").read_text()
+    assert "nearest training clips by level" in words and "KAD less by" in words and "over tracks (bootstrap)" in words
+    assert "leakage" not in result and Path("runs/small/results.png").is_file()
+
+
 def test_a_failed_row_does_not_stop_the_others(suite, random_judge, monkeypatch, capsys):
     (suite / "broken.yaml").write_text("base: _base\nsynapse: {layers: [nowhere]}\n")
-    monkeypatch.setattr("melfusion.results.conclude", lambda suite, **_: [row for row, _ in lab.ran(suite)])
     short = ["ablation.guidance=[]", "ablation.seeds=[0]", "ablation.items=6"]
-    assert ablate({"suite": "small"}, short) == ["ours", "permuted", "text"]
+    result = ablate({"suite": "small"}, short)
+    assert [row["name"] for row in result["rows"] if not row["floor"]] == ["ours", "permuted", "text"]
+    assert result["missing"].keys() == {"broken"} and "nowhere" in result["missing"]["broken"]
     assert "nowhere" in Path("runs/small/broken/failed.txt").read_text() and "small/broken failed" in capsys.readouterr().out
 
 

@@ -18,10 +18,11 @@ from melfusion.metrics.distances import (
     frechet_distance,
     frechet_infinity,
     kernel_distance,
+    kernel_distances,
     kernel_matrices,
     mmd,
 )
-from melfusion.metrics.intervals import jackknife, students
+from melfusion.metrics.intervals import jackknife, leave_out, redraw, students
 
 
 def normal(n, d, seed=0, mean=0.0, std=1.0):
@@ -179,6 +180,40 @@ def test_kad_of_the_kernels_parts_is_that_of_the_parts():
     direct = [torch.exp(-torch.cdist(a, b).square() / (2 * width**2)) for a, b in
               ((real[kept], real[kept]), (real[kept], generated[kept]), (generated[kept], generated[kept]))]  # fmt: skip
     assert part.item() == pytest.approx(mmd(*direct).item(), rel=1e-9)
+
+
+def test_kad_of_sets_drawn_again_is_that_of_the_clips_as_often_as_they_are_drawn():
+    real, generated = normal(14, 3), normal(9, 3, 1, 1)
+    draws = leave_out(14, 9, groups=3)
+    mean, again = kernel_distances(real, generated, draws)
+    assert mean == kernel_distance(real, generated) and again.shape == (3,)
+    rr, rg, gg = kernel_matrices(real, generated)
+    kept, ours = torch.arange(14) % 3 != 1, torch.arange(9) % 3 != 1
+    part = mmd(rr[kept][:, kept], rg[kept][:, ours], gg[ours][:, ours])
+    assert again[1].item() == pytest.approx(100 * part.item(), rel=1e-9)
+    twice = torch.ones(14, dtype=torch.float64)
+    twice[4] = 2
+    pairs = sum(rr[i, j] * twice[i] * twice[j] for i in range(14) for j in range(14) if i != j)
+    number = sum(twice[i] * twice[j] for i in range(14) for j in range(14) if i != j)
+    expected = pairs / number + mmd(rr, rg, gg) - (rr.sum() - 14) / (14 * 13) + 2 * rg.mean() - 2 * (twice @ rg).sum() / (15 * 9)
+    assert mmd(rr, rg, gg, twice).item() == pytest.approx(expected.item(), rel=1e-9)  # a clip never meets its own copy
+
+
+def test_tracks_are_drawn_whole():
+    draws = redraw(["a"] * 3 + ["b"] * 2, ["x", "y", "x"], repeats=50)
+    assert draws.real.shape == (50, 5) and draws.generated.shape == (50, 3)
+    assert (draws.real[:, :3] == draws.real[:, :1]).all() and (draws.real[:, 3:] == draws.real[:, 3:4]).all()
+    assert (draws.real[:, 0] + draws.real[:, 3] == 2).all() and (draws.generated[:, 0] == draws.generated[:, 2]).all()
+    assert {0.0, 1.0, 2.0} == set(draws.real.flatten().tolist()) and draws.over == "2 tracks against 2"
+    again = redraw(["a"] * 3 + ["b"] * 2, ["x", "y", "x"], repeats=50)
+    assert torch.equal(again.real, draws.real)
+
+
+def test_the_bootstrap_over_single_clips_is_the_textbook_interval_of_a_mean():
+    values = normal(80, 1)[:, 0]
+    draws = redraw([str(i) for i in range(80)], [str(i) for i in range(80)], repeats=2000)
+    half = draws.half_width(draws.generated @ values / 80)
+    assert half == pytest.approx(1.96 * values.std().item() / math.sqrt(80), rel=0.08)
 
 
 def test_kad_of_equal_clips_is_a_number():

@@ -9,21 +9,11 @@ import numpy as np
 import pytest
 import torch
 from data_fixtures import one_sentence
-from metric_fixtures import hiss, panns_state, vggish_state
+from metric_fixtures import clap_twin, hiss, panns_state, vggish_state, write_clip
 from safetensors.torch import load_file, save_file
-from synapse_fixtures import randn, seeded
+from synapse_fixtures import randn
 from torch import nn
-from transformers import (
-    ClapAudioConfig,
-    ClapConfig,
-    ClapFeatureExtractor,
-    ClapModel,
-    ClapTextConfig,
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-)
+from transformers import ClapFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from melfusion.frozen import freeze
@@ -231,33 +221,6 @@ def test_a_judge_is_an_embedder():
 # --- CLAP -------------------------------------------------------------------------------------------------------------
 
 
-def write_tokenizer(folder):
-    tokenizer = byte_tokenizer()
-    tokenizer.model_max_length, tokenizer.model_input_names = 32, ["input_ids", "attention_mask"]
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def clap_twin(folder, fusion=False):
-    """A tiny random CLAP in the layout of the hub, that hears 2 s at once."""
-    text = ClapTextConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                          max_position_embeddings=40, pad_token_id=0, projection_dim=12)  # fmt: skip
-    fused = {"enable_fusion": True, "fusion_type": "aff_2d"} if fusion else {}
-    audio = ClapAudioConfig(depths=[1, 1], num_attention_heads=[1, 2], patch_embeds_hidden_size=8, hidden_size=16,
-                            num_hidden_layers=2, projection_dim=12, aff_block_r=2, **fused)  # fmt: skip
-    with seeded(3):
-        model = ClapModel(ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=12)).eval()
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(-10, 3)
-                module.running_var.uniform_(5, 20)
-    model.save_pretrained(folder)
-    truncation = "fusion" if fusion else "rand_trunc"
-    ClapFeatureExtractor(max_length_s=2, truncation=truncation).save_pretrained(folder)
-    write_tokenizer(folder)
-    return model
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["unfused", "fused"])
 def clap(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clap")
@@ -338,14 +301,7 @@ SIDE = 32
 def clip_twin(tmp_path_factory):
     """A tiny random CLIP in the layout of the hub, and what is loaded from it."""
     folder = tmp_path_factory.mktemp("clip")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = CLIPTextConfig(vocab_size=300, max_position_embeddings=32, pad_token_id=0, eos_token_id=1, **sizes)
-    vision = CLIPVisionConfig(image_size=SIDE, patch_size=8, **sizes)
-    with seeded(4):
-        model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=10)).eval()
-    model.save_pretrained(folder)
-    write_tokenizer(folder)
-    return model, clip(str(folder)), folder
+    return write_clip(folder, SIDE), clip(str(folder)), folder
 
 
 def pictures(n, side, seed=0):

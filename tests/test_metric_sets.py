@@ -7,10 +7,18 @@ import torch
 from data_fixtures import one_sentence
 from metric_fixtures import with_moments
 from metric_ranks import SHARES, N, batches, clips, computed, feed, metrics, on_rank
+from synapse_fixtures import randn
 
 from melfusion.metrics.distances import TooFewSamples, frechet_distance, kernel_distance
 from melfusion.metrics.imsm import imsm
-from melfusion.metrics.sets import AttributeAccuracy, CLAPScore, ImageMusicSimilarity, KLDivergence, SetDistance
+from melfusion.metrics.sets import (
+    AttributeAccuracy,
+    CLAPScore,
+    ImageMusicSimilarity,
+    KernelDistance,
+    KLDivergence,
+    SetDistance,
+)
 
 NAMES = list(metrics())
 
@@ -48,6 +56,55 @@ def test_two_processes_compute_what_one_does(ranks, share, name):
     assert sorted(i for rank in SHARES[share] for batch in rank for i in batch) == list(range(N))
     for rank in ranks:
         torch.testing.assert_close(rank[share][name], whole(name), rtol=1e-12, atol=1e-12)
+        assert rank[share][f"{name} result"]["n"] in (N, int(N * 6 / 7))  # clips of both; a seventh do not tell their class
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_is_the_score_with_its_interval(ranks, name):
+    metric = metrics()[name]
+    feed(name, metric, batches(list(range(N)), 16))
+    found = metric.result()
+    value = found["accuracy"] if name == "accuracy" else found["mean"]
+    assert value == pytest.approx(metric.compute().item(), rel=1e-9)
+    if name == "accuracy":
+        assert 0 < found["low"] < value < found["high"] < 1
+    else:
+        assert 0 < found["interval"] < 10 * abs(value) + 1
+    for share in ("one rank idle", "the other idle"):
+        for rank in ranks:  # in the same order on one process, the interval is the same too
+            assert numbers(rank[share][f"{name} result"]) == pytest.approx(numbers(found), rel=1e-9)
+
+
+def numbers(found):
+    return {key: value for key, value in found.items() if not isinstance(value, str)}
+
+
+def test_a_score_that_cannot_be_had_is_words():
+    for name, metric in metrics().items():
+        assert set(metric.result()) == {"why_not"}, name
+    kad = metrics()["kad"]
+    kad.update(torch.randn(2, 3), real=True)
+    kad.update(torch.randn(9, 3), real=False)
+    assert "three of each" in kad.result()["why_not"]
+
+
+def test_intervals_of_means_are_the_hands():
+    metric = CLAPScore()
+    metric.update(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # 1 and 0
+    assert metric.result() == pytest.approx({"mean": 0.5, "interval": 1.959964 * math.sqrt(0.5 / 2), "n": 2}, rel=1e-6)
+
+
+def test_embeddings_of_pieces_count_as_pieces():
+    real, made = (randn(30, 3, 2, seed=s).double() for s in (1, 2))
+    metric = SetDistance(frechet_distance, pieces=3)
+    for side, is_real in ((real, True), (made, False)):
+        metric.update(side[:11], real=is_real)
+        metric.update(side[11:], real=is_real)
+    assert metric.compute().item() == pytest.approx(frechet_distance(real.flatten(0, 1), made.flatten(0, 1)), rel=1e-9)
+    kad = KernelDistance()
+    kad.update(real, real=True)
+    kad.update(made, real=False)
+    assert kad.compute().item() == pytest.approx(kernel_distance(real.mean(1), made.mean(1)), rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

@@ -7,6 +7,7 @@ model's job. Whatever is there already is kept, and a row that fails does not st
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -14,27 +15,27 @@ import shlex
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from melfusion.bench import Bench, block, metas_of, suite_bench
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError, load_config
-from melfusion.data.corpus import ensure_corpus, held_out
+from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
 from melfusion.evaluate import ears, told, yardstick
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.schema import ClusterConfig, Config
-from melfusion.scoring import Ears
+from melfusion.scoring import Ears, accuracy
 from melfusion.sounds import ROWS, claim, make_clips, read_clips
 from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
 
 OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": str, "cluster": str}
-TEST_SEED, BUDGET = 90_001, ("trainer.max_steps", "data.global_batch_size", "data.path", "ablation.seeds")
+BUDGET = ("trainer.max_steps", "data.global_batch_size", "data.path", "ablation.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +45,22 @@ class Suite:
     name: str
     rows: dict[str, Path]
     overrides: tuple[str, ...] = ()
+    read: dict[tuple, Config] = dataclasses.field(default_factory=dict)  # what was loaded, each once
 
     @property
     def path(self) -> Path:
         return Path("runs") / self.name
 
-    def config(self, row: str, seed: int) -> Config:
-        places = [f"runs_dir={self.path / row}", f"name=seed{seed}", f"seed={seed}"]
-        return load_config(str(self.rows[row]), [*self.overrides, *places])
+    def config(self, row: str, seed: int | None) -> Config:
+        """The row under a seed, in its place; a copy, to be changed at will. Without a seed, as the files have it."""
+        if (row, seed) not in self.read:
+            places = [] if seed is None else [f"runs_dir={self.path / row}", f"name=seed{seed}", f"seed={seed}"]
+            self.read[row, seed] = load_config(str(self.rows[row]), [*self.overrides, *places])
+        return copy.deepcopy(self.read[row, seed])
 
     def first(self, row: str) -> Config:
         """The row under its first seed, for what all seeds share."""
-        return self.config(row, load_config(str(self.rows[row]), list(self.overrides)).ablation.seeds[0])
+        return self.config(row, self.config(row, None).ablation.seeds[0])
 
     def model_of(self, row: str) -> str:
         """The row whose checkpoint this row speaks through: itself, unless it says otherwise."""
@@ -146,11 +151,11 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
 
 
 def test_items(config: Config, seed: int) -> MusicDataset:
-    """This seed's own share of the held-out scenes: over all seeds each scene is used once."""
-    a = config.ablation
-    each = a.items // len(a.seeds)
-    data = dataclasses.replace(config.data, path=held_out(config, TEST_SEED, each * len(a.seeds)))
-    return MusicDataModule(data, config.audio, config.seed).dataset("test").first(each, a.seeds.index(seed) * each)
+    """This seed's own share of the held-out items: over all seeds each is used once."""
+    items = suite_bench(config).items
+    own = set(block(config, items, seed))
+    items.entries = [entry for entry in items.entries if entry.key in own]
+    return items
 
 
 def choose_guidance(suite: Suite, row: str) -> float:
@@ -170,9 +175,12 @@ def choose_guidance(suite: Suite, row: str) -> float:
     reference = module.dataset("test").first(config.ablation.search_items)
     config.evaluation.text_judge = None
     judge = ears(config, embedders=False).judge
+    if judge is None:
+        raise ConfigError(f"{suite.rows[row]}: ablation.guidance lists scales, but no judge is there to choose: leave it empty.")
     listener = Ears(config.audio, judge, [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))])
-    classes = [told(listener, items.reader.meta(entry)["labels"]) for entry in items.entries]
-    measure = yardstick(listener, reference, module.dataset("train").spread(512), classes, config.evaluation.batch_size)
+    classes = [told(listener, meta["labels"]) for meta in metas_of(items)]
+    bench = Bench(items, reference, module.dataset("train").spread(512), "test scenes of the corpus")
+    measure = yardstick(listener, bench, classes, config)
     system, tried = _system(config), {}
     for scale in scales:
         config.sampling.guidance_scale = scale
@@ -180,7 +188,7 @@ def choose_guidance(suite: Suite, row: str) -> float:
         claim(folder, system, config, items, ROWS[config.ablation.told])
         make_clips(system, config, items, ROWS[config.ablation.told], folder)
         heard = listener.listen(read_clips([folder / f"{e.key}.wav" for e in items.entries], config.audio, 32))
-        tried[f"{scale:g}"] = measure.score(heard, classes)["judge"]
+        tried[f"{scale:g}"] = measure.score(heard, classes)["judge"] | {"accuracy": accuracy(heard, classes)}
     by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"
     best = min(scales, key=lambda s: tried[f"{s:g}"][by]["mean"])
     kept.write_text(json.dumps({"scale": best, "of": scales, "by": by, "tried": tried}, indent=1) + "\n")
@@ -214,13 +222,3 @@ def command_line(suite: Suite, options: dict[str, Any], overrides: list[str]) ->
     """The command that makes this table again."""
     rest = [f"{k}={v}" for k, v in options.items() if k != "suite"] + [shlex.quote(o) for o in overrides]
     return " ".join(["make ablate", f"SUITE={suite.name}", *([f'ARGS="{" ".join(rest)}"'] if rest else [])])
-
-
-def ran(suite: Suite) -> Iterator[tuple[str, list[Path]]]:
-    """Rows whose clips are whole under every seed, with the folders."""
-    for row in suite.rows:
-        config = suite.first(row)
-        folders = [suite.path / row / f"seed{seed}" / "test" for seed in config.ablation.seeds]
-        each = config.ablation.items // len(folders)
-        if all(len(list(folder.glob("[!.]*.wav"))) >= each for folder in folders):
-            yield row, folders

@@ -6,10 +6,8 @@ vocoder) are the floors: what real clips of the same items score, and the best t
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import build
 from melfusion.audio import LogMel
+from melfusion.bench import Bench, fresh, metas_of, own, tracks_of
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError, flatten, load_config, override
-from melfusion.data.corpus import FITTED, ensure_corpus, held_out
-from melfusion.data.datamodule import MusicDataModule, MusicDataset
+from melfusion.data.datamodule import MusicDataset
 from melfusion.frozen import freeze
 from melfusion.listening import Clip, write_blind, write_page
 from melfusion.melfusion import MeLFusion
-from melfusion.metrics.embedders import Embedder, JudgeEmbedding, embedder
+from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
+from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
 from melfusion.run import device_name
 from melfusion.schema import Config
-from melfusion.scoring import Ears, Yardstick, accuracy, gains, towers_scores
+from melfusion.scoring import Ears, Heard, accuracy, gains
 from melfusion.sounds import (
     ROWS,
     claim,
@@ -43,6 +42,7 @@ from melfusion.sounds import (
     write_whole,
 )
 from melfusion.tables import learned, table
+from melfusion.yardstick import Yardstick
 
 OPTIONS = {"ckpt": str, "wavs": str, "n": int, "data.seed": int, "out": str, "rows": str, "share": str, "listening": str}
 DEFAULT_ROWS = ("right picture", "shuffled picture", "no picture")
@@ -59,7 +59,8 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
     config = config or load_config(config_name, overrides)
     if options.get("n"):
         config.evaluation.items = options["n"]
-    items, yardsticks = splits(config, options.get("data.seed"))
+    bench = splits(config, options.get("data.seed"))
+    items = bench.items
     out = Path(options.get("out") or (Path(options.get("ckpt") or options.get("wavs") or "outputs/shipped") / "evaluation"))
     names = options["rows"].replace("-", " ").split(",") if options.get("rows") else rows_of(system)
     if unknown := [name for name in names if name not in ROWS]:
@@ -71,7 +72,7 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
         print(f"share {share[0]} of {share[1]} is made; the call without share= scores what all have made.")
         return {}
     folders = {name: out / folder_name(name) for name in names} if system is not None else {"given": Path(options["wavs"])}
-    scores = evaluate(config, ears(config), items, yardsticks, folders, system)
+    scores = evaluate(config, ears(config), items, bench, folders, system)
     write(scores, out)
     pages(config, items, folders, out, options.get("listening") == "true")
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
@@ -86,23 +87,14 @@ def read_share(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def splits(config: Config, seed: int | None = None) -> tuple[MusicDataset, tuple[MusicDataset, MusicDataset]]:
-    """The items that are scored; other real clips of equal number to measure against, and real training clips.
+def splits(config: Config, seed: int | None = None) -> Bench:
+    """The items that are scored, other real clips to measure against, and real training clips.
 
-    With a seed all are freshly drawn scenes. Without, items are the test split, which then is its own reference.
+    With a seed all are freshly drawn scenes. Without, items are the test split, against the val split.
     """
-    n, data = config.evaluation.items or 10**9, config.data
     if seed is not None:
-        if data.source != "scenes":
-            raise ConfigError(f"data.seed={seed} draws fresh scenes, but data.source={data.source!r}: leave it out.")
-        n = min(n, MOST_FRESH)
-        data = dataclasses.replace(data, path=held_out(config, seed, n))
-    else:
-        ensure_corpus(config)
-    module = MusicDataModule(data, config.audio, config.seed)
-    items = module.dataset("test").spread(n) if seed is None else module.dataset("test").first(n)
-    reference = items if seed is None else module.dataset("reference").first(n)
-    return items, (reference, module.dataset("train").spread(FITTED))
+        return fresh(config, seed, config.evaluation.items or MOST_FRESH)
+    return own(config, config.evaluation.items or 10**9)
 
 
 def rows_of(system: MeLFusion | None) -> list[str]:
@@ -133,15 +125,15 @@ def ears(config: Config, embedders: bool = True) -> Ears:
             embedder(name, weights, config.audio) for name, weights in named.items() if name != "judge" or heads]  # fmt: skip
     key = config.evaluation.text_judge
     reads = freeze(build.judge(override(config, [f"judge.weights={key}"]))).to(device) if key else None
-    return Ears(config.audio, heads, [e.to(device) for e in made], towers if embedders else None, reads)
+    sees = clip(config.evaluation.clip).to(device) if embedders and config.evaluation.clip else None
+    return Ears(config.audio, heads, [e.to(device) for e in made], towers if embedders else None, reads, sees)
 
 
-def evaluate(config: Config, ears: Ears, items: MusicDataset, yardsticks: tuple[MusicDataset, MusicDataset] | None,
-             folders: dict[str, Path], system: MeLFusion | None = None) -> dict[str, Any]:  # fmt: skip
-    """Scores of every row: attribute accuracy, distances by embedder, IMSM; and the paired gain over the shuffled row.
+def evaluate(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None, folders: dict[str, Path],
+             system: MeLFusion | None = None) -> dict[str, Any]:  # fmt: skip
+    """Scores of every row: attribute accuracy, distances by embedder, and what clips have of their picture and caption.
 
-    `yardsticks` are the real clips that distances need: those to measure against and those to fit a PCA on; without
-    them, or without `system`, distances or the floor of VAE and vocoder are left out.
+    Without `bench`, or without `system`, distances or the floor of VAE and vocoder are left out.
     """
     size = config.evaluation.batch_size
     heard = {"real": ears.listen(real_clips(items, size))}
@@ -149,31 +141,37 @@ def evaluate(config: Config, ears: Ears, items: MusicDataset, yardsticks: tuple[
         heard["reconstruction"] = ears.listen(reconstructions(system, items, size))
     for name, folder in folders.items():
         heard[name] = ears.listen(read_clips(row_files(folder, items), config.audio, size))
-    metas = {entry.key: items.reader.meta(entry) for entry in items.entries}
-    labels = {key: meta.get("labels") or {} for key, meta in metas.items()}
-    known = [told(ears, labels[key]) for key in heard["real"].keys]
-    measure = yardstick(ears, *yardsticks, known, size) if yardsticks and ears.embedders else None
-    scores: dict[str, Any] = {"rows": {}, "about": about(config, ears, items, yardsticks)}
+    metas = metas_of(items)
+    by_key = {entry.key: meta["labels"] for entry, meta in zip(items.entries, metas, strict=True)}
+    tracks = dict(zip(by_key, tracks_of(items), strict=True))
+    known = [told(ears, by_key[key]) for key in heard["real"].keys]
+    measure = yardstick(ears, bench, known, config) if bench and ears.embedders else None
+    partners = partners_of(ears, heard["real"], items, metas)
+    scores: dict[str, Any] = {"rows": {}, "about": about(config, ears, items, bench)}
     for name, row in heard.items():
-        wanted = [labels.get(key, {}) for key in row.keys]
-        entry: dict[str, Any] = {"n": len(row), "attributes": accuracy(row, wanted)}
-        if measure is not None and not (name == "real" and yardsticks[0] is items):  # a set says nothing of itself
-            entry["distances"] = measure.score(row, [told(ears, w) for w in wanted])
-        if ears.towers is not None and row.keys == heard["real"].keys:
-            captions = [metas[key].get("full_caption") or metas[key].get("caption") or "" for key in row.keys]
-            entry["imsm"] = towers_scores(ears.towers, row, all_pictures(items), captions)
+        wanted = [by_key.get(key, {}) for key in row.keys]
+        entry: dict[str, Any] = {"n": len(row), "attributes": accuracy(row, wanted), "paired": partners.score(row)}
+        if measure is not None:
+            entry["distances"] = measure.score(row, [told(ears, w) for w in wanted], [tracks.get(key, key) for key in row.keys])
         scores["rows"][name] = entry
     if {"right picture", "shuffled picture"} <= heard.keys():
         right = heard["right picture"]
-        scores["gain"] = gains(right, heard["shuffled picture"], [told(ears, labels[key]) for key in right.keys])
+        scores["gain"] = gains(right, heard["shuffled picture"], [told(ears, by_key[key]) for key in right.keys])
     return scores | {"chance": {name: 1 / len(c) for name, c in ears.attributes.items()}}
 
 
-def yardstick(ears: Ears, reference: MusicDataset, train: MusicDataset, classes: list[dict], size: int) -> Yardstick:
-    """Real clips of `reference` to measure against, a PCA fitted on those of `train`."""
-    truth = [told(ears, reference.reader.meta(entry).get("labels") or {}) for entry in reference.entries]
-    deaf = Ears(ears.audio, None, ears.embedders)
-    return Yardstick.fit(deaf.listen(real_clips(train, size)), deaf.listen(real_clips(reference, size)), truth, classes)
+def yardstick(ears: Ears, bench: Bench, classes: list[dict], config: Config) -> Yardstick:
+    """Real clips to measure against, a PCA fitted on those of `train`."""
+    truth = [told(ears, meta["labels"]) for meta in metas_of(bench.reference)]
+    deaf, size = Ears(ears.audio, None, ears.embedders), config.evaluation.batch_size
+    sets = (deaf.listen(real_clips(dataset, size)) for dataset in (bench.train, bench.reference))
+    return Yardstick.fit(*sets, truth, classes, config.evaluation.pca_dimensions, tracks_of(bench.reference))
+
+
+def partners_of(ears: Ears, real: Heard, items: MusicDataset, metas: list[dict[str, Any]]) -> Partners:
+    """Pictures, captions (`full_caption` where there is one) and real clips of a split."""
+    captions = [meta.get("full_caption") or meta.get("caption") or "" for meta in metas]
+    return Partners(ears, real, captions, lambda i: torch.as_tensor(items[i]["image"]))
 
 
 def told(ears: Ears, labels: dict[str, Any]) -> dict[str, str]:
@@ -187,19 +185,13 @@ def row_files(folder: Path, items: MusicDataset) -> list[Path]:
     return paired if all(file.is_file() for file in paired) else sound_files(folder)
 
 
-@lru_cache(maxsize=1)
-def all_pictures(items: MusicDataset) -> torch.Tensor:
-    """(N, 3, H, W) of a split, which all rows share."""
-    return torch.stack([torch.as_tensor(items[i]["image"]) for i in range(len(items))])
-
-
-def about(config: Config, ears: Ears, items: MusicDataset, yardsticks: Any) -> dict[str, Any]:
+def about(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None) -> dict[str, Any]:
     """What a score must not be read without."""
     s, a = config.sampling, config.audio
     return {
-        "n": len(items), "reference": len(yardsticks[0]) if yardsticks else None,
+        "n": len(items), "reference": len(bench.reference) if bench else None, "against": bench.against if bench else None,
         "corpus_seed": items.reader.shards.info.get("seed"),
-        "networks": ears.digests(), "sample_rate_hz": a.sample_rate_hz, "loudness_dbfs": a.loudness_dbfs,
+        "networks": ears.digests(), "embedders": ears.about(), "sample_rate_hz": a.sample_rate_hz, "loudness_dbfs": a.loudness_dbfs,
         "num_inference_steps": s.num_inference_steps, "guidance_scale": s.guidance_scale,
         "image_guidance_scale": s.image_guidance_scale, "seed": config.seed, "device": device_name(),
     }  # fmt: skip

@@ -39,26 +39,36 @@ def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: s
 
 
 def suite_figure(result: dict[str, Any]) -> Figure:
-    """A suite at a glance: accuracy of each attribute, and class-conditional distance by embedder, one bar a row."""
+    """A suite at a glance: accuracy of each attribute, and a distance by embedder (by class, or KAD), one bar a row."""
     rows = result["rows"]
     names, embedders = list(rows[0]["attributes"]), list(rows[0]["distances"])
-    figure = Figure(figsize=(4.2 * (1 + len(embedders)), 1.2 + 0.42 * len(rows)), layout="constrained")
-    panels = figure.subplots(1, 1 + len(embedders), squeeze=False, sharey=True)[0]
+    wide = len(embedders) + bool(names)
+    figure = Figure(figsize=(4.2 * wide + 1, 1.2 + 0.42 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, wide, squeeze=False, sharey=True)[0]
     where = np.arange(len(rows))[::-1]
+    panels[0].set(yticks=where, yticklabels=[row["name"] for row in rows])
+    if names:
+        _accuracies(panels[0], rows, names, where)
+        figure.legend(fontsize=8, loc="outside upper left", ncols=len(names))
+    for panel, embedder in zip(panels[bool(names) :], embedders, strict=True):
+        by_class = any("mean" in row["distances"][embedder]["fad_conditional"] for row in rows)
+        scores = [row["distances"][embedder]["fad_conditional" if by_class else "kad"] for row in rows]
+        told = [i for i, score in enumerate(scores) if "mean" in score]
+        panel.barh(where[told], [scores[i]["mean"] for i in told], xerr=[scores[i]["interval"] for i in told], height=0.6)
+        panel.set_xlabel(f"{'FAD by class' if by_class else 'KAD'}, {_plain(embedder)}")
+    for panel in panels:
+        panel.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _accuracies(panel: Any, rows: list[dict[str, Any]], names: list[str], where: np.ndarray) -> None:
+    """Shares with their intervals, the attributes of a row one above another."""
     for k, name in enumerate(names):
         scores = [row["attributes"][name] for row in rows]
         spread = np.abs([[s["accuracy"] - s["low"] for s in scores], [s["high"] - s["accuracy"] for s in scores]])
         height = where + 0.7 * (0.5 - (k + 0.5) / len(names))
-        panels[0].errorbar([s["accuracy"] for s in scores], height, xerr=spread, fmt="o", markersize=3, label=name)
-    panels[0].set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02), yticks=where, yticklabels=[row["name"] for row in rows])
-    figure.legend(fontsize=8, loc="outside upper left", ncols=len(names))
-    for panel, embedder in zip(panels[1:], embedders, strict=True):
-        scores = [row["distances"][embedder]["fad_conditional"] for row in rows]
-        panel.barh(where, [s.get("mean", 0) for s in scores], xerr=[s.get("interval", 0) for s in scores], height=0.6)
-        panel.set_xlabel(f"FAD by class, {_plain(embedder)}")
-    for panel in panels:
-        panel.grid(axis="x", alpha=0.3)
-    return figure
+        panel.errorbar([s["accuracy"] for s in scores], height, xerr=spread, fmt="o", markersize=3, label=name)
+    panel.set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02))
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,7 @@
-"""From a suite's clips to its table, its plot, and experiments/results/: one judge and frozen networks hear all rows alike."""
+"""From a suite's clips to its table, its plot, and experiments/results/: one judge and frozen networks hear all rows alike.
+
+What did not run, wholly or under some seeds, is named; the rest is scored on the items that it has clips for.
+"""
 
 from __future__ import annotations
 
@@ -12,57 +15,93 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import build
-from melfusion.ablate import TEST_SEED, Suite, ran
+from melfusion.ablate import Suite
+from melfusion.bench import Bench, block, linked, metas_of, suite_bench, tracks_of
 from melfusion.callbacks import log_hparams
 from melfusion.config import flatten, to_dict
-from melfusion.data.corpus import held_out
-from melfusion.data.datamodule import MusicDataModule, MusicDataset, left_out
-from melfusion.evaluate import all_pictures, ears, told, yardstick
-from melfusion.frozen import freeze
-from melfusion.metrics.intervals import jackknife, students
+from melfusion.data.datamodule import left_out
+from melfusion.evaluate import ears, partners_of, told, yardstick
+from melfusion.leakage import SEEN, TOLD, leakage, looks
+from melfusion.memorisation import memorisation
+from melfusion.metrics.intervals import students
 from melfusion.plots import save, suite_figure
 from melfusion.run import device_name
-from melfusion.schema import Config
-from melfusion.scoring import Ears, Heard, Yardstick, accuracy, towers_scores
+from melfusion.schema import Config, SynapseConfig
+from melfusion.scoring import Ears, Heard, accuracy, confusions
 from melfusion.sounds import read_clips, real_clips, reconstructions
-from melfusion.tables import suite_table
+from melfusion.suite_tables import suite_table
 
 RESULTS = Path("experiments") / "results"
 
 
+class Panel:
+    """What hears and measures all rows of a suite alike; `fewest`: keys of the smallest row, which limits the dimensions."""
+
+    def __init__(self, config: Config, bench: Bench, fewest: list[str]):
+        self.config, self.bench, self.ears = config, bench, ears(config)
+        self.keys, self.metas, tracks = [e.key for e in bench.items.entries], metas_of(bench.items), tracks_of(bench.items)
+        self.labels = {key: meta["labels"] for key, meta in zip(self.keys, self.metas, strict=True)}
+        self.track = dict(zip(self.keys, tracks, strict=True))
+        self.real = self.ears.listen(real_clips(bench.items, config.evaluation.batch_size))
+        self.measure = yardstick(self.ears, bench, self.told(fewest), config)
+        self.partners = partners_of(self.ears, self.real, bench.items, self.metas)
+        trained = Ears(self.ears.audio, None, self.ears.embedders)
+        self.train = trained.listen(real_clips(bench.train, config.evaluation.batch_size)) if bench.of_training else None
+
+    def told(self, keys: list[str]) -> list[dict[str, str]]:
+        return [told(self.ears, self.labels[key]) for key in keys]
+
+    def tracks(self, heard: Heard) -> list[str]:
+        return [self.track[key] for key in heard.keys]
+
+    def score(self, heard: Heard) -> dict[str, Any]:
+        """Accuracy and what is heard instead, distances by embedder, paired scores, and where it can be told, memorisation."""
+        labels = [self.labels[key] for key in heard.keys]
+        entry = {"n": len(heard), "attributes": accuracy(heard, labels), "confusions": confusions(heard, labels),
+                 "distances": self.measure.score(heard, self.told(heard.keys), self.tracks(heard)),
+                 "paired": self.partners.score(heard)}  # fmt: skip
+        if self.train is not None:
+            others = self.measure.reference
+            entry["memorisation"] = memorisation(heard, self.real, others, self.train, self.tracks(heard))
+        return entry
+
+
 def conclude(suite: Suite, publish: bool = False, command: str = "") -> dict[str, Any]:
-    """Score every row that ran, write runs/<suite>/results.{json,md,png}, and with `publish` also experiments/results/."""
-    done = dict(ran(suite))
+    """Score what ran, write runs/<suite>/results.{json,md,png}, and with `publish` also experiments/results/."""
     config = test_config(suite)
-    items, reference, train = test_scenes(config)
-    listener = ears(config)
-    metas = [items.reader.meta(entry) for entry in items.entries]
-    classes = [told(listener, meta["labels"]) for meta in metas]
-    measure = yardstick(listener, reference, train, classes, config.evaluation.batch_size)
-    result: dict[str, Any] = {
-        "suite": suite.name, "command": command, "device": device_name(), "seeds": config.ablation.seeds,
-        "steps": config.trainer.max_steps, "n": len(items), "reference": len(reference), "test_seed": TEST_SEED,
-        "networks": listener.digests(), "frozen": frozen_parts(config), "sampling_steps": config.sampling.num_inference_steps,
-        "rows": [],
-    }  # fmt: skip
-    heard: dict[str, Heard] = {}
-    for name, row in floors(config, listener, items):
-        result["rows"].append({"name": name, "floor": True} | score(row, measure, listener, classes, metas, items))
-    for name, folders in done.items():
-        heard[name] = listen(listener, folders, items, config)
-        entry = {"name": name, "floor": False, "guidance_scale": guidance(suite, name)}
-        entry |= score(heard[name], measure, listener, classes, metas, items)
-        if patterns := suite.first(name).data.leave_out:
-            entry["never_trained_on"] = unseen(heard[name], metas, patterns)
-        entry |= {"by_seed": by_seed(heard[name], metas, len(folders)), "why": (suite.first(name).ablation.question)}
+    bench = suite_bench(config)
+    done, missing = ran(suite, bench)
+    fewest = min(done.values(), key=len) if done else [entry.key for entry in bench.items.entries]
+    panel = Panel(config, bench, fewest)
+    result = about(suite, panel, command) | {"missing": missing, "not_run": [row for row in suite.rows if row not in done]}
+    result |= {"rows": floors(panel, result)}
+    base, first = None, config.ablation.baseline
+    for name in sorted(done, key=lambda row: row != first):  # the baseline first, which the others are compared with
+        heard = listen(suite, name, panel, done[name])
+        entry = {"name": name, "floor": False, "why": suite.first(name).ablation.question} | panel.score(heard)
+        entry |= diagnosis(suite, name, panel, heard)
+        if base is not None:
+            both = [key for key in heard.keys if key in set(base.keys)]
+            entry["gain"] = panel.measure.gains(base.only(both), heard.only(both), panel.told(both), [panel.track[k] for k in both])
+        base = heard if name == first else base
         result["rows"].append(entry)
-    if (base := config.ablation.baseline) in heard:
-        for entry in result["rows"]:
-            if entry["name"] in heard and entry["name"] != base:
-                entry["gain"] = relative_gains(measure, heard[base], heard[entry["name"]], classes)
-    result["not_run"] = [row for row in suite.rows if row not in done]
+    order = list(suite.rows)
+    result["rows"].sort(key=lambda row: -1 if row["floor"] else order.index(row["name"]))
     write(suite, result, publish)
     return result
+
+
+def about(suite: Suite, panel: Panel, command: str) -> dict[str, Any]:
+    c, bench = panel.config, panel.bench
+    shared = linked(bench) if bench.of_training else {}
+    return {
+        "suite": suite.name, "command": command, "device": device_name(), "seeds": c.ablation.seeds, "steps": c.trainer.max_steps,
+        "n": len(bench.items), "reference": len(bench.reference), "against": bench.against,
+        "tested_on": "the corpus's test split, of which nothing is in train" if bench.of_training else "newly drawn scenes",
+        "linked": shared, "corpus_seed": bench.items.reader.shards.info.get("seed"), "tracks": shared.get("track"),
+        "networks": panel.ears.digests(), "embedders": panel.ears.about(), "sampling_steps": c.sampling.num_inference_steps,
+        "sample_rate_hz": c.audio.sample_rate_hz, "loudness_dbfs": c.audio.loudness_dbfs,
+    }  # fmt: skip
 
 
 def test_config(suite: Suite) -> Config:
@@ -73,86 +112,98 @@ def test_config(suite: Suite) -> Config:
     return config
 
 
-def test_scenes(config: Config) -> tuple[MusicDataset, MusicDataset, MusicDataset]:
-    """Held-out items of all seeds, as many other real clips to measure against, and clips to fit a PCA on."""
-    a = config.ablation
-    n = a.items // len(a.seeds) * len(a.seeds)
-    data = dataclasses.replace(config.data, path=held_out(config, TEST_SEED, n))
-    module = MusicDataModule(data, config.audio, config.seed)
-    return module.dataset("test").first(n), module.dataset("reference").first(n), module.dataset("train")
+def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Real clips of the same items, and what VAE and vocoder leave of them; the frozen parts and leaks are told on the way."""
+    config, size = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat")), panel.config.evaluation.batch_size
+    system = build.system(config).eval()  # a synapse that any UNet takes, since this row may be the one that is broken
+    result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
+    if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
+        network, side = panel.ears.named("efficientnet"), panel.config.data.image_size_px
+        sets = (looks(dataset, side) for dataset in (panel.bench.train, panel.bench.items))
+        result["leakage"] = leakage(*sets, system.text_encoder, network and network.network.see)
+    reconstruction = panel.ears.listen(reconstructions(system, panel.bench.items, size))
+    return [{"name": name, "floor": True} | panel.score(heard)
+            for name, heard in (("real", panel.real), ("reconstruction", reconstruction))]  # fmt: skip
 
 
-def frozen_parts(config: Config) -> dict[str, str]:
-    """First digits of the SHA-256 of every frozen part that the rows share."""
-    system = build.system(config)
-    return {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
+def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Row → keys of the items it has clips for, of its whole seeds in turn; and row → what is missing, in words."""
+    done: dict[str, list[str]] = {}
+    missing: dict[str, str] = {}
+    for row in suite.rows:
+        config, words = suite.first(row), []
+        for seed in config.ablation.seeds:
+            wanted = block(config, bench.items, seed)
+            there = {file.stem for file in clips_of(suite, row, seed).glob("[!.]*.wav")}
+            if there >= set(wanted):
+                done.setdefault(row, []).extend(wanted)
+            else:
+                words.append(f"seed {seed} has {len(there & set(wanted))} of {len(wanted)} clips")
+        if words:
+            missing[row] = ", ".join(words) if row in done or "0 of" not in words[0] else "not run yet"
+            note = suite.path / suite.model_of(row) / "failed.txt"
+            missing[row] += f"; it failed: {note.read_text().strip().splitlines()[-1]}" if note.is_file() else ""
+    return done, missing
 
 
-def floors(config: Config, listener: Ears, items: MusicDataset) -> Any:
-    """What real clips of the same items score against the reference, and what VAE and vocoder leave of them."""
-    size = config.evaluation.batch_size
-    yield "real", listener.listen(real_clips(items, size))
-    config.synapse.kind = "none"  # VAE and vocoder alone are needed
-    yield "reconstruction", listener.listen(reconstructions(freeze(build.system(config)), items, size))
+def clips_of(suite: Suite, row: str, seed: int) -> Path:
+    return suite.path / row / f"seed{seed}" / "test"
 
 
-def listen(listener: Ears, folders: list[Path], items: MusicDataset, config: Config) -> Heard:
-    """A row's clips of all seeds in the order of the items; what was heard is kept beside the clips."""
-    names = [entry.key for entry in items.entries]
-    where = {file.stem: file for folder in folders for file in folder.glob("[!.]*.wav")}
-    kept = folders[0].parents[1] / f"heard-{'-'.join(v[:6] for v in listener.digests().values())}.pt"
-    newest = max(file.stat().st_mtime for file in where.values())
-    if kept.is_file() and kept.stat().st_mtime > newest:
-        return Heard(**torch.load(kept, weights_only=True))
-    heard = listener.listen(read_clips([where[name] for name in names], config.audio, config.evaluation.batch_size))
+def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
+    """A row's clips in the order of the keys; what was heard is kept beside the clips."""
+    seed_of = {key: seed for seed in panel.config.ablation.seeds for key in block(panel.config, panel.bench.items, seed)}
+    files = [clips_of(suite, row, seed_of[key]) / f"{key}.wav" for key in keys]
+    kept = suite.path / row / f"heard-{'-'.join(v[:6] for v in panel.ears.digests().values())}.pt"
+    if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
+        heard = Heard(**torch.load(kept, weights_only=True))
+        if heard.keys == keys:
+            return heard
+    heard = panel.ears.listen(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size))
     torch.save(dataclasses.asdict(heard), kept)
     return heard
 
 
-def score(heard: Heard, measure: Yardstick, listener: Ears, classes: list[dict], metas: list[dict],
-          items: MusicDataset) -> dict[str, Any]:  # fmt: skip
-    """Accuracy by attribute, distances by embedder, IMSM of the towers."""
-    labels = [meta["labels"] for meta in metas]
-    entry: dict[str, Any] = {"n": len(heard), "attributes": accuracy(heard, labels), "distances": measure.score(heard, classes)}
-    if listener.towers is not None:
-        captions = [meta.get("full_caption") or meta["caption"] for meta in metas]
-        entry["imsm"] = towers_scores(listener.towers, heard, all_pictures(items), captions)
-    return entry
+def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, Any]:
+    """Where a row does well or badly: by seed, by guidance, in combinations never trained on, and what its α became."""
+    model, config = suite.model_of(row), suite.first(row)
+    kept = suite.path / model / "guidance.json"
+    chosen = json.loads(kept.read_text()) if kept.is_file() else {"scale": config.sampling.guidance_scale, "tried": {}}
+    found: dict[str, Any] = {"guidance_scale": chosen["scale"], "by_seed": by_seed(panel, heard)}
+    found["guidance_tried"] = {scale: scores["accuracy"] for scale, scores in chosen["tried"].items() if "accuracy" in scores}
+    if patterns := config.data.leave_out:
+        part = heard.only([key for key in heard.keys if left_out(panel.labels[key], patterns)])
+        found["never_trained_on"] = accuracy(part, [panel.labels[key] for key in part.keys])
+    return found | {"alphas": alphas(suite, model)}
 
 
-def unseen(heard: Heard, metas: list[dict], patterns: list[dict[str, str]]) -> dict[str, Any]:
-    """Accuracy in the clips whose labels data.leave_out kept from training."""
-    which = [i for i, meta in enumerate(metas) if left_out(meta["labels"], patterns)]
-    part = Heard([heard.keys[i] for i in which], {a: [told[i] for i in which] for a, told in heard.classes.items()})
-    return accuracy(part, [metas[i]["labels"] for i in which])
-
-
-def by_seed(heard: Heard, metas: list[dict], seeds: int) -> dict[str, dict[str, Any]]:
-    """Attribute → accuracy of each training seed, and their mean with Student's interval."""
-    each, found = len(heard) // seeds, {}
-    for name, told_classes in heard.classes.items():
-        hits = [a == meta["labels"][name] for a, meta in zip(told_classes, metas, strict=True)]
-        shares = [sum(hits[k * each : (k + 1) * each]) / each for k in range(seeds)]
-        mean, half = students(shares)
-        found[name] = {"seeds": shares, "mean": mean, "interval": half if seeds > 1 else None}
-    return found
-
-
-def relative_gains(measure: Yardstick, base: Heard, row: Heard, classes: list[dict]) -> dict[str, dict[str, float]]:
-    """Embedder → share by which a row's class-conditional distance is below the baseline's, with its jackknife interval."""
+def by_seed(panel: Panel, heard: Heard) -> dict[str, dict[str, Any]]:
+    """Attribute → accuracy of each training seed, and over several their mean with Student's interval."""
+    parts = {}
+    for seed in panel.config.ablation.seeds:
+        own = set(block(panel.config, panel.bench.items, seed))
+        if keys := [key for key in heard.keys if key in own]:
+            parts[seed] = accuracy(heard.only(keys), [panel.labels[key] for key in keys])
     found = {}
-    for name in measure.projections:
-        ours, theirs = (measure.conditional(name, heard, classes) for heard in (row, base))
-        if ours and theirs:
-            mean, half = jackknife(lambda i, a=ours, b=theirs: 1 - a(i) / b(i), len(row))
-            found[name] = {"mean": mean, "interval": half}
+    for name in next(iter(parts.values()), {}):
+        shares = [part[name]["accuracy"] for part in parts.values() if name in part]
+        over = dict(zip(("mean", "interval"), students(shares), strict=True)) if len(shares) > 1 else {}
+        found[name] = {"seeds": shares} | over
     return found
 
 
-def guidance(suite: Suite, row: str) -> float:
-    """The scale that was chosen for the row's model."""
-    kept = suite.path / suite.model_of(row) / "guidance.json"
-    return json.loads(kept.read_text())["scale"] if kept.is_file() else suite.first(row).sampling.guidance_scale
+def alphas(suite: Suite, model: str) -> dict[str, dict[str, list[float]]]:
+    """Seed → group of layers → α (one, or one a head) that was learned, of the seeds whose checkpoint is there."""
+    found = {}
+    for seed in suite.first(model).ablation.seeds:
+        file = suite.path / model / f"seed{seed}" / "checkpoints" / "last.ckpt"
+        if file.is_file():
+            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            state = stored["state_dict"] | stored.get("ema", {})
+            learned = {name.partition("synapse.alphas.")[2]: t for name, t in state.items() if "synapse.alphas." in name}
+            if learned:
+                found[str(seed)] = {group: t.flatten().tolist() for group, t in learned.items()}
+    return found
 
 
 def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
@@ -167,7 +218,7 @@ def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
         if not row["floor"]:
             with SummaryWriter(str(suite.path / "tensorboard" / row["name"])) as board:
                 log_hparams(board, flatten(to_dict(suite.first(row["name"]))))
-                for name, value in flatten({k: row[k] for k in ("attributes", "distances")}).items():
+                for name, value in flatten({k: row[k] for k in ("attributes", "distances", "paired")}).items():
                     if isinstance(value, float):
                         board.add_scalar(name.replace(".", "/"), value)
     print(f"\n{suite_table(result)}\n\n{stem.with_suffix('.md')}, .json, .png")

@@ -112,6 +112,8 @@ class EvaluationConfig:
     items: int = 0  # test clips after training (0: none), and of `evaluate` (0: all)
     batch_size: int = 32
     embedders: dict[str, str] = field(default_factory=dict)  # name (metrics/embedders.py) → its weights; judge: the judge's own
+    clip: str | None = None  # weights of CLIP: with the embedder clap, IMSM as the paper has it
+    pca_dimensions: int = 32  # at most, before Fréchet distances; 0: none, as published FAD and FD are, where N carries that
     text_judge: str | None = None  # weights of a judge that hears what captions tell
     outside_picture: str | None = None  # a picture that is no scene; null: a portrait that comes with matplotlib
 
@@ -122,6 +124,7 @@ class AblationConfig:
 
     question: str = ""  # what the row asks, for the table
     seeds: list[int] = field(default_factory=lambda: [0])
+    corpus_test: str = "fresh"  # fresh (newly drawn scenes) | split (the corpus's own test split, against its val split)
     items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds keeps places balanced
     checkpoint_of: str | None = None  # another row whose trained model this row only tells something else
     told: str = "right picture"  # key of sounds.ROWS
@@ -317,4 +320,5 @@ REGISTRIES = {
     "sampling.sampler": ("melfusion.sampler", "SAMPLERS"),
     "judge.kind": ("melfusion.judge", "NETWORKS"),
     "ablation.told": ("melfusion.sounds", "ROWS"),
+    "ablation.corpus_test": ("melfusion.bench", "SUITES"),
 }

@@ -1,12 +1,13 @@
-"""Scores of sets of clips: what judge, embedders and towers hear in each row, and what that says against real clips.
+"""What judge, embedders and towers hear in a row of clips, and how often that is right.
 
 A row is a set of clips for the same items: real ones, what VAE and vocoder leave of them, or generated ones. All are
-brought to one loudness first. Every score comes with its interval, or with the sentence why it was not computed.
+brought to one loudness first. Its distance to real clips: yardstick.py; what it has of its picture and caption: pairs.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +17,11 @@ from torch import Tensor
 from melfusion.audio import BadSample, normalise_loudness
 from melfusion.frozen import digest
 from melfusion.judge import Judge
-from melfusion.metrics import distances
-from melfusion.metrics.distances import Projection, TooFewSamples
-from melfusion.metrics.embedders import Embedder
-from melfusion.metrics.imsm import imsm, imsm_released
-from melfusion.metrics.intervals import jackknife, mean_interval, wilson
+from melfusion.metrics.embedders import HEARS, ClipImage, Embedder
+from melfusion.metrics.intervals import mean_interval
+from melfusion.metrics.intervals import share as hits_share
+from melfusion.metrics.sets import AttributeAccuracy
 from melfusion.schema import AudioConfig
-
-MOST_DIMENSIONS = 32  # of the PCA before a Fréchet distance
 
 
 @dataclass
@@ -38,19 +36,26 @@ class Heard:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def only(self, keys: list[str]) -> Heard:
+        """The clips of these keys, in their order."""
+        place = {key: i for i, key in enumerate(self.keys)}
+        rows = [place[key] for key in keys]
+        parts = ({name: t[rows] for name, t in of.items()} for of in (self.embeddings, self.towers))
+        return Heard(list(keys), {name: [c[i] for i in rows] for name, c in self.classes.items()}, *parts)
+
 
 class Ears:
     """Everything that listens, with the audio contract it listens under.
 
     Args:
         judge: hears what pictures tell; None where clips have no labels.  text_judge: what captions tell.
-        towers: for `imsm_scenes`; None leaves it out.
+        towers: for `imsm_scenes`; None leaves it out.  clip: sees pictures for the paper's IMSM.
     """
 
     def __init__(self, audio: AudioConfig, judge: Judge | None = None, embedders: Iterable[Embedder] = (), towers: Any = None,
-                 text_judge: Judge | None = None):  # fmt: skip
+                 text_judge: Judge | None = None, clip: ClipImage | None = None):  # fmt: skip
         self.audio, self.judge, self.embedders, self.towers = audio, judge, list(embedders), towers
-        self.text_judge = text_judge
+        self.text_judge, self.clip = text_judge, clip
         self.judges = [j for j in (judge, text_judge) if j is not None]
 
     @property
@@ -61,10 +66,19 @@ class Ears:
     def digests(self) -> dict[str, str]:
         """Name → first 12 digits of SHA-256, of each network that listens."""
         named = {e.name: e.digest for e in self.embedders}
-        for name in ("judge", "text_judge", "towers"):
+        for name in ("judge", "text_judge", "towers", "clip"):
             if (network := getattr(self, name)) is not None:
                 named.setdefault(name, digest(network))
         return {name: value[:12] for name, value in named.items()}
+
+    def named(self, name: str) -> Embedder | None:
+        """One of the embedders."""
+        return next((e for e in self.embedders if e.name == name), None)
+
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Embedder → its hash, the rate it hears at, and what it can and cannot hear."""
+        return {e.name: {"sha256": e.digest[:12], "sample_rate_hz": e.sample_rate_hz, "hears": HEARS.get(e.name, "")}
+                for e in self.embedders}  # fmt: skip
 
     @torch.no_grad()
     def listen(self, clips: Iterable[tuple[list[str], Tensor]]) -> Heard:
@@ -99,18 +113,31 @@ def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
 
 def share(verdicts: list[bool]) -> dict[str, float]:
     """Accuracy with its Wilson interval."""
-    low, high = wilson(sum(verdicts), len(verdicts))
-    return {"accuracy": sum(verdicts) / len(verdicts), "low": low, "high": high, "n": len(verdicts)}
+    return hits_share(sum(verdicts), len(verdicts))
 
 
 def accuracy(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Attribute → share of clips in which the wanted class is heard; clips that do not tell the attribute are left out."""
     scores = {}
-    for name, classes in heard.classes.items():
-        verdicts = [told == label[name] for told, label in zip(classes, wanted, strict=True) if name in label]
-        if verdicts:
-            scores[name] = share(verdicts)
+    for name, told in heard.classes.items():
+        numbers = {c: i for i, c in enumerate(dict.fromkeys([*told, *(label[name] for label in wanted if name in label)]))}
+        metric = AttributeAccuracy()
+        metric.update(torch.tensor([numbers[c] for c in told]),
+                      torch.tensor([numbers[label[name]] if name in label else -100 for label in wanted]))  # fmt: skip
+        if metric.count:
+            scores[name] = metric.result()
     return scores
+
+
+def confusions(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """Attribute → wanted class → class that was heard instead → in how many clips, the most frequent first; right ones left out."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for name, told in heard.classes.items():
+        pairs = Counter((label[name], c) for c, label in zip(told, wanted, strict=True) if name in label and label[name] != c)
+        found[name] = {}
+        for (right, wrong), n in pairs.most_common():
+            found[name].setdefault(right, {})[wrong] = n
+    return found
 
 
 def gains(right: Heard, other: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -123,116 +150,3 @@ def gains(right: Heard, other: Heard, wanted: list[dict[str, Any]]) -> dict[str,
         if pairs:
             found[name] = dict(zip(("mean", "interval"), mean_interval(pairs), strict=True))
     return found
-
-
-@dataclass
-class Yardstick:
-    """What rows are measured against: heard real clips of the same count, their classes, and a PCA fitted on real train clips.
-
-    The number of components is what every class of the scored items affords, the same for all rows.
-    """
-
-    reference: Heard
-    classes: list[dict[str, str]]  # of the reference clips, the attributes that a judge knows
-    projections: dict[str, Projection]
-    dimensions: dict[str, int | str]  # embedder → components for sets, or the sentence why there are none
-    class_dimensions: dict[str, int | str]  # likewise within a class
-
-    @classmethod
-    def fit(cls, train: Heard, reference: Heard, reference_classes: list[dict], classes: list[dict]) -> Yardstick:
-        """PCA from `train`; class sizes from both the reference and the scored items' classes."""
-        projections, whole, within = {}, {}, {}
-        for name, embeddings in train.embeddings.items():
-            flat = embeddings.flatten(0, 1)
-            clip = embeddings.shape[1]
-            most = min(MOST_DIMENSIONS, flat.shape[1], len(flat) // distances.MIN_PER_DIMENSION)
-            projections[name] = Projection(flat, most)
-            whole[name] = _afford([clip * len(reference)], most)
-            counts = [clip * n for side in (reference_classes, classes) for n in class_sizes(side).values()]
-            within[name] = _afford(counts, most) if counts else "these clips have no labels."
-        return cls(reference, reference_classes, projections, whole, within)
-
-    def score(self, heard: Heard, classes: list[dict[str, str]]) -> dict[str, dict[str, Any]]:
-        """Embedder → fad, fad_inf, kad, fad_conditional: each {"mean", "interval"} or {"why_not"}."""
-        return {name: self._score(name, heard, classes) for name in self.projections}
-
-    def _score(self, name: str, heard: Heard, classes: list[dict[str, str]]) -> dict[str, Any]:
-        n = min(len(heard), len(self.reference))
-        raw = [h.embeddings[name][:n].double() for h in (self.reference, heard)]
-        low = [self._low(name, h)[:n] for h in (self.reference, heard)]
-        rr, rg, gg = distances.kernel_matrices(*(x.mean(1) for x in raw))
-        scores = {"kad": interval(lambda i: distances.KAD_SCALE * distances.mmd(*(_pick(k, i) for k in (rr, rg, gg))).item(), n)}
-
-        def sets(i: Any, d: int) -> list[Tensor]:
-            return [x[list(i)].flatten(0, 1)[:, :d] for x in low]
-
-        if isinstance(d := self.dimensions[name], str):
-            scores["fad"] = scores["fad_inf"] = {"why_not": d}
-        else:
-            scores["fad"] = interval(lambda i: distances.frechet_distance(*sets(i, d), check=False), n) | {"dimensions": d}
-            scores["fad_inf"] = _or_why(lambda: distances.frechet_infinity(*sets(range(n), d))) | {"dimensions": d}
-        conditional = self.conditional(name, heard, classes)
-        if conditional is None:
-            return scores | {"fad_conditional": {"why_not": self.class_dimensions[name]}}
-        return scores | {"fad_conditional": interval(conditional, n) | {"dimensions": self.class_dimensions[name]}}
-
-    def conditional(self, name: str, heard: Heard, classes: list[dict[str, str]]) -> Callable[[Any], float] | None:
-        """Class-conditional Fréchet distance by one embedder as a function of item numbers; None where it cannot be had."""
-        if isinstance(d := self.class_dimensions[name], str):
-            return None
-        low = [self._low(name, h)[..., :d] for h in (self.reference, heard)]
-        k = low[0].shape[1]
-
-        def score(items: Any) -> float:
-            real, ours = ([c[j] for j in items for _ in range(k)] for c in (self.classes, classes))
-            return distances.conditional_frechet(*(x[list(items)].flatten(0, 1) for x in low), real, ours, check=False)
-
-        return score
-
-    def _low(self, name: str, heard: Heard) -> Tensor:
-        """(N, K, most) principal components of a row."""
-        x = heard.embeddings[name]
-        return self.projections[name].apply(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def class_sizes(classes: list[dict[str, str]]) -> dict[tuple[str, str], int]:
-    """(attribute, class) → how many clips have it."""
-    counts: dict[tuple[str, str], int] = {}
-    for labels in classes:
-        for pair in labels.items():
-            counts[pair] = counts.get(pair, 0) + 1
-    return counts
-
-
-def towers_scores(towers: Any, heard: Heard, pictures: Tensor, captions: list[str]) -> dict[str, float]:
-    """`imsm_scenes` (see metrics/imsm.py) of the scenes' own towers, never to be compared with the paper's, and the
-    released reduction on the same embeddings.
-    """
-    sets = (towers.image(pictures), towers.text_of_image(captions), towers.text_of_audio(captions), heard.towers["audio"])
-    sets = tuple(t.cpu() for t in sets)
-    learned = towers.temperatures()
-    return {"imsm_scenes": imsm(*sets, (learned["image"], learned["audio"])), "imsm_scenes_released": imsm_released(*sets)}
-
-
-def interval(score: Any, n: int) -> dict[str, float]:
-    """A score over item numbers with its jackknife interval."""
-    return dict(zip(("mean", "interval"), jackknife(score, n), strict=True))
-
-
-def _pick(kernel: Tensor, items: Any) -> Tensor:
-    index = torch.as_tensor(list(items))
-    return kernel[index][:, index]
-
-
-def _afford(counts: list[int], most: int) -> int | str:
-    try:
-        return distances.affordable_dimensions(counts, most)
-    except TooFewSamples as error:
-        return str(error)
-
-
-def _or_why(score: Any) -> dict[str, Any]:
-    try:
-        return {"mean": score()}
-    except TooFewSamples as error:
-        return {"why_not": str(error)}

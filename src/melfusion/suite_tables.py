@@ -1,0 +1,119 @@
+"""A suite as words: its rows in one table, and below it what was asked, what went wrong where, and what is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from melfusion.tables import DISTANCES, mean_cell, share_cell
+
+
+def suite_table(result: dict[str, Any]) -> str:
+    """Accuracy, distances, gain over the baseline and paired scores of every row; then the notes of NOTES."""
+    lines = rows_table(result)
+    told = [line for note in NOTES for line in note(result)]
+    return "\n".join([f"# {result['suite']}", "", *lines, "", *(f"- {t}" for t in told), "", about(result),
+                      f"Made by `{result['command']}`."])  # fmt: skip
+
+
+def rows_table(result: dict[str, Any]) -> list[str]:
+    rows = result["rows"]
+    names = list(dict.fromkeys(a for row in rows for a in row["attributes"]))
+    embedders = list(dict.fromkeys(e for row in rows for e in row["distances"]))
+    computed = {(e, k) for row in rows for e, found in row["distances"].items() for k, score in found.items() if "mean" in score}
+    shown = [(e, k) for e in embedders for k in ("fad_conditional", "fad", "kad") if (e, k) in computed]
+    pairs = list(dict.fromkeys(k for row in rows for k in row["paired"] if not k.endswith("released")))
+    heads = [*names, *(f"{DISTANCES[k]}, {e}" for e, k in shown), *(f"gain, {e}" for e in embedders), *pairs]
+    lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for row in rows:
+        cells = [share_cell(row["attributes"].get(name)) for name in names]
+        cells += [mean_cell(row["distances"].get(e, {}).get(k)) for e, k in shown]
+        cells += [_gain(row.get("gain", {}).get(e)) for e in embedders]
+        cells += [mean_cell(row["paired"].get(k)) for k in pairs]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _gain(gain: dict[str, Any] | None) -> str:
+    if not gain:
+        return "-"
+    if gain["of"] == "kad":
+        return f"KAD less by {gain['mean']:.3g} ± {gain['interval']:.2g}"
+    return f"{gain['mean']:.1%} ± {gain['interval']:.1%}"
+
+
+def about(result: dict[str, Any]) -> str:
+    r = result
+    return (f"{r['device']}; {r['steps']} training steps, seeds {r['seeds']}; {r['n']} clips a row, tested on {r['tested_on']} "
+            f"(corpus seed {r['corpus_seed']}), against {r['reference']} other real clips ({r['against']}); {r['sampling_steps']} "
+            f"sampling steps; {r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks {r['networks']}; brackets and ± are "
+            f"95 % intervals over clips (Wilson, jackknife)"
+            f"{', those of KAD over tracks (bootstrap)' if r.get('tracks') else ''}.")  # fmt: skip
+
+
+def questions(result: dict[str, Any]) -> list[str]:
+    return [f"{row['name']}: {row['why']}" for row in result["rows"] if row.get("why")]
+
+
+def never_trained_on(result: dict[str, Any]) -> list[str]:
+    return [f"{row['name']}, combinations never trained on: " + ", ".join(f"{a} {share_cell(s)}" for a, s in found.items())
+            for row in result["rows"] if (found := row.get("never_trained_on"))]  # fmt: skip
+
+
+def mistakes(result: dict[str, Any]) -> list[str]:
+    """The commonest errors of each attribute in which a row errs at all often."""
+    lines = []
+    for row in result["rows"]:
+        for name, wrong in row.get("confusions", {}).items():
+            score = row["attributes"].get(name)
+            if row["floor"] or score is None or score["accuracy"] > 0.98:
+                continue
+            pairs = sorted(((n, a, b) for a, others in wrong.items() for b, n in others.items()), reverse=True)[:3]
+            said = ", ".join(f"{a} as {b} {n / score['n']:.1%}" for n, a, b in pairs)
+            lines.append(f"{row['name']}: {name} is heard wrong in {1 - score['accuracy']:.1%} of clips, most often {said}")
+    return lines
+
+
+def alphas(result: dict[str, Any]) -> list[str]:
+    return [f"{row['name']}, learned α: " + "; ".join(f"seed {seed}: " + ", ".join(f"{g} {_numbers(v)}" for g, v in found.items())
+                                                      for seed, found in row["alphas"].items())
+            for row in result["rows"] if row.get("alphas")]  # fmt: skip
+
+
+def _numbers(values: list[float]) -> str:
+    return "/".join(f"{v:.2f}" for v in values)
+
+
+def guidance(result: dict[str, Any]) -> list[str]:
+    """How accuracy changes with the scale, on validation scenes by the judge that chose."""
+    lines = []
+    for row in result["rows"]:
+        for name in next(iter(row.get("guidance_tried", {}).values()), {}):
+            said = ", ".join(f"{scale}: {found[name]['accuracy']:.2f}" for scale, found in row["guidance_tried"].items())
+            lines.append(f"{row['name']}, {name} heard right by guidance, on validation scenes: {said}")
+    return lines
+
+
+def leaks(result: dict[str, Any]) -> list[str]:
+    """What linear classifiers find in captions and pictures, with intervals that hold for all of them together."""
+    said = {True: "as it should be", False: "NOT AS IT SHOULD BE"}
+    return [f"{said[row['holds']]}: {row['attribute']} in the {row['source']} ({row['features']}) is found in "
+            f"{share_cell(row)}, chance {row['chance']:.2f}, wanted {row['wanted']}"
+            for row in result.get("leakage", [])]  # fmt: skip
+
+
+def memorised(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for row in result["rows"]:
+        for name, found in row.get("memorisation", {}).items():
+            near = ", ".join(f"{p['clip']} to {p['train']} ({p['distance']:.3g})" for p in found["closest"][:2])
+            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {mean_cell(found['nearer'])} is nearer than "
+                         f"the median real held-out clip; distance to training over distance to held-out clips "
+                         f"{found['ratio']:.2f} (real: {found['ratio_real']:.2f}); closest: {near}")  # fmt: skip
+    return lines
+
+
+def missing(result: dict[str, Any]) -> list[str]:
+    return [f"{row}: {words}" for row, words in result["missing"].items()]
+
+
+NOTES = (questions, never_trained_on, mistakes, alphas, guidance, leaks, memorised, missing)

@@ -1,0 +1,62 @@
+"""What rows are tested on: never what they are measured against, never what was trained on."""
+
+import pytest
+from data_fixtures import data_set, make_sample, one_sentence
+
+from melfusion import bench
+from melfusion.bench import block, linked, own, suite_bench, tracks_of
+from melfusion.config import ConfigError
+from melfusion.data.shards import DataError
+
+
+def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):
+    samples = [make_sample(f"{split}{i:02d}", split, labels={"track": track(split, i), "component": track(split, i)})
+               for split, n in splits.items() for i in range(n)]  # fmt: skip
+    return data_set(folder, samples)
+
+
+def keys(dataset):
+    return [entry.key for entry in dataset.entries]
+
+
+def test_the_test_split_is_measured_against_the_val_split(tiny, tmp_path):
+    config = tiny(f"data.path={corpus(tmp_path / 'a', {'train': 8, 'val': 6, 'test': 6})}", "data.source=manifest")
+    made = own(config, 100)
+    assert len(made.items) == len(made.reference) == 6 and made.against == "the val split" and made.of_training
+    assert all(key.startswith("test") for key in keys(made.items)) and all(key.startswith("val") for key in keys(made.reference))
+    assert tracks_of(made.items) == [f"test{i // 2}" for i in range(6)]
+    assert keys(own(config, 3).items) == ["test00", "test02", "test04"]  # evenly
+
+
+def test_without_a_val_split_one_half_of_test_is_measured_against_the_other(tiny, tmp_path):
+    config = tiny(f"data.path={corpus(tmp_path / 'a', {'train': 8, 'test': 7})}", "data.source=manifest")
+    made = own(config, 100)
+    assert keys(made.items) == ["test00", "test02", "test04", "test06"] and keys(made.reference) == ["test01", "test03", "test05"]
+    assert "half" in made.against
+
+
+def test_a_suites_seeds_take_turns_and_use_each_item_once(tiny, tmp_path):
+    config = tiny(f"data.path={corpus(tmp_path / 'a', {'train': 8, 'val': 6, 'test': 7})}", "data.source=manifest",
+                  "ablation.corpus_test=split", "ablation.seeds=[3,5]", "ablation.items=100")  # fmt: skip
+    items = suite_bench(config).items
+    assert block(config, items, 3) == ["test00", "test02", "test04"] and block(config, items, 5) == ["test01", "test03", "test05"]
+
+
+def test_a_track_in_train_and_test_is_refused(tiny, tmp_path):
+    shared = corpus(tmp_path / "a", {"train": 8, "val": 6, "test": 6}, lambda split, i: "same" if i == 1 else f"{split}{i}")
+    config = tiny(f"data.path={shared}", "data.source=manifest", "ablation.corpus_test=split")
+    with pytest.raises(DataError, match="'same'") as caught:
+        suite_bench(config)
+    assert "component" in one_sentence(caught.value)
+    clean = tiny(f"data.path={corpus(tmp_path / 'b', {'train': 8, 'val': 6, 'test': 6})}", "data.source=manifest")
+    assert linked(own(clean, 100)) == {"component": 6, "track": 6}
+
+
+def test_fresh_scenes_are_of_scenes_alone(tiny, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"data.seed=3.*leave it out"):
+        bench.fresh(tiny("data.source=games"), 3, 4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
+    made = bench.fresh(tiny("data.path=data/small"), 3, 4)
+    assert len(made.items) == len(made.reference) == 4 and not set(keys(made.items)) & set(keys(made.reference))
+    assert not made.of_training

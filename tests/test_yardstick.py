@@ -1,0 +1,88 @@
+"""Rows are measured alike: distances that see what they should, intervals over tracks, reasons in words where clips are few."""
+
+import numpy as np
+import pytest
+import torch
+
+from melfusion.scoring import Heard
+from melfusion.tables import distances as distance_table
+from melfusion.yardstick import Yardstick
+
+
+def heard(n, seed=0, shift=0.0, classes=("sea", "city")):
+    x = np.random.default_rng(seed).standard_normal((n, 1, 3)) + shift
+    return Heard([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
+
+
+def labels(n):
+    return [{"place": ("sea", "city")[i % 2]} for i in range(n)]
+
+
+def test_distances_grow_with_the_shift_and_carry_intervals():
+    measure = Yardstick.fit(heard(400, 1), heard(120, 2), labels(120), labels(120))
+    near, far = (measure.score(heard(120, 3, shift), labels(120))["ear"] for shift in (0.0, 1.0))
+    for name in ("fad", "kad", "fad_conditional"):
+        assert far[name]["mean"] > near[name]["mean"] + near[name]["interval"] > 0
+    assert far["fad"]["mean"] == pytest.approx(3.0, rel=0.35)  # three dimensions, each one off
+    assert abs(near["kad"]["mean"]) < 4 * near["kad"]["interval"]
+
+
+def test_swapped_classes_are_seen_within_classes_alone():
+    measure = Yardstick.fit(heard(400, 1), heard(120, 2), labels(120), labels(120))
+    ours = heard(120, 3)
+    ours.embeddings["ear"][::2] += 2  # the sea is one thing, the city another
+    reference = heard(120, 2)
+    reference.embeddings["ear"][::2] += 2
+    measure.reference = reference
+    swapped = [{"place": ("city", "sea")[i % 2]} for i in range(120)]
+    right, wrong = (measure.score(ours, classes)["ear"] for classes in (labels(120), swapped))
+    assert wrong["fad"]["mean"] == right["fad"]["mean"]
+    assert wrong["fad_conditional"]["mean"] > 5 * right["fad_conditional"]["mean"]
+
+
+def test_few_clips_are_told_in_words_and_kad_stands_in():
+    few = Yardstick.fit(heard(400, 1), heard(8, 2), labels(8), labels(8)).score(heard(8, 3), labels(8))["ear"]
+    assert "why_not" in few["fad"] and "8" in few["fad"]["why_not"] and "mean" not in few["fad"]
+    assert "why_not" in few["fad_conditional"] and "mean" in few["kad"]
+    shown = distance_table({"rows": {"made": {"distances": {"ear": few}}}}, "ear")
+    assert "FAD is not computed: " in shown and "nan" not in shown and "-1" not in shown
+
+
+def test_clips_that_share_tracks_have_intervals_over_tracks_and_no_frechet_distance():
+    tracks = [f"t{i // 20}" for i in range(120)]
+    of_tracks = lambda seed: np.repeat(np.random.default_rng(seed).standard_normal((6, 1, 3)), 20, 0)  # noqa: E731
+    sets = {seed: heard(120, seed) for seed in (2, 3)}
+    for seed, row in sets.items():
+        row.embeddings["ear"] = 0.1 * row.embeddings["ear"] + torch.from_numpy(of_tracks(seed))  # six pieces, cut into twenty each
+    alone, shared = (Yardstick.fit(heard(400, 1), sets[2], labels(120), labels(120), tracks=t).score(sets[3], labels(120), t)["ear"]
+                     for t in (None, tracks))  # fmt: skip
+    assert shared["kad"]["mean"] == alone["kad"]["mean"] and shared["kad"]["over"] == "6 tracks against 6"
+    assert shared["kad"]["interval"] > 2 * alone["kad"]["interval"]
+    assert shared["kad"]["mean"] - shared["kad"]["interval"] < 0.5  # the same kind of music: six pieces say little
+    for name in ("fad", "fad_inf", "fad_conditional"):
+        assert "6 tracks" in shared[name]["why_not"] and "mean" in alone[name]
+
+
+def test_the_paired_gain_is_surer_than_its_two_rows():
+    reference, base = heard(200, 2), heard(200, 3, 1.0)
+    row = heard(200, 3, 0.8)  # the same clips, a little nearer
+    measure = Yardstick.fit(heard(400, 1), reference, [{}] * 200, [{}] * 200)
+    gain = measure.gains(base, row, [{}] * 200)["ear"]
+    scores = [measure.score(r, [{}] * 200)["ear"]["kad"] for r in (base, row)]
+    assert gain["of"] == "kad" and gain["mean"] == pytest.approx(scores[0]["mean"] - scores[1]["mean"])
+    assert 0 < gain["interval"] < 0.7 * (scores[0]["interval"] ** 2 + scores[1]["interval"] ** 2) ** 0.5
+    by_class = Yardstick.fit(heard(400, 1), reference, labels(200), labels(200)).gains(base, row, labels(200))["ear"]
+    assert by_class["of"] == "fad_conditional" and 0 < by_class["mean"] < 1
+
+
+def test_without_a_pca_the_published_distance_needs_its_own_number_of_clips():
+    assert Yardstick.fit(heard(400, 1), heard(29, 2), labels(29), labels(29), 0).dimensions["ear"].startswith("29 clips")
+    full = Yardstick.fit(heard(400, 1), heard(30, 2), labels(30), labels(30), 0)
+    assert full.dimensions["ear"] == 3 and "mean" in full.score(heard(30, 3), labels(30))["ear"]["fad"]
+
+
+def test_sets_of_unequal_size_are_made_equal_evenly():
+    measure = Yardstick.fit(heard(400, 1), heard(60, 2), labels(60), labels(60))
+    assert measure.even(30)[0].tolist() == list(range(0, 60, 2)) and measure.even(30)[1].tolist() == list(range(30))
+    found = measure.score(heard(30, 3), labels(30))["ear"]
+    assert found["fad"]["n"] == 30
