@@ -15,8 +15,8 @@ from PIL import Image
 
 from melfusion.__main__ import main
 from melfusion.config import ConfigError
-from melfusion.data.datamodule import SampleReader
 from melfusion.data.manifest import OPTIONS, build_from_manifest
+from melfusion.data.reading import SampleReader
 from melfusion.data.shards import SPLITS, DataError, Entry, ShardSet, write_index
 from melfusion.schema import AudioConfig, DataConfig
 

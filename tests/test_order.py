@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from melfusion.data import order
+from melfusion.data.errors import DataError
 from melfusion.data.order import EvalBatches, TrainBatches, generator, permutation, sample_index, substitute_index
 
 CASES = np.random.default_rng(0)
@@ -107,23 +108,75 @@ def test_substitutes_are_fixed_by_position_and_attempt():
     assert len(attempts) > 13
 
 
-def test_evaluation_covers_each_item_once_over_ranks():
-    for case in cases(400, n=(1, 70), batch=(1, 9)):
-        for world in (1, 2, 4, 8):
+def test_evaluation_covers_each_item_once_with_as_many_batches_on_each_rank():
+    for case in cases(600, n=(1, 70), batch=(1, 9)):
+        for world in (1, 2, 3, 4, 8):
+            if case["n"] < world:
+                with pytest.raises(DataError, match=f"{case['n']} samples cannot be shared by {world} ranks"):
+                    EvalBatches(case["n"], case["batch"], 0, world)
+                continue
             ranks = [EvalBatches(case["n"], case["batch"], rank, world) for rank in range(world)]
             batches = [list(rank) for rank in ranks]
-            assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(case["n"])), (
-                case,
-                world,
-            )
-            assert [len(rank) for rank in ranks] == [len(b) for b in batches]
-            assert all(1 <= len(batch) <= case["batch"] for rank in batches for batch in rank)
-            sizes = [sum(map(len, rank)) for rank in batches]
-            assert max(sizes) - min(sizes) <= 1
+            shown = sorted(i for rank in batches for batch in rank for i in batch)
+            assert shown == list(range(case["n"])), (case, world)
+            assert [len(rank) for rank in ranks] == [len(b) for b in batches] == [len(batches[0])] * world, (case, world)
+            sizes = [len(batch) for rank in batches for batch in rank]
+            # one more than asked for only where single items do not divide: another rank would have an empty batch
+            assert min(sizes) >= 1 and max(sizes) <= max(case["batch"], 2), (case, world)
+
+
+def test_an_empty_evaluation_has_no_batch_on_any_rank():
+    assert [list(EvalBatches(0, 4, rank, 2)) for rank in range(2)] == [[], []]
+
+
+WORLDS, WORKERS = (1, 2, 4, 8), (0, 1, 2, 4)
+
+
+def as_workers_give(batches, workers, number):
+    """What a DataLoader yields: batches dealt to its workers in turn, and taken from them in the same turn."""
+    dealt = [next(batches) for _ in range(number)]
+    queues = [iter(dealt[w :: max(workers, 1)]) for w in range(max(workers, 1))]
+    return [next(queues[i % max(workers, 1)]) for i in range(number)]
+
+
+def run_of(split, seed, n, size, consumed, steps):
+    """The samples of each optimizer step of a run from `consumed` on, and how many batches each rank took."""
+    world, workers, accumulate = split
+    micro = size // (world * accumulate)
+    ranks = [as_workers_give(iter(TrainBatches(micro, rank, world, consumed)), workers, steps * accumulate)
+             for rank in range(world)]  # fmt: skip
+    shown = [[p for a in range(accumulate) for rank in ranks for p in rank[step * accumulate + a]] for step in range(steps)]
+    return [[sample_index(seed, p, n) for p in step] for step in shown], {len(rank) for rank in ranks}
+
+
+def test_the_sequence_of_samples_outlives_every_change_of_ranks_workers_and_accumulation():
+    """R1-R3: ≥ 1,000 random runs, each resumed at a random step with other counts."""
+    splits = [(w, k, a) for w in WORLDS for k in WORKERS for a in (1, 2, 3) if 48 % (w * a) == 0]
+    ranges = {"a": (0, len(splits) - 1), "b": (0, len(splits) - 1), "before": (0, 5), "after": (1, 5), "n": (1, 150)}
+    for case in cases(1200, seed=(0, 2**32), **ranges):
+        seed, n, steps = case["seed"], case["n"], case["before"] + case["after"]
+        wanted = [[sample_index(seed, p, n) for p in range(48 * k, 48 * (k + 1))] for k in range(steps)]
+        first, lengths = run_of(splits[case["a"]], seed, n, 48, 0, case["before"])
+        second, more = run_of(splits[case["b"]], seed, n, 48, 48 * case["before"], case["after"])
+        assert first + second == wanted, case  # within a step too: ranks and micro-batches lie in order
+        assert len(lengths) <= 1 and len(more) == 1
+        flat = [index for step in first + second for index in step]
+        for epoch in range(len(flat) // n):
+            assert sorted(flat[epoch * n : (epoch + 1) * n]) == list(range(n)), case
+
+
+def test_shards_play_no_part_in_the_order():
+    """Any ratio of shards to ranks: positions know only how many samples there are."""
+    for case in cases(100, n=(1, 40), shards=(1, 9), world=(0, 3), seed=(0, 99)):
+        world = WORLDS[case["world"]]
+        owner = [i * case["shards"] // case["n"] for i in range(case["n"])]  # uneven shards, some of them empty
+        steps, lengths = run_of((world, 2, 1), case["seed"], case["n"], 8 * case["n"], 0, 1)
+        assert lengths == {1} and np.bincount(steps[0], minlength=case["n"]).tolist() == [8] * case["n"]
+        assert {owner[i] for i in steps[0]} == set(owner)
 
 
 def test_evaluation_on_one_rank_keeps_the_order():
     assert list(EvalBatches(5, 2)) == [[0, 1], [2, 3], [4]]
-    assert list(EvalBatches(5, 2, 1, 2)) == [[1, 3]]
+    assert list(EvalBatches(5, 2, 1, 2)) == [[1], [3]]  # as many batches as rank 0 has of [0, 2, 4]
     batches = EvalBatches(3, 2)
     assert list(batches) == list(batches)  # may be read again

@@ -123,9 +123,9 @@ def test_bad_samples_are_skipped_with_their_reason(tmp_path, stream, tiny):
     items = list(itertools.islice(stream(urls), 3))
     assert [item["key"] for item in items] == ["c", "f", "c"] and [item["position"] for item in items] == [0, 1, 2]
     assert [item["replaced"] for item in items] == [
-        [("a", "unreadable audio"), ("b", "no audio")],
-        [("d", "empty image"), ("e", "unreadable json")],
-        [("a", "unreadable audio"), ("b", "no audio")],
+        [("train-000000.tar:a", "unreadable audio"), ("train-000000.tar:b", "no audio")],
+        [("train-000000.tar:d", "empty image"), ("train-000000.tar:e", "unreadable json")],
+        [("train-000000.tar:a", "unreadable audio"), ("train-000000.tar:b", "no audio")],
     ]
     config = tiny("data.global_batch_size=2")
     config.data.stream = [str(urls[0])]

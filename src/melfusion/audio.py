@@ -18,6 +18,7 @@ from transformers.audio_utils import mel_filter_bank
 from melfusion.schema import AudioConfig
 
 LOG_FLOOR = 1e-5  # AudioLDM's clamp before the logarithm
+LOWEST_RATE_HZ = 1000  # a lower rate is a damaged header; resampling from it would multiply the samples
 
 
 class BadSample(ValueError):
@@ -43,17 +44,24 @@ class AudioGeometry:
         return channels, self.num_frames // downsampling, self.audio.n_mels // downsampling
 
 
-def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0) -> np.ndarray:
+def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0, max_rate_hz: int = 192_000,
+               max_channels: int = 32) -> np.ndarray:  # fmt: skip
     """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.frames > max_audio_s * file.samplerate:
+            rate = file.samplerate
+            if not LOWEST_RATE_HZ <= rate <= max_rate_hz:
+                raise BadSample(f"audio's sample rate not within {LOWEST_RATE_HZ} and data.max_audio_rate_hz={max_rate_hz} Hz")
+            if file.channels > max_channels:
+                raise BadSample(f"audio has more than data.max_audio_channels={max_channels} channels")
+            if file.frames > max_audio_s * rate:
                 raise BadSample(f"audio longer than data.max_audio_s={max_audio_s:g} s")
-            # many channels are averaged block by block; not so MP3, whose decoder stumbles at each block
-            block_size = 1 << 14 if file.channels > 2 else max(file.frames, 1)
-            blocks = file.blocks(block_size, dtype="float32", always_2d=True)
-            rate, parts = file.samplerate, [block.mean(axis=1) for block in blocks]
-            waveform = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+            # block by block, since a header may promise more than there is; not so MP3, whose decoder stumbles at each block
+            size = file.frames if file.format == "MP3" else 1 << 14
+            parts = [np.zeros(0, np.float32)]
+            while len(block := file.read(size, dtype="float32", always_2d=True)):
+                parts.append(block.mean(axis=1))
+            waveform = np.concatenate(parts)
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         if isinstance(error, BadSample):
             raise

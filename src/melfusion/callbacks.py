@@ -111,10 +111,18 @@ class TrainingScalars(Callback):
         for name, alpha in getattr(synapse, "alphas", {}).items():
             for head, value in enumerate(alpha.detach().float().reshape(-1).tolist()):
                 scalars[f"synapse/alpha/{name}" + (f"/head{head}" if alpha.ndim else "")] = value
-        for reason, count in getattr(trainer.datamodule, "replaced", {}).items():
-            scalars[f"data/replaced/{reason}"] = count
+        if trainer.datamodule is not None:
+            scalars |= trainer.datamodule.replacements.scalars()
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All ranks come by here, so what they replaced is added up."""
+        if trainer.datamodule is not None:
+            trainer.datamodule.replacements.gather()
+            if scalars := trainer.datamodule.replacements.scalars():
+                for logger in trainer.loggers:
+                    logger.log_metrics(scalars, trainer.global_step)
 
     def _by_bin(self) -> dict[str, float]:
         counts, sums = self.counts.tolist(), self.sums.tolist()

@@ -18,7 +18,9 @@ from melfusion.weights_source import WeightsError
 
 
 def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
-    """from_pretrained on a local folder; whatever the libraries raise becomes one sentence."""
+    """from_pretrained on a local folder, never with code from it; whatever the libraries raise becomes one sentence."""
+    if cls.__name__.startswith("Auto"):  # these would otherwise ask at the terminal whether to run it
+        kwargs["trust_remote_code"] = False
     try:
         return cls.from_pretrained(folder, local_files_only=True, **kwargs)
     except Exception as error:  # they raise OSError, ValueError, KeyError, SafetensorError, JSONDecodeError, …
@@ -54,8 +56,8 @@ def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """part.json → (the audio it was made for, its sizes)."""
     try:
         stored = json.loads((folder / PART_FILE).read_text())
-        return stored["audio"], stored["sizes"]
-    except (OSError, ValueError, KeyError) as error:
+        return dict(stored["audio"]), dict(stored["sizes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{folder / PART_FILE} cannot be read ({type(error).__name__}): copy the folder again.") from error
 
 
@@ -92,10 +94,13 @@ def stored_schedule(file: Path) -> tuple[DiffusionConfig, str]:
     """A pipeline's own noise schedule and prediction type (epsilon where it names none, as diffusers reads it)."""
     try:
         stored = json.loads(file.read_text())
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-        return DiffusionConfig(**{n: stored[n] for n in names}), stored.get("prediction_type", "epsilon")
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{file} is not a scheduler's configuration ({type(error).__name__}: {error}).") from error
+        kinds = {"num_train_timesteps": int, "beta_start": float, "beta_end": float, "beta_schedule": str}
+        if wrong := [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]:
+            raise ValueError(f"{wrong[0]}={stored[wrong[0]]!r:.40}")
+        return DiffusionConfig(**{n: stored[n] for n in kinds}), stored.get("prediction_type", "epsilon")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{file} is not a scheduler's configuration ({type(error).__name__}: {words}).") from error
 
 
 @torch.no_grad()

@@ -36,7 +36,11 @@ class PrecomputeConfig:
 @dataclass
 class DataConfig:
     source: str = "scenes"  # scenes | games | manifest: who builds `path` when it is missing
-    path: str = "data/scenes"  # folder with shards and index.json
+    path: str = "data/scenes"  # folder with shards and index.json, or its URL: https://…, s3://…, gs://…
+    cache_dir: str = "~/.cache/melfusion"  # where shards of a URL are kept
+    cache_gib: float = 50.0  # room there, over all data sets; what does not fit is read by byte range
+    retries: int = 5  # of a read that fails on the network, after about 0.5, 1, 2, 4, … s
+    timeout_s: float = 60.0  # of one http read
     stream: list[str] = field(
         default_factory=list
     )  # sequential webdataset URLs (pipe:, http:) to train on; `path` then holds the validation split
@@ -46,7 +50,15 @@ class DataConfig:
     image_size_px: int = 512
     max_image_pixels: int = 50_000_000  # a larger picture is refused before it is decoded
     max_audio_s: float = 1200.0  # longer audio is refused before it is decoded
-    max_bad_ratio: float = 0.2  # above this share of replaced samples the run stops
+    max_audio_rate_hz: int = 192_000
+    max_audio_channels: int = 32
+    max_member_mib: float = 256.0  # a larger member is never read
+    max_sample_members: int = 64
+    max_shard_members: int = 1_000_000
+    max_json_kib: float = 1024.0  # of a sample's json, and of the header of its precomputed tensors
+    max_json_depth: int = 16  # nested lists and objects
+    max_index_mib: float = 1024.0
+    max_bad_ratio: float = 0.2  # above this share of replaced training samples the run stops
     val_items: int = 64  # samples of the val split used at each validation
     splits: dict[str, int] = field(default_factory=lambda: {"train": 2048, "val": 128, "test": 128})  # scenes: how many
     leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys

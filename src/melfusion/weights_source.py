@@ -50,9 +50,9 @@ def _from_hub(weights: str, part: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, revision, sub = match.groups()
-    # one format of each weight is enough; only Tango's published UNet needs a .bin
-    ignored = ["*.msgpack", "*.h5", "*.ot", "*.ckpt", "*.onnx", "*.pb", "*.fp16.*", "*.non_ema.*", "safety_checker/*",
-               "v1-5-*", *([] if part == "unet" else ["*.bin"])]  # fmt: skip
+    # one format of each weight is enough, and code is never run; only Tango's published UNet needs a .bin
+    ignored = ["*.py", "*.pkl", "*.msgpack", "*.h5", "*.ot", "*.ckpt", "*.onnx", "*.pb", "*.fp16.*", "*.non_ema.*",
+               "safety_checker/*", "v1-5-*", *([] if part == "unet" else ["*.bin"])]  # fmt: skip
     patterns = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
     try:
         return Path(snapshot_download(repo, revision=revision, **patterns)) / (sub or "")

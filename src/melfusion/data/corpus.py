@@ -6,7 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from melfusion.data.shards import DataError, ShardSet, write_shards
+from melfusion.data.errors import DataError
+from melfusion.data.shards import ShardSet, write_shards
+from melfusion.data.storage import is_url
 from melfusion.run import locked
 from melfusion.schema import Config
 
@@ -17,7 +19,7 @@ FITTED = 1024  # real training clips that statistics, such as a PCA, are fitted 
 def ensure_corpus(config: Config) -> None:
     """Draw `scenes` where they are missing; for other sources DataError names the command that builds them."""
     data = config.data
-    if data.stream or (Path(data.path) / "index.json").is_file():
+    if data.stream or is_url(data.path) or (Path(data.path) / "index.json").is_file():
         return
     if data.source == "scenes":
         build_scenes(config)

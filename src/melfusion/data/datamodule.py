@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
-from safetensors.torch import load as load_safetensors
 from torch.utils.data import DataLoader, Dataset
 
-from melfusion.audio import BadSample, crop_clip, normalise_loudness, pad_clip, read_audio
+from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data import order
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, DataError, Entry, ShardSet
-from melfusion.image import read_image
+from melfusion.data.errors import DataError
+from melfusion.data.reading import SampleReader
+from melfusion.data.replacements import Replacements
+from melfusion.data.shards import ShardSet
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -27,75 +24,12 @@ log = logging.getLogger(__name__)
 MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
 
 
-def read_meta(data: bytes) -> dict[str, Any]:
-    """The sample's JSON; BadSample where it is not an object."""
-    try:
-        meta = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadSample("unreadable json") from error
-    if not isinstance(meta, dict):
-        raise BadSample("json is not an object")
-    return meta
-
-
-def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig,
-                  data: DataConfig) -> dict[str, Any]:  # fmt: skip
-    """One sample's members (`read(ext)` gives bytes) → plain arrays; BadSample says why it cannot be used.
-
-    No caption is the empty caption and no picture is zeros with `has_image` 0; an unreadable one makes the sample bad,
-    since what it was meant to be is unknown. A precomputed member stands in for sound and picture.
-    """
-    if "json" not in exts:
-        raise BadSample("no json")
-    meta = read_meta(read("json"))
-    caption, full = (str(text or "").encode("utf-8", "replace").decode()
-                     for text in (meta.get("caption"), meta.get("full_caption") or meta.get("caption")))  # fmt: skip
-    item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
-    if CACHE_EXT in exts:
-        try:
-            return item | {"cached": load_safetensors(read(CACHE_EXT))}
-        except Exception as error:  # safetensors raises its own and several built-in errors
-            raise BadSample("unreadable latents.safetensors") from error
-    audio_ext = next((ext for ext in AUDIO_EXTS if ext in exts), None)
-    image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
-    if audio_ext is None:
-        raise BadSample("no audio")
-    waveform = read_audio(read(audio_ext), audio, data.max_audio_s)
-    item["waveform"] = pad_clip(normalise_loudness(crop_clip(waveform, audio, crop), audio), audio)
-    item["has_image"] = np.float32(image_ext is not None)
-    item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
-    if image_ext is not None:
-        item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels)
-    return item
-
-
-class SampleReader:
-    """One entry of a ShardSet → plain arrays, read by seeking."""
-
-    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig):
-        self.shards, self.audio, self.data = shards, audio, data
-
-    def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:
-        read = partial(self.shards.read, entry)
-        return decode_sample(entry.key, entry.members, read, crop, self.audio, self.data)
-
-
-    def meta(self, entry: Entry) -> dict[str, Any]:
-        """The entry's JSON alone."""
-        return read_meta(self.shards.read(entry, "json"))
-
-    def picture(self, entry: Entry) -> bytes | None:
-        """The entry's picture as it is stored, or None."""
-        ext = next((ext for ext in IMAGE_EXTS if ext in entry.members), None)
-        return None if ext is None else self.shards.read(entry, ext)
-
-
 class MusicDataset(Dataset):
     """Map-style: global position → sample dict with its own random draws; bad samples are replaced in place."""
 
     def __init__(self, reader: SampleReader, split: str, seed: int, training: bool, noise_shapes: dict[str, tuple]):
         self.reader, self.seed, self.training, self.noise_shapes = reader, seed, training, noise_shapes
-        self.entries = reader.shards.entries(split)
+        self.entries = reader.entries = reader.shards.entries(split)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -185,8 +119,8 @@ class MusicDataModule(lightning.LightningDataModule):
         self.data, self.audio, self.seed, self.accumulate = data, audio, seed, accumulate
         self.noise_shapes, self.provenance = noise_shapes or {}, provenance
         self.shards: ShardSet | None = None
-        self.replaced: Counter[str] = Counter()
-        self.seen = 0
+        self.replacements = Replacements()
+        self.named: set[str] = set()  # reasons that were logged
 
     def setup(self, stage: str | None = None) -> None:
         if not self.data.stream:  # a streamed run opens its indexed set only where it validates
@@ -195,7 +129,7 @@ class MusicDataModule(lightning.LightningDataModule):
     def _open(self) -> None:
         if self.shards is not None:
             return
-        self.shards = ShardSet(self.data.path)
+        self.shards = ShardSet(self.data.path, self.data)
         stored = self.shards.info.get("provenance")
         if stored is None and self.provenance is not None:
             raise DataError(f"{self.data.path} holds no precomputed latents: run `melfusion precompute`, or point "
@@ -250,16 +184,31 @@ class MusicDataModule(lightning.LightningDataModule):
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                           pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)  # fmt: skip
 
+    @property
+    def replaced(self) -> Counter[str]:
+        """Reason → how many training samples others stood in for."""
+        return self.replacements.by_reason
+
     def on_after_batch_transfer(self, batch: MusicBatch, dataloader_idx: int) -> MusicBatch:
-        """Count what was replaced; above `max_bad_ratio` the run stops with a sentence."""
+        """Count what was replaced in training; above `max_bad_ratio` the run stops with a sentence."""
         for place, reason in batch.replaced:
-            if reason not in self.replaced:
+            if reason not in self.named:
                 log.warning("%s/%s is replaced: %s (further ones are only counted).", self.data.path, place, reason)
-            self.replaced[reason] += 1
-        self.seen += len(batch)
-        bad = self.replaced.total()
-        if self.seen >= 4 * self.data.global_batch_size and bad > self.data.max_bad_ratio * (self.seen + bad):
-            raise DataError(f"{self.data.path}: {bad} of {self.seen + bad} samples could not be used "
+                self.named.add(reason)
+        if not getattr(self.trainer, "training", True):  # validation shows the same items again and again
+            return batch
+        self.replacements.add(batch.replaced, len(batch))
+        seen, bad = self.replacements.seen, self.replacements.bad
+        if seen >= 4 * self.data.global_batch_size and bad > self.data.max_bad_ratio * (seen + bad):
+            raise DataError(f"{self.data.path}: {bad} of {seen + bad} samples could not be used "
                             f"({self.replaced.most_common(3)}), above data.max_bad_ratio={self.data.max_bad_ratio}: "
                             "mend the data or raise the ratio.")  # fmt: skip
         return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of the whole run. Lightning calls it on every rank whenever it saves, so the ranks are added up here."""
+        self.replacements.gather()
+        return {"replaced": self.replacements.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.replacements.load(state_dict["replaced"])

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
+
+from melfusion.data.errors import DataError
 
 # One stream per purpose: adding a purpose never shifts another's numbers.
 STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch")
@@ -71,15 +74,27 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Batch sampler of one rank over items 0 … n-1 once, in order, striding over ranks; ranks may differ by one item."""
+    """Batch sampler of one rank over items 0 … n-1, each once over all ranks: in order, striding over ranks.
+
+    Every rank has the same number of batches, none of them empty, since a step may hold a collective. So it needs
+    n ≥ world_size, and a batch may hold one item more than batch_size where another rank would otherwise have none.
+    """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        if n < world_size and n > 0:
+            raise DataError(f"{n} samples cannot be shared by {world_size} ranks: give at least one to each (data.val_items, "
+                            "data.splits) or use fewer devices.")  # fmt: skip
         self.items = list(range(rank, n, world_size))
         self.batch_size = batch_size
+        self.batches = min(-(-n // (batch_size * world_size)), n // world_size)
 
     def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
+        return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        for i in range(0, len(self.items), self.batch_size):
-            yield self.items[i : i + self.batch_size]
+        n, m = len(self.items), self.batches
+        cuts = [min(i * self.batch_size, n) for i in range(m + 1)]
+        if -(-n // self.batch_size) != m:  # full batches would be one fewer, or one more, than another rank's
+            cuts = [i * n // m for i in range(m + 1)]
+        for start, stop in pairwise(cuts):
+            yield self.items[start:stop]

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import shutil
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +18,19 @@ from typing import IO, Any
 
 import webdataset as wds
 
+from melfusion.audio import BadSample
+from melfusion.data import tars
+from melfusion.data.errors import DataError
+from melfusion.data.index import EXTENSION, INDEX_VERSION, KEY, parse_index
+from melfusion.data.storage import is_url, open_storage
+from melfusion.schema import DataConfig
+
 wds.utils.enforce_security = True  # no pickles, no shell from data
 
-INDEX_VERSION = 1
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
 IMAGE_EXTS = ("png", "jpg", "jpeg", "webp")
 CACHE_EXT = "latents.safetensors"
 SPLITS = ("train", "val", "test")
-
-
-class DataError(RuntimeError):
-    """A data set that cannot be used: what is wrong, where, what to do."""
 
 
 @dataclass
@@ -70,6 +71,8 @@ def write_shards(
 
     They replace a set that was there only when the new one is whole; the index moves last.
     """
+    if is_url(out):
+        raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if foreign := foreign_or_ours(out)[0]:
@@ -119,7 +122,8 @@ def write_shards(
 def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
     """The *.tar files of a folder: those that its index does not name, and those that it does."""
     index, tars = folder / "index.json", sorted(folder.glob("*.tar"))
-    ours = {shard["name"] for shard in json.loads(index.read_text())["shards"]} if index.is_file() else set()
+    tree = parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members) if index.is_file() else {"shards": []}
+    ours = {shard["name"] for shard in tree["shards"]}
     return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
 
 
@@ -137,47 +141,57 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
 
 def _scan(path: Path) -> dict[str, Any]:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:  # offsets into a compressed tar would lead nowhere
-            for member in tar:
-                if member.isreg():
-                    key, _, ext = Path(member.name).name.partition(".")
-                    members = samples.setdefault(key, {})
-                    if ext.lower() in members:
-                        raise DataError(f"{path} holds two members {key}.{ext}: keys must differ up to their first dot.")
-                    members[ext.lower()] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
-        words = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged or no plain tar ({words}): build or copy it again.") from error
+    size = path.stat().st_size
     with path.open("rb") as file:
+        try:
+            for tar, member, key, ext in tars.members(file):  # offsets into a compressed tar would lead nowhere
+                found = samples.setdefault(key, {})
+                if ext in found:
+                    raise DataError(f"{path} holds two members {key}.{ext}: keys must differ up to their first dot.")
+                if not (KEY.fullmatch(key) and EXTENSION.fullmatch(ext)) or tar.offset > size:
+                    raise DataError(f"{path} is damaged or hostile (the member {member.name!r:.80}): build or copy it again.")
+                found[ext] = (member.offset_data, member.size)
+        except DataError:
+            raise
+        except Exception as error:  # hostile headers provoke anything from TarError to RecursionError
+            words = " ".join(str(error).split())[:200]
+            raise DataError(f"{path} is damaged or no plain tar ({words}): build or copy it again.") from error
+        file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(max(0, path.stat().st_size - 1024))
+        file.seek(max(0, size - 1024))
         if file.read().strip(b"\0"):  # tarfile takes a file cut between two members for a whole one
             raise DataError(f"{path} is cut short: it lacks the two empty blocks that end a tar; copy it again.")
     entries = [{"key": key, "members": members} for key, members in samples.items()]
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest, "samples": entries}
+    return {"name": path.name, "bytes": size, "sha256": digest, "samples": entries}
 
 
 class ShardSet:
-    """An indexed data set: entries by split, members by seeking. Safe to use from several processes."""
+    """An indexed data set: entries by split, members by their place. Safe to use from several processes.
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        path = self.folder / "index.json"
-        if not path.is_file():
-            hint = f"index them with `melfusion shards out={self.folder}`" if any(self.folder.glob("*.tar")) else "build it first"
+    path: a folder or a URL (storage.py). Every read checks that the tar's own header says what the index says.
+    """
+
+    def __init__(self, path: str | Path, data: DataConfig | None = None):
+        self.data, self.storage = data or DataConfig(), open_storage(path, data or DataConfig())
+        self.folder = path if is_url(path) else self.storage.folder
+        self.where = f"{self.folder}/index.json"
+        limit = int(self.data.max_index_mib * 2**20)
+        text = self.storage.whole("index.json", limit)
+        if text is None:
+            local = not is_url(path) and any(self.storage.folder.glob("*.tar"))
+            hint = f"index them with `melfusion shards out={self.folder}`" if local else "build it first"
             raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
-        try:
-            tree = json.loads(path.read_text())
-            version, self.info, self.shards = tree["version"], tree["info"], tree["shards"]
-            files = [(self.folder / shard["name"], shard["bytes"]) for shard in self.shards if shard["samples"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({type(error).__name__}): rebuild the index.") from error
-        if version != INDEX_VERSION:
-            raise DataError(f"{path} has version {version}, this code reads {INDEX_VERSION}: rebuild it.")
-        for file, size in files:
-            if not file.is_file() or file.stat().st_size != size:
-                raise DataError(f"{file} does not match {path}: rebuild the index after changing shards.")
+        if len(text) > limit:
+            raise DataError(f"{self.where} is larger than data.max_index_mib={self.data.max_index_mib:g}: raise that limit.")
+        tree = parse_index(text, self.where, self.data.max_shard_members)
+        self.info, self.shards = tree["info"], tree["shards"]
+        if is_url(path):
+            self.storage.keep(self.shards, text)
+            return  # a shard that has changed is found when it is fetched or read
+        for shard in self.shards:
+            if shard["samples"] and self.storage.size(shard["name"]) != shard["bytes"]:
+                raise DataError(f"{self.folder}/{shard['name']} does not match {self.where}: rebuild the index after changing "
+                                "shards.")  # fmt: skip
 
     def entries(self, split: str) -> list[Entry]:
         """All samples of a split, in index order; DataError where there are none."""
@@ -193,11 +207,16 @@ class ShardSet:
         return found
 
     def read(self, entry: Entry, ext: str) -> bytes:
-        """The bytes of one member."""
+        """The bytes of one member; DataError where the shard holds something else there, BadSample where they are too many."""
         offset, length = entry.members[ext]
-        with (self.folder / entry.shard).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        if length > self.data.max_member_mib * 2**20:
+            raise BadSample(f"member larger than data.max_member_mib={self.data.max_member_mib:g}")
+        lead = min(offset, tars.LEAD_BYTES)
+        data = self.storage.read(entry.shard, offset - lead, lead + length)
+        if len(data) != lead + length or not tars.names_member(data[:lead], entry.key, ext, length):
+            raise DataError(f"{self.where} is stale: {entry.shard} holds no member {entry.key}.{ext} of {length} bytes at "
+                            f"{offset}; index the shards again with `melfusion shards out=FOLDER`, or restore them.")  # fmt: skip
+        return data[lead:]
 
     def digest(self) -> str:
         """One hash over all shards' hashes: the source hash of whatever is derived from this data set."""

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import tarfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import IO, Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from melfusion.audio import BadSample
-from melfusion.data import order
-from melfusion.data.datamodule import collate, decode_sample
-from melfusion.data.shards import DataError
+from melfusion.data import order, tars
+from melfusion.data.datamodule import collate
+from melfusion.data.errors import DataError
+from melfusion.data.reading import decode_sample, layout
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
 
+KNOWN = ("json", CACHE_EXT, *AUDIO_EXTS, *IMAGE_EXTS)
+
 
 @contextmanager
-def open_url(url: str) -> Iterator[IO[bytes]]:
+def open_url(url: str, timeout_s: float = 60.0) -> Iterator[IO[bytes]]:
     """A readable stream of a local file, an http(s) address, or the output of the user's own `pipe:command`."""
     try:
         if url.startswith("pipe:"):
@@ -35,17 +37,39 @@ def open_url(url: str) -> Iterator[IO[bytes]]:
             if process.returncode:
                 raise DataError(f"data.stream: {url} ended with status {process.returncode}; try the command by hand.")
         else:
-            with urllib.request.urlopen(url) if "://" in url else Path(url).open("rb") as stream:
+            with urllib.request.urlopen(url, timeout=timeout_s) if "://" in url else Path(url).open("rb") as stream:
                 yield stream
-    except (OSError, tarfile.TarError) as error:
-        words = " ".join(str(error).split())
-        raise DataError(f"data.stream: {url} cannot be read as a tar ({words}); check the address.") from error
+    except DataError:
+        raise
+    except Exception as error:  # of the network, and whatever hostile headers provoke
+        words = " ".join(str(error).split())[:200]
+        raise DataError(f"data.stream: {url} cannot be read as a tar ({words}); check the address, and give a compressed one as "
+                        "`pipe:zcat …`.") from error  # fmt: skip
 
 
-def tar_samples(url: str) -> Iterator[dict[str, Any]]:
-    """Raw samples (extension → bytes, and `__key__`) of one tar, in its order."""
-    with open_url(url) as stream:
-        yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+def tar_samples(url: str, data: DataConfig) -> Iterator[tuple[str, dict[str, bytes] | BadSample]]:
+    """(key, extension → bytes, or what is wrong) of each sample of one plain tar, in its order and within the limits."""
+    with open_url(url, data.timeout_s) as stream:
+        for key, group in groupby(tars.members(stream, "r|"), key=lambda found: found[2]):
+            yield key, _members(group, data)
+
+
+def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | BadSample:
+    """One sample's members that are known, the others empty; of one that breaks a limit no further byte is kept."""
+    raw: dict[str, bytes] = {}
+    wrong, kept = None, 0
+    for tar, member, _, ext in group:
+        if ext in raw:
+            wrong = BadSample("two members of one name")
+        elif len(raw) >= data.max_sample_members:
+            wrong = BadSample(f"more members than data.max_sample_members={data.max_sample_members}")
+        elif (kept := kept + member.size * (ext in KNOWN)) > data.max_member_mib * 2**20:
+            wrong = BadSample(f"member larger than data.max_member_mib={data.max_member_mib:g}")
+        elif wrong is None:
+            raw[ext] = tar.extractfile(member).read() if ext in KNOWN else b""
+            if ext in KNOWN and len(raw[ext]) != member.size:
+                raise DataError(f"data.stream: a tar ends within {member.name!r:.80}; check the address.")
+    return wrong or raw
 
 
 class StreamingDataset(IterableDataset):
@@ -55,6 +79,7 @@ class StreamingDataset(IterableDataset):
         self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int
     ):
         self.data, self.audio, self.seed, self.shapes, self.rank, self.world = data, audio, seed, shapes, rank, world
+        self.expected: tuple | None = None  # the first sample's layout, which all others must have
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -67,20 +92,29 @@ class StreamingDataset(IterableDataset):
         position, replaced = reader, []
         while True:
             found = 0
-            for raw in chain.from_iterable(map(tar_samples, urls[reader::readers])):
+            for url, key, raw in chain.from_iterable(map(self._samples, urls[reader::readers])):
                 try:
-                    item = self._decode(raw, position)
+                    item = self._decode(key, raw, position)
                 except BadSample as error:
-                    replaced.append((raw["__key__"], str(error)))
+                    replaced.append((f"{Path(url).name}:{key}", str(error)))
                     continue
                 yield item | {"replaced": replaced}
                 position, replaced, found = position + readers, [], found + 1
             if not found:
                 raise DataError(f"data.stream: no usable sample in {urls[reader::readers]}; check the URLs.")
 
-    def _decode(self, raw: dict[str, Any], position: int) -> dict[str, Any]:
+    def _samples(self, url: str) -> Iterator[tuple[str, str, Any]]:
+        return ((url, *found) for found in tar_samples(url, self.data))
+
+    def _decode(self, key: str, raw: dict[str, bytes] | BadSample, position: int) -> dict[str, Any]:
+        if isinstance(raw, BadSample):
+            raise raw
         crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
-        item = decode_sample(raw["__key__"], raw.keys(), raw.__getitem__, crop, self.audio, self.data)
+        item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
+        if self.expected is None:
+            self.expected = layout(item)
+        if layout(item) != self.expected:
+            raise BadSample(f"{CACHE_EXT} is laid out unlike the first sample's")
         return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
 
 

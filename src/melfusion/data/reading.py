@@ -1,0 +1,129 @@
+"""One sample's members → plain arrays, under the limits of DataConfig; what is wrong with it is a BadSample."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+
+from melfusion.audio import BadSample, crop_clip, normalise_loudness, pad_clip, read_audio
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, Entry, ShardSet
+from melfusion.image import read_image
+from melfusion.schema import AudioConfig, DataConfig
+
+CACHED = ("latent_moments", "text_embeds", "text_mask", "has_image")  # what precomputed members hold at least
+VOTERS = 5  # precomputed samples whose common layout is the one that all must have
+
+
+def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
+    """The sample's JSON; BadSample where it is not an object, or too large."""
+    if len(data) > limits.max_json_kib * 2**10:
+        raise BadSample(f"json larger than data.max_json_kib={limits.max_json_kib:g}")
+    try:
+        meta = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample("unreadable json") from error
+    if not isinstance(meta, dict):
+        raise BadSample("json is not an object")
+    level, depth = [meta], 1
+    while level := [v for node in level for v in (node.values() if isinstance(node, dict) else node) if isinstance(v, dict | list)]:
+        if (depth := depth + 1) > limits.max_json_depth:
+            raise BadSample(f"json nested deeper than data.max_json_depth={limits.max_json_depth}")
+    if not isinstance(meta.get("labels") or {}, dict):
+        raise BadSample("labels are not an object")
+    return meta
+
+
+def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
+    """Precomputed tensors; BadSample for a header that is too large, missing names and what is not finite."""
+    if int.from_bytes(data[:8], "little") > limits.max_json_kib * 2**10:
+        raise BadSample(f"header of {CACHE_EXT} larger than data.max_json_kib={limits.max_json_kib:g}")
+    try:
+        tensors = load_safetensors(data)
+    except Exception as error:  # safetensors raises its own and several built-in errors
+        raise BadSample(f"unreadable {CACHE_EXT}") from error
+    if not tensors.keys() >= set(CACHED):
+        raise BadSample(f"{CACHE_EXT} lacks tensors")
+    if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+        raise BadSample(f"{CACHE_EXT} holds NaN or infinity")
+    return tensors
+
+
+def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig,
+                  data: DataConfig) -> dict[str, Any]:  # fmt: skip
+    """One sample's members (`read(ext)` gives bytes) → plain arrays; BadSample says why it cannot be used.
+
+    No caption is the empty caption and no picture is zeros with `has_image` 0; an unreadable one makes the sample bad,
+    since what it was meant to be is unknown. A precomputed member stands in for sound and picture.
+    """
+    if len(exts) > data.max_sample_members:
+        raise BadSample(f"more members than data.max_sample_members={data.max_sample_members}")
+    if "json" not in exts:
+        raise BadSample("no json")
+    meta = read_meta(read("json"), data)
+    caption, full = (str(text or "").encode("utf-8", "replace").decode()
+                     for text in (meta.get("caption"), meta.get("full_caption") or meta.get("caption")))  # fmt: skip
+    item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
+    if CACHE_EXT in exts:
+        return item | {"cached": read_cached(read(CACHE_EXT), data)}
+    audio_ext = next((ext for ext in AUDIO_EXTS if ext in exts), None)
+    image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
+    if audio_ext is None:
+        raise BadSample("no audio")
+    waveform = read_audio(read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels)
+    item["waveform"] = pad_clip(normalise_loudness(crop_clip(waveform, audio, crop), audio), audio)
+    item["has_image"] = np.float32(image_ext is not None)
+    item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
+    if image_ext is not None:
+        item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels)
+    return item
+
+
+def layout(item: dict[str, Any]) -> tuple:
+    """Names, types and shapes of an item's precomputed tensors; () for a raw one."""
+    return tuple(sorted((name, str(t.dtype), tuple(t.shape)) for name, t in item.get("cached", {}).items()))
+
+
+class SampleReader:
+    """Entries of a ShardSet → plain arrays that fit into one batch."""
+
+    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig, entries: Collection[Entry] = ()):
+        self.shards, self.audio, self.data, self.entries = shards, audio, data, entries
+
+    def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:
+        item = self._decode(entry, crop)
+        if layout(item) != self.layout:
+            raise BadSample(f"{CACHE_EXT} is laid out unlike the others'")
+        return item
+
+    @cached_property
+    def layout(self) -> tuple:
+        """What a few samples, evenly over all entries, agree on: the same in every process."""
+        cached = [entry for entry in self.entries if CACHE_EXT in entry.members]
+        if 2 * len(cached) <= len(self.entries):
+            return ()
+        votes: Counter[tuple] = Counter()
+        for i in range(min(VOTERS, len(cached))):
+            with suppress(BadSample):
+                votes[layout(self._decode(cached[i * len(cached) // min(VOTERS, len(cached))], 0.0))] += 1
+        return votes.most_common(1)[0][0] if votes else ()
+
+    def _decode(self, entry: Entry, crop: float) -> dict[str, Any]:
+        read = partial(self.shards.read, entry)
+        return decode_sample(entry.key, entry.members, read, crop, self.audio, self.data)
+
+    def meta(self, entry: Entry) -> dict[str, Any]:
+        """The entry's JSON alone."""
+        return read_meta(self.shards.read(entry, "json"), self.data)
+
+    def picture(self, entry: Entry) -> bytes | None:
+        """The entry's picture as it is stored, or None."""
+        ext = next((ext for ext in IMAGE_EXTS if ext in entry.members), None)
+        return None if ext is None else self.shards.read(entry, ext)

@@ -1,0 +1,84 @@
+"""Tar headers that cannot hurt: strict ends, bounded extended headers, and what the header before a member says."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import IO
+
+MAX_HEADER_BYTES = 1 << 20  # of a GNU or PAX extended header, which is read into memory
+LEAD_BYTES = 4096  # before a member's bytes: its header, and what of its long name may lie before that
+EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+NAMES = {"encoding": "utf-8", "errors": "replace"}  # how names are read, here and when they are compared
+
+
+class StrictInfo(tarfile.TarInfo):
+    """A header as tarfile reads it, but damage is an error everywhere, and no size leads backwards or fills memory."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # an empty block: the regular end
+            raise
+        except tarfile.HeaderError as error:  # tarfile itself would take this for the end
+            raise tarfile.ReadError(str(error)) from None
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in EXTENDED and self.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError("an extended header is too large")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("it holds sparse files")
+        start = tar.fileobj.tell()
+        member = super()._proc_member(tar)
+        if member.size < 0 or tar.offset < start:
+            raise tarfile.ReadError("a member has a negative size")
+        return member
+
+    def _proc_gnusparse_10(self, *args: object) -> None:
+        raise tarfile.ReadError("it holds sparse files")
+
+
+def members(file: IO[bytes], mode: str = "r:") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str]]:
+    """(tar, header, key, extension) of each regular member; hidden files and links are left out.
+
+    Mode `r:` seeks over what it does not read, `r|` reads on. Raises TarError, and whatever else hostile bytes provoke.
+    """
+    with tarfile.open(fileobj=file, mode=mode, tarinfo=StrictInfo, **NAMES) as tar:
+        while (member := tar.next()) is not None:
+            tar.members = []  # it would keep every header
+            key, ext = key_and_extension(member.name)
+            if member.isreg() and key:
+                yield tar, member, key, ext
+
+
+def key_and_extension(name: str) -> tuple[str, str]:
+    """`folder/a.Latents.safetensors` → (`a`, `latents.safetensors`): folders play no part."""
+    key, _, ext = PurePosixPath(name).name.partition(".")
+    return key, ext.lower()
+
+
+def names_member(lead: bytes, key: str, ext: str, length: int) -> bool:
+    """Do the blocks that end where a member begins say that it is `key.ext` and has `length` bytes?
+
+    lead: at most LEAD_BYTES, a multiple of 512. A name over 100 bytes or beyond ASCII stands in a header before the header.
+    """
+    for start in range(len(lead) - tarfile.BLOCKSIZE, -1, -tarfile.BLOCKSIZE):
+        member = _first(lead[start:])
+        if member and member.offset_data == len(lead) - start and key_and_extension(member.name) == (key, ext):
+            return member.isreg() and member.size == length
+    return False
+
+
+def _first(blocks: bytes) -> tarfile.TarInfo | None:
+    try:
+        head = tarfile.TarInfo.frombuf(blocks[: tarfile.BLOCKSIZE], **NAMES)
+        if head.type not in EXTENDED:
+            head.offset_data = tarfile.BLOCKSIZE
+            return head
+        with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:", tarinfo=StrictInfo, **NAMES) as tar:
+            return tar.next()
+    except Exception:  # these blocks need not be headers at all
+        return None
