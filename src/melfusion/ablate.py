@@ -28,6 +28,7 @@ from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
 from melfusion.evaluate import ears, told, yardstick
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
+from melfusion.preemption import Preempted
 from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears, accuracy
 from melfusion.sounds import ROWS, claim, make_clips, read_clips
@@ -125,6 +126,8 @@ def attempt(suite: Suite, model: str, rows: list[str]) -> bool:
     note.unlink(missing_ok=True)
     try:
         run_job(suite, model, rows)
+    except Preempted:
+        raise
     except Exception as error:  # whatever it was: the other rows are independent experiments
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(traceback.format_exc())

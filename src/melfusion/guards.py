@@ -13,6 +13,7 @@ import logging
 import statistics
 from collections import deque
 from pathlib import Path
+from signal import SIGUSR1
 from typing import Any
 
 import torch
@@ -29,8 +30,9 @@ from melfusion.schema import GuardConfig
 
 log = logging.getLogger(__name__)
 
-# The vector: means over ranks, then how many ranks have something not finite (`output` is the loss), then who wants to stop
-SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop")
+# The vector: means over ranks, then how many ranks have something not finite (`output` is the loss), then how many were
+# asked to stop, and to stop because the time is up, after which a job is to be started again
+SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop", "time_is_up")
 WINDOW = 100  # applied steps whose losses say what is usual
 
 
@@ -70,6 +72,7 @@ class StepGuard(Callback):
         self.usual: deque[float] = deque(maxlen=WINDOW)
         self.stop_signal = 0  # set by a signal handler on any rank
         self.stopping = False  # all ranks have agreed to stop after this step
+        self.time_is_up = False  # likewise, because a job's time is up
         self.roll_back = False  # likewise, to go back after this step
         self.pending: Step | None = None
         self._begin()
@@ -111,7 +114,7 @@ class StepGuard(Callback):
         device, zero = norm.device, torch.zeros((), device=norm.device)
         loss = zero if self.loss is None else self.loss
         flags = [zero if self.bad_input is None else self.bad_input, ~loss.isfinite(), ~norm.isfinite(),
-                 torch.full((), float(self.stop_signal > 0), device=device)]  # fmt: skip
+                 *(torch.full((), float(asked), device=device) for asked in (self.stop_signal > 0, self.stop_signal == SIGUSR1))]
         vector = torch.stack([loss, norm.float(), *(flag.float() for flag in flags)])
         if self.trainer.world_size > 1:
             dist.all_reduce(vector)
@@ -132,7 +135,7 @@ class StepGuard(Callback):
             return None
         step, self.pending = self.pending, None
         seen = step.read()
-        self.stopping = self.stopping or seen["stop"] > 0
+        self.stopping, self.time_is_up = self.stopping or seen["stop"] > 0, self.time_is_up or seen["time_is_up"] > 0
         if step.number == 1 or step.number % self.trainer.log_every_n_steps == 0:
             self._log({"train/loss": seen["loss"], "train/grad_norm": seen["grad_norm"]}, step.number)
         bad = [name for name in SIGNALS[2:5] if seen[name] > 0]

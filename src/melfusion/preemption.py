@@ -15,10 +15,10 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from melfusion import PREEMPTED
 from melfusion.checkpoint_store import SaveCheckpoints
 from melfusion.guards import StepGuard
 
-PREEMPTED = 75  # EX_TEMPFAIL: state is saved, run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -56,7 +56,8 @@ class Preemption(Callback):
     """While it trains: a signal is noted, agreed on, and obeyed at the end of a step. Stands after SaveCheckpoints.
 
     Args:
-        requeue: called once, by rank 0, when all is saved: a cluster's way to start the job again.
+        requeue: called once, by rank 0, when all is saved and the signal was SIGUSR1: a cluster's way to start the job
+            again. After SIGTERM nothing is called: that is a cancelled job, or one that the cluster requeues by itself.
     """
 
     def __init__(self, guard: StepGuard, saver: SaveCheckpoints, requeue: Callable[[], None] = lambda: None):
@@ -83,7 +84,7 @@ class Preemption(Callback):
         if not self.guard.stopping or trainer.state.fn != "fit":
             return
         trainer.strategy.barrier("preemption")
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.guard.time_is_up:
             self.requeue()
         raise Preempted(f"The run was asked to leave and has saved step {trainer.global_step}: the same command goes on.")
 

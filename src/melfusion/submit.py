@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from melfusion import PREEMPTED
 from melfusion.config import CONFIG_DIR, ConfigError, config_path, load_config, load_plain
 from melfusion.schema import ClusterConfig
 
@@ -23,7 +24,6 @@ from melfusion.schema import ClusterConfig
 CARRIED = ("CONFIG", "IMAGE", "PROMPT", "OUT", "CKPT", "DIR", "SUITE", "MANIFEST", "AUDIO_DIR", "IMAGE_DIR", "GAMES_DIR")
 PARALLEL = ("train",)  # verbs that run as many ranks; any other is one process
 OWN = {"trainer.devices": "gpus_per_node", "trainer.num_nodes": "nodes"}
-PREEMPTED = 75  # EX_TEMPFAIL: the state is saved and the same command goes on
 # Options of sbatch that may not come twice, and the setting that decides each
 WRITTEN = {"nodes": "nodes", "ntasks": "gpus_per_node", "ntasks-per-node": "gpus_per_node", "gpus-per-node": "gpus_per_node",
            "cpus-per-task": "cpus_per_gpu", "mem": "memory", "time": "time", "signal": "signal_s",

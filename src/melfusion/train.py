@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from melfusion import build
 from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars, log_hparams
 from melfusion.checkpoint import load_system
 from melfusion.checkpoint_store import CheckpointStore, SaveCheckpoints, newest
+from melfusion.cluster import check_tasks, environment_plugin, requeue
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
@@ -204,18 +206,20 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     lightning.seed_everything(config.seed, verbose=False)
     resume = newest(run.checkpoints)
     step = torch.load(resume, map_location="meta", weights_only=True)["global_step"] if resume else 0
-    store = CheckpointStore(run.checkpoints, config.trainer.keep_last, config.trainer.keep_best, config.trainer.async_checkpoints)
+    t = config.trainer
+    store = CheckpointStore(run.checkpoints, t.keep_last, t.keep_best, t.async_checkpoints)
     if rank_zero_only.rank == 0:
         store.clean()
     ema = next((c for c in callbacks if isinstance(c, EMA)), None)
     guard = StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
-    saver = SaveCheckpoints(store, config.trainer.checkpoint_every_n_steps, config.trainer.val_every_n_steps, guard.settle)
-    trainer = make_trainer(config, run, [guard, *callbacks, saver, Preemption(guard, saver)], store, step)
+    saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
+    trainer = make_trainer(config, run, [guard, *callbacks, saver, Preemption(guard, saver, lambda: requeue(os.environ))], store, step)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
     with naming_lost_ranks(run):
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         saver.finish(trainer)
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # logged here, resumed or not
     scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 
@@ -228,12 +232,14 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
     t = config.trainer
     board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
+    devices = check_tasks(t.devices, t.num_nodes, os.environ)
+    slurm = environment_plugin(os.environ)
     return lightning.Trainer(
-        accelerator=t.accelerator, devices=int(t.devices) if t.devices.lstrip("-").isdigit() else t.devices,
+        accelerator=t.accelerator, devices=int(devices) if devices.lstrip("-").isdigit() else devices,
         num_nodes=t.num_nodes, strategy=t.strategy, precision=resolve_precision(t), max_steps=t.max_steps, max_epochs=-1,
         accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
         log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
         callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=str(run.path), plugins=[store],
+        enable_checkpointing=False, default_root_dir=str(run.path), plugins=[store, *([slurm] if slurm else [])],
     )  # fmt: skip

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from melfusion import PREEMPTED
 from melfusion.checkpoint_store import newest
-from melfusion.preemption import PREEMPTED
 from melfusion.torture import faults
 from melfusion.torture.jobs import DEADLINE_S, STEPS, Job, differing_bits, losses, state, trained_on
 
