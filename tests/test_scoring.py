@@ -1,23 +1,14 @@
 """Rows are measured alike: accuracy by hand, distances that see what they should, reasons in words where clips are few."""
 
-import numpy as np
 import pytest
 import torch
+from metric_fixtures import heard
 
 from melfusion.metrics.embedders import Embedder
 from melfusion.schema import AudioConfig
-from melfusion.scoring import Ears, Heard, accuracy, confusions, gains, levelled
+from melfusion.scoring import Ears, accuracy, confusions, gains, levelled
 
 AUDIO = AudioConfig(sample_rate_hz=8000, clip_duration_s=1.0)
-
-
-def heard(n, seed=0, shift=0.0, classes=("sea", "city")):
-    x = np.random.default_rng(seed).standard_normal((n, 1, 3)) + shift
-    return Heard([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
-
-
-def labels(n):
-    return [{"place": ("sea", "city")[i % 2]} for i in range(n)]
 
 
 def test_accuracy_and_gain_are_those_of_the_hand():

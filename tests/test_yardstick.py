@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from metric_fixtures import heard, labels
 
-from melfusion.scoring import Heard
 from melfusion.tables import distances as distance_table
 from melfusion.yardstick import Yardstick
-
-
-def heard(n, seed=0, shift=0.0, classes=("sea", "city")):
-    x = np.random.default_rng(seed).standard_normal((n, 1, 3)) + shift
-    return Heard([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
-
-
-def labels(n):
-    return [{"place": ("sea", "city")[i % 2]} for i in range(n)]
 
 
 def test_distances_grow_with_the_shift_and_carry_intervals():
