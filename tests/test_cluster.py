@@ -14,6 +14,7 @@ import torch
 from data_fixtures import one_sentence
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from melfusion.checkpoint_store import newest
 from melfusion.cluster import check_tasks, environment_plugin, requeue
 from melfusion.config import ConfigError
 
@@ -137,7 +138,7 @@ def one(command):
 
 
 def weights(command, name):
-    return torch.load(command.runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return torch.load(newest(command.runs / name / "checkpoints"), weights_only=True)["state_dict"]
 
 
 def environment(**more):

@@ -18,6 +18,7 @@ from melfusion import build
 from melfusion.ablate import Suite
 from melfusion.bench import Bench, block, linked, metas_of, suite_bench, tracks_of
 from melfusion.callbacks import log_hparams
+from melfusion.checkpoint_store import newest
 from melfusion.config import flatten, to_dict
 from melfusion.data.datamodule import left_out
 from melfusion.evaluate import ears, partners_of, told, yardstick
@@ -196,8 +197,7 @@ def alphas(suite: Suite, model: str) -> dict[str, dict[str, list[float]]]:
     """Seed → group of layers → α (one, or one a head) that was learned, of the seeds whose checkpoint is there."""
     found = {}
     for seed in suite.first(model).ablation.seeds:
-        file = suite.path / model / f"seed{seed}" / "checkpoints" / "last.ckpt"
-        if file.is_file():
+        if file := newest(suite.path / model / f"seed{seed}" / "checkpoints"):
             stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             state = stored["state_dict"] | stored.get("ema", {})
             learned = {name.partition("synapse.alphas.")[2]: t for name, t in state.items() if "synapse.alphas." in name}

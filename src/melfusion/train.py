@@ -213,7 +213,8 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     ema = next((c for c in callbacks if isinstance(c, EMA)), None)
     guard = StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
     saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
-    trainer = make_trainer(config, run, [guard, *callbacks, saver, Preemption(guard, saver, lambda: requeue(os.environ))], store, step)
+    leaving = Preemption(guard, saver, lambda: requeue(os.environ))
+    trainer = make_trainer(config, run, [guard, *callbacks, saver, leaving], store, step)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
     with naming_lost_ranks(run):
