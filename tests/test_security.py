@@ -53,7 +53,8 @@ def test_the_source_keeps_the_rule():
 PLANTED = [
     "import pickle\npickle.load(f)", "from pickle import loads", "import dill as d", "import marshal", "import shelve",
     "import torch\ntorch.load(f)", "import torch\ntorch.load(f, weights_only=False)",
-    "import torch as t\nt.load(f, weights_only=w)", "from torch import load\nload(f)", "from torch import load as get\nget(f, weights_only=0)",
+    "import torch as t\nt.load(f, weights_only=w)", "from torch import load\nload(f)",
+    "from torch import load as get\nget(f, weights_only=0)",
     "import torch\ntorch.hub.load('a', 'b')", "from torch import hub", "import torch\ntorch.serialization.add_safe_globals([x])",
     "eval('1')", "exec(text)", "__import__(name)", "import yaml\nyaml.load(f, Loader=yaml.Loader)",
     "import yaml\nyaml.unsafe_load(f)",
@@ -122,13 +123,15 @@ def test_library_folders_with_a_trapped_bin_are_refused(trap, tmp_path):
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
     ).save_config(tmp_path / "unet")  # fmt: skip
     torch_file(tmp_path / "unet" / "diffusion_pytorch_model.bin", {"conv_in.weight": trap()})
-    assert str(tmp_path / "unet") in weights_error(pretrained, UNet2DConditionModel, tmp_path / "unet")
+    message = weights_error(pretrained, UNet2DConditionModel, tmp_path / "unet")
+    assert str(tmp_path / "unet") in message and "Unable to load weights" in message
     (tmp_path / "clip").mkdir()
     sizes = {"model_type": "clip_text_model", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
              "num_attention_heads": 2}  # fmt: skip
     (tmp_path / "clip" / "config.json").write_text(json.dumps(sizes))
     torch_file(tmp_path / "clip" / "pytorch_model.bin", {"text_model.final_layer_norm.weight": trap()})
-    assert str(tmp_path / "clip") in weights_error(pretrained, CLIPTextModel, tmp_path / "clip")
+    message = weights_error(pretrained, CLIPTextModel, tmp_path / "clip")
+    assert str(tmp_path / "clip") in message and "Weights only load failed" in message
 
 
 def test_code_in_a_weights_folder_is_never_run(tmp_path, monkeypatch):
@@ -311,6 +314,7 @@ TARS = {
     "sparse file": header("a.json", 512, b"S"),
     "bad header in the middle": header("a.json", 0) + b"\1" * 512 + header("b.json", 0),
     "link": header("a.json", 0, b"2") + b"\0" * 100,
+    "size beyond all ends": header("a.json", 0, size_field=b"\x80" + (2**80).to_bytes(11, "big")) + b"\0" * 2048,
     "size beyond the end": header("a.json", 10**6) + b"\0" * 2048,
 }  # fmt: skip
 
