@@ -161,7 +161,7 @@ def run(count: int, seed: int, folder: Path) -> dict:
             attempt(getattr(fuzz, target), np.random.default_rng([seed + 1, i]))
     size, resident = (int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:2])
     before, slowest, room = resident / 1024, 0.0, size + (2 << 30)
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
     guard.on = True
     for i in range(count):
         target = TARGETS[i % len(TARGETS)]

@@ -15,8 +15,9 @@ def fuzzed(count, seed, folder, code=None):
     """What `fuzz_run.py` says of so many cases, run in a process of its own; `code` runs before them."""
     here = Path(__file__).parent
     start = [str(here / "fuzz_run.py")] if code is None else ["-c", code]
-    done = subprocess.run([sys.executable, *start, str(count), str(seed), str(folder)], capture_output=True, text=True, timeout=7200,
-                          env=os.environ | {"PYTHONPATH": f"{here}:{here.parent / 'src'}"}, cwd=folder)  # fmt: skip
+    command = [sys.executable, *start, str(count), str(seed), str(folder)]
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent / 'src'}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=7200, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -51,8 +52,16 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("kind", PLANTED)
-def test_the_guards_see_what_breaks_the_rules(kind, tmp_path):
-    code = f"import fuzz_run, json, sys, pathlib\n{PLANTED[kind]}\nprint(json.dumps(fuzz_run.run(18, 0, pathlib.Path(sys.argv[3]))))"
-    assert fuzzed(18, 0, tmp_path, code)["broken"]
+def test_the_guards_see_what_breaks_the_rules(tmp_path):
+    code = ["import fuzz_run, json, sys, pathlib", "kept, seen = dict(vars(fuzz_run)), {}"]
+    for kind, plant in PLANTED.items():
+        code += [plant, f"seen[{kind!r}] = fuzz_run.run(18, 0, pathlib.Path(sys.argv[3]) / {kind!r})['broken']"]
+        code += ["vars(fuzz_run).update(kept)"]
+    for name in ("none", *PLANTED):
+        (tmp_path / name).mkdir()
+    code += ["seen['none'] = fuzz_run.run(18, 0, pathlib.Path(sys.argv[3]) / 'none')['broken']"]
+    memory = code.index(PLANTED["memory"])  # last, since the peak stays
+    code = [*code[:memory], code[-1], *code[memory:-1], "print(json.dumps(seen))"]
+    seen = fuzzed(18, 0, tmp_path, "\n".join(code))
+    assert not seen.pop("none") and seen.keys() == PLANTED.keys() and all(seen.values()), seen
     Path("/tmp/melfusion-fuzz-planted").unlink(missing_ok=True)
