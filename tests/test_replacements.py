@@ -143,7 +143,6 @@ def test_where_one_rank_stops_above_the_ratio_the_other_ends_too(rank, bad_set, 
     options = ("data.max_bad_ratio=0.1", "trainer.max_steps=100000", "trainer.val_every_n_steps=90000",
                "trainer.checkpoint_every_n_steps=90000")  # fmt: skip
     status, seconds, said = two_ranks([str(tmp_path / "start.py")], bad_set, tmp_path, *options)
-    print(status, seconds, said[-2500:])
     assert status != 0 and seconds < 60 and "data.max_bad_ratio=0.1" in said and "unreadable audio" in said
     left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if f"runs_dir={tmp_path}".encode() in read_or_nothing(p)]
     assert not left
