@@ -1,4 +1,4 @@
-"""`python fuzz_run.py COUNT SEED FOLDER`: that many hostile cases in one guarded process; prints one JSON line of what came of them.
+"""`python fuzz_run.py COUNT SEED FOLDER`: that many hostile cases in one guarded process; prints what came of them as JSON.
 
 Guards: an audit hook on everything that runs code or writes, a limit on address space, a clock for each case.
 """
@@ -34,8 +34,8 @@ EXPECTED = (BadSample, DataError, WeightsError)
 SECONDS, MEMORY_MB = 20.0, 400  # of one case, on a machine that others use too; of growth over the whole process
 RUNS_CODE = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "pickle.find_class",
              "socket.connect", "webbrowser.open", "pty.spawn", "code.__new__", "compile")  # fmt: skip
-CHANGES_FILES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate", "shutil.move",
-                 "shutil.rmtree", "shutil.copyfile", "tempfile.mkstemp")  # fmt: skip
+CHANGES_FILES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate",
+                 "shutil.move", "shutil.rmtree", "shutil.copyfile", "tempfile.mkstemp")  # fmt: skip
 TRUSTED = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[1] / "src"), "<frozen")
 
 
@@ -84,8 +84,8 @@ class Fuzz:
         assert "cached" in item or np.isfinite(item["waveform"]).all() and np.abs(item["image"]).max() <= 1
 
     def picture(self, rng):
-        data = cases.png(rng) if rng.random() < 0.2 else cases.damaged(rng, self.pictures[rng.integers(len(self.pictures))], self.others)
-        self.sample(png=data)
+        whole = self.pictures[rng.integers(len(self.pictures))]
+        self.sample(png=cases.png(rng) if rng.random() < 0.2 else cases.damaged(rng, whole, self.others))
 
     def sound(self, rng):
         made = (cases.wav, cases.flac)[rng.integers(2)]
@@ -93,8 +93,8 @@ class Fuzz:
         self.sample(wav=data)
 
     def meta(self, rng):
-        data = cases.text(rng) if rng.random() < 0.6 else cases.damaged(rng, b'{"caption": "a", "labels": {"b": [1, 2]}}', self.others)
-        self.sample(json=data)
+        whole = b'{"caption": "a", "labels": {"b": [1, 2]}}'
+        self.sample(json=cases.text(rng) if rng.random() < 0.6 else cases.damaged(rng, whole, self.others))
 
     def cached(self, rng):
         data = cases.header_of(rng) if rng.random() < 0.4 else cases.damaged(rng, self.tensors[0], self.others)
@@ -154,13 +154,14 @@ TARGETS = ("picture", "sound", "meta", "cached", "weights", "part", "pickle", "t
 
 def run(count: int, seed: int, folder: Path) -> dict:
     """Outcomes, and every case that broke a rule."""
+    faulthandler.dump_traceback_later(120, exit=True)
     fuzz, guard, outcomes, broken = Fuzz(folder), Guard(folder), Counter(), []
     for target in TARGETS:  # imports and caches are not what is measured
         for i in range(3):
             attempt(getattr(fuzz, target), np.random.default_rng([seed + 1, i]))
-    before, slowest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0
-    room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (2 << 30)
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    size, resident = (int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:2])
+    before, slowest, room = resident / 1024, 0.0, size + (2 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
     guard.on = True
     for i in range(count):
         target = TARGETS[i % len(TARGETS)]

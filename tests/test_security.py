@@ -314,6 +314,7 @@ TARS = {
     "sparse file": header("a.json", 512, b"S"),
     "bad header in the middle": header("a.json", 0) + b"\1" * 512 + header("b.json", 0),
     "link": header("a.json", 0, b"2") + b"\0" * 100,
+    "size beyond all ends": header("a.json", 0, size_field=b"\x80" + (2**80).to_bytes(11, "big")) + b"\0" * 2048,
     "size beyond the end": header("a.json", 10**6) + b"\0" * 2048,
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
+from melfusion.data.storage import local_name
 from melfusion.melfusion import MeLFusion
 from melfusion.run import locked, resolve_precision
 from melfusion.schema import Config
@@ -35,14 +36,14 @@ CODE_VERSION = 1  # raise when what is stored, or how it is computed, changes
 def precomputed_path(config: Config, wanted: dict[str, Any]) -> Path:
     """Where shards of this provenance lie: runs that need the same tensors share them."""
     name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(config.data.precompute.path or f"{config.data.path}-precomputed/{name}")
+    return Path(config.data.precompute.path or f"{local_name(config.data)}-precomputed/{name}")
 
 
 def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
     """Everything that stored tensors depend on, as a plain tree."""
     digests = system.frozen_digests()
     stored = {
-        "code_version": CODE_VERSION, "source": ShardSet(config.data.path).digest(), "crop": "start",
+        "code_version": CODE_VERSION, "source": ShardSet(config.data.path, config.data).digest(), "crop": "start",
         "dtype": config.data.precompute.dtype, "precision": resolve_precision(config.trainer),
         "audio": dataclasses.asdict(config.audio),
         "image_size_px": config.data.image_size_px, "music_vae": digests["music_vae"],
@@ -140,7 +141,7 @@ def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[st
     path = precomputed_path(config, wanted)
     with locked(path.with_name(f".{path.name}.lock")):
         try:
-            ShardSet(path)  # what lies in a folder that the user named is not overwritten
+            ShardSet(path, config.data)  # what lies in a folder that the user named is not overwritten
         except DataError:
             precompute(config, system)
     return path, wanted

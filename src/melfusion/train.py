@@ -26,6 +26,7 @@ from melfusion.cluster import check_tasks, environment_plugin, requeue
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.storage import local_name
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.guards import StepGuard
 from melfusion.music_vae import MusicVAE
@@ -93,7 +94,7 @@ def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
         return results
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    with clock("corpus"), locked(Path(f"{config.data.path}.lock")):
+    with clock("corpus"), locked(Path(f"{local_name(config.data)}.lock")):
         ensure_corpus(config)
     if config.stages:
         with clock("parts"):

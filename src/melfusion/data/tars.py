@@ -41,12 +41,25 @@ class StrictInfo(tarfile.TarInfo):
         raise tarfile.ReadError("it holds sparse files")
 
 
+class Unbroken:
+    """A stream whose end is an error: a tar says itself where it ends, and tarfile would seek on for any size it reads."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+
+    def read(self, size: int) -> bytes:
+        if not (data := self.file.read(size)):
+            raise tarfile.ReadError("unexpected end of data")
+        return data
+
+
 def members(file: IO[bytes], mode: str = "r:") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str]]:
     """(tar, header, key, extension) of each regular member; hidden files and links are left out.
 
     Mode `r:` seeks over what it does not read, `r|` reads on. Raises TarError, and whatever else hostile bytes provoke.
     """
-    with tarfile.open(fileobj=file, mode=mode, tarinfo=StrictInfo, **NAMES) as tar:
+    source = Unbroken(file) if mode == "r|" else file
+    with tarfile.open(fileobj=source, mode=mode, tarinfo=StrictInfo, **NAMES) as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # it would keep every header
             key, ext = key_and_extension(member.name)
