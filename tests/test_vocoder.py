@@ -10,7 +10,7 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from melfusion import build
 from melfusion.audio import LogMel
-from melfusion.vocoder import GriffinLim, HifiGan, Vocoder
+from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, corrected
 from melfusion.weights_source import WeightsError
 
 
@@ -195,3 +195,17 @@ def test_spectral_distance_is_zero_for_the_same_sound_and_grows():
     assert spectral_distance(sound, sound).tolist() == [0, 0]
     near, far = (spectral_distance(sound + a * torch.randn(2, 8192), sound) for a in (0.1, 1.0))
     assert (near > 0).all() and (near < far).all()
+
+
+def test_a_correction_brings_the_sound_nearer_to_the_mel_and_keeps_its_phases(tiny):
+    audio = tiny().audio
+    front, rng = LogMel(audio), torch.Generator().manual_seed(0)
+    wanted = front(0.1 * torch.randn(2, 8192, generator=rng))
+    made = 0.02 * torch.randn(2, 8192, generator=rng)  # another sound, much too soft
+    once = corrected(made, wanted, front)
+    errors = [(front(w) - wanted).abs().mean().item() for w in (made, once, corrected(once, wanted, front))]
+    assert errors[1] < 0.35 * errors[0] and errors[2] < errors[1]
+    torch.testing.assert_close(corrected(made, front(made), front)[:, 512:-512], made[:, 512:-512], rtol=0, atol=1e-5)
+    seam = Vocoder(torch.nn.Identity(), front, corrections=1)
+    seam.network.forward = lambda mel: made
+    torch.testing.assert_close(seam(wanted), once / once.abs().amax(-1, keepdim=True).clamp(min=1))

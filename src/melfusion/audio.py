@@ -127,9 +127,15 @@ class LogMel(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):  # logs of small magnitudes need float32
             return self._log_mel(waveform)
 
-    def _log_mel(self, waveform: Tensor) -> Tensor:
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) → complex spectrogram (B, n_fft/2 + 1, S // hop) in the mel's framing."""
         pad = self.n_fft - self.hop
         padded = nn.functional.pad(waveform.float()[:, None], (pad // 2, pad - pad // 2), mode="reflect")[:, 0]
-        spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
-        mel = spectrum.abs().transpose(1, 2) @ self.filters
-        return mel.clamp(min=LOG_FLOOR).log()[:, None]
+        return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+
+    def mel(self, spectrum: Tensor) -> Tensor:
+        """Complex spectrogram (B, n_fft/2 + 1, T) → mel magnitudes (B, T, F), not below the floor."""
+        return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=LOG_FLOOR)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        return self.mel(self.spectrum(waveform)).log()[:, None]

@@ -90,7 +90,7 @@ def vocoder(config: Config) -> Vocoder:
     if (folder / PART_FILE).is_file():
         made_for, sizes = read_part(folder)
         _check_audio(made_for, config, "vocoder")
-        return Vocoder(load_part(Vocos(config.audio, **sizes), folder), *training)
+        return Vocoder(load_part(Vocos(config.audio, **sizes), folder), *training, c.mel_corrections)
     network = pretrained(SpeechT5HifiGan, folder)
     if network.config.model_in_dim != config.audio.n_mels:
         raise WeightsError(f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
@@ -98,7 +98,7 @@ def vocoder(config: Config) -> Vocoder:
     if (hop := math.prod(network.config.upsample_rates)) != config.audio.hop_length_samples:
         raise WeightsError(f"vocoder.weights: {folder} makes {hop} samples of a mel frame, but "
                            f"audio.hop_length_samples={config.audio.hop_length_samples}.")  # fmt: skip
-    return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training)
+    return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training, c.mel_corrections)
 
 
 def judge(config: Config) -> Judge:

@@ -165,8 +165,8 @@ def check(config: Config) -> None:
     positive = ("audio.hop_length_samples", "audio.sample_rate_hz", "audio.clip_duration_s", "data.global_batch_size",
                 "trainer.accumulate", "trainer.max_steps", "trainer.val_every_n_steps", "data.samples_per_shard",
                 "data.val_items", "sampling.num_inference_steps",
-                "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps", "trainer.keep_last", "guards.max_bad_steps",
-                *(key for key in flat if key.startswith("data.max_")))  # fmt: skip
+                "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps",
+                "trainer.keep_last", "guards.max_bad_steps", *(key for key in flat if key.startswith("data.max_")))  # fmt: skip
     for key in positive:
         if not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")

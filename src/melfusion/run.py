@@ -20,7 +20,8 @@ from melfusion.config import ConfigError, flatten, to_dict
 from melfusion.schema import Config, TrainerConfig
 
 # Keys that may change between two calls of the same run without making it another experiment
-SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.cache_", "data.retries", "data.timeout_s", "data.val_items",
+SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.cache_",
+                 "data.retries", "data.timeout_s", "data.val_items",
                  "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
                  "trainer.max_steps", "trainer.accelerator", "trainer.devices",
                  "trainer.num_nodes", "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every",

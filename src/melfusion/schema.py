@@ -92,6 +92,7 @@ class VocoderConfig:
     weights: str | None = None  # SpeechT5HifiGan, or a Vocos of this project; null: see kind
     kind: str = "griffin_lim"  # without weights: griffin_lim, which needs none | vocos, random init
     griffin_lim_iterations: int = 64
+    mel_corrections: int = 0  # with weights: how often the sound is brought nearer to the log-mel that was asked for
     width: int = 192  # vocos: D of its ConvNeXt blocks
     blocks: int = 6
     segment_frames: int = 64  # mel frames it is trained on at a time

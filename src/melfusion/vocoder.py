@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from melfusion.audio import mel_matrix
+from melfusion.audio import LogMel, mel_matrix
 from melfusion.batch import MusicBatch
 from melfusion.optim import TrainedModule
 from melfusion.schema import AudioConfig
@@ -136,6 +136,20 @@ def inverse_stft(spectrum: Tensor, hop: int, window: Tensor) -> Tensor:
     return overlap_add(pieces)[:, kept] / envelope[:, kept].clamp(min=1e-8)
 
 
+@torch.no_grad()
+def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
+    """The waveform (B, S) with its spectrogram scaled by wanted over heard mel: each bin by the mean of its bands' ratios.
+
+    Magnitudes alone change, at most tenfold; the phases stay the vocoder's.
+    """
+    with torch.autocast(waveform.device.type, enabled=False):
+        spectrum = front_end.spectrum(waveform)
+        ratio = (log_mel[:, 0].exp() / front_end.mel(spectrum)).clamp(0.1, 10)
+        weight = front_end.filters.sum(1)  # of the bands at each bin; none at 0 Hz
+        gain = torch.where(weight > 1e-6, ratio @ front_end.filters.T / weight.clamp(min=1e-6), 1.0)
+        return inverse_stft(spectrum * gain.transpose(1, 2), front_end.hop, front_end.window)
+
+
 STFT_SIZES = (512, 1024, 2048)
 
 
@@ -155,18 +169,22 @@ class Vocoder(TrainedModule):
     """The seam: log_mel → waveform in [-1, 1] by one of the networks above; a network with parameters trains here.
 
     Args:
-        log_mel: waveform → log_mel, and `segment_frames`, `optim`, `max_steps`: needed by training only.
+        log_mel: waveform → log_mel.  corrections: how often what is heard is brought nearer to the mel that was asked for.
+        segment_frames, optim, max_steps: needed by training only.
     """
 
     def __init__(self, network: nn.Module, log_mel: nn.Module | None = None, segment_frames: int = 64, optim: Any = None,
-                 max_steps: int | None = None):  # fmt: skip
+                 max_steps: int | None = None, corrections: int = 0):  # fmt: skip
         super().__init__()
+        self.corrections = corrections
         self.network, self.log_mel, self.segment_frames = network, log_mel, segment_frames
         self.optim, self.max_steps = optim, max_steps
         self.val_loss, self.val_l1 = MeanMetric(), MeanMetric()
 
     def forward(self, log_mel: Tensor) -> Tensor:
         waveform = self.network(log_mel).float()
+        for _ in range(self.corrections):
+            waveform = corrected(waveform, log_mel.float(), self.log_mel)
         return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
 
     def losses(self, waveform: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
