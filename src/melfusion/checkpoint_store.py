@@ -236,16 +236,12 @@ class SaveCheckpoints(Callback):
         if self._due(trainer.global_step) and trainer.global_step % self.val_every:
             self.save(trainer)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self._due(trainer.global_step):  # its validation had nothing to show
-            self.save(trainer)
-
     def _due(self, step: int) -> bool:
         return step % self.every == 0 and step != self.saved
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("val/loss")
-        if trainer.state.fn != "fit" or loss is None:  # what is due is saved at the next batch
+        if trainer.state.fn != "fit" or loss is None:
             return
         best = trainer.strategy.broadcast(float(loss) < self.store.best_loss())  # rank 0 alone may read what it writes
         if self._due(trainer.global_step) or (best and self.store.keep_best and self.saved != trainer.global_step):

@@ -82,7 +82,6 @@ class Preemption(Callback):
         """Not at the end of the step before, or its last log lines would be lost."""
         if not self.guard.stopping:
             return
-        self.saver.finish(trainer)  # of a step whose validation had nothing to show
         trainer.strategy.barrier("preemption")
         if trainer.is_global_zero and self.guard.time_is_up:
             self.requeue()
