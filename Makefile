@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate listening ablate submit generate precompute shards release-scenes data-scenes data-games tensorboard lint test test-slow
+.PHONY: help install train evaluate listening ablate submit generate precompute shards torture release-scenes data-scenes data-games tensorboard lint test test-slow
 
 # Free text travels through the environment, verbatim: no expansion of `$` by make, no words for the shell to split
 define verbatim
@@ -63,6 +63,9 @@ precompute: install  ## store latents, text embeddings and picture features besi
 
 shards: install  ## MANIFEST= AUDIO_DIR= IMAGE_DIR= OUT=: your own files, MeLBench or MusicCaps → shards
 	@$(CLI) shards $(ARGS) $(options)
+
+torture: install  ## kill, starve and lie to small trainings, points=200 times and more; a table of what was lost: nothing
+	@$(CLI) torture $(ARGS) $(options)
 
 release-scenes: install  ## train every shipped part from nothing, hours on a CPU, and write weights/ with model cards
 	@$(CLI) release-scenes

@@ -118,6 +118,7 @@ class TrainingScalars(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All ranks come by here, so what they replaced is added up."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # Lightning logs a validation at this one
         if trainer.datamodule is not None:
             trainer.datamodule.replacements.gather()
             if scalars := trainer.datamodule.replacements.scalars():

@@ -103,29 +103,34 @@ class CheckpointStore(TorchCheckpointIO):
             write_index(self.folder, read_index(self.folder) | {path.name: entry})
             part.replace(path)
             sync_folder(self.folder)
+            self.prune(entry["step"])
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
+            self.clean()
             self.failure = failed(path, file.error if file and file.error else error)
-            return
-        self.prune()
 
     def score(self, step: int, loss: float) -> None:
-        """Note the validation loss of the checkpoint of this step."""
+        """Note the validation loss of the newest checkpoint, which is of this step, and drop what is no longer the best."""
         self.wait()
         index = read_index(self.folder)
         if (name := self.path(step).name) in index:
             index[name]["loss"] = loss
-            write_index(self.folder, index)
+            try:
+                write_index(self.folder, index)
+                self.prune(step)
+            except OSError as error:
+                self.clean()
+                self.failure = failed(self.folder / INDEX, error)
 
     def best_loss(self) -> float:
         """The lowest validation loss of those that are kept; infinity for none."""
         return min((entry["loss"] for entry in read_index(self.folder).values() if "loss" in entry), default=float("inf"))
 
-    def prune(self) -> None:
-        """Remove all but the newest and the best."""
+    def prune(self, step: int) -> None:
+        """Remove all but the newest and the best; one after `step`, where the run is, was damaged or is not there at all."""
         index = read_index(self.folder)
-        newest = sorted(index, key=lambda name: index[name]["step"])[-self.keep_last :]
-        scored = sorted((name for name in index if "loss" in index[name]), key=lambda name: index[name]["loss"])
+        past = sorted((name for name in index if index[name]["step"] <= step), key=lambda name: index[name]["step"])
+        newest = past[-self.keep_last :]
+        scored = sorted((name for name in past if "loss" in index[name]), key=lambda name: index[name]["loss"])
         kept = {*newest, *scored[: self.keep_best]}
         if kept != index.keys():
             for name in index.keys() - kept:
@@ -133,7 +138,7 @@ class CheckpointStore(TorchCheckpointIO):
             write_index(self.folder, {name: index[name] for name in index if name in kept})
 
     def clean(self) -> None:
-        """Remove what an interrupted write left; only for the one that holds the run."""
+        """Remove what a write that failed left; only for the one that holds the run."""
         for part in self.folder.glob(".*.part"):
             part.unlink()
 
@@ -243,7 +248,7 @@ class SaveCheckpoints(Callback):
             self.save(trainer)
         if trainer.is_global_zero and self.saved == trainer.global_step:
             self.store.score(trainer.global_step, float(loss))
-            self.store.prune()
+        self.check(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Write the state of this step, on all ranks alike; CheckpointError on all of them where rank 0 could not."""

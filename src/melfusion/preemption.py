@@ -33,7 +33,7 @@ def leaving_on_signal() -> Iterator[None]:
     """While nothing trains: a signal raises Preempted where it arrives."""
 
     def leave(number: int, frame: Any) -> None:
-        raise Preempted(f"{signal.Signals(number).name} arrived before training began: the same command starts again.")
+        raise Preempted(f"{signal.Signals(number).name} arrived while nothing was trained: the same command goes on.")
 
     with _handlers(leave):
         yield
@@ -71,17 +71,16 @@ class Preemption(Callback):
         self.guard.stop_signal = number
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.guard.stopping:
+        if self.guard.stopping and trainer.global_step % self.saver.val_every:
+            self.saver.finish(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.guard.stopping and trainer.state.fn == "fit":  # a resume would not make this validation up
             self.saver.finish(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._leave(trainer)  # not at the end of the step before, or its last log lines would be lost
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave(trainer)
-
-    def _leave(self, trainer: Trainer) -> None:
-        if not self.guard.stopping or trainer.state.fn != "fit":
+        """Not at the end of the step before, or its last log lines would be lost."""
+        if not self.guard.stopping:
             return
         trainer.strategy.barrier("preemption")
         if trainer.is_global_zero and self.guard.time_is_up:

@@ -221,7 +221,6 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     with naming_lost_ranks(run):
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         saver.finish(trainer)
-    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # logged here, resumed or not
     scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 

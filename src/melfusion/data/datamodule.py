@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 from collections import Counter
 from typing import Any
 
@@ -105,6 +108,19 @@ def _collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) ->
     return batch
 
 
+def heed_only_the_loader(worker: int) -> None:
+    """In a loader process: a cluster's signal to the whole job is for the run, which saves and ends its workers itself."""
+    signals = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # of this thread and those it starts, so that only `watch` has them
+
+    def watch() -> None:
+        while (got := signal.sigwaitinfo(signals)).si_signo != signal.SIGTERM or got.si_pid != os.getppid():
+            continue
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class MusicDataModule(lightning.LightningDataModule):
     """Loaders over one indexed data set.
 
@@ -182,7 +198,8 @@ class MusicDataModule(lightning.LightningDataModule):
     def _loader(self, dataset: MusicDataset, batches: Any) -> DataLoader:
         workers = self.data.num_workers
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                          pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)  # fmt: skip
+                          worker_init_fn=heed_only_the_loader, pin_memory=torch.cuda.is_available(),
+                          persistent_workers=workers > 0)  # fmt: skip
 
     @property
     def replaced(self) -> Counter[str]:

@@ -16,7 +16,7 @@ from webdataset.shardlists import expand_urls
 
 from melfusion.audio import BadSample
 from melfusion.data import order, tars
-from melfusion.data.datamodule import collate
+from melfusion.data.datamodule import collate, heed_only_the_loader
 from melfusion.data.errors import DataError
 from melfusion.data.reading import decode_sample, layout
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
@@ -122,4 +122,5 @@ def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, s
     """A DataLoader over `data.stream`."""
     log.warning("data.stream is read sequentially: after a resume it starts again at its first shard (approximate).")
     dataset = StreamingDataset(data, audio, seed, shapes, rank, world)
-    return DataLoader(dataset, batch_size=micro, collate_fn=collate, num_workers=data.num_workers)
+    return DataLoader(dataset, batch_size=micro, collate_fn=collate, num_workers=data.num_workers,
+                      worker_init_fn=heed_only_the_loader)  # fmt: skip

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from melfusion import __main__ as cli
 from melfusion.torture import faults
 
-STEPS = 12
+STEPS, EVERY, VALIDATED = 12, 2, 5  # steps of a job; how often it saves, and validates
 DEADLINE_S = 60.0  # within which every rank must have ended once one of them is gone
 
 
@@ -66,8 +66,8 @@ class Job:
 
 
 def workload() -> list[str]:
-    return [f"trainer.max_steps={STEPS}", "trainer.checkpoint_every_n_steps=2", "trainer.val_every_n_steps=5",
-            "trainer.media_items=0", "data.splits.train=40"]  # fmt: skip
+    return [f"trainer.max_steps={STEPS}", f"trainer.checkpoint_every_n_steps={EVERY}",
+            f"trainer.val_every_n_steps={VALIDATED}", "trainer.media_items=0", "data.splits.train=40"]  # fmt: skip
 
 
 def fork(live: Callable[[], int]) -> int:
@@ -122,7 +122,7 @@ def state(path: Path) -> dict[str, np.ndarray]:
 
 def differing_bits(a: Path | None, b: Path | None) -> int:
     """Of two checkpoints; a missing one differs in all."""
-    one, two = ({} if p is None else state(p) for p in (a, b))
+    one, two = (state(p) if p and p.is_file() else {} for p in (a, b))
     total = 0
     for name in one.keys() | two.keys():
         x, y = (s.get(name, np.zeros(0, np.uint8)) for s in (one, two))
@@ -130,19 +130,32 @@ def differing_bits(a: Path | None, b: Path | None) -> int:
     return total if one and two else max(total, 1)
 
 
-def trained_on(job: Job) -> dict[int, str]:
-    """Position → sample, of the steps that count: what a later life took up again from an earlier step is undone."""
+def trained_on(job: Job) -> dict[int, tuple[int, str]]:
+    """Position → step and sample, of the steps that count: what a later life took up again from an earlier step is undone."""
     seen: dict[int, tuple[int, str]] = {}
-    for life in range(job.lives):
-        files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
-        lines = [line.split() for file in files for line in file.read_text().splitlines()]
+    for lines in records(job):
         for step in {int(line[1]) for line in lines if line[0] == "resume"}:
             seen = {position: pair for position, pair in seen.items() if pair[0] < step}
         seen |= {int(line[2]): (int(line[1]), line[3]) for line in lines if line[0] == "sample" and len(line) == 4}
-    return {position: key for position, (_, key) in seen.items()}
+    return seen
 
 
-def losses(job: Job) -> dict[tuple[int, str], float]:
-    """(step, tag) → logged loss."""
-    lines = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
-    return {(line["step"], tag): line[tag] for line in lines for tag in ("train/loss", "val/loss") if tag in line}
+def spans(job: Job) -> list[tuple[int, int]]:
+    """Of each life that trained: the step it went on from, and the last that it ended."""
+    found = [[int(line[1]) for line in lines if line[0] in ("resume", "end")] for lines in records(job)]
+    return [(min(steps), max(steps)) for steps in found if steps]
+
+
+def records(job: Job) -> Iterator[list[list[str]]]:
+    """What the Recorder wrote in each life, over all ranks, line by line in words; a torn line is left out."""
+    for life in range(job.lives):
+        files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
+        yield [line.split() for file in files for line in file.read_text().splitlines(True) if line.endswith("\n")]
+
+
+def curves(job: Job) -> dict[tuple[int, str], float]:
+    """(step, tag) → logged number, of all that is logged but the speed."""
+    file = job.run / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    skipped = ("step", "epoch", "train/samples_per_s")
+    return {(line["step"], tag): value for line in lines for tag, value in line.items() if tag not in skipped}

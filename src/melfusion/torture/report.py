@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,8 +20,12 @@ from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, ki
 OPTIONS = {"points": int, "seed": int, "out": str}
 
 
-def torture(points: int = 200, seed: int = 0, out: str = "runs/torture") -> bool:
-    """Carry out everything; prints the table, writes torture.md and torture.json, and says whether nothing was lost."""
+def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
+            scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS) -> bool:  # fmt: skip
+    """Carry out so many kills and the other scenarios: prints the table, writes torture.md and torture.json beside the jobs.
+
+    Returns whether nothing was lost.
+    """
     torch.set_num_threads(1)
     folder = Path(out).absolute()
     shutil.rmtree(folder, ignore_errors=True)
@@ -29,7 +34,7 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture") -> bool
     tiny = load_config("tiny", [f"data.path={folder / 'data'}", "data.splits.train=40"])
     if wait([fork(lambda: build_scenes(tiny) and 0)]) != [0]:
         raise TortureError("The corpus could not be drawn; run `make data-scenes` to see why.")
-    for scenario in (lambda o: kills(o, points), *SCENARIOS):
+    for scenario in (lambda o: kills(o, points), *scenarios):
         for row in scenario(ordeal):
             rows.append(row)
             print(line(row), flush=True)

@@ -11,14 +11,15 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from melfusion import PREEMPTED
-from melfusion.checkpoint_store import newest
+from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.torture import faults
-from melfusion.torture.jobs import DEADLINE_S, STEPS, Job, differing_bits, losses, state, trained_on
+from melfusion.torture.jobs import EVERY, STEPS, VALIDATED, Job, curves, differing_bits, spans, state, trained_on
 
 WRITES = (0.0, 0.3, 0.7, 0.98, 1.0, 1.5)  # how far a checkpoint is when the process dies in it (faults.die_in_write)
 
@@ -36,17 +37,41 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        return self.injected == self.survived and not self.lost and not self.bits
+        return 0 < self.injected == self.survived and not self.lost and not self.bits
 
 
-def compare(row: Row, job: Job, reference: Job, exact: bool = True) -> None:
-    """Add what a job that has ended lost against the undisturbed one."""
+def compare(row: Row, job: Job, reference: Job, exact: bool = True, damaged: int = 0) -> None:
+    """Add what a job that has ended lost against the undisturbed one; a step done again is lost where it had been saved.
+
+    Args:
+        damaged: how many of the newest checkpoints the fault spoiled.
+    """
     there, here = trained_on(reference), trained_on(job)
-    row.lost += sum(here.get(position) != key for position, key in there.items())
-    ended = newest(job.run / "checkpoints")
+    row.lost += sum(here.get(p) != there.get(p) for p in there.keys() | here.keys())
+    for (_, ended), (resumed, _) in pairwise(spans(job)):
+        if resumed < saved_by(ended) - damaged * EVERY:
+            row.survived, row.words = row.survived - 1, f"went on from step {resumed} after step {ended}"
     if exact:
-        row.bits += differing_bits(ended, newest(reference.run / "checkpoints"))
-        row.bits += sum(losses(job).get(k) != v for k, v in losses(reference).items())
+        row.bits += differing_bits(usable(job), usable(reference))
+        row.bits += sum(curves(job).get(k) != v for k, v in curves(reference).items())
+
+
+def saved_by(ended: int) -> int:
+    """The step whose checkpoint is surely on disk when that one has ended: its own may still be written."""
+    return max(0, ended - 1) // EVERY * EVERY
+
+
+def usable(job: Job) -> Path | None:
+    """The newest checkpoint that is whole, if there is one."""
+    try:
+        return newest(job.run / "checkpoints")
+    except CheckpointError:
+        return None
+
+
+def killed(codes: list[int]) -> bool:
+    """Did the fault strike: is every rank dead, the first of them by SIGKILL and none by an error of its own but that loss?"""
+    return -signal.SIGKILL in codes and set(codes) <= {-signal.SIGKILL, 2}
 
 
 def go_on(job: Job, world: int | None = None) -> bool:
@@ -92,9 +117,11 @@ def kills(ordeal: Ordeal, points: int) -> Iterator[Row]:
             if row is at_random:
                 codes = job.start(kill_after=dice.uniform(0.05, 1.0) * reference.seconds)
             elif row is at_hook:
-                codes = job.start(planted=f"die-{dice.choice(faults.HOOKS)}@{dice.choice((*range(STEPS), 5, 10))}")
-            else:
-                codes = job.start(before=lambda: faults.die_in_write(dice.randint(1, 3), dice.choice(WRITES)))
+                step = dice.choice((*range(STEPS), VALIDATED, 2 * VALIDATED))
+                codes = job.start(planted=f"die-{dice.choice(faults.HOOKS)}@{step}")
+            else:  # the dice are thrown here: a child throws its own copy of them
+                point = dice.randint(1, 3), dice.choice(WRITES)
+                codes = job.start(before=lambda point=point: faults.die_in_write(*point))
             if codes == [0]:  # it was faster than the fault
                 break
             row.injected += 1
@@ -105,13 +132,13 @@ def kills(ordeal: Ordeal, points: int) -> Iterator[Row]:
         compare(row, job, reference)
         if row.passed:
             shutil.rmtree(job.folder)
-    yield from rows
+    yield from (row for row in rows if row.injected)
 
 
 def whole(job: Job) -> bool:
-    """Once a checkpoint was saved, is there always one that can be loaded?"""
-    folder = job.run / "checkpoints"
-    return not (folder / "index.json").is_file() or not any(folder.glob("*.ckpt")) or bool(state(newest(folder)))
+    """Is there a checkpoint that can be loaded, unless none can have been saved yet?"""
+    path = usable(job)
+    return bool(state(path)) if path else all(saved_by(ended) == 0 for _, ended in spans(job))
 
 
 def disk_full(ordeal: Ordeal) -> Iterator[Row]:
@@ -121,13 +148,13 @@ def disk_full(ordeal: Ordeal) -> Iterator[Row]:
     size = newest(reference.run / "checkpoints").stat().st_size
     for share in (0.1, 0.9):
         job = ordeal.job(f"full{share}")
-        job.start(planted="die-on_before_backward@5")  # so that there is something to lose
-        before = newest(job.run / "checkpoints")
+        struck = killed(job.start(planted="die-on_before_backward@5"))  # so that there is something to lose
+        before = usable(job)
         limit = int(share * size)
         row.injected += 1
         codes = job.start(before=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-        kept = newest(job.run / "checkpoints") == before and not list((job.run / "checkpoints").glob(".*.part"))
-        row.survived += codes == [2] and "the disk is full" in job.log and kept and go_on(job)
+        kept = struck and usable(job) == before and not list((job.run / "checkpoints").glob(".*.part"))
+        row.survived += kept and codes == [2] and "the disk is full" in job.log and go_on(job)
         compare(row, job, reference)
     yield row
 
@@ -154,29 +181,32 @@ def damaged_checkpoint(ordeal: Ordeal) -> Iterator[Row]:
     row, reference = Row("damaged checkpoint"), ordeal.reference()
     for how in ("cut", "flipped"):
         job = ordeal.job(f"damaged-{how}")
-        job.start(planted="die-on_before_backward@9")
+        struck = killed(job.start(planted="die-on_before_backward@9"))
         path = newest(job.run / "checkpoints")
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data if how == "flipped" else data[: len(data) // 2])
         row.injected += 1
-        row.survived += go_on(job) and "is passed over" in job.log
-        compare(row, job, reference)
+        row.survived += struck and go_on(job) and f"{path.name} is passed over" in job.log
+        compare(row, job, reference, damaged=1)
     yield row
 
 
 def dead_rank(ordeal: Ordeal) -> Iterator[Row]:
     """One of two ranks dies, or stops with an error: the other ends within a minute, and both go on."""
     row, reference = Row("dead rank of two"), ordeal.reference(2)
-    for planted in ("die-on_after_backward@5:1", "die-on_train_batch_start@7:0", "error@3:1"):
+    ends = {"die-on_after_backward@5:1": [2, -signal.SIGKILL], "die-on_train_batch_start@7:0": [-signal.SIGKILL, 2],
+            "error@3:1": [2, 2]}  # fmt: skip
+    for planted, expected in ends.items():
         job = ordeal.job(f"dead{row.injected}", world=2)
         row.injected += 1
         started = time.monotonic()
         codes = job.start(planted=planted)
-        ended = all(codes) and time.monotonic() - started < reference.seconds + DEADLINE_S
-        named = "A fault was planted here" in job.log if "error" in planted else "another rank" in job.log
+        ended = codes == expected  # one that hangs is killed, too
+        named = "lost another rank" in job.log and ("error" not in planted or "A fault was planted here" in job.log)
+        if not ended:
+            row.words = f"ranks ended with {codes}, {time.monotonic() - started:.0f} s after the start"
         row.survived += ended and named and go_on(job)
-        row.words = f"the other ended {time.monotonic() - started:.0f} s after the start" if not ended else row.words
         compare(row, job, reference)
     yield row
 
@@ -188,7 +218,7 @@ def asked_to_leave(ordeal: Ordeal) -> Iterator[Row]:
         job = ordeal.job(f"signal{row.injected}", world=world)
         row.injected += 1
         codes = job.start(planted=planted)
-        row.survived += set(codes) == {PREEMPTED} and go_on(job)
+        row.survived += set(codes) == {PREEMPTED} and go_on(job) and all(a[1] == b[0] for a, b in pairwise(spans(job)))
         compare(row, job, ordeal.reference(world))
     yield row
 
@@ -211,11 +241,11 @@ def changed_world(ordeal: Ordeal) -> Iterator[Row]:
     """Killed on one rank, resumed on two, and on one again: the samples are the same, in the same steps."""
     row, reference = Row("changed world size", injected=2), ordeal.reference()
     job = ordeal.job("world")
-    job.start(planted="die-on_before_backward@5")
-    job.start(planted="die-on_before_backward@9", world=2)
-    row.survived = 2 * go_on(job)
+    row.survived = sum(killed(job.start(planted=f"die-on_before_backward@{at}", world=n)) for at, n in ((5, 1), (9, 2)))
+    row.survived *= go_on(job)
     compare(row, job, reference, exact=False)
-    there, here = losses(reference), losses(job)
+    here = curves(job)
+    there = {key: value for key, value in curves(reference).items() if key[1] in ("train/loss", "val/loss")}
     worst = max(abs(here.get(k, np.inf) - v) / v for k, v in there.items())
     row.survived *= worst < 1e-3
     row.words = f"losses within {worst:.0e} of one rank's: sums over ranks round otherwise"
@@ -238,11 +268,13 @@ def damaged_shard(ordeal: Ordeal) -> Iterator[Row]:
     row.injected, row.survived = 2, int(go_on(job))
     counted = sum(json.loads((job.run / "results.json").read_text())["replaced"].values()) if row.survived else 0
     there, here = trained_on(reference), trained_on(job)
-    differ = [p for p, key in there.items() if here.get(p) != key]
-    row.lost = len(differ) - counted if any(there[p] != broken["key"] for p in differ) or counted < len(differ) else 0
+    differ = [p for p, seen in there.items() if here.get(p) != seen]
+    stands_in = [p for p in differ if there[p][1] == broken["key"] and here.get(p, (None,))[0] == there[p][0]]
+    row.lost = len(differ) - len(stands_in) + abs(counted - len(stands_in))
     row.words = f"{counted} times a sample stands in for the one that cannot be read, counted"
     (data / shard["name"]).write_bytes(raw[: len(raw) // 2])
-    row.survived += ordeal.job("cut", f"data.path={data}").start() == [2]
+    cut = ordeal.job("cut", f"data.path={data}")
+    row.survived += cut.start() == [2] and f"{shard['name']} does not match" in cut.log
     yield row
 
 

@@ -1,0 +1,297 @@
+"""Guards: a bad step changes nothing, is told of one step later, and too many of them stop the run; spikes; what it costs."""
+
+import json
+import time
+from collections import deque
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning import Callback
+from training_jobs import Run, once
+
+from melfusion import guards, optim
+from melfusion.batch import MusicBatch
+from melfusion.callbacks import EMA
+from melfusion.data import order
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.guards import GuardError, StepGuard, not_finite, threshold
+from melfusion.schema import GuardConfig
+from melfusion.torture.faults import Recorder
+
+# what each planted fault makes not finite
+SEEN = {"nan-input": ["input", "output", "gradient"], "nan-latents": ["output", "gradient"], "nan-loss": ["output"],
+        "inf-gradient": ["gradient"]}  # fmt: skip
+
+
+@pytest.fixture
+def run(tiny_corpus, tmp_path, monkeypatch):
+    return Run(tmp_path, tiny_corpus, monkeypatch)
+
+
+def changed(run, before, after):
+    """Names of the tensors of two checkpoints that differ in any bit."""
+    one, two = run.state(before), run.state(after)
+    assert one.keys() == two.keys() and any(name.startswith("ema.") for name in one)
+    assert any(name.startswith("optimizer.") for name in one)
+    return {name for name in one if one[name] != two[name]}
+
+
+def described(run, step):
+    return json.loads((run.path / "guards" / f"step-{step:09d}-rank0.json").read_text())
+
+
+# --- a step that is not finite --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", SEEN)
+def test_a_bad_step_changes_nothing_and_is_described(run, tiny, fault):
+    assert run("optim.warmup_steps=20", plant=[f"{fault}@3"]) == 0
+    assert not changed(run, 3, 4) and changed(run, 2, 3) and changed(run, 4, 5)
+    rates = [run.curve("lr/group0")[step] for step in range(1, 7)]
+    assert rates == pytest.approx([1e-3 * k / 20 for k in (1, 2, 3, 4, 4, 5)])  # step 5 has the rate of step 4
+    found = described(run, 4)
+    assert found["step"] == 4 and found["why"] == SEEN[fault]
+    assert [m["positions"] for m in found["micro_batches"]] == [[12, 13, 14, 15]]
+    config = tiny(f"data.path={run.data}")
+    data = MusicDataModule(config.data, config.audio, config.seed).dataset("train", training=True)
+    assert found["micro_batches"][0]["keys"] == [data[p]["key"] for p in range(12, 16)]
+    assert found["generator"] == {"kind": "Philox", "key": [0, order.KEY], "streams": list(order.STREAMS)}
+    assert run.curve("guards/skipped_steps") == {4: 1}
+    assert (run.curve("train/loss")[4] is None) == (fault != "inf-gradient")  # JSON has no NaN
+    assert all(abs(run.curve("train/loss")[step]) < 100 for step in (1, 2, 3, 5, 6))
+    assert len(list((run.path / "guards").iterdir())) == 1
+
+
+def test_the_rest_of_the_run_is_that_of_a_run_without_the_bad_step(run, tmp_path):
+    """Rates and averages go by applied steps, so a skipped step leaves no trace but its missing samples."""
+    run(plant=["nan-loss@3"], steps=4)
+    stored = torch.load(run.file(4), weights_only=True)
+    assert stored["lr_schedulers"][0]["last_epoch"] == 3 and stored["global_step"] == 4
+    guard = next(v for k, v in stored["callbacks"].items() if "StepGuard" in k)
+    assert (guard["applied"], guard["skipped"], guard["in_a_row"], len(guard["usual"])) == (3, 1, 1, 3)
+
+
+def test_an_optimizer_without_found_inf_is_skipped_as_well(run, monkeypatch):
+    original = optim.configure_optimizer
+    monkeypatch.setattr(optim, "configure_optimizer", lambda groups, config, steps, allow_fused: original(groups, config, steps, False))
+    assert run(plant=["inf-gradient@3"]) == 0
+    assert not changed(run, 3, 4) and changed(run, 4, 5) and run.curve("guards/skipped_steps") == {4: 1}
+
+
+@pytest.mark.parametrize("fault", ["nan-input", "nan-loss"])
+def test_one_bad_micro_batch_of_two_makes_the_step_bad(run, fault):
+    assert run("trainer.accumulate=2", plant=[once(f"{fault}@3")]) == 0
+    assert not changed(run, 3, 4) and changed(run, 4, 5)
+    assert [m["positions"] for m in described(run, 4)["micro_batches"]] == [[12, 13], [14, 15]]
+
+
+def test_too_many_in_a_row_are_one_sentence_and_exit_code_2(run, capsys):
+    assert run("guards.max_bad_steps=3", plant=["nan-loss@1", "nan-loss@2", "nan-loss@4"], steps=8) == 0
+    assert run.curve("guards/skipped_steps") == {2: 1, 3: 2, 5: 3}  # three, but not in a row
+    capsys.readouterr()
+    assert run("guards.max_bad_steps=3", plant=["nan-loss@9", "nan-loss@10", "nan-loss@11"], steps=20) == 2
+    words = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words.startswith("melfusion train: 3 optimizer steps in a row had an output that is not finite, the last one step 12: ")
+    assert str(run.path / "guards" / "step-000000012-rank0.json") in words and words.count(". ") == 0
+
+
+def test_the_state_of_the_guard_survives_a_resume(run):
+    assert run(plant=["nan-loss@1"], steps=3) == 0
+    assert run(plant=["nan-loss@4"], steps=6) == 0
+    assert run.curve("guards/skipped_steps") == {2: 1, 5: 2}
+    stored = torch.load(run.file(6), weights_only=True)
+    guard = next(v for k, v in stored["callbacks"].items() if "StepGuard" in k)
+    assert (guard["applied"], guard["skipped"], len(guard["usual"])) == (4, 2, 4)
+    losses = run.curve("train/loss")
+    assert guard["usual"] == pytest.approx([losses[s] for s in (1, 3, 4, 6)])
+
+
+class Draws(Callback):
+    """What torch's own generator gives in each step."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.seen[trainer.global_step] = torch.rand(2).tolist()
+
+
+def test_torchs_own_generator_draws_the_same_after_a_resume(run, tiny_corpus, tmp_path, monkeypatch):
+    whole, parts = Draws(), Draws()
+    Run(tmp_path / "whole", tiny_corpus, monkeypatch)(plant=[whole], steps=5)
+    run(plant=[parts], steps=2)
+    torch.rand(7)
+    run(plant=[parts], steps=5)
+    assert whole.seen == parts.seen and len({tuple(v) for v in whole.seen.values()}) == 5
+    assert order.torch_seed(0, 1) != order.torch_seed(0, 2) != order.torch_seed(1, 2) and order.torch_seed(3, 4) == order.torch_seed(3, 4)
+
+
+# --- the verdict itself ---------------------------------------------------------------------------------------------
+
+
+def a_guard(scaler=None, config=None, folder=None, ema=None):
+    """A guard in the middle of a run of one parameter, and its optimizer."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    trainer = SimpleNamespace(
+        global_step=0, precision_plugin=SimpleNamespace(scaler=scaler), accumulate_grad_batches=1, world_size=1, global_rank=0,
+        log_every_n_steps=1, loggers=[], lr_scheduler_configs=[])  # fmt: skip
+    guard = StepGuard(config or GuardConfig(), folder, 0, ema, folder)
+    guard.on_train_start(trainer, SimpleNamespace())
+    return guard, optimizer, trainer
+
+
+def judged(guard, optimizer, trainer, loss, norm):
+    guard.on_before_backward(trainer, None, torch.tensor(loss))
+    guard.judge(optimizer, torch.tensor(norm))
+    trainer.global_step += 1
+    guard.settle()
+
+
+def test_overflows_of_fp16_scaling_do_not_count_but_other_steps_do(tmp_path):
+    scaler = SimpleNamespace(get_scale=lambda: 1024.0)
+    guard, optimizer, trainer = a_guard(scaler, GuardConfig(max_bad_steps=2), tmp_path)
+    logged = []
+    guard._log = lambda scalars, step: logged.append(scalars)
+    for _ in range(5):
+        judged(guard, optimizer, trainer, 2048.0, float("inf"))
+    assert (guard.overflows, guard.skipped, guard.in_a_row, guard.applied) == (5, 0, 0, 0)
+    assert logged[0]["train/loss"] == 2.0  # unscaled
+    judged(guard, optimizer, trainer, float("nan"), float("inf"))
+    with pytest.raises(GuardError, match="an output and gradient that is not finite"):
+        judged(guard, optimizer, trainer, float("nan"), float("inf"))
+    guard, optimizer, trainer = a_guard(None, GuardConfig(), tmp_path)
+    judged(guard, optimizer, trainer, 1.0, float("inf"))
+    assert (guard.overflows, guard.skipped) == (0, 1)  # without a scaler it is no overflow of one
+
+
+def a_batch(device="cpu", n=2):
+    zeros = lambda *shape: torch.zeros(n, *shape, device=device)  # noqa: E731
+    return MusicBatch(["a"] * n, [""] * n, torch.zeros(n, dtype=torch.int64), zeros(), latent_moments=zeros(16, 8, 8),
+                      draws={"noise": zeros(8, 8, 8)}, visual_features={"mid": (zeros(4, 4), zeros(4, 4))})  # fmt: skip
+
+
+def test_a_step_is_judged_without_a_look_at_the_device():
+    """Tensors of the meta device have no numbers: whoever asks for one on the host fails."""
+    guard, _, trainer = a_guard()
+    optimizer = SimpleNamespace(defaults={"fused": True})
+    guard.on_train_batch_start(trainer, None, a_batch("meta"), 0)
+    guard.on_before_backward(trainer, None, torch.zeros((), device="meta"))
+    guard.judge(optimizer, torch.zeros((), device="meta"))
+    assert optimizer.found_inf.is_meta and optimizer.grad_scale is None and guard.pending.vector.shape == (len(guards.SIGNALS),)
+
+
+@pytest.mark.parametrize("where", ["latent_moments", "draws", "visual_features", "has_image"])
+def test_every_floating_tensor_of_a_batch_is_looked_at(where):
+    batch = a_batch()
+    assert not_finite(batch) == 0
+    tensor = {"draws": batch.draws["noise"], "visual_features": batch.visual_features["mid"][1]}.get(where)
+    (getattr(batch, where) if tensor is None else tensor).view(-1)[-1] = -torch.inf
+    assert not_finite(batch) == 1
+
+
+def test_rates_and_averages_move_when_the_verdict_is_read():
+    ema, rate = EMA(0.9), SimpleNamespace(steps=0)
+    ema.update = lambda module, applied: setattr(rate, "average", applied)
+    guard, optimizer, trainer = a_guard(ema=ema)
+    trainer.lr_scheduler_configs = [SimpleNamespace(scheduler=SimpleNamespace(step=lambda: setattr(rate, "steps", rate.steps + 1)))]
+    guard.on_before_backward(trainer, None, torch.tensor(1.0))
+    guard.judge(optimizer, torch.tensor(1.0))
+    assert rate.steps == 0
+    ema.settle()  # whoever needs the average settles first
+    guard.settle()
+    assert rate.steps == 1 and rate.average == 1
+
+
+# --- spikes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_threshold_is_median_plus_robust_deviations():
+    assert threshold(deque([1.0, 2.0, 3.0, 4.0, 100.0]), 10) == pytest.approx(3 + 10 * 1.4826)
+    assert threshold(deque([5.0] * 9), 10) == pytest.approx(5 + 10 * 0.005)  # never nothing
+
+
+def test_a_spike_is_one_only_after_a_hundred_usual_losses(tmp_path):
+    guard, optimizer, trainer = a_guard(folder=tmp_path)
+    judged(guard, optimizer, trainer, 50.0, 1.0)
+    for k in range(98):
+        judged(guard, optimizer, trainer, 1.0 + k % 2 / 10, 1.0)
+    judged(guard, optimizer, trainer, 50.0, 1.0)
+    assert guard.spikes == 0 and len(guard.usual) == 100
+    judged(guard, optimizer, trainer, 50.0, 1.0)
+    assert guard.spikes == 1 and list(guard.usual).count(50.0) == 2 and not guard.roll_back  # a spike is not usual
+    found = json.loads((tmp_path / "step-000000101-rank0.json").read_text())
+    assert found["why"] == ["spike"] and found["seen"]["loss"] == 50.0 and found["seen"]["usual"] == pytest.approx(1.1)
+    assert guard.applied == 101  # nothing is skipped
+    guard.config.rollback_after = 2
+    judged(guard, optimizer, trainer, 50.0, 1.0)
+    assert guard.roll_back
+
+
+@pytest.mark.parametrize("rollback", [0, 1])
+def test_a_rollback_brings_all_of_an_older_state_back(run, monkeypatch, rollback):
+    monkeypatch.setattr(guards, "WINDOW", 10)
+    inner, after = StepGuard._restore, []
+
+    def restore(self, trainer, module):
+        inner(self, trainer, module)
+        after.append({"step": trainer.global_step, "applied": self.applied, "rate": trainer.optimizers[0].param_groups[0]["lr"]})
+        trainer.save_checkpoint(run.path / "after.ckpt")
+
+    monkeypatch.setattr(StepGuard, "_restore", restore)
+    record = Recorder(run.path / "record", 0)
+    options = (f"guards.rollback_after={rollback}", "guards.spike_factor=30", "optim.warmup_steps=40")
+    assert run(*options, plant=[record, "spike@14"], steps=18) == 0
+    assert run.curve("guards/spikes")[15] == 1 and described(run, 15)["why"] == ["spike"]
+    assert len(after) == rollback
+    positions = [int(line.split()[2]) for line in (run.path / "record" / "life000-rank0.txt").read_text().splitlines()
+                 if line.startswith("sample")]  # fmt: skip
+    assert positions == list(range(18 * 4))  # the data go on
+    if rollback:
+        # learnt of at the end of step 16; the loss of 15 was that of the weights after 14, so 13 is the newest before them
+        assert after == [{"step": 16, "applied": 13, "rate": pytest.approx(1e-3 * 14 / 40)}]
+        (run.path / "after.ckpt").rename(run.file(99))
+        assert not changed(run, 13, 99) and changed(run, 15, 99)
+
+
+def test_without_a_factor_nothing_is_a_spike(run, monkeypatch):
+    monkeypatch.setattr(guards, "WINDOW", 5)
+    assert run("guards.spike_factor=0", plant=["spike@8"], steps=12) == 0
+    assert run.curve("guards/spikes") == {} and not (run.path / "guards").exists()
+
+
+def test_what_the_right_picture_is_worth_is_told_at_each_validation(run):
+    assert run(steps=4, val=2) == 0
+    gains = run.curve("val/picture_gain")
+    assert gains.keys() == {2, 4} and gains == pytest.approx(
+        {s: run.curve("val/loss_other_picture")[s] - run.curve("val/loss")[s] for s in (2, 4)}, abs=1e-6)  # fmt: skip
+
+
+# --- cost -----------------------------------------------------------------------------------------------------------
+
+
+def full_scale_batch(n=32):
+    """As precomputed training of 866 M parameters has it; the gradient's norm is taken for clipping anyway."""
+    return MusicBatch(
+        [f"key{i}" for i in range(n)], [""] * n, torch.arange(n), torch.ones(n), latent_moments=torch.randn(n, 16, 256, 16),
+        draws={"noise": torch.randn(n, 8, 256, 16), "vae_noise": torch.randn(n, 8, 256, 16), "timestep": torch.rand(n)},
+        text_embeds=torch.randn(n, 77, 1024), text_mask=torch.ones(n, 77, dtype=torch.bool),
+        image_latents=torch.randn(n, 4, 64, 64))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_step_of_the_guard_costs(capsys):
+    guard, optimizer, trainer = a_guard()
+    batch, loss, norm, costs = full_scale_batch(), torch.tensor(1.0), torch.tensor(1.0), []
+    for _ in range(200):
+        started = time.perf_counter()
+        guard.on_train_batch_start(trainer, None, batch, 0)
+        guard.on_before_backward(trainer, None, loss)
+        guard.judge(optimizer, norm)
+        costs.append(time.perf_counter() - started)
+        trainer.global_step += 1
+    costs.sort()
+    with capsys.disabled():
+        print(f"\nguard, one step of 32 clips on the CPU: median {1e3 * costs[100]:.2f} ms, fastest {1e3 * costs[0]:.2f} ms")
+    assert guard.applied == 199 and costs[100] < 0.1

@@ -1,0 +1,219 @@
+"""A request to leave: the state is saved, nothing is lost, the code is 75; and the lock that keeps two jobs apart."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from slurm_stubs import install
+from training_jobs import Run, fresh
+
+from melfusion import PREEMPTED
+from melfusion import run as running
+from melfusion import train as training
+from melfusion.callbacks import JSONLines
+from melfusion.config import ConfigError, load_config
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.preemption import Preempted, leaving_on_signal
+from melfusion.run import RankLost, RunDirectory, naming_lost_ranks
+from melfusion.torture import faults
+
+
+@pytest.fixture
+def runs(tiny_corpus, tmp_path, monkeypatch):
+    """runs(name) → Run"""
+    return lambda name: Run(tmp_path / name, tiny_corpus, monkeypatch)
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """What was asked of `scontrol` by job 4242 of a stub SLURM whose batch script does not requeue."""
+    folder = install(tmp_path / "slurm", monkeypatch)
+    monkeypatch.setenv("SLURM_JOB_ID", "4242")
+    return lambda: (folder / "scontrol").read_text().split() if (folder / "scontrol").is_file() else []
+
+
+def numbers(run):
+    return {(line["step"], tag): v for line in run.lines() for tag, v in line.items() if tag not in ("train/samples_per_s", "epoch")}
+
+
+@pytest.mark.parametrize(("fault", "saved"), [("sigterm@2", 3), ("sigusr1@3", 4), ("sigterm@4", 5), ("sigterm@1", 2)])
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(runs, capsys, scontrol, fault, saved, every):
+    """The signal is read one step later, or where a checkpoint or a validation (of steps 3 and 6) wants to know at once."""
+    whole, parts = runs("whole"), runs("parts")
+    assert whole(steps=7, val=3) == 0
+    capsys.readouterr()
+    assert parts(steps=7, val=3, every=every, plant=[fault]) == PREEMPTED == 75
+    words = capsys.readouterr().err.strip().splitlines()[-1]
+    step = saved if every == 1 or saved % 3 == 0 else saved + 1
+    assert words == f"melfusion train: The run was asked to leave and has saved step {step}: the same command goes on."
+    assert parts.file(step).is_file() and not parts.file(step + 1).exists()
+    assert scontrol() == (["requeue", "4242"] if "usr1" in fault else [])
+    assert parts(steps=7, val=3, every=every) == 0
+    assert parts.state(7) == whole.state(7)
+    assert numbers(parts) == numbers(whole)  # no log line is lost, of validations either
+    assert len(scontrol()) == 2 * ("usr1" in fault)
+
+
+def test_a_signal_of_the_last_step_ends_the_run_as_usual(runs):
+    run = runs("job")
+    assert run(steps=3, plant=["sigterm@2"]) == 0 and (run.path / "results.json").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_training_begins_ends_the_process_at_once(runs, monkeypatch, capsys, number):
+    monkeypatch.setattr(training, "ensure_corpus", lambda config: os.kill(os.getpid(), number))
+    run = runs("job")
+    before = signal.getsignal(number)
+    assert run() == PREEMPTED
+    assert f"{number.name} arrived while nothing was trained" in capsys.readouterr().err
+    assert signal.getsignal(number) is before  # all as it was
+
+
+def test_a_signal_while_the_trainer_sets_up_is_no_success(runs, monkeypatch):
+    setup = MusicDataModule.setup
+    monkeypatch.setattr(MusicDataModule, "setup", lambda self, stage: [setup(self, stage), os.kill(os.getpid(), signal.SIGTERM)][0])
+    assert runs("job")() == PREEMPTED
+
+
+def test_handlers_are_put_back_whatever_happens():
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)]
+    with pytest.raises(Preempted), leaving_on_signal():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+from melfusion.torture.jobs import Job, spans
+job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16"), world=2)
+codes = job.start(planted="sigusr1@5:1")
+codes += job.start()
+print(json.dumps([codes, spans(job), job.log]))
+"""
+
+
+def test_a_signal_to_rank_1_of_two_saves_one_step_on_both(tmp_path, tiny_corpus, scontrol):
+    codes, spans, log = fresh(TWO, tmp_path / "two", tiny_corpus)
+    assert codes == [75, 75, 0, 0]
+    assert spans[0][1] == spans[1][0] and log.count(f"has saved step {spans[0][1]}:") == 2
+    assert scontrol() == ["requeue", "4242"]  # once, by rank 0, though rank 1 had the signal
+
+
+# --- the loaders of a signalled job ---------------------------------------------------------------------------------
+
+
+def command(folder, data, *options):
+    return [sys.executable, "-m", "melfusion", "train", "tiny", f"runs_dir={folder}", "name=job", f"data.path={data}",
+            "trainer.media_items=0", "trainer.val_every_n_steps=100000", "trainer.checkpoint_every_n_steps=100000", *options]  # fmt: skip
+
+
+@contextlib.contextmanager
+def started(folder, data, *options):
+    """The command in a process group of its own, at work: some steps are logged."""
+    environment = {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | os.environ
+    process = subprocess.Popen(command(folder, data, *options), start_new_session=True, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)  # fmt: skip
+    try:
+        deadline, lines = time.monotonic() + 120, folder / "job" / "metrics.jsonl"
+        while not (lines.is_file() and lines.read_text().count("\n") > 4):
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.05)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_leaves_the_loaders_to_the_run(tmp_path, tiny_corpus, number):
+    with started(tmp_path, tiny_corpus, "trainer.max_steps=1000000", "data.num_workers=2") as process:
+        os.killpg(process.pid, number)
+        words = process.communicate(timeout=120)[1]
+        assert process.returncode == PREEMPTED and "has saved step" in words and "DataLoader worker" not in words
+        with pytest.raises(ProcessLookupError):  # nobody of the group is left
+            os.killpg(process.pid, 0)
+
+
+def test_the_loader_itself_can_still_end_its_processes(tiny, tiny_corpus):
+    config = tiny(f"data.path={tiny_corpus}", "data.num_workers=1")
+    loader = MusicDataModule(config.data, config.audio).spread_dataloader("val", 4)
+    next(iter(loader))
+    worker = loader._iterator._workers[0]
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # by anyone else
+    subprocess.run(["kill", "-USR1", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive() and len(list(loader)) == 1
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
+
+
+# --- the lock -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_job_gets_a_sentence_and_a_killed_one_frees_the_lock(tmp_path, tiny_corpus, monkeypatch, capsys):
+    options = (f"runs_dir={tmp_path}", "name=job", f"data.path={tiny_corpus}", "trainer.media_items=0", "trainer.max_steps=1000000")
+    monkeypatch.setattr(RunDirectory.hold.__wrapped__, "__defaults__", (0.5,))
+    with started(tmp_path, tiny_corpus, "trainer.max_steps=1000000") as process:
+        assert training.RunDirectory is RunDirectory and running.RunDirectory is RunDirectory
+        from melfusion.__main__ import main
+
+        assert main(["train", "tiny", *options]) == 2
+        words = capsys.readouterr().err.strip().splitlines()[-1]
+        assert words.startswith(f"melfusion train: {tmp_path}/job is in use by process {process.pid} on ")
+        assert words.endswith(": wait for it, stop it, or choose another name=….")
+        process.kill()
+        process.wait()
+        with RunDirectory(load_config("tiny", list(options))).hold(wait_s=0.5):
+            assert f"process {os.getpid()} on " in (tmp_path / "job" / ".lock").read_text()
+
+
+def test_the_lock_names_the_job_and_is_free_after_it(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    run = RunDirectory(tiny(f"runs_dir={tmp_path}", "name=a"))
+    with run.hold():
+        with pytest.raises(ConfigError, match="in use by process .*, job 77: wait"), run.hold(wait_s=0):
+            pytest.fail("two hold it")
+        with RunDirectory(tiny(f"runs_dir={tmp_path}", "name=b")).hold(wait_s=0):
+            pass
+    with run.hold(wait_s=0):
+        pass
+
+
+def test_a_lost_rank_becomes_a_sentence_and_other_errors_stay_what_they_are(tiny, tmp_path):
+    run = RunDirectory(tiny(f"runs_dir={tmp_path}", "name=gloom"))
+    with pytest.raises(RankLost, match="lost another rank of .*gloom"), naming_lost_ranks(run):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
+    with pytest.raises(RankLost), naming_lost_ranks(run):
+        raise torch.distributed.DistBackendError("NCCL error")
+    for error in (RuntimeError("out of memory"), Preempted("gloomy"), ConfigError("igloo.wav")):
+        with pytest.raises(type(error), match=str(error)), naming_lost_ranks(run):
+            raise error
+
+
+# --- what was logged ------------------------------------------------------------------------------------------------
+
+
+def test_lines_after_the_resumed_step_and_torn_ones_are_forgotten(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    log = JSONLines(file)
+    for step in (None, 0, 1, 2, 3, 2):
+        log.log_metrics({"a": step or 0, "b": float("nan"), "c": torch.tensor(float("inf"))}, step)
+    with file.open("a") as out:
+        out.write('{"step": 1, "a"')
+    JSONLines(file, 2)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [None, 0, 1, 2, 2] and all(line["b"] is line["c"] is None for line in lines)
+    JSONLines(file)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [None, 0]

@@ -1,0 +1,65 @@
+"""Small trainings for the tests of guards, checkpoints, preemption and torture: in this process, or forked from a fresh one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from melfusion import train as training
+from melfusion.__main__ import main
+from melfusion.torture import faults
+from melfusion.torture.jobs import state
+
+
+class Run:
+    """One run directory of the tiny configuration on a data set; each call is one life of it, and gives its exit code."""
+
+    def __init__(self, folder, data, monkeypatch):
+        self.folder, self.data, self.monkeypatch = Path(folder), data, monkeypatch
+        self.path = self.folder / "job"
+
+    def __call__(self, *options, plant=(), steps=6, every=1, keep=99, val=100):
+        make = training.make_trainer
+        faults.plant([faults.Fault(one) if isinstance(one, str) else one for one in plant])
+        try:
+            return main(["train", "tiny", f"runs_dir={self.folder}", "name=job", f"data.path={self.data}",
+                         f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={every}", f"trainer.keep_last={keep}", "trainer.media_items=0",
+                         f"trainer.val_every_n_steps={val}", *options])  # fmt: skip
+        finally:
+            training.make_trainer = make
+
+    def file(self, step):
+        return self.path / "checkpoints" / f"step-{step:09d}.ckpt"
+
+    def state(self, step):
+        """name → bytes of weights, average and optimizer."""
+        return {name: values.tobytes() for name, values in state(self.file(step)).items()}
+
+    def lines(self):
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+    def curve(self, tag):
+        """step → value"""
+        return {line["step"]: line[tag] for line in self.lines() if tag in line}
+
+
+def once(text):
+    """A fault that strikes a single micro-batch."""
+    fault = faults.Fault(text)
+    strike = fault.strike
+
+    def struck(*args):
+        fault.step = -1
+        strike(*args)
+
+    fault.strike = struck
+    return fault
+
+
+def fresh(code, *args, timeout=300, **environment):
+    """Run Python code, which may fork, in a process that has computed nothing; the last line that it prints, from JSON."""
+    env = {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=timeout, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
