@@ -125,7 +125,7 @@ def _torture(config: str, options: list[str]) -> None:
     from melfusion.torture.report import OPTIONS, torture
     from melfusion.torture.scenarios import TortureError
 
-    if not torture(**_parse(options, OPTIONS)):
+    if not torture(**({"goodput": "tiny"} | _parse(options, OPTIONS))):
         raise TortureError("a fault cost something, see the table.")
 
 

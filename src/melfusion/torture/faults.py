@@ -189,11 +189,16 @@ def _size_of_last() -> Callable[[], float]:
 
 
 def main(argv: list[str]) -> int:
-    """FAULT[,FAULT] VERB …"""
+    """FAULT[,FAULT] VERB …, where record:FOLDER:LIFE stands for a Recorder."""
     from melfusion.__main__ import main as run
 
-    plant([Fault(text) for text in argv[0].split(",")])
+    plant([_recorder(text) if text.startswith("record:") else Fault(text) for text in argv[0].split(",")])
     return run(argv[1:])
+
+
+def _recorder(text: str) -> Recorder:
+    folder, _, life = text.removeprefix("record:").rpartition(":")
+    return Recorder(Path(folder), int(life))
 
 
 if __name__ == "__main__":

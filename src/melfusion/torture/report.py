@@ -14,16 +14,19 @@ import torch
 
 from melfusion.config import load_config
 from melfusion.data.corpus import build_scenes
+from melfusion.run import device_name
+from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
 from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
 
-OPTIONS = {"points": int, "seed": int, "out": str}
+OPTIONS = {"points": int, "seed": int, "out": str, "goodput": str}
 
 
 def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
-            scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS) -> bool:  # fmt: skip
+            goodput: str = "", scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS) -> bool:  # fmt: skip
     """Carry out so many kills and the other scenarios: prints the table, writes torture.md and torture.json beside the jobs.
 
+    `goodput` names the configuration whose training is killed and restarted to measure that; none where it is empty.
     Returns whether nothing was lost.
     """
     torch.set_num_threads(1)
@@ -39,9 +42,14 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
             rows.append(row)
             print(line(row), flush=True)
     passed = all(row.passed for row in rows)
-    text = "\n".join([*HEAD, *map(line, rows), "", f"{points} kill points, seed {seed}, {time.monotonic() - started:.0f} s."])
-    (folder / "torture.md").write_text(text + "\n")
+    words = [f"{points} kill points, seed {seed}, {time.monotonic() - started:.0f} s on {device_name()}."]
     tree = {"points": points, "seed": seed, "rows": [dataclasses.asdict(row) | {"passed": row.passed} for row in rows]}
+    if goodput:
+        interval = max(20, load_config(goodput).trainer.checkpoint_every_n_steps)
+        tree["goodput"] = measure(goodput, interval, folder)
+        words.append(report(goodput, tree["goodput"]))
+    text = "\n".join([*HEAD, *map(line, rows), "", *words])
+    (folder / "torture.md").write_text(text + "\n")
     (folder / "torture.json").write_text(json.dumps(tree, indent=1) + "\n")
     print(f"\n{text}\n{'Nothing was lost.' if passed else 'Something was lost: see the rows above, and the logs in'} {folder}")
     return passed
