@@ -67,5 +67,5 @@ def report(config: str, found: dict[str, float]) -> str:
     costs = (found["restart_s"], found["step_s"], found["checkpoint_s"], int(found["interval"]))
     shares = ", ".join(f"{share(*costs, mean):.1%} at one failure per {name}" for name, mean in MEAN_TIMES_S.items())
     return (f"Goodput of {config}: restart {found['restart_s']:.1f} s, step {found['step_s']:.3f} s, checkpoint "
-            f"{found['checkpoint_s']:.2f} s every {found['interval']:.0f} steps, {found['lost_steps']:.0f} steps lost in this kill: "
+            f"{found['checkpoint_s']:.2f} s every {found['interval']:.0f} steps, {found['lost_steps']:.0f} lost in this kill: "
             f"useful time {shares} (goals 95 % and 99 %).")  # fmt: skip
