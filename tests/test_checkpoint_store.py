@@ -14,7 +14,14 @@ import torch
 from training_jobs import Run, fresh
 
 from melfusion import checkpoint_store
-from melfusion.checkpoint_store import CheckpointError, CheckpointStore, SaveCheckpoints, newest, read_index, write_index
+from melfusion.checkpoint_store import (
+    CheckpointError,
+    CheckpointStore,
+    SaveCheckpoints,
+    newest,
+    read_index,
+    write_index,
+)
 from melfusion.torture.jobs import fork, wait
 
 
@@ -163,23 +170,23 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, share):
 def test_a_disk_that_fills_between_file_and_index_is_told_as_well(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=0)
     save(store, 1)
-    real, calls = checkpoint_store.write_index, []
+    real, calls, failing = checkpoint_store.write_index, [], [1]
 
     def full(folder, index):
         calls.append(1)
-        if len(calls) in failing:
+        if len(calls) == failing[0]:
             (folder / ".index.json.part").touch()
             raise OSError(errno.ENOSPC, "No space left on device")
         real(folder, index)
 
     monkeypatch.setattr(checkpoint_store, "write_index", full)
-    for failing in ([1], [2]):  # the entry's, and that after pruning
+    for failing[0] in (1, 2):  # the entry's, and that after pruning
         calls.clear()
         store.failure = None
         store.save_checkpoint(stored(2), store.path(2))
         assert "the disk is full" in store.failure and not list(tmp_path.glob(".*.part")) and newest(tmp_path)
     calls.clear()
-    failing, store.failure = [1], None
+    failing[0], store.failure = 1, None
     store.score(2, 0.5)
     assert "index.json could not be written (the disk is full)" in store.failure and newest(tmp_path) == store.path(2)
 
@@ -231,7 +238,8 @@ def test_what_lies_after_the_step_of_the_run_does_not_push_out_what_is_whole(tmp
 
 @pytest.mark.parametrize(("spoil", "reason"), [
     (lambda data: data[:-1], "it has .* bytes of"), (lambda data: data[: len(data) // 2], "it has .* bytes of"),
-    (lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:], "its SHA-256 is not"), (lambda data: b"", "it has 0 bytes of")])  # fmt: skip
+    (lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:], "its SHA-256 is not"),
+    (lambda data: b"", "it has 0 bytes of")])  # fmt: skip
 def test_a_damaged_newest_is_named_and_passed_over(tmp_path, caplog, spoil, reason):
     store = CheckpointStore(tmp_path)
     for step in (1, 2):
@@ -313,8 +321,8 @@ def test_an_error_of_the_thread_is_the_same_sentence(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_an_asynchronous_run_is_the_same_to_the_bit(tiny_corpus, tmp_path, monkeypatch):
-    runs = [Run(tmp_path / name, tiny_corpus, monkeypatch) for name in ("here", "thread")]
+def test_an_asynchronous_run_is_the_same_to_the_bit(tiny_corpus, tmp_path):
+    runs = [Run(tmp_path / name, tiny_corpus) for name in ("here", "thread")]
     for run, option in zip(runs, ("false", "true"), strict=True):
         assert run(f"trainer.async_checkpoints={option}", steps=4, every=1) == 0
     assert all(runs[0].state(step) == runs[1].state(step) for step in range(1, 5))
@@ -324,7 +332,7 @@ def test_an_asynchronous_run_is_the_same_to_the_bit(tiny_corpus, tmp_path, monke
 
 
 def test_a_validated_step_is_saved_after_its_validation_and_the_best_is_kept(tiny_corpus, tmp_path, monkeypatch):
-    run, order = Run(tmp_path, tiny_corpus, monkeypatch), []
+    run, order = Run(tmp_path, tiny_corpus), []
     write, log = CheckpointStore._write, checkpoint_store.SaveCheckpoints.on_validation_end
     monkeypatch.setattr(CheckpointStore, "_write", lambda s, c, p: [order.append(f"save {c['global_step']}"), write(s, c, p)][1])
     monkeypatch.setattr(SaveCheckpoints, "on_validation_end",

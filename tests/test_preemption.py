@@ -15,8 +15,8 @@ from slurm_stubs import install
 from training_jobs import Run, fresh
 
 from melfusion import PREEMPTED
-from melfusion import run as running
 from melfusion import train as training
+from melfusion.__main__ import main
 from melfusion.callbacks import JSONLines
 from melfusion.config import ConfigError, load_config
 from melfusion.data.datamodule import MusicDataModule
@@ -26,9 +26,9 @@ from melfusion.torture import faults
 
 
 @pytest.fixture
-def runs(tiny_corpus, tmp_path, monkeypatch):
+def runs(tiny_corpus, tmp_path):
     """runs(name) → Run"""
-    return lambda name: Run(tmp_path / name, tiny_corpus, monkeypatch)
+    return lambda name: Run(tmp_path / name, tiny_corpus)
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ def scontrol(tmp_path, monkeypatch):
 
 
 def numbers(run):
-    return {(line["step"], tag): v for line in run.lines() for tag, v in line.items() if tag not in ("train/samples_per_s", "epoch")}
+    skipped = ("train/samples_per_s", "epoch")
+    return {(line["step"], tag): v for line in run.lines() for tag, v in line.items() if tag not in skipped}
 
 
 @pytest.mark.parametrize(("fault", "saved"), [("sigterm@2", 3), ("sigusr1@3", 4), ("sigterm@4", 5), ("sigterm@1", 2)])
@@ -113,7 +114,8 @@ def test_a_signal_to_rank_1_of_two_saves_one_step_on_both(tmp_path, tiny_corpus,
 
 def command(folder, data, *options):
     return [sys.executable, "-m", "melfusion", "train", "tiny", f"runs_dir={folder}", "name=job", f"data.path={data}",
-            "trainer.media_items=0", "trainer.val_every_n_steps=100000", "trainer.checkpoint_every_n_steps=100000", *options]  # fmt: skip
+            "trainer.media_items=0", "trainer.max_steps=1000000", "trainer.val_every_n_steps=100000",
+            "trainer.checkpoint_every_n_steps=100000", *options]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -137,7 +139,7 @@ def started(folder, data, *options):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_whole_group_leaves_the_loaders_to_the_run(tmp_path, tiny_corpus, number):
-    with started(tmp_path, tiny_corpus, "trainer.max_steps=1000000", "data.num_workers=2") as process:
+    with started(tmp_path, tiny_corpus, "data.num_workers=2") as process:
         os.killpg(process.pid, number)
         words = process.communicate(timeout=120)[1]
         assert process.returncode == PREEMPTED and "has saved step" in words and "DataLoader worker" not in words
@@ -165,10 +167,7 @@ def test_the_loader_itself_can_still_end_its_processes(tiny, tiny_corpus):
 def test_a_second_job_gets_a_sentence_and_a_killed_one_frees_the_lock(tmp_path, tiny_corpus, monkeypatch, capsys):
     options = (f"runs_dir={tmp_path}", "name=job", f"data.path={tiny_corpus}", "trainer.media_items=0", "trainer.max_steps=1000000")
     monkeypatch.setattr(RunDirectory.hold.__wrapped__, "__defaults__", (0.5,))
-    with started(tmp_path, tiny_corpus, "trainer.max_steps=1000000") as process:
-        assert training.RunDirectory is RunDirectory and running.RunDirectory is RunDirectory
-        from melfusion.__main__ import main
-
+    with started(tmp_path, tiny_corpus) as process:
         assert main(["train", "tiny", *options]) == 2
         words = capsys.readouterr().err.strip().splitlines()[-1]
         assert words.startswith(f"melfusion train: {tmp_path}/job is in use by process {process.pid} on ")

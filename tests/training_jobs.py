@@ -15,8 +15,8 @@ from melfusion.torture.jobs import state
 class Run:
     """One run directory of the tiny configuration on a data set; each call is one life of it, and gives its exit code."""
 
-    def __init__(self, folder, data, monkeypatch):
-        self.folder, self.data, self.monkeypatch = Path(folder), data, monkeypatch
+    def __init__(self, folder, data):
+        self.folder, self.data = Path(folder), data
         self.path = self.folder / "job"
 
     def __call__(self, *options, plant=(), steps=6, every=1, keep=99, val=100):
@@ -24,8 +24,8 @@ class Run:
         faults.plant([faults.Fault(one) if isinstance(one, str) else one for one in plant])
         try:
             return main(["train", "tiny", f"runs_dir={self.folder}", "name=job", f"data.path={self.data}",
-                         f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={every}", f"trainer.keep_last={keep}", "trainer.media_items=0",
-                         f"trainer.val_every_n_steps={val}", *options])  # fmt: skip
+                         f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={every}", f"trainer.keep_last={keep}",
+                         "trainer.media_items=0", f"trainer.val_every_n_steps={val}", *options])  # fmt: skip
         finally:
             training.make_trainer = make
 

@@ -100,7 +100,7 @@ class StepGuard(Callback):
         if isinstance(batch, MusicBatch):
             self.samples.append({"keys": batch.keys, "positions": batch.position})
             bad = not_finite(batch)
-            self.bad_input = bad if self.bad_input is None else self.bad_input + bad
+            self.bad_input = bad if self.bad_input is None else self.bad_input | bad
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         loss = loss.detach().float()  # Lightning has divided it by the accumulation, and fp16 has scaled it
@@ -241,10 +241,10 @@ def threshold(usual: deque[float], factor: float) -> float:
 
 
 def not_finite(batch: MusicBatch) -> Tensor:
-    """How many of a batch's floating tensors hold NaN or infinity, on the device."""
+    """Does any of a batch's floating tensors hold NaN or infinity? Least and largest tell, in one pass on the device."""
     tensors: list[Tensor] = []
     batch._map(lambda t: tensors.append(t) if t.is_floating_point() and t.numel() else None)
-    return torch.stack([~t.isfinite().all() for t in tensors]).sum()
+    return ~torch.stack([end for t in tensors for end in torch.aminmax(t)]).isfinite().all()
 
 
 def to_host(vector: Tensor) -> tuple[Tensor, Any]:

@@ -212,10 +212,10 @@ def dead_rank(ordeal: Ordeal) -> Iterator[Row]:
 
 
 def asked_to_leave(ordeal: Ordeal) -> Iterator[Row]:
-    """SIGTERM or SIGUSR1 on one rank: all save the same step and leave with the documented code."""
+    """SIGTERM or SIGUSR1 on one rank: all save the same step, which no other rule would, and leave with the documented code."""
     row = Row(f"signal to one rank (exit {PREEMPTED})")
-    for planted, world in (("sigterm@3", 1), ("sigusr1@4:1", 2), ("sigterm@6:0", 2)):
-        job = ordeal.job(f"signal{row.injected}", world=world)
+    for planted, world in (("sigterm@1", 1), ("sigusr1@4:1", 2), ("sigterm@6:0", 2)):
+        job = ordeal.job(f"signal{row.injected}", "trainer.checkpoint_every_n_steps=100", world=world)
         row.injected += 1
         codes = job.start(planted=planted)
         row.survived += set(codes) == {PREEMPTED} and go_on(job) and all(a[1] == b[0] for a, b in pairwise(spans(job)))
