@@ -216,3 +216,15 @@ def test_latent_statistics_come_from_the_whole_split(tiny_run, tiny_corpus):
     config = tiny_run("stats", "task=music_vae", "music_vae.stats_items=4")
     data = MusicDataModule(config.data, config.audio, 0, 1, {})
     assert [k for b in data.spread_dataloader("train", 4) for k in b.keys] == ["s000", "s004", "s008", "s012"]
+
+
+def test_training_from_a_url_gives_the_numbers_of_the_folder(tiny_run, tiny_corpus, tmp_path):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.put(f"{tiny_corpus}/", "/shelf/music/", recursive=True)
+    local, far = tiny_run("local"), tiny_run("far", "data.path=memory://shelf/music", f"data.cache_dir={tmp_path}/cache")
+    train(local)
+    train(far)
+    assert same_tensors(checkpoint(local)["state_dict"], checkpoint(far)["state_dict"])
+    assert list((tmp_path / "cache").rglob("train-*.tar"))
