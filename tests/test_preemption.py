@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback
 from slurm_stubs import install
 from training_jobs import Run, fresh
 
@@ -18,6 +19,7 @@ from melfusion import PREEMPTED
 from melfusion import train as training
 from melfusion.__main__ import main
 from melfusion.callbacks import JSONLines
+from melfusion.checkpoint_store import CheckpointError
 from melfusion.config import ConfigError, load_config
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.preemption import Preempted, leaving_on_signal
@@ -51,7 +53,8 @@ def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(runs, capsys, scontr
     whole, parts = runs("whole"), runs("parts")
     assert whole(steps=7, val=3) == 0
     capsys.readouterr()
-    assert parts(steps=7, val=3, every=every, plant=[fault]) == PREEMPTED == 75
+    # no best is kept, so that nobody else saves a validated step
+    assert parts("trainer.keep_best=0", steps=7, val=3, every=every, plant=[fault]) == PREEMPTED == 75
     words = capsys.readouterr().err.strip().splitlines()[-1]
     step = saved if every == 1 or saved % 3 == 0 else saved + 1
     assert words == f"melfusion train: The run was asked to leave and has saved step {step}: the same command goes on."
@@ -61,6 +64,21 @@ def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(runs, capsys, scontr
     assert parts.state(7) == whole.state(7)
     assert numbers(parts) == numbers(whole)  # no log line is lost, of validations either
     assert len(scontrol()) == 2 * ("usr1" in fault)
+
+
+class Fails(Callback):
+    """An end of the run in the validation of step 3."""
+
+    def on_validation_start(self, trainer, pl_module):
+        if trainer.global_step == 3:
+            raise CheckpointError("planted")
+
+
+def test_a_validation_that_did_not_end_is_made_up_for(runs):
+    whole, parts = runs("whole"), runs("parts")
+    assert whole(steps=5, val=3) == 0
+    assert parts(steps=5, val=3, every=100, plant=["sigterm@1", Fails()]) == 2
+    assert parts(steps=5, val=3) == 0 and numbers(parts) == numbers(whole)
 
 
 def test_a_signal_of_the_last_step_ends_the_run_as_usual(runs):

@@ -54,14 +54,14 @@ from melfusion.guards import StepGuard
 judge = StepGuard.judge
 StepGuard.judge = lambda self, optimizer, norm: [judge(self, optimizer, norm), setattr(optimizer, "found_inf", None)]
 """),
-    "the average is forgotten": (0, "foreign_tmpdir", "bits", """
-from melfusion.callbacks import EMA
-EMA.on_load_checkpoint = lambda *args: None
-"""),
     "checkpoints are lost": (0, "damaged_checkpoint", "survived", """
 from melfusion.checkpoint_store import CheckpointStore
 prune = CheckpointStore.prune
 CheckpointStore.prune = lambda self, step: [setattr(self, "keep_last", 1), setattr(self, "keep_best", 0), prune(self, step)]
+"""),
+    "the average is forgotten": (0, "foreign_tmpdir", "bits", """
+from melfusion.callbacks import EMA
+EMA.on_load_checkpoint = lambda *args: None
 """),
     "nothing is saved at a signal": (0, "asked_to_leave", "survived", """
 from melfusion.checkpoint_store import SaveCheckpoints
@@ -69,7 +69,10 @@ SaveCheckpoints.finish = lambda self, trainer: self.store.wait()
 """),
 }  # fmt: skip
 
-@pytest.mark.parametrize("defect", DEFECTS)
+QUICK, REST = list(DEFECTS)[:3], list(DEFECTS)[3:]
+
+
+@pytest.mark.parametrize("defect", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
 def test_a_planted_defect_is_found(tmp_path, defect):
     points, scenarios, shown, code = DEFECTS[defect]
     assert fresh(SOME, points, scenarios, code, tmp_path / "t") is False
