@@ -5,8 +5,11 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -213,6 +216,35 @@ def test_only_a_job_that_saved_its_state_is_requeued(code, option, requeued, slu
         assert (slurm / "scontrol").read_text() == "requeue\n4242\n"
     assert (slurm / "status").read_text() == f"{code}\n"  # SLURM sees the training's own code
     assert ("requeue" in asked(script())) == (option == "true") != ("no-requeue" in asked(script()))
+
+
+def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directory(slurm, tiny_corpus):
+    (slurm / "run").touch()
+    options = [f"data.path={tiny_corpus}", "name=long", "trainer.max_steps=60", "trainer.media_items=0", "cluster.gpus_per_node=0",
+               "trainer.checkpoint_every_n_steps=1000", "trainer.val_every_n_steps=1000"]  # fmt: skip
+
+    def time_is_up():
+        curve, lock = Path("runs/long/metrics.jsonl"), Path("runs/long/.lock")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (curve.is_file() and '"step": 3' in curve.read_text()):
+            time.sleep(0.02)
+        os.kill(int(lock.read_text().split()[1]), signal.SIGUSR1)  # "process 123 on host"
+
+    watch = threading.Thread(target=time_is_up)
+    watch.start()
+    submit("train", ["tiny"], options, "scenes")
+    watch.join()
+    log = Path("runs/long/slurm/4242_0_log.out")
+    assert (slurm / "status").read_text() == "75\n" and (slurm / "scontrol").read_text() == "requeue\n4242\n", log.read_text()
+    (saved,) = Path("runs/long/checkpoints").glob("*.ckpt")
+    step = int(saved.stem.removeprefix("step-"))
+    assert 3 <= step < 60 and f"has saved step {step}" in log.read_text()
+    submit("train", ["tiny"], options, "scenes")  # what the requeued job runs
+    assert (slurm / "status").read_text() == "0\n"
+    assert json.loads(Path("runs/long/results.json").read_text())["step"] == 60
+    lines = map(json.loads, Path("runs/long/metrics.jsonl").read_text().splitlines())
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == list(range(1, 61))  # none lost, none twice
 
 
 def test_a_container_wraps_every_task(slurm):
