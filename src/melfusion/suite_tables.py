@@ -84,13 +84,15 @@ def _numbers(values: list[float]) -> str:
 
 
 def guidance(result: dict[str, Any]) -> list[str]:
-    """How accuracy changes with the scale, on validation scenes by the judge that chose."""
-    lines = []
+    """How accuracy changes with the scale, on validation scenes by the judge that chose; rows of one model share a line."""
+    shared: dict[str, list[str]] = {}
     for row in result["rows"]:
-        for name in next(iter(row.get("guidance_tried", {}).values()), {}):
-            said = ", ".join(f"{scale}: {found[name]['accuracy']:.2f}" for scale, found in row["guidance_tried"].items())
-            lines.append(f"{row['name']}, {name} heard right by guidance, on validation scenes: {said}")
-    return lines
+        tried = row.get("guidance_tried", {})
+        said = [f"{name} " + ", ".join(f"{scale}: {found[name]['accuracy']:.2f}" for scale, found in tried.items())
+                for name in next(iter(tried.values()), {})]  # fmt: skip
+        if said:
+            shared.setdefault("; ".join(said), []).append(row["name"])
+    return [f"{', '.join(names)}, heard right by guidance on validation scenes: {said}" for said, names in shared.items()]
 
 
 def leaks(result: dict[str, Any]) -> list[str]:
