@@ -78,7 +78,7 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert {row["wanted"] for row in result["leakage"]} == {"at chance", "above chance"} and "place in the caption (words)" in table
     tried = json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]
     assert all(0 <= tried[scale]["accuracy"]["place"]["accuracy"] <= 1 for scale in ("1", "3"))
-    assert "ours, heard right by guidance on validation scenes: place 1: " in table
+    assert "heard right by guidance on validation scenes: place 1: " in table
     wrong = sum(n for others in rows["ours"]["confusions"]["place"].values() for n in others.values())
     assert wrong == round(12 * (1 - rows["ours"]["attributes"]["place"]["accuracy"])) and "place is heard wrong in" in table
     clips = [sorted(f.name for f in Path(f"runs/small/ours/seed{s}/test").glob("[!.]*.wav")) for s in (0, 1)]

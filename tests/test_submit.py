@@ -186,7 +186,8 @@ def test_variables_of_the_makefile_reach_every_task_verbatim(slurm, monkeypatch)
 def test_make_submit_passes_the_verb_its_variables_and_the_settings(slurm):
     given = ["VERB=train", "CONFIG=tiny", "DEVICES=2", "NODES=2", "cluster.partition=gpu", "seed=4", f"PYTHON={sys.executable}"]
     (Path.cwd() / "src").symlink_to(ROOT / "src")
-    done = subprocess.run(["make", "-f", ROOT / "Makefile", "-o", "install", "submit", *given], capture_output=True, text=True)
+    call = ["make", "--no-print-directory", "-f", ROOT / "Makefile", "-o", "install", "submit", *given]
+    done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "job 4242: melfusion-tiny, log runs/tiny/slurm/4242_0_log.out\n", done.stderr
     text = script()
     assert asked(text)["partition"] == "gpu" and asked(text)["nodes"] == "2" and "export CONFIG=tiny" in text

@@ -34,7 +34,7 @@ def tortured(points, scenarios, folder):
 
 def test_twenty_deaths_and_other_faults_cost_nothing(tmp_path):
     """Other scenarios have their like in test_checkpoint_store.py and test_preemption.py."""
-    tortured(20, ("damaged_checkpoint", "not_finite", "dead_rank", "changed_world", "damaged_shard"), tmp_path / "t")
+    tortured(20, ("damaged_checkpoint", "changed_world", "damaged_shard"), tmp_path / "t")
 
 
 @pytest.mark.slow
@@ -69,7 +69,8 @@ SaveCheckpoints.finish = lambda self, trainer: self.store.wait()
 """),
 }  # fmt: skip
 
-QUICK, REST = list(DEFECTS)[:3], list(DEFECTS)[3:]
+QUICK = ("resume is off by one", "checkpoints are lost")
+REST = [name for name in DEFECTS if name not in QUICK]
 
 
 @pytest.mark.parametrize("defect", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
@@ -85,7 +86,7 @@ def test_a_planted_defect_is_found(tmp_path, defect):
 def test_the_verb_fails_when_something_was_lost(monkeypatch, nothing_lost, code):
     given = {}
     monkeypatch.setattr(report, "torture", lambda **options: [given.update(options), nothing_lost][1])
-    assert main(["torture", "points=3", "seed=5"]) == code and given == {"points": 3, "seed": 5}
+    assert main(["torture", "points=3", "seed=5"]) == code and given == {"points": 3, "seed": 5, "goodput": "tiny"}
 
 
 # --- counting -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ OPTIONS = {"points": int, "seed": int, "out": str, "goodput": str}
 
 
 def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
-            goodput: str = "", scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS) -> bool:  # fmt: skip
+            scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS, goodput: str = "") -> bool:  # fmt: skip
     """Carry out so many kills and the other scenarios: prints the table, writes torture.md and torture.json beside the jobs.
 
     `goodput` names the configuration whose training is killed and restarted to measure that; none where it is empty.
