@@ -45,7 +45,7 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
     words = [f"{points} kill points, seed {seed}, {time.monotonic() - started:.0f} s on {device_name()}."]
     tree = {"points": points, "seed": seed, "rows": [dataclasses.asdict(row) | {"passed": row.passed} for row in rows]}
     if goodput:
-        interval = max(20, load_config(goodput).trainer.checkpoint_every_n_steps)
+        interval = max(200, load_config(goodput).trainer.checkpoint_every_n_steps)
         tree["goodput"] = measure(goodput, interval, folder)
         words.append(report(goodput, tree["goodput"]))
     text = "\n".join([*HEAD, *map(line, rows), "", *words])
