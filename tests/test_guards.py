@@ -11,14 +11,18 @@ import torch
 from lightning import Callback
 from training_jobs import Run, once
 
-from melfusion import guards, optim
+from melfusion import build, guards, optim
 from melfusion.batch import MusicBatch
 from melfusion.callbacks import EMA
+from melfusion.checkpoint_store import CheckpointStore
+from melfusion.config import load_config
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.guards import GuardError, StepGuard, not_finite, threshold
+from melfusion.run import RunDirectory
 from melfusion.schema import GuardConfig
 from melfusion.torture.faults import Recorder
+from melfusion.train import make_trainer
 
 # what each planted fault makes not finite
 SEEN = {"nan-input": ["input", "output", "gradient"], "nan-latents": ["output", "gradient"], "nan-loss": ["output"],
@@ -278,34 +282,69 @@ def full_scale_batch(n=32):
     """As precomputed training of 866 M parameters has it; the gradient's norm is taken for clipping anyway."""
     return MusicBatch(
         [f"key{i}" for i in range(n)], [""] * n, torch.arange(n), torch.ones(n), latent_moments=torch.randn(n, 16, 256, 16),
-        draws={"noise": torch.randn(n, 8, 256, 16), "vae_noise": torch.randn(n, 8, 256, 16), "timestep": torch.rand(n)},
+        draws={"noise": torch.randn(n, 8, 256, 16), "vae_noise": torch.randn(n, 8, 256, 16), "timestep": torch.rand(n),
+               "drop": torch.rand(n)},
         text_embeds=torch.randn(n, 77, 1024), text_mask=torch.ones(n, 77, dtype=torch.bool),
         image_latents=torch.randn(n, 4, 64, 64))  # fmt: skip
 
 
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
+class Stopwatch(Callback):
+    """Seconds of each step and of the guard within it. A device is waited for around the guard: its kernels count in full."""
+
+    HOOKS = ("on_train_batch_start", "on_before_backward", "judge")
+
+    def __init__(self, guard, device):
+        self.steps, self.guards = [], []
+        self.wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+        for hook in self.HOOKS:
+            setattr(guard, hook, self.timed(getattr(guard, hook)))
+
+    def now(self):
+        self.wait()
+        return time.perf_counter()
+
+    def timed(self, hook):
+        def call(*args):
+            started = self.now()
+            hook(*args)
+            self.spent += self.now() - started
+
+        return call
+
+    def on_train_batch_start(self, *args):  # stands before the guard
+        self.spent, self.started = 0.0, self.now()
+
+    def on_train_batch_end(self, *args):
+        self.guards.append(self.spent)
+        self.steps.append(self.now() - self.started)
+
+
+GPU = pytest.param("cuda", 8, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["cpu", GPU])
-def test_what_a_step_of_the_guard_costs(device, capsys):
-    """The host's seconds, and those until the device is done: of the look at the batch, and of the rest, which no size moves."""
-    guard, optimizer, trainer = a_guard()
-    batch, one, costs = full_scale_batch().to(device), torch.ones((), device=device), []
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for _ in range(200):
-        times = [time.perf_counter()]
-        guard.on_train_batch_start(trainer, None, batch, 0)
-        times.append(time.perf_counter())
-        guard.on_before_backward(trainer, None, one)
-        guard.judge(optimizer, one)
-        times.append(time.perf_counter())
-        wait()
-        times.append(time.perf_counter())
-        costs.append([1e3 * (b - a) for a, b in zip(times, [*times[1:], times[0]], strict=True)])
-        trainer.global_step += 1
-    look, rest, _, all_of_it = (abs(statistics.median(column)) for column in zip(*costs, strict=True))
+@pytest.mark.parametrize("device, clips", [("cpu", 1), GPU])
+def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, device, clips, capsys):
+    """The music UNet of configs/melfusion.yaml, 866 M parameters, under fused AdamW: some 17 GB, a minute on two cores.
+
+    Parts beside it are random twins and no picture is looked at: the step is shorter than a real one, the share larger.
+    """
+    precision = "bf16-mixed" if device == "cuda" else "32-true"
+    parts = ("music_vae", "vocoder", "text_encoder", "image", "unet")
+    config = load_config("melfusion", [f"runs_dir={tmp_path}", *(f"{part}.weights=null" for part in parts), "synapse.kind=none",
+                                       f"trainer.accelerator={device}", f"trainer.precision={precision}", "trainer.max_steps=4",
+                                       "trainer.log_every_n_steps=1", "trainer.progress_bar=false"])  # fmt: skip
+    run = RunDirectory(config)
+    run.prepare()
+    system = build.system(config)
+    guard = StepGuard(config.guards, tmp_path, 0, None, tmp_path)
+    watch = Stopwatch(guard, device)
+    trainer = make_trainer(config, run, [watch, guard], CheckpointStore(run.checkpoints), 0)
+    trainer.fit(system, torch.utils.data.DataLoader([full_scale_batch(clips)] * 4, batch_size=None))
+    assert guard.applied == 4 and guard.skipped == 0
+    step, cost = (statistics.median(seconds[1:]) for seconds in (watch.steps, watch.guards))  # the first one warms up
+    size = sum(p.numel() for p in system.unet.unet.parameters()) / 1e6
     with capsys.disabled():
-        print(f"\nguard, one step of 32 clips on {device}, medians of 200: {all_of_it:.2f} ms; host: {look:.2f} ms for the batch, "
-              f"{rest:.3f} ms for the verdict")  # fmt: skip
-    assert guard.applied == 199 and all_of_it < 100
+        print(f"\nguard: {1e3 * cost:.2f} ms of a step of {1e3 * step:.0f} ms, {cost / step:.4%} (medians of 3; {size:.0f} M "
+              f"parameters, {clips} clips, {precision}, {device}, {torch.get_num_threads()} threads)")  # fmt: skip
+    assert size > 850 and cost / step <= 0.005

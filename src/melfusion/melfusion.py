@@ -68,7 +68,7 @@ class MeLFusion(TrainedModule):
         text, mask = batch.text_embeds, batch.text_mask
         if text is None:
             text, mask = self.text_encoder(batch.captions)
-        image_latents = batch.image_latents
+        image_latents = batch.image_latents if self.extractor is not None else None
         if self.extractor is not None and image_latents is None and batch.visual_features is None:
             image_latents = self.extractor.invert(batch.image) if batch.image is not None else None
         has_image = batch.has_image if self.extractor is not None else torch.zeros_like(batch.has_image)

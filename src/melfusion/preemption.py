@@ -64,7 +64,6 @@ class Preemption(Callback):
         self.guard, self.saver, self.requeue, self.stack = guard, saver, requeue, contextlib.ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # after Lightning's own handlers, one of which speaks to the other ranks at a moment of its own
         self.stack.enter_context(_handlers(self._note))
 
     def _note(self, number: int, frame: Any) -> None:

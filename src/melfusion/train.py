@@ -235,7 +235,7 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     devices = check_tasks(t.devices, t.num_nodes, os.environ)
     slurm = environment_plugin(os.environ)
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator=t.accelerator, devices=int(devices) if devices.lstrip("-").isdigit() else devices,
         num_nodes=t.num_nodes, strategy=t.strategy, precision=resolve_precision(t), max_steps=t.max_steps, max_epochs=-1,
         accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
@@ -244,3 +244,8 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
         callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=str(run.path), plugins=[store, *([slurm] if slurm else [])],
     )  # fmt: skip
+    # Signals are ours (preemption.py). Lightning's handler speaks to other ranks at a moment of its own, and before each batch
+    # its ranks agree on SIGTERM once more, for which the host waits for the device.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    return trainer
