@@ -94,6 +94,10 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told
         sing(system, config, items, tmp_path, ["right picture"])
     sing(system, config, items, tmp_path, ["right picture"], replace=True)
     assert len(told) == made + 5 and len(sound_files(tmp_path / "right-picture")) == 6
+    with torch.no_grad():
+        next(system.music_vae.autoencoder.decoder.parameters()).add_(0.1)
+    with pytest.raises(ConfigError, match="another voice"):  # the same music by another decoder sounds otherwise
+        sing(system, config, items, tmp_path, ["right picture"])
 
 
 def tones(folder, items, bright):

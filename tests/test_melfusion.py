@@ -1,5 +1,6 @@
 """The system: the picture conditions the music, losses and drop-out are right, checkpoints name their frozen parts."""
 
+import contextlib
 import copy
 import dataclasses
 
@@ -152,6 +153,16 @@ def test_a_checkpoint_refuses_other_frozen_parts(tiny):
     with torch.no_grad():
         next(other.extractor.parameters()).add_(1e-3)
     with pytest.raises(CheckpointError, match="another extractor"):
+        other.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("network, fits", [("decoder", True), ("post_quant_conv", True), ("encoder", False), ("quant_conv", False)])
+def test_another_decoder_may_follow_and_another_encoder_may_not(tiny, network, fits):
+    system, checkpoint, other = build.system(tiny()), {}, build.system(tiny())
+    system.on_save_checkpoint(checkpoint)
+    with torch.no_grad():
+        next(getattr(other.music_vae.autoencoder, network).parameters()).add_(1e-3)
+    with contextlib.nullcontext() if fits else pytest.raises(CheckpointError, match="another music_vae"):
         other.on_load_checkpoint(checkpoint)
 
 

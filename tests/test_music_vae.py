@@ -9,7 +9,8 @@ import torch
 from melfusion import build
 from melfusion.audio import LOG_FLOOR
 from melfusion.frozen import digest
-from melfusion.music_vae import MusicVAE
+from melfusion.music_vae import MusicVAE, modulation_distance
+from melfusion.weights_source import WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 
@@ -97,20 +98,67 @@ def test_losses_are_what_they_say(config, vae, make_batch):
     batch = make_batch(config, vae)
     vae.requires_grad_(False)
     batch.draws["vae_noise"] = torch.zeros_like(batch.draws["vae_noise"])
-    l1, kl, nats = vae.losses(batch)
+    l1, kl, nats = (vae.losses(batch)[name] for name in ("l1", "kl", "log_mel_l1"))
     log_mel = vae.log_mel(batch.waveform)
     assert float(nats) == pytest.approx(float((vae.decode(vae.encode(log_mel)) - log_mel).abs().mean()), rel=1e-4)
     assert float(nats) == pytest.approx(3 * float(l1), rel=1e-5)  # mel_std = 3
     mean, log_variance = vae.encode_moments(log_mel).chunk(2, 1)
     assert float(kl) == pytest.approx(float(0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()), rel=1e-4)
     assert float(vae.training_step(batch, 0)) == pytest.approx(float(l1 + 1e-4 * kl), rel=1e-5)
+    vae.modulation_weight = 3.0
+    losses = vae.losses(batch)
+    wanted = (log_mel - vae.mel_mean) / vae.mel_std
+    made = vae.reconstruct(vae.posterior(wanted).mean)
+    modulation = float(modulation_distance(made, wanted))
+    assert modulation > 0 and float(losses["modulation"]) == pytest.approx(modulation, rel=1e-4)
+    assert float(losses["loss"]) == pytest.approx(float(l1 + 1e-4 * kl) + 3 * modulation, rel=1e-4)
+
+
+def trembling(phase, depth=0.5, frames=128):
+    """(1, 1, T, 4): bands that tremble every 6 frames."""
+    t = torch.arange(frames)[:, None] + torch.tensor([0.0, 1.0, 2.5, 4.0])
+    return (depth * torch.sin(2 * torch.pi * t / 6 + phase))[None, None]
+
+
+def test_a_trembling_band_of_another_phase_is_nearer_than_a_smooth_one():
+    """What the L1 says the other way round, so that it teaches a decoder to smooth."""
+    wanted, other, smooth = trembling(0.0), trembling(2.0), torch.zeros(1, 1, 128, 4)
+    assert modulation_distance(wanted, wanted) == 0
+    assert modulation_distance(other, wanted) < 0.3 * modulation_distance(smooth, wanted)
+    assert (smooth - wanted).abs().mean() < (other - wanted).abs().mean()
+    assert modulation_distance(trembling(2.0, depth=0.25), wanted) > modulation_distance(other, wanted)  # the depth counts
+
+
+def test_the_modulation_distance_has_a_gradient_at_silence_and_takes_short_clips():
+    flat = torch.zeros(1, 1, 16, 4, requires_grad=True)
+    modulation_distance(flat, trembling(0.0, frames=16)).backward()
+    assert torch.isfinite(flat.grad).all()
+
+
+def test_a_decoder_trained_alone_leaves_the_latents_what_they_are(config, vae, make_batch, tmp_path, log_mel):
+    build.export_part(vae, config, tmp_path)
+    config.music_vae.weights, config.music_vae.trainable = str(tmp_path), "decoder"
+    again = build.part(config)
+    before = again.latent_state()
+    assert digest(before) == digest(vae.latent_state()) and all("decoder" not in n for n in before)
+    assert any("encoder" in n for n in before) and {"latent_mean", "latent_std", "mel_mean", "mel_std"} < set(before)
+    before, encoded, decoded = digest(before), again.encode(log_mel), again.decode(torch.zeros(1, 4, 16, 4))
+    (group,) = again.parameter_groups()
+    optimizer = torch.optim.Adam(group["params"], 1e-2)
+    again.training_step(make_batch(config, again), 0).backward()
+    optimizer.step()
+    assert digest(again.latent_state()) == before and torch.equal(again.encode(log_mel), encoded)
+    assert not torch.equal(again.decode(torch.zeros(1, 4, 16, 4)), decoded)
+    config.music_vae.weights = None
+    with pytest.raises(WeightsError, match="music_vae.trainable=decoder"):
+        build.part(config)
 
 
 def test_training_uses_the_samples_own_noise(config, vae, make_batch):
     batch = make_batch(config, vae)
-    first, again = vae.losses(batch)[0], vae.losses(batch)[0]
+    first, again = vae.losses(batch)["l1"], vae.losses(batch)["l1"]
     batch.draws["vae_noise"] = batch.draws["vae_noise"].flip(0)
-    assert first == again and first != vae.losses(batch)[0]
+    assert first == again and first != vae.losses(batch)["l1"]
 
 
 def test_one_batch_can_be_overfitted(config, vae, make_batch):

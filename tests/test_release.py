@@ -20,9 +20,9 @@ from melfusion.generate import generate
 def test_shipped_parts_fit_and_each_has_its_card():
     assert release.check_size() <= release.MAX_BYTES
     for part in release.RECIPES:
-        card = (release.WEIGHTS / part / "README.md").read_text()
+        card = (release.folder(part) / "README.md").read_text()
         assert "make train CONFIG=" in card and "Device:" in card and "GPL-2" in card
-        tensors = [t for f in (release.WEIGHTS / part).rglob("*.safetensors") for t in load_file(f).values()]
+        tensors = [t for f in release.folder(part).rglob("*.safetensors") for t in load_file(f).values()]
         assert tensors and all(t.dtype == torch.float16 for t in tensors if t.is_floating_point())
         assert all(torch.isfinite(t).all() for t in tensors)
 

@@ -71,8 +71,10 @@ def music_vae(config: Config) -> MusicVAE:
     if autoencoder.config.latent_channels != c.latent_channels:
         raise WeightsError(f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
                            f"music_vae.latent_channels={c.latent_channels}: set it to what the weights have.")  # fmt: skip
+    if c.trainable == "decoder" and folder is None:
+        raise WeightsError("music_vae.trainable=decoder keeps the encoder of music_vae.weights, and there are none: give weights.")
     vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim,
-                   config.trainer.max_steps)  # fmt: skip
+                   config.trainer.max_steps, c.modulation_weight, c.trainable)  # fmt: skip
     if folder is not None and (folder / STATISTICS_FILE).is_file():
         for name, value in json.loads((folder / STATISTICS_FILE).read_text()).items():
             getattr(vae, name).copy_(torch.tensor(value))

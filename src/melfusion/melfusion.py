@@ -24,7 +24,7 @@ from melfusion.text_encoder import TextEncoder
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import Vocoder
 
-FROZEN = ("music_vae", "text_encoder", "extractor")  # what training depends on; any vocoder may follow
+FROZEN = ("music_vae", "text_encoder", "extractor")  # what training depends on; any decoder and vocoder may follow
 
 
 class MeLFusion(TrainedModule):
@@ -155,9 +155,9 @@ class MeLFusion(TrainedModule):
                 {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0}]  # fmt: skip
 
     def frozen_digests(self) -> dict[str, str]:
-        """SHA-256 of each frozen part, computed once."""
+        """SHA-256 of each frozen part, of the VAE what makes latents; computed once."""
         if self._digests is None:
-            parts = {name: getattr(self, name) for name in FROZEN}
+            parts = {name: getattr(self, name) for name in FROZEN} | {"music_vae": self.music_vae.latent_state()}
             self._digests = {name: digest(part) for name, part in parts.items() if part is not None}
             if frozen := self._frozen_unet():
                 self._digests["unet"] = digest(frozen)

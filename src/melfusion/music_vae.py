@@ -24,16 +24,23 @@ class MusicVAE(TrainedModule):
         autoencoder: the network. Where it has p² input channels it sees patches: p×p bins side by side as channels.
         log_mel: waveform → log_mel, used by training only.
         mel_mean, mel_std: the network sees (log_mel - mel_mean) / mel_std.
+        kl_weight, modulation_weight: of the two losses beside the L1.
+        trainable: all, or the decoder on top of weights whose latents shall stay what they are.
         optim, max_steps: OptimConfig and the length of the schedule, needed by training only.
 
     Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
     """
 
     def __init__(self, autoencoder: AutoencoderKL, log_mel: nn.Module | None = None, mel_mean: float = 0.0,
-                 mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None, max_steps: int | None = None):  # fmt: skip
+                 mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None, max_steps: int | None = None,
+                 modulation_weight: float = 0.0, trainable: str = "all"):  # fmt: skip
         super().__init__()
         self.autoencoder, self.log_mel = autoencoder, log_mel
-        self.kl_weight, self.optim, self.max_steps = kl_weight, optim, max_steps
+        self.kl_weight, self.modulation_weight, self.optim, self.max_steps = kl_weight, modulation_weight, optim, max_steps
+        self.trainable = trainable
+        if trainable == "decoder":
+            for network in (autoencoder.encoder, autoencoder.quant_conv):
+                network.requires_grad_(False)
         self.patch_size = math.isqrt(autoencoder.config.in_channels)
         channels = autoencoder.config.latent_channels
         scale = autoencoder.config.scaling_factor
@@ -75,30 +82,35 @@ class MusicVAE(TrainedModule):
         mel = self.reconstruct(z) * self.mel_std + self.mel_mean
         return mel.clamp(min=torch.tensor(LOG_FLOOR).log().item())
 
-    def losses(self, batch: MusicBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """(reconstruction L1 in units of mel_std, KL per latent element in nats, log_mel L1 in nats) of a batch."""
+    def losses(self, batch: MusicBatch) -> dict[str, Tensor]:
+        """Of a batch: loss, l1 and modulation in units of mel_std, kl per latent element and log_mel_l1 in nats."""
         wanted = (self.log_mel(batch.waveform) - self.mel_mean) / self.mel_std
         posterior = self.posterior(wanted)
-        z = posterior.mean + posterior.std * batch.draws["vae_noise"]
-        l1 = (self.reconstruct(z) - wanted).abs().mean()
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        return l1, kl, l1.detach() * self.mel_std
+        made = self.reconstruct(posterior.mean + posterior.std * batch.draws["vae_noise"])
+        l1, kl = (made - wanted).abs().mean(), posterior.kl().mean() / posterior.mean[0].numel()
+        modulation = modulation_distance(made, wanted) if self.modulation_weight else l1.new_zeros(())
+        loss = l1 + self.kl_weight * kl + self.modulation_weight * modulation
+        return {"loss": loss, "l1": l1, "kl": kl, "modulation": modulation, "log_mel_l1": l1.detach() * self.mel_std}
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
-        l1, kl, nats = self.losses(batch)
-        loss = l1 + self.kl_weight * kl
-        self.log_loss(loss, len(batch))
-        self.log_dict({"train/kl": kl, "train/log_mel_l1": nats}, batch_size=len(batch))
-        return loss
+        losses = self.losses(batch)
+        self.log_loss(losses["loss"], len(batch))
+        shown = ("kl", "log_mel_l1", *(["modulation"] if self.modulation_weight else []))
+        self.log_dict({f"train/{name}": losses[name] for name in shown}, batch_size=len(batch))
+        return losses["loss"]
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        l1, kl, nats = self.losses(batch)
-        self.val_loss.update(l1 + self.kl_weight * kl, len(batch))
-        self.val_l1.update(nats, len(batch))
+        losses = self.losses(batch)
+        self.val_loss.update(losses["loss"], len(batch))
+        self.val_l1.update(losses["log_mel_l1"], len(batch))
         self.log_dict({"val/loss": self.val_loss, "val/log_mel_l1": self.val_l1}, prog_bar=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.autoencoder.parameters())}]
+        return [{"params": [p for p in self.autoencoder.parameters() if p.requires_grad]}]
+
+    def latent_state(self) -> dict[str, Tensor]:
+        """All that latents depend on, by name: encoder and statistics. Any decoder may follow."""
+        return {n: t for n, t in self.state_dict().items() if not n.startswith(("autoencoder.decoder.", "autoencoder.post_quant"))}
 
     @torch.no_grad()
     def measure_latents(self, batches: Any) -> None:
@@ -112,3 +124,29 @@ class MusicVAE(TrainedModule):
             count += mean.numel() / mean.shape[1]
         self.latent_mean.copy_(total / count)
         self.latent_std.copy_((squares / count - (total / count).square()).sqrt())
+
+
+WINDOWS = (8, 16, 32, 64)  # log_mel frames
+
+
+def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
+    """Mean L1 between the magnitudes of short Fourier transforms along the time of each band, at several windows.
+
+    A latent holds how fast and how deep a band trembles, but not the phase: an L1 of the log_mel itself then wants the mean,
+    which does not tremble at all. Magnitudes want the trembling, as multi-resolution STFT losses do of a waveform
+    (Yamamoto et al. 2020). Both are (B, 1, T, F); the transforms are orthonormal, so the result has the log_mel's unit.
+    """
+    bands = [x.float()[:, 0].transpose(1, 2).flatten(0, 1) for x in (log_mel, wanted)]
+    sizes = [size for size in WINDOWS if size <= 2 * wanted.shape[2] - 2]  # half a window is mirrored at each end
+    total = wanted.new_zeros(())
+    with torch.autocast(log_mel.device.type, enabled=False):
+        for size in sizes:
+            window = torch.hann_window(size, device=wanted.device)
+            made, real = (torch.stft(x, size, size // 4, window=window, normalized=True, return_complex=True) for x in bands)
+            total = total + (magnitude(made) - magnitude(real)).abs().mean()
+    return total / max(1, len(sizes))
+
+
+def magnitude(spectrum: Tensor) -> Tensor:
+    """|spectrum|, with a gradient at 0."""
+    return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()

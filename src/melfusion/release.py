@@ -33,9 +33,11 @@ MAX_BYTES = 40_000_000
 
 JUDGES = {"judge": "shipped", "judge_test": "shipped:judge_test"}  # key of floors.json → judge.weights
 
-# folder of weights/ → (configuration, what the part is)
+# part → (configuration, what the part is)
 RECIPES = {
     "music_vae": ("release,music_vae", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents"),
+    "music_vae_decoder": ("release,music_vae_decoder", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, encoder of "
+                          "`release,music_vae` and a decoder trained anew"),
     "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, read for its self-attention"),
     "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
     "judge": ("release,judge", "Judge: hears place (6), time (4) and weather (3) in a clip"),
@@ -89,10 +91,15 @@ def run_name(part: str) -> str:
     return "release-" + RECIPES[part][0].split(",")[-1]
 
 
+def folder(part: str) -> Path:
+    """Where a part is shipped; a decoder goes into the VAE that it was trained on top of."""
+    return WEIGHTS / part.removesuffix("_decoder")
+
+
 def ship(part: str) -> Path:
     """A finished run's export → weights/<part>: float16 tensors, its JSON files, card."""
     config = recipe_config(part)
-    run, target = RunDirectory(config), WEIGHTS / part
+    run, target = RunDirectory(config), folder(part)
     results = json.loads(run.results_file.read_text())
     source = run.export
     if part == "melfusion":

@@ -78,6 +78,8 @@ class MusicVAEConfig:
     mel_mean: float = 0.0  # the autoencoder sees (log_mel - mel_mean) / mel_std
     mel_std: float = 1.0
     kl_weight: float = 1e-4
+    modulation_weight: float = 0.0  # of the loss that wants each band's trembling; 0: L1 alone, which smooths it away
+    trainable: str = "all"  # of the task music_vae: all | decoder, on top of weights, whose latents stay what they are
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
 
 
@@ -314,6 +316,7 @@ class Config:
 # Allowed words of the string keys, and where a registry has them
 CHOICES = {
     "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
+    "music_vae.trainable": ("all", "decoder"),
     "vocoder.kind": ("griffin_lim", "vocos"),
     "data.source": ("scenes", "games", "manifest"),
     "data.crop": ("random", "start"),

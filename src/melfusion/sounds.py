@@ -90,8 +90,10 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
     with `replace`, or ConfigError says what differs.
     """
     trained = {n: p.detach() for n, p in system.unet.named_parameters()}
+    voice = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
     made_with = {
-        "system": digest(trained), "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
+        "system": digest(trained), "voice": [digest(voice), system.vocoder.corrections],
+        "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
         "items": hashlib.sha256("".join(e.key for e in dataset.entries).encode()).hexdigest(), "seed": config.seed,
     }  # fmt: skip
     file = folder / "made_with.json"

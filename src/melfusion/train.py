@@ -196,7 +196,7 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
     if rank_zero_only.rank != 0:
         return results
-    if isinstance(part, MusicVAE):
+    if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents what they were
         part.eval()
         part.measure_latents(module.spread_dataloader("train", config.music_vae.stats_items))
     build.export_part(part, config, run.export)
