@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from diffusers import ModelMixin
+
 from melfusion.image_features import ImageFeatureExtractor
 from melfusion.judge import Judge
 from melfusion.melfusion import MeLFusion
@@ -26,8 +28,17 @@ def export_part(module: TrainedModule, config: Config, folder: Path) -> None:
     EXPORTS[type(module)](module, config, folder)
 
 
+def _diffusers(network: ModelMixin, folder: Path) -> None:
+    """diffusers' own layout, without the path on this machine that a network was loaded from."""
+    network.save_pretrained(folder)
+    file = folder / "config.json"
+    tree = json.loads(file.read_text())
+    tree.pop("_name_or_path", None)
+    file.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+
+
 def _unet(module: MeLFusion, config: Config, folder: Path) -> None:
-    module.unet.unet.save_pretrained(folder / "unet")
+    _diffusers(module.unet.unet, folder / "unet")
 
 
 def _vocoder(module: Vocoder, config: Config, folder: Path) -> None:
@@ -40,15 +51,15 @@ def _whole(module: Judge | Towers, config: Config, folder: Path) -> None:
 
 
 def _music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
-    module.autoencoder.save_pretrained(folder)
+    _diffusers(module.autoencoder, folder)
     names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
     (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names}))
 
 
 def _image_diffusion(module: ImageFeatureExtractor, config: Config, folder: Path) -> None:
-    module.unet.save_pretrained(folder / "unet")
+    _diffusers(module.unet, folder / "unet")
     if module.vae is not None:
-        module.vae.save_pretrained(folder / "vae")
+        _diffusers(module.vae, folder / "vae")
     (folder / "scheduler").mkdir(exist_ok=True)
     d = config.diffusion
     tree = {"num_train_timesteps": d.num_train_timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,

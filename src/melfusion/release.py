@@ -36,7 +36,7 @@ JUDGES = {"judge": "shipped", "judge_test": "shipped:judge_test"}  # key of floo
 # part → (configuration, what the part is)
 RECIPES = {
     "music_vae": ("release,music_vae", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents"),
-    "music_vae_decoder": ("release,music_vae_decoder", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, encoder of "
+    "music_vae_decoder": ("release,music_vae,music_vae_decoder", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, encoder of "
                           "`release,music_vae` and a decoder trained anew"),
     "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, read for its self-attention"),
     "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
