@@ -134,7 +134,7 @@ def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
 
     A latent holds how fast and how deep a band trembles, but not the phase: an L1 of the log_mel itself then wants the mean,
     which does not tremble at all. Magnitudes want the trembling, as multi-resolution STFT losses do of a waveform
-    (Yamamoto et al. 2020). Both are (B, 1, T, F); the transforms are orthonormal, so the result has the log_mel's unit.
+    (Yamamoto et al. 2020). Both are (B, 1, T, F); the transforms are scaled by 1/√window, so the result has the log_mel's unit.
     """
     bands = [x.float()[:, 0].transpose(1, 2).flatten(0, 1) for x in (log_mel, wanted)]
     sizes = [size for size in WINDOWS if size <= 2 * wanted.shape[2] - 2]  # half a window is mirrored at each end
