@@ -11,9 +11,10 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion import ablate as lab
 from melfusion.ablate import ablate, load_suite
-from melfusion.config import ConfigError, load_config
+from melfusion.config import ConfigError, load_config, override
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.results import conclude
+from melfusion.schema import Config, VocoderConfig
 from melfusion.scoring import Ears
 
 BASE = """base: tiny
@@ -209,3 +210,11 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
     loss.backward()
     grads = [p.grad for p in system.unet.parameters() if p.requires_grad]
     assert torch.isfinite(loss) and grads and any(g is not None and g.abs().max() > 0 for g in grads)
+
+
+@pytest.mark.parametrize("vocoder", [VocoderConfig(weights="shipped", mel_corrections=4), VocoderConfig(griffin_lim_iterations=7)])
+def test_a_row_speaks_by_its_own_vocoder_and_not_by_the_checkpoints(monkeypatch, vocoder):
+    asked = []
+    monkeypatch.setattr(lab, "load_system", lambda path, overrides: asked.append(overrides) or [torch.nn.Identity()])
+    lab._system(Config(name="row", vocoder=vocoder))
+    assert override(Config(vocoder=VocoderConfig(weights="run:other", mel_corrections=1)), asked[0]).vocoder == vocoder

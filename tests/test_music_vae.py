@@ -129,7 +129,7 @@ def test_a_trembling_band_of_another_phase_is_nearer_than_a_smooth_one():
     assert modulation_distance(trembling(2.0, depth=0.25), wanted) > modulation_distance(other, wanted)  # the depth counts
 
 
-def test_the_modulation_distance_has_a_gradient_at_silence_and_takes_short_clips():
+def test_the_modulation_distance_has_a_finite_gradient_at_rest_and_takes_short_clips():
     flat = torch.zeros(1, 1, 16, 4, requires_grad=True)
     modulation_distance(flat, trembling(0.0, frames=16)).backward()
     assert torch.isfinite(flat.grad).all()

@@ -200,8 +200,10 @@ def choose_guidance(suite: Suite, row: str) -> float:
 
 
 def _system(config: Config) -> Any:
+    """A row's trained model behind the row's own vocoder, whatever vocoder it was trained beside."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_system(Path(config.runs_dir) / str(config.name))[0].to(device)
+    voice = [f"vocoder.{k}={'null' if v is None else v}" for k, v in dataclasses.asdict(config.vocoder).items()]
+    return load_system(Path(config.runs_dir) / str(config.name), overrides=voice)[0].to(device)
 
 
 def beside(suite: Suite, row: str, call: list[str]) -> None:

@@ -148,5 +148,5 @@ def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
-    """|spectrum|, with a gradient at 0."""
+    """|spectrum|, with a finite gradient at 0."""
     return (spectrum.real.square() + spectrum.imag.square() + 1e-6).sqrt()
