@@ -148,6 +148,21 @@ def test_uniform_numbers_become_uniform_timesteps():
     assert edge.tolist() == [0, 999, 999] and edge.dtype == torch.int64
 
 
+def test_the_last_timestep_takes_the_share_that_was_asked_for():
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    counts = diffusion.timesteps_from_uniform(uniform, 1000, 0.2).bincount(minlength=1000)
+    assert counts[-1] == 2000 + 8 and counts[:-1].min() == counts[:-1].max() == 8
+
+
+def test_hidden_under_noise_nothing_is_left_of_the_clip_and_the_target_still_leads_to_it(tensors):
+    latents, noise, alpha_bar = tensors
+    hiding = diffusion.noise_hiding(latents, noise, alpha_bar)
+    torch.testing.assert_close(diffusion.add_noise(latents, hiding, alpha_bar), noise, rtol=1e-9, atol=1e-9)
+    for kind in TYPES:
+        answer = diffusion.target(latents, hiding, alpha_bar, kind)
+        torch.testing.assert_close(diffusion.to_clean(answer, noise, alpha_bar, kind), latents, rtol=1e-6, atol=1e-6)
+
+
 def test_a_ddim_step_with_the_true_noise_moves_along_the_forward_process(tensors):
     latents, noise, alpha_bar = tensors
     to = alpha_bar.flip(0)

@@ -9,6 +9,7 @@ import torch
 
 from melfusion import build
 from melfusion.melfusion import CheckpointError
+from melfusion.sampler import sample
 
 KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
 
@@ -100,6 +101,31 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses(tiny, make_batch)
         )  # fmt: skip
         singles.append(system.training_step(one, 0)["loss"])
     torch.testing.assert_close(joint["loss"], torch.stack(singles).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_at_the_last_timestep_the_network_sees_pure_noise_where_that_is_trained(tiny, make_batch, monkeypatch):
+    config = tiny("diffusion.pure_noise_share=0.5")
+    system = build.system(config).eval()
+    batch = make_batch(config, system, n=3)
+    batch.draws["timestep"] = torch.tensor([0.1, 0.7, 0.3])
+    seen, passed = [], system.denoise
+    monkeypatch.setattr(system, "denoise", lambda x, t, c: seen.append((x, t)) or passed(x, t, c))
+    system.training_step(batch, 0)["loss"].backward()
+    noisy, timesteps = seen[0]
+    assert timesteps.tolist() == [200, 999, 600]
+    assert [torch.allclose(x, n, atol=1e-6) for x, n in zip(noisy, batch.draws["noise"], strict=True)] == [False, True, False]
+
+
+@pytest.mark.parametrize("share", [0, 0.1])
+def test_sampling_starts_as_training_ended(tiny, monkeypatch, share):
+    system = build.system(tiny(f"diffusion.pure_noise_share={share}")).eval()
+    answer = lambda x, *_: torch.full_like(x, -3.0)  # noqa: E731
+    monkeypatch.setattr(system, "denoise", answer)
+    monkeypatch.setattr(system.music_vae, "decode", lambda latents: latents)
+    noise = system._draw("noise", [0], system.latent_shape)
+    wanted, other = (sample(answer, noise, system.scheduler(), 2, from_pure_noise=pure) for pure in (share > 0, share == 0))
+    latents = system.generate(["a"], num_inference_steps=2, guidance_scale=1.0)
+    assert torch.equal(latents, wanted) and not torch.allclose(wanted, other)
 
 
 def test_dropped_text_is_the_encoded_empty_string_and_what_sampling_uses(tiny, make_batch):

@@ -209,6 +209,27 @@ def test_any_number_of_steps_reaches_the_data_distribution(sampler, steps):
     assert mean == pytest.approx(2.0, rel=0.05) and std == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("prediction_type", TYPES)
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_from_pure_noise_the_level_of_the_data_is_reached_exactly(sampler, prediction_type):
+    """A network trained on pure noise at the last timestep knows nothing there but the data's mean."""
+    config = DiffusionConfig(prediction_type=prediction_type)
+    alpha_bar = diffusion.alphas_cumprod(config)
+    denoise = gaussian_denoiser(2.0, 0.5, alpha_bar, prediction_type)
+
+    def trained(noisy, timestep):
+        a = alpha_bar[timestep].expand(len(noisy))
+        mean = torch.full_like(noisy, 2.0)
+        if timestep < 999:
+            return denoise(noisy, timestep)
+        return diffusion.target(mean, diffusion.noise_hiding(mean, noisy, a), a, prediction_type)
+
+    noise = randn(1, 4, 64, 64, seed=4)
+    reached = [sample(trained, noise, make_scheduler(sampler, config), 50, from_pure_noise=pure) for pure in (True, False)]
+    assert reached[0].mean().item() == pytest.approx(2.0, rel=0.005) and reached[0].std().item() == pytest.approx(0.5, rel=0.06)
+    assert reached[1].mean().item() < 1.95  # the solver takes all of it for noise
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpm"])
 def test_sampling_is_a_function_of_the_noise(sampler):
     assert sampled_moments(sampler, 5) == sampled_moments(sampler, 5)

@@ -162,6 +162,8 @@ def check(config: Config) -> None:
                           f"{d.num_train_timesteps - 1}.")  # fmt: skip
     if min(drops := (d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)) < 0 or sum(drops) > 1:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
+    if not 0 <= d.pure_noise_share < 1:
+        raise ConfigError(f"diffusion.pure_noise_share={d.pure_noise_share} must be at least 0 and less than 1.")
     positive = ("audio.hop_length_samples", "audio.sample_rate_hz", "audio.clip_duration_s", "data.global_batch_size",
                 "trainer.accumulate", "trainer.max_steps", "trainer.val_every_n_steps", "data.samples_per_shard",
                 "data.val_items", "sampling.num_inference_steps",

@@ -1,7 +1,8 @@
 """Diffusion mathematics as pure functions. ᾱ is the cumulative product of 1-β; SNR = ᾱ / (1-ᾱ).
 
 DDPM: Ho et al. 2020 (arXiv 2006.11239); DDIM: Song et al. 2021 (2010.02502); v: Salimans & Ho 2022 (2202.00512);
-min-SNR: Hang et al. 2023 (2303.09556); MeLFusion: Chowdhury et al. 2024 (2406.04673).
+min-SNR: Hang et al. 2023 (2303.09556); pure noise at the end: Lin et al. 2024 (2305.08891); MeLFusion: Chowdhury et al.
+2024 (2406.04673).
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ def to_epsilon(model_output: Tensor, noisy: Tensor, alpha_bar: Tensor, predictio
     return _expand(alpha_bar.sqrt(), noisy) * model_output + _expand((1 - alpha_bar).sqrt(), noisy) * noisy
 
 
+def to_clean(model_output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:
+    """Network output → x_0 (DDPM eq. 4, solved for it)."""
+    epsilon = to_epsilon(model_output, noisy, alpha_bar, prediction_type)
+    return (noisy - _expand((1 - alpha_bar).sqrt(), noisy) * epsilon) / _expand(alpha_bar.sqrt(), noisy)
+
+
 def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
     """(B,) loss weights: min(SNR, γ)/SNR for ε and min(SNR, γ)/(SNR+1) for v (Hang et al., §3.4); ones without γ."""
     if gamma is None:
@@ -68,9 +75,18 @@ def sample_losses(model_output: Tensor, wanted: Tensor) -> Tensor:
     return (model_output.float() - wanted.float()).square().flatten(1).mean(1)
 
 
-def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int) -> Tensor:
-    """(B,) numbers in [0, 1) → int64 timesteps."""
-    return (uniform * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int, last_share: float = 0.0) -> Tensor:
+    """(B,) numbers in [0, 1) → int64 timesteps; `last_share` of them are the last, the others spread evenly."""
+    return (uniform / (1 - last_share) * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+
+
+def noise_hiding(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The ε' with which x_0 is noised to `noise` itself, so that nothing of it is left: √ᾱ x_0 + √(1-ᾱ) ε' = noise.
+
+    Sampling starts from pure noise, but the last x_t of training still tells how loud x_0 is in each band, and a network that
+    learned to read it there hears an average clip in pure noise (Lin et al., §3.3).
+    """
+    return (noise - _expand(alpha_bar.sqrt(), latents) * latents) / _expand((1 - alpha_bar).sqrt(), latents)
 
 
 def stratified_timesteps(position: Tensor, num_items: int, num_train_timesteps: int) -> Tensor:
@@ -87,8 +103,7 @@ def _coprime(a: int, b: int) -> bool:
 
 def ddim_step(noisy: Tensor, epsilon: Tensor, alpha_bar: Tensor, alpha_bar_to: Tensor) -> Tensor:
     """Deterministic DDIM move from ᾱ to ᾱ_to, in either direction (Song et al. eq. 12 with σ = 0 and its reverse)."""
-    clean = (noisy - _expand((1 - alpha_bar).sqrt(), noisy) * epsilon) / _expand(alpha_bar.sqrt(), noisy)
-    return add_noise(clean, epsilon, alpha_bar_to)
+    return add_noise(to_clean(epsilon, noisy, alpha_bar, "epsilon"), epsilon, alpha_bar_to)
 
 
 def drop_masks(uniform: Tensor, text: float, image: float, both: float) -> tuple[Tensor, Tensor]:

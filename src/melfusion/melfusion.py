@@ -112,6 +112,9 @@ class MeLFusion(TrainedModule):
     def losses(self, latents: Tensor, conditioning: Conditioning, timesteps: Tensor, noise: Tensor) -> Tensor:
         """(B,) weighted losses, each sample's own (eq. 7)."""
         d, alpha_bar = self.diffusion, self.alpha_bar[timesteps]
+        if d.pure_noise_share:
+            last = (timesteps == len(self.alpha_bar) - 1)[:, None, None, None]
+            noise = torch.where(last, diffusion.noise_hiding(latents, noise, alpha_bar), noise)
         output = self.denoise(diffusion.add_noise(latents, noise, alpha_bar), timesteps, conditioning)
         wanted = diffusion.target(latents, noise, alpha_bar, d.prediction_type)
         weights = diffusion.min_snr_weight(alpha_bar, d.min_snr_gamma, d.prediction_type)
@@ -123,7 +126,8 @@ class MeLFusion(TrainedModule):
     def training_step(self, batch: MusicBatch, batch_idx: int) -> dict[str, Tensor]:
         latents, conditioning = self.encode_music(batch), self.condition(batch)
         conditioning = self.drop(conditioning, batch.draws["drop"])
-        timesteps = diffusion.timesteps_from_uniform(batch.draws["timestep"], len(self.alpha_bar))
+        share = self.diffusion.pure_noise_share
+        timesteps = diffusion.timesteps_from_uniform(batch.draws["timestep"], len(self.alpha_bar), share)
         losses = self.losses(latents, conditioning, timesteps, batch.draws["noise"])
         self.log_loss(losses.mean(), len(batch))
         return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": timesteps}
@@ -206,7 +210,7 @@ class MeLFusion(TrainedModule):
         null = self.null(conditioning, negative_prompt)
         denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
         noise = self._draw("noise", seeds, self.latent_shape)
-        latents = sample(denoise, noise, self.scheduler(), num_inference_steps, progress)
+        latents = sample(denoise, noise, self.scheduler(), num_inference_steps, progress, bool(self.diffusion.pure_noise_share))
         return self.music_vae.decode(latents)
 
     def vocode(self, log_mel: Tensor) -> Tensor:

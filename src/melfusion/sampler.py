@@ -9,7 +9,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from melfusion.batch import Conditioning, join
-from melfusion.diffusion import ddim_step, to_epsilon
+from melfusion.diffusion import add_noise, ddim_step, target, to_clean, to_epsilon
 from melfusion.schema import DiffusionConfig
 
 # First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
@@ -30,12 +30,22 @@ def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepS
 
 
 def sample(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler, num_inference_steps: int,
-           progress: Callable = iter) -> Tensor:  # fmt: skip
-    """Start from `noise` (B, C, T, F) and follow the scheduler; returns latents."""
+           progress: Callable = iter, from_pure_noise: bool = False) -> Tensor:  # fmt: skip
+    """Start from `noise` (B, C, T, F) and follow the scheduler; returns latents.
+
+    from_pure_noise: the network was trained to expect it at the last timestep (`diffusion.pure_noise_share`). What it makes
+        of the noise there is then put under it, as at that timestep x_0 is, before the scheduler's first move.
+    """
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    latents = noise * scheduler.init_noise_sigma
+    latents, first = noise * scheduler.init_noise_sigma, from_pure_noise
     for timestep in progress(scheduler.timesteps):
         model_output = denoise(scheduler.scale_model_input(latents, timestep), timestep)
+        if first:
+            alpha_bar = scheduler.alphas_cumprod[int(timestep)].to(noise).expand(len(noise))
+            clean = to_clean(model_output, noise, alpha_bar, scheduler.config.prediction_type)
+            latents = add_noise(clean, noise, alpha_bar)
+            model_output = target(clean, noise, alpha_bar, scheduler.config.prediction_type)
+            first = False
         latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]
     return latents
 
