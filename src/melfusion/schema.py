@@ -231,7 +231,7 @@ class DiffusionConfig:
     prediction_type: str = "epsilon"  # epsilon (eq. 7) | v_prediction
     loss_space: str = "output"  # output: the error of what is predicted (eq. 7) | v: the same error as one of v
     min_snr_gamma: float | None = None  # 5 in the release; null: no weighting
-    pure_noise_share: float = 0.0  # of samples are trained on as pure noise at the last timestep, as sampling starts; wants loss_space v
+    pure_noise_share: float = 0.0  # of samples seen as pure noise at the last timestep, as in sampling; with loss_space v
     text_drop_prob: float = 0.1  # text alone
     image_drop_prob: float = 0.1  # picture alone
     both_drop_prob: float = 0.1
