@@ -84,7 +84,7 @@ def noise_hiding(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """The ε' with which x_0 is noised to `noise` itself, so that nothing of it is left: √ᾱ x_0 + √(1-ᾱ) ε' = noise.
 
     Sampling starts from pure noise, but the last x_t of training still tells how loud x_0 is in each band, and a network that
-    learned to read it there hears an average clip in pure noise (Lin et al., §3.3).
+    learned to read it there hears an average clip in pure noise (Lin et al., §3.1).
     """
     return (noise - _expand(alpha_bar.sqrt(), latents) * latents) / _expand((1 - alpha_bar).sqrt(), latents)
 
