@@ -95,6 +95,17 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert Path("experiments/results/small.png").stat().st_size > 5000
 
 
+def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_not_mixed(suite, random_judge):
+    def chosen_for(*overrides):
+        ablate({"suite": "small", "rows": "ours"}, ["ablation.seeds=[0]", "ablation.items=6", *overrides])
+        return json.loads(Path("runs/small/ours/guidance.json").read_text())["model"]
+
+    first, further = chosen_for(), chosen_for("trainer.max_steps=5")
+    assert first != further and "made with another system" in Path("runs/small/ours/failed.txt").read_text()
+    shutil.rmtree("runs/small/ours/seed0/test")
+    assert chosen_for("trainer.max_steps=5") == further and not Path("runs/small/ours/failed.txt").exists()
+
+
 def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite, random_judge, monkeypatch):
     (suite / "paper.yaml").write_text("base: _base\nsynapse: {kind: kv_mix, alpha_share: block}\n")
     short = ["ablation.guidance=[]"]

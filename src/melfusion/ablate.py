@@ -31,7 +31,7 @@ from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.preemption import Preempted
 from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears, accuracy
-from melfusion.sounds import ROWS, claim, make_clips, read_clips
+from melfusion.sounds import ROWS, claim, make_clips, read_clips, unet_digest
 from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
 
@@ -164,13 +164,16 @@ def test_items(config: Config, seed: int) -> MusicDataset:
 def choose_guidance(suite: Suite, row: str) -> float:
     """The scale of `ablation.guidance` with the smallest class-conditional distance on validation scenes (KAD for few).
 
-    The judge that chooses is not the one that hears the table; every row has the same choice. Kept in guidance.json.
+    The judge that chooses is not the one that hears the table; every row has the same choice. Kept in guidance.json
+    for as long as the model is the one that it was chosen for.
     """
     config = suite.first(row)
     scales, kept = config.ablation.guidance, suite.path / row / "guidance.json"
     if not scales:
         return config.sampling.guidance_scale
-    if kept.is_file() and (found := json.loads(kept.read_text()))["of"] == scales:
+    system = _system(config)
+    model = unet_digest(system)
+    if kept.is_file() and (found := json.loads(kept.read_text()))["of"] == scales and found.get("model") == model:
         return found["scale"]
     ensure_corpus(config)
     module = MusicDataModule(config.data, config.audio, config.seed)
@@ -184,17 +187,17 @@ def choose_guidance(suite: Suite, row: str) -> float:
     classes = [told(listener, meta["labels"]) for meta in metas_of(items)]
     bench = Bench(items, reference, module.dataset("train").spread(512), "test scenes of the corpus")
     measure = yardstick(listener, bench, classes, config)
-    system, tried = _system(config), {}
+    tried = {}
     for scale in scales:
         config.sampling.guidance_scale = scale
         folder = suite.path / row / f"guidance-{scale:g}"
-        claim(folder, system, config, items, ROWS[config.ablation.told])
+        claim(folder, system, config, items, ROWS[config.ablation.told], replace=True)
         make_clips(system, config, items, ROWS[config.ablation.told], folder)
         heard = listener.listen(read_clips([folder / f"{e.key}.wav" for e in items.entries], config.audio, 32))
         tried[f"{scale:g}"] = measure.score(heard, classes)["judge"] | {"accuracy": accuracy(heard, classes)}
     by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"
     best = min(scales, key=lambda s: tried[f"{s:g}"][by]["mean"])
-    kept.write_text(json.dumps({"scale": best, "of": scales, "by": by, "tried": tried}, indent=1) + "\n")
+    kept.write_text(json.dumps({"scale": best, "of": scales, "model": model, "by": by, "tried": tried}, indent=1) + "\n")
     print(f"{suite.name}/{row}: guidance {best:g} of {scales}", flush=True)
     return best
 

@@ -89,10 +89,9 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
     """Note what a folder's clips are made with; where they are another system's, split's or setting's, they are removed
     with `replace`, or ConfigError says what differs.
     """
-    trained = {n: p.detach() for n, p in system.unet.named_parameters()}
     voice = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
     made_with = {
-        "system": digest(trained), "voice": [digest(voice), system.vocoder.corrections],
+        "system": unet_digest(system), "voice": [digest(voice), system.vocoder.corrections],
         "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
         "items": hashlib.sha256("".join(e.key for e in dataset.entries).encode()).hexdigest(), "seed": config.seed,
     }  # fmt: skip
@@ -104,6 +103,11 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(made_with, indent=1) + "\n")
+
+
+def unet_digest(system: MeLFusion) -> str:
+    """SHA-256 of the music UNet with its synapse: which trained model this is."""
+    return digest({n: p.detach() for n, p in system.unet.named_parameters()})
 
 
 def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
