@@ -157,7 +157,8 @@ def device_name() -> str:
     """Of the machine that computes: the GPU's name, or the CPU and how many cores this process may use."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0))
+    return f"CPU, {cores} core{'s' if cores > 1 else ''}"
 
 
 @contextlib.contextmanager

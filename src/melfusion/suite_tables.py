@@ -43,10 +43,13 @@ def _gain(gain: dict[str, Any] | None) -> str:
 
 def about(result: dict[str, Any]) -> str:
     r = result
-    return (f"{r['device']}; {r['steps']} training steps, seeds {r['seeds']}; {r['n']} clips a row, tested on {r['tested_on']} "
-            f"(corpus seed {r['corpus_seed']}), against {r['reference']} other real clips ({r['against']}); {r['sampling_steps']} "
-            f"sampling steps; {r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks {r['networks']}; brackets and ± are "
-            f"95 % intervals over clips (Wilson, jackknife)"
+    drawn = "" if r["corpus_seed"] is None else f" (corpus seed {r['corpus_seed']})"
+    networks = ", ".join(f"{name} {digest}" for name, digest in r["networks"].items())
+    seeds = ", ".join(map(str, r["seeds"]))
+    return (f"{r['device']}; {r['steps']} training steps, seeds {seeds}; {r['n']} clips a row, tested on {r['tested_on']}{drawn}, "
+            f"against {r['reference']} other real clips ({r['against']}); {r['sampling_steps']} sampling steps; "
+            f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks: {networks}; brackets and ± are 95 % intervals "
+            f"over clips (Wilson, jackknife)"
             f"{', those of KAD over tracks (bootstrap)' if r.get('tracks') else ''}.")  # fmt: skip
 
 
