@@ -1,6 +1,11 @@
 """What is shipped: every part loads, fits the size, and says in its card where it comes from."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,6 +117,27 @@ def test_too_much_weight_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(release, "write_floors", lambda: None)
     assert main(["release-scenes"]) == 2  # a sentence, not a traceback
     assert one_sentence(capsys.readouterr().err.strip())
+
+
+@pytest.mark.slow
+def test_release_scenes_makes_every_part_from_an_empty_folder(tmp_path):
+    """The command itself in a copy without weights, its recipes cut to two steps on some clips."""
+    root = Path(__file__).parents[1]
+    shutil.copytree(root / "src", tmp_path / "src", symlinks=True, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    (tmp_path / "configs").mkdir()
+    for file in (root / "configs").glob("*.yaml"):
+        words = re.sub(r"max_steps: \d+", "max_steps: 2", file.read_text())
+        words = re.sub(r"splits: {[^}]*}", "splits: {train: 64, val: 36, test: 36}", words)
+        (tmp_path / "configs" / file.name).write_text(words)
+    call = [sys.executable, "-m", "melfusion", "release-scenes"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "CONFIG": ""}
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = tmp_path / "src" / "melfusion" / "weights"
+    assert {f.name for f in made.iterdir()} == {f.name for f in release.WEIGHTS.iterdir()}
+    for part in release.RECIPES:
+        folder = made / release.folder(part).name
+        assert "- Training: 2 optimizer steps" in (folder / "README.md").read_text() and any(folder.rglob("*.safetensors"))
 
 
 def test_without_a_checkpoint_the_shipped_model_plays(tmp_path, capsys):
