@@ -12,7 +12,6 @@ from melfusion.data.datamodule import MusicDataModule, MusicDataset
 from melfusion.data.shards import DataError
 from melfusion.schema import Config
 
-TEST_SEED = 90_001  # of the scenes that suites are tested on
 MOST_TRAINED = 6000  # training clips that generated ones are compared with
 LINKS = ("component", "track", "image_id")  # labels that no two splits may share a value of
 
@@ -54,7 +53,7 @@ def own(config: Config, n: int, fitted: int = FITTED) -> Bench:
 
 def _fresh_suite(config: Config) -> Bench:
     n = config.ablation.items // len(config.ablation.seeds) * len(config.ablation.seeds)
-    return fresh(config, TEST_SEED, n)
+    return fresh(config, config.ablation.test_seed, n)
 
 
 def _split_suite(config: Config) -> Bench:

@@ -140,6 +140,7 @@ class AblationConfig:
     question: str = ""  # what the row asks, for the table
     seeds: list[int] = field(default_factory=lambda: [0])
     corpus_test: str = "fresh"  # fresh (newly drawn scenes) | split (the corpus's own test split, against its val split)
+    test_seed: int = 90001  # of the newly drawn scenes
     items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds keeps places balanced
     checkpoint_of: str | None = None  # another row whose trained model this row only tells something else
     told: str = "right picture"  # key of sounds.ROWS
