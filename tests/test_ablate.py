@@ -108,11 +108,12 @@ def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_
 
 def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite, random_judge, monkeypatch):
     (suite / "paper.yaml").write_text("base: _base\nsynapse: {kind: kv_mix, alpha_share: block}\n")
-    short = ["ablation.guidance=[]"]
+    short = ["ablation.guidance=[]", "ablation.test_seed=90007"]
     ablate({"suite": "small", "rows": "text,paper"}, short)
     next(Path("runs/small/text/seed1/test").glob("[!.]*.wav")).unlink()
     result = conclude(load_suite("small", short))
     rows = {row["name"]: row for row in result["rows"]}
+    assert result["corpus_seed"] == 90007
     assert list(rows) == ["real", "reconstruction", "paper", "text"] and result["not_run"] == ["ours", "permuted"]
     assert result["missing"] == {"ours": "not run yet", "permuted": "not run yet", "text": "seed 1 has 5 of 6 clips"}
     assert rows["paper"]["n"] == 12 and rows["text"]["n"] == 6
