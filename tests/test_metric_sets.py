@@ -9,8 +9,8 @@ from metric_fixtures import with_moments
 from metric_ranks import SHARES, N, batches, clips, computed, feed, metrics, on_rank
 from synapse_fixtures import randn
 
-from melfusion.metrics.distances import TooFewSamples, frechet_distance, kernel_distance
-from melfusion.metrics.imsm import imsm
+from melfusion.metrics.distances import TooFewSamples, frechet_distance, frechet_infinity, kernel_distance
+from melfusion.metrics.imsm import imsm, imsm_released
 from melfusion.metrics.sets import (
     AttributeAccuracy,
     CLAPScore,
@@ -124,11 +124,10 @@ def test_a_process_hears_only_part_of_the_clips(ranks):
 
 def test_a_set_distance_is_its_function_of_both_sets():
     real, generated = clips("fad")
-    for distance in (frechet_distance, kernel_distance):
-        metric = SetDistance(distance)
+    for metric, distance in ((SetDistance(frechet_distance), frechet_distance), (KernelDistance(), kernel_distance)):
         metric.update(generated, real=False)
         metric.update(real, real=True)
-        assert metric.compute().item() == distance(real, generated)
+        assert metric.compute().item() == distance(real, generated) == metric.result()["mean"]
 
 
 def test_fad_has_the_closed_form_through_the_metric():
@@ -148,6 +147,23 @@ def test_too_few_clips_reach_the_caller_in_words():
     metric.update(torch.randn(1, 2), real=True)
     with pytest.raises(TooFewSamples, match="20 real and 19 generated"):
         metric.compute()
+    assert "20 real and 19 generated" in metric.result()["why_not"]
+
+
+@pytest.mark.parametrize(("distance", "n"), [(frechet_distance, 20), (frechet_infinity, 40)])
+def test_sets_that_are_just_large_enough_have_an_interval(distance, n):
+    """A jackknife's parts are smaller, and are not refused for it."""
+    metric = SetDistance(distance)
+    metric.update(torch.randn(n, 2), real=True)
+    metric.update(torch.randn(n, 2), real=False)
+    found = metric.result()
+    assert found["mean"] == metric.compute().item() and 0 < found["interval"] < 10 and found["n"] == n
+
+
+def test_a_score_of_one_clip_is_refused_in_words():
+    metric = ImageMusicSimilarity(imsm_released)
+    metric.update(*torch.randn(4, 1, 3))
+    assert "at least two" in metric.result()["why_not"]
 
 
 def test_kl_is_the_hands():

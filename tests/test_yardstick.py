@@ -77,3 +77,21 @@ def test_sets_of_unequal_size_are_made_equal_evenly():
     assert measure.even(30)[0].tolist() == list(range(0, 60, 2)) and measure.even(30)[1].tolist() == list(range(30))
     found = measure.score(heard(30, 3), labels(30))["ear"]
     assert found["fad"]["n"] == 30
+
+
+def test_a_row_with_fewer_clips_than_its_components_need_is_refused_in_words():
+    """The components are chosen for all items, but a folder of sounds or a row without some seeds may hold fewer."""
+    measure = Yardstick.fit(heard(400, 1), heard(120, 2), labels(120), labels(120))
+    found = measure.score(heard(20, 3), labels(20))["ear"]
+    assert "20 clips are fewer than 10 for each of 3" in found["fad"]["why_not"] and "why_not" in found["fad_inf"]
+    assert "fewer than 10 for each of" in found["fad_conditional"]["why_not"] and "mean" in found["kad"]
+    gain = measure.gains(heard(20, 4), heard(20, 3), labels(20))["ear"]
+    assert "fewer than 10" in gain["why_not"] and "mean" not in gain
+    whole = measure.score(heard(120, 3), labels(120))["ear"]
+    assert {"mean", "interval", "n", "dimensions"} <= whole["fad_inf"].keys()
+
+
+def test_clips_that_belong_to_no_item_have_no_distance_by_class():
+    measure = Yardstick.fit(heard(400, 1), heard(120, 2), labels(120), labels(120))
+    found = measure.score(heard(120, 3), [{}] * 120)["ear"]
+    assert found["fad_conditional"] == {"why_not": "No clip tells its class."} and "mean" in found["fad"]

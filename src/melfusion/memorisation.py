@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melfusion.metrics.intervals import redraw
+from melfusion.metrics.intervals import wilson
 from melfusion.scoring import Heard
 
 SHOWN = 5  # closest pairs that are named
@@ -23,8 +23,9 @@ def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard,
                  tracks: list[str]) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Embedder → how near a row comes to training clips, compared with how near real clips do that were not trained on.
 
-    `nearer`: share of the row's clips that are closer to a training clip than the median real held-out clip is, with its
-    interval over `tracks` of the row's items; half is what new music of the same kind has, far more is a copy.
+    `nearer`: share of the row's clips that are closer to a training clip than the median real held-out clip is; half is what
+    new music of the same kind has, far more is a copy. Its interval (Wilson's) counts each of the `tracks` of the row's items
+    once, since clips of one track may all be alike.
     `ratio`: median of the distance to the nearest training clip over that to the nearest of `held_out`; `ratio_real`: the
     same of the `real` clips of the row's items.
     `closest`: the pairs to listen to, by key.
@@ -36,10 +37,10 @@ def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard,
         real_distance, _ = nearest(theirs, known)
         usual = real_distance.median()
         order = distance.argsort()[:SHOWN].tolist()
-        nearer, draws = (distance < usual).double(), redraw(tracks, tracks)
-        again = draws.generated @ nearer / draws.generated.sum(1)
+        nearer, over = (distance < usual).double().mean().item(), len(set(tracks))
+        low, high = wilson(nearer * over, over)
         found[name] = {
-            "nearer": {"mean": nearer.mean().item(), "interval": draws.half_width(again)}, "median_real": usual.item(),
+            "nearer": {"accuracy": nearer, "low": low, "high": high, "n": over}, "median_real": usual.item(),
             "ratio": _ratio(distance, ours, others), "ratio_real": _ratio(real_distance, theirs, others),
             "closest": [{"clip": row.keys[i], "train": train.keys[which[i]], "distance": distance[i].item()} for i in order],
         }  # fmt: skip

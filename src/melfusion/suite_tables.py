@@ -29,12 +29,13 @@ def rows_table(result: dict[str, Any]) -> list[str]:
         cells += [mean_cell(row["distances"].get(e, {}).get(k)) for e, k in shown]
         cells += [_gain(row.get("gain", {}).get(e)) for e in embedders]
         cells += [mean_cell(row["paired"].get(k)) for k in pairs]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+        fewer = "" if row["n"] == result["n"] else f" ({row['n']} clips)"
+        lines.append(f"| {row['name']}{fewer} | " + " | ".join(cells) + " |")
     return lines
 
 
 def _gain(gain: dict[str, Any] | None) -> str:
-    if not gain:
+    if not gain or "why_not" in gain:
         return "-"
     if gain["of"] == "kad":
         return f"KAD less by {gain['mean']:.3g} ± {gain['interval']:.2g}"
@@ -50,7 +51,13 @@ def about(result: dict[str, Any]) -> str:
             f"against {r['reference']} other real clips ({r['against']}); {r['sampling_steps']} sampling steps; "
             f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks: {networks}; brackets and ± are 95 % intervals "
             f"over clips (Wilson, jackknife)"
-            f"{', those of KAD over tracks (bootstrap)' if r.get('tracks') else ''}.")  # fmt: skip
+            f"{_over(result)}.")  # fmt: skip
+
+
+def _over(result: dict[str, Any]) -> str:
+    """Over how many tracks the intervals of KAD are, where they are not over clips."""
+    said = {s["over"] for row in result["rows"] for found in row["distances"].values() for s in found.values() if "over" in s}
+    return "".join(f", those of KAD over {over} (bootstrap, Student's t)" for over in sorted(said - {"clips"}))
 
 
 def questions(result: dict[str, Any]) -> list[str]:
@@ -111,14 +118,28 @@ def memorised(result: dict[str, Any]) -> list[str]:
     for row in result["rows"]:
         for name, found in row.get("memorisation", {}).items():
             near = ", ".join(f"{p['clip']} to {p['train']} ({p['distance']:.3g})" for p in found["closest"][:2])
-            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {mean_cell(found['nearer'])} is nearer than "
-                         f"the median real held-out clip; distance to training over distance to held-out clips "
+            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {share_cell(found['nearer'])} is nearer than "
+                         f"the median real held-out clip (interval over {found['nearer']['n']} tracks); distance to training over distance to held-out clips "
                          f"{found['ratio']:.2f} (real: {found['ratio_real']:.2f}); closest: {near}")  # fmt: skip
     return lines
+
+
+def not_computed(result: dict[str, Any]) -> list[str]:
+    """Distances and gains that are not there, and why, each reason once."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in result["rows"]:
+        found = [(e, DISTANCES.get(k, k), score) for e, scores in row["distances"].items() for k, score in scores.items()]
+        found += [(e, "gain", score) for e, score in row.get("gain", {}).items()]
+        for embedder, name, score in found:
+            if "why_not" in score:
+                reasons.setdefault((name, embedder, score["why_not"]), []).append(row["name"])
+    rows = len(result["rows"])
+    return [f"{name} by {embedder} is not computed{'' if len(names) == rows else ' for ' + ', '.join(names)}: {why}"
+            for (name, embedder, why), names in reasons.items()]  # fmt: skip
 
 
 def missing(result: dict[str, Any]) -> list[str]:
     return [f"{row}: {words}" for row, words in result["missing"].items()]
 
 
-NOTES = (questions, never_trained_on, mistakes, alphas, guidance, leaks, memorised, missing)
+NOTES = (questions, never_trained_on, mistakes, alphas, guidance, leaks, memorised, not_computed, missing)

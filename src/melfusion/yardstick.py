@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -65,16 +65,21 @@ class Yardstick:
             scores["fad"] = scores["fad_inf"] = {"why_not": d}
         else:
             low = [self._low(name, h)[i][..., :d] for h, i in zip((self.reference, heard), even, strict=True)]
-            plain = partial(distances.frechet_distance, check=False)
-            scores["fad"] = _measured(SetDistance(plain, low[0].shape[1]), *low) | {"dimensions": d}
-            scores["fad_inf"] = _measured(SetDistance(distances.frechet_infinity, low[0].shape[1], groups=0), *low)
+            for key, distance in (("fad", distances.frechet_distance), ("fad_inf", distances.frechet_infinity)):
+                found = _measured(SetDistance(distance, low[0].shape[1]), *low)
+                scores[key] = found if "why_not" in found else found | {"dimensions": d}
+        return scores | {"fad_conditional": self._conditional_score(name, heard, classes)}
+
+    def _conditional_score(self, name: str, heard: Heard, classes: list[dict[str, str]]) -> dict[str, Any]:
         conditional = self.conditional(name, heard, classes)
         if conditional is None:
-            return scores | {"fad_conditional": {"why_not": self.class_dimensions[name]}}
+            return {"why_not": self.class_dimensions[name]}
         n = min(len(heard), len(self.reference))
-        mean, half = jackknife(conditional, n)
-        found = {"mean": mean, "interval": half, "n": n, "dimensions": self.class_dimensions[name]}
-        return scores | {"fad_conditional": found}
+        try:
+            mean = conditional(range(n), check=True)
+        except TooFewSamples as error:
+            return {"why_not": str(error)}
+        return {"mean": mean, "interval": jackknife(conditional, n), "n": n, "dimensions": self.class_dimensions[name]}
 
     def even(self, n: int) -> tuple[Tensor, Tensor]:
         """Numbers of as many reference clips as of n scored ones, evenly spread over the larger set."""
@@ -87,8 +92,10 @@ class Yardstick:
         shared = any(len(set(names)) < len(names) for names in (reference, tracks))
         return redraw(reference, tracks) if shared else leave_out(len(reference), len(tracks))
 
-    def conditional(self, name: str, heard: Heard, classes: list[dict[str, str]]) -> Callable[[Any], float] | None:
+    def conditional(self, name: str, heard: Heard, classes: list[dict[str, str]]) -> Callable[..., float] | None:
         """Class-conditional Fréchet distance by one embedder as a function of item numbers; None where it cannot be had.
+
+        With `check` it refuses classes too small for the components; what a jackknife leaves of larger ones is not refused.
 
         Of sets of unequal size the first clips count: every other one might be of one class.
         """
@@ -97,9 +104,9 @@ class Yardstick:
         low = [self._low(name, h)[..., :d] for h in (self.reference, heard)]
         k = low[0].shape[1]
 
-        def score(items: Any) -> float:
+        def score(items: Any, check: bool = False) -> float:
             real, ours = ([c[j] for j in items for _ in range(k)] for c in (self.classes, classes))
-            return distances.conditional_frechet(*(x[list(items)].flatten(0, 1) for x in low), real, ours, check=False)
+            return distances.conditional_frechet(*(x[list(items)].flatten(0, 1) for x in low), real, ours, check)
 
         return score
 
@@ -107,17 +114,23 @@ class Yardstick:
         """Embedder → how much nearer than the baseline a row is, paired, with its interval.
 
         `of` fad_conditional: the share by which that distance is smaller; where it cannot be had, kad: the difference.
-        Both rows hold clips for the same items in the same order.
+        Both rows hold clips for the same items in the same order. Rows too small for either have `why_not`.
         """
         return {name: self._gain(name, base, row, classes, tracks or row.keys) for name in self.projections}
 
     def _gain(self, name: str, base: Heard, row: Heard, classes: list[dict], tracks: list[str]) -> dict[str, Any]:
         ours, theirs = (self.conditional(name, heard, classes) for heard in (row, base))
-        if ours and theirs:
-            mean, half = jackknife(lambda i: 1 - ours(i) / theirs(i), min(len(row), len(self.reference)))
-            return {"of": "fad_conditional", "mean": mean, "interval": half}
+        n = min(len(row), len(self.reference))
+        try:
+            if ours and theirs:
+                mean = 1 - ours(range(n), check=True) / theirs(range(n), check=True)
+                return {"of": "fad_conditional", "mean": mean, "interval": jackknife(lambda i: 1 - ours(i) / theirs(i), n)}
+        except TooFewSamples as error:
+            return {"why_not": str(error)}
         draws = self.draws(tracks)
         real, *sets = (h.embeddings[name].double().mean(1) for h in (self.reference, base, row))
+        if min(map(len, (real, *sets))) < 3 or not math.isfinite(draws.point):
+            return {"why_not": f"{len(row)} clips against {len(real)}, {draws.over}, are too few for an interval."}
         (before, before_again), (after, again) = (distances.kernel_distances(real, x, draws) for x in sets)
         return {"of": "kad", "mean": before - after, "interval": draws.half_width(before_again - again), "over": draws.over}
 

@@ -7,8 +7,6 @@ temperature of their towers, so that entry (i, j) is the probability that pictur
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -53,11 +51,6 @@ def imsm_released(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, a
     a_clip = (logit_scale * _cosine(image, text_of_image)).softmax(-1)
     a_clap = (logit_scale * _cosine(audio, text_of_audio)).softmax(-1)
     return (a_clip @ a_clap.T).softmax(-1).diagonal().mean().item()
-
-
-def released_bound(n: int) -> float:
-    """The largest value `imsm_released` can have for N clips."""
-    return math.e / (math.e + n - 1)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

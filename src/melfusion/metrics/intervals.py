@@ -13,7 +13,16 @@ Z = 1.959963984540054  # the normal distribution's 97.5 % point
 T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)  # Student's t for 1, 2, … degrees
 
 
-def wilson(hits: int, n: int, z: float = Z) -> tuple[float, float]:
+def t_975(degrees: int) -> float:
+    """Student's 97.5 % point: a table to 9 degrees of freedom, then its expansion in 1/degrees (Abramowitz & Stegun, 26.7.5)."""
+    if degrees <= len(T_975):
+        return T_975[degrees - 1]
+    z, v = Z, degrees
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2) + third
+
+
+def wilson(hits: float, n: int, z: float = Z) -> tuple[float, float]:
     """Interval of a share, hits of n (Wilson 1927); (0, 1) where nothing was counted. Another `z` gives another than 95 %."""
     if n == 0:
         return 0.0, 1.0
@@ -23,26 +32,26 @@ def wilson(hits: int, n: int, z: float = Z) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half width) of the mean of independent values, such as paired differences."""
+    """(mean, half width) of the mean of independent values, such as paired differences; inf for one."""
     n = len(values)
     mean = sum(values) / n
-    variance = sum((v - mean) ** 2 for v in values) / max(n - 1, 1)
+    if n < 2:
+        return mean, math.inf
+    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
     return mean, Z * math.sqrt(variance / n)
 
 
-def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int = 20) -> tuple[float, float]:
-    """(score of all n items, half width), deleting each of `groups` interleaved groups in turn.
+def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int = 20) -> float:
+    """Half width of the score of n items, deleting each of `groups` interleaved groups in turn; inf for one item.
 
     For scores that are smooth but biased in n, such as Fréchet distances, where a bootstrap's repeated items would add bias.
-    One item has no interval: its half width is inf.
     """
     if n < 2:
-        return score(range(n)), math.inf
+        return math.inf
     groups = min(groups, n)
     kept = [score([i for i in range(n) if i % groups != g]) for g in range(groups)]
     mean = sum(kept) / groups
-    variance = (groups - 1) / groups * sum((k - mean) ** 2 for k in kept)
-    return score(range(n)), Z * math.sqrt(variance)
+    return Z * math.sqrt((groups - 1) / groups * sum((k - mean) ** 2 for k in kept))
 
 
 def students(values: Sequence[float]) -> tuple[float, float]:
@@ -52,7 +61,7 @@ def students(values: Sequence[float]) -> tuple[float, float]:
     if n < 2:
         return mean, math.inf
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, T_975[min(n - 1, len(T_975)) - 1] * spread / math.sqrt(n)
+    return mean, t_975(n - 1) * spread / math.sqrt(n)
 
 
 def share(hits: int, n: int, z: float = Z) -> dict[str, float]:
@@ -65,17 +74,19 @@ def share(hits: int, n: int, z: float = Z) -> dict[str, float]:
 class Draws:
     """Two sets drawn again R times: how often each clip is in each draw, (R, N) and (R, M).
 
-    `factor` makes the sum of squared deviations of R scores a variance; `over` says in words what was drawn.
+    `factor` makes the sum of squared deviations of R scores a variance; `over` says in words what was drawn; `point`: half
+    widths in standard errors.
     """
 
     real: Tensor
     generated: Tensor
     factor: float
     over: str
+    point: float = Z
 
     def half_width(self, scores: Tensor) -> float:
         """Scores (R,) of the draws → half the interval of the score of the sets themselves."""
-        return Z * math.sqrt(self.factor * (scores - scores.mean()).square().sum().item())
+        return self.point * math.sqrt(self.factor * (scores - scores.mean()).square().sum().item())
 
 
 def leave_out(n: int, m: int, groups: int = 20) -> Draws:
@@ -88,12 +99,16 @@ def leave_out(n: int, m: int, groups: int = 20) -> Draws:
 def redraw(real: Sequence[str], generated: Sequence[str], repeats: int = 400, seed: int = 0) -> Draws:
     """The bootstrap over tracks: a draw is as many whole tracks as there are, with replacement; names give each clip's track.
 
-    Clips of one track resemble each other, so intervals over clips would be too narrow.
+    Clips of one track resemble each other, so intervals over clips would be too narrow. Of few tracks a bootstrap's own would
+    be too: G tracks drawn with replacement vary by √((G - 1) / G) too little, and Student's t stands for the normal
+    distribution. One track has no interval: its half width is inf.
     """
     generator, sides = torch.Generator().manual_seed(seed), []
+    fewest = min(len(set(real)), len(set(generated)))
+    point = t_975(fewest - 1) * math.sqrt(fewest / (fewest - 1)) if fewest > 1 else math.inf
     for names in (real, generated):
         tracks = {name: i for i, name in enumerate(dict.fromkeys(names))}
         drawn = torch.randint(len(tracks), (repeats, len(tracks)), generator=generator)
         times = torch.zeros(repeats, len(tracks), dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
         sides.append(times[:, [tracks[name] for name in names]])
-    return Draws(*sides, 1 / (repeats - 1), f"{len(set(generated))} tracks against {len(set(real))}")
+    return Draws(*sides, 1 / (repeats - 1), f"{len(set(generated))} tracks against {len(set(real))}", point)

@@ -42,14 +42,13 @@ class Score(Metric):
 
 
 class Collected(Score):
-    """Keeps the embeddings of all clips; subclasses give `score` of chosen ones.
+    """Keeps the embeddings of all clips; subclasses give `score` of them, and of the `part` that a jackknife leaves.
 
     Args:
         names: of the states, each the embeddings (N, D) of one side.
-        groups: of the jackknife; 0: the score stands without an interval.
     """
 
-    groups = 20
+    groups = 20  # of the jackknife
 
     def __init__(self, *names: str, **kwargs):
         super().__init__(**{"dist_sync_fn": gather} | kwargs)
@@ -68,15 +67,18 @@ class Collected(Score):
     def score(self, sets: list[Tensor]) -> float:
         raise NotImplementedError
 
+    def part(self, sets: list[Tensor]) -> float:
+        return self.score(sets)
+
     def compute(self) -> Tensor:
         return torch.tensor(self.score(self.sets()), dtype=torch.float64)
 
     def measured(self) -> dict[str, Any]:
         sets = self.sets()
-        n = min(map(len, sets))
-        if not self.groups:
-            return {"mean": self.score(sets), "n": n}
-        mean, half = jackknife(lambda items: self.score([s[list(items)] for s in sets]), n, self.groups)
+        mean, n = self.score(sets), min(map(len, sets))
+        if n < 2:
+            raise TooFewSamples(f"{type(self).__name__} of {n} clips has no interval: it needs at least two.")
+        half = jackknife(lambda items: self.part([s[list(items)] for s in sets]), n, self.groups)
         return {"mean": mean, "interval": half, "n": n}
 
 
@@ -108,23 +110,29 @@ class Mean(Score):
 
 
 class SetDistance(Collected):
-    """Distance of real and generated clips by their embeddings (B, D) or (B, K, D), any function of two (N, D) sets.
+    """Fréchet distance of real and generated clips by their embeddings (B, D) or (B, K, D).
 
     Args:
-        distance: `distances.frechet_distance` (FAD, FD), `frechet_infinity`, `kernel_distance`. Its TooFewSamples says
-            in words why a score is not computed.
+        distance: `distances.frechet_distance` (FAD, FD) or `frechet_infinity`. Its TooFewSamples says in words why a score is
+            not computed; what a jackknife leaves of sets that are large enough is not checked again.
         pieces: K embeddings a clip, all of which count.
     """
 
-    def __init__(self, distance: Callable[[Tensor, Tensor], float], pieces: int = 1, groups: int = 20, **kwargs):
+    def __init__(self, distance: Callable[..., float], pieces: int = 1, **kwargs):
         super().__init__("real", "generated", **kwargs)
-        self.distance, self.pieces, self.groups = distance, pieces, groups
+        self.distance, self.pieces = distance, pieces
 
     def update(self, embeddings: Tensor, real: bool) -> None:
         self.keep("real" if real else "generated", embeddings.flatten(1))
 
     def score(self, sets: list[Tensor]) -> float:
-        return self.distance(*(s.unflatten(1, (self.pieces, -1)).flatten(0, 1) for s in sets))
+        return self.distance(*self.embeddings(sets))
+
+    def part(self, sets: list[Tensor]) -> float:
+        return self.distance(*self.embeddings(sets), check=False)
+
+    def embeddings(self, sets: list[Tensor]) -> list[Tensor]:
+        return [s.unflatten(1, (self.pieces, -1)).flatten(0, 1) for s in sets]
 
 
 class KernelDistance(SetDistance):
@@ -146,6 +154,8 @@ class KernelDistance(SetDistance):
         if (fewest := min(map(len, sets))) < 3:
             raise TooFewSamples(f"{len(sets[0])} real and {len(sets[1])} generated clips: KAD and its interval need three of each.")
         draws = self.draws or leave_out(*map(len, sets))
+        if not math.isfinite(draws.point):
+            raise TooFewSamples(f"{draws.over}: an interval over tracks needs two of each.")
         mean, again = kernel_distances(*sets, draws)
         return {"mean": mean, "interval": draws.half_width(again), "over": draws.over, "n": fewest}
 
