@@ -71,7 +71,11 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert list(rows) == ["real", "reconstruction", "ours", "permuted", "text"] and result["not_run"] == []
     assert rows["ours"]["n"] == rows["permuted"]["n"] == 12
     assert [len(rows["ours"]["by_seed"][a]["seeds"]) for a in ("place", "time")] == [2, 2]
-    assert rows["ours"]["guidance_scale"] == rows["permuted"]["guidance_scale"] in (1, 3)
+    chosen = json.loads(Path("runs/small/ours/guidance.json").read_text())["scale"]
+    for row in ("ours", "permuted"):
+        notes = [json.loads(Path(f"runs/small/{row}/seed{seed}/test/made_with.json").read_text()) for seed in (0, 1)]
+        assert rows[row]["guidance_scale"] == chosen in (1, 3) and {n["sampling"]["guidance_scale"] for n in notes} == {chosen}
+        assert rows[row]["made_with"]["1"]["system"] == notes[1]["system"] != notes[0]["system"]
     assert set(json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]) == {"1", "3"}
     assert "why_not" in rows["ours"]["distances"]["judge"]["fad_conditional"]  # 2 clips of each place
     assert "mean" in rows["ours"]["distances"]["judge"]["kad"]
@@ -86,7 +90,7 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert len(clips[0]) == len(clips[1]) == 6 and not set(clips[0]) & set(clips[1])  # each scene is used once
     assert not Path("experiments/results").exists()
     times = {f: f.stat().st_mtime_ns for f in Path("runs").rglob("*.wav")}
-    again = ablate({"suite": "small", "publish": "true"}, [])
+    again = ablate({"suite": "small", "publish": True}, [])
     assert {f: f.stat().st_mtime_ns for f in Path("runs").rglob("*.wav")} == times
     assert [r["attributes"] for r in again["rows"]] == [r["attributes"] for r in result["rows"]]
     published = json.loads(Path("experiments/results/small.json").read_text())
@@ -102,8 +106,23 @@ def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_
 
     first, further = chosen_for(), chosen_for("trainer.max_steps=5")
     assert first != further and "made with another system" in Path("runs/small/ours/failed.txt").read_text()
+    short = ["ablation.seeds=[0]", "ablation.items=6", "trainer.max_steps=5"]
+    refused = conclude(load_suite("small", short))  # clips of the shorter training are there in full, and are not scored
+    assert "ours" in refused["not_run"] and "made with another system" in refused["missing"]["ours"]
     shutil.rmtree("runs/small/ours/seed0/test")
     assert chosen_for("trainer.max_steps=5") == further and not Path("runs/small/ours/failed.txt").exists()
+    assert "ours" not in conclude(load_suite("small", short))["not_run"]
+
+
+def test_rows_of_one_model_sing_at_their_own_guidance_where_none_is_looked_for(suite, random_judge):
+    """As experiments/guidance has it."""
+    (suite / "strong.yaml").write_text("base: _base\nsampling: {guidance_scale: 9}\nablation: {checkpoint_of: ours}\n")
+    short = ["ablation.guidance=[]", "ablation.seeds=[0]", "ablation.items=6", "trainer.max_steps=1"]
+    ablate({"suite": "small", "rows": "ours,strong"}, short)
+    made = {row: json.loads(Path(f"runs/small/{row}/seed0/test/made_with.json").read_text()) for row in ("ours", "strong")}
+    assert made["ours"]["sampling"]["guidance_scale"] == 3 and made["strong"]["sampling"]["guidance_scale"] == 9
+    result = conclude(load_suite("small", short))
+    assert {row["name"]: row["guidance_scale"] for row in result["rows"] if not row["floor"]} == {"ours": 3, "strong": 9}
 
 
 def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite, random_judge, monkeypatch):
@@ -155,9 +174,12 @@ def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tm
     assert kad["over"] == "3 tracks against 3" and rows["ours"]["gain"]["level"]["of"] == "kad"
     assert "tracks" in rows["ours"]["distances"]["level"]["fad"]["why_not"] and rows["ours"]["attributes"] == {}
     copies = rows["ours"]["memorisation"]["level"]
-    assert 0 <= copies["nearer"]["mean"] <= 1 and copies["closest"][0]["train"].startswith("train")
+    assert 0 <= copies["nearer"]["low"] < copies["nearer"]["high"] <= 1 and copies["nearer"]["n"] == 3
+    assert copies["closest"][0]["train"].startswith("train")
     words = Path("runs/small/results.md").read_text()
-    assert "nearest training clips by level" in words and "KAD less by" in words and "over tracks (bootstrap)" in words
+    assert "nearest training clips by level" in words and "KAD less by" in words
+    assert "those of KAD over 3 tracks against 3 (bootstrap" in words
+    assert "FAD by level is not computed: the 6 clips to measure against come from 3 tracks" in words
     assert "leakage" not in result and Path("runs/small/results.png").is_file()
 
 
@@ -192,6 +214,8 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
 def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
     with pytest.raises(ConfigError, match="no folder experiments/smal with rows; suites are small"):
         load_suite("smal", [])
+    with pytest.raises(ConfigError, match="publish=true needs the whole suite"):
+        ablate({"suite": "small", "rows": "ours", "publish": True}, [])
     with pytest.raises(ConfigError, match="rows names 'our'"):
         ablate({"suite": "small", "rows": "our"}, [])
     (suite / "longer.yaml").write_text("base: _base\ntrainer: {max_steps: 9}\n")
@@ -228,5 +252,5 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
 def test_a_row_speaks_by_its_own_vocoder_and_not_by_the_checkpoints(monkeypatch, vocoder):
     asked = []
     monkeypatch.setattr(lab, "load_system", lambda path, overrides: asked.append(overrides) or [torch.nn.Identity()])
-    lab._system(Config(name="row", vocoder=vocoder))
+    lab.trained(Config(name="row", vocoder=vocoder))
     assert override(Config(vocoder=VocoderConfig(weights="run:other", mel_corrections=1)), asked[0]).vocoder == vocoder

@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
+from data_fixtures import data_set, encoded, make_sample, noise_picture
 from torch import nn
 
 from melfusion import build
+from melfusion.__main__ import main
 from melfusion.audio import write_wav
 from melfusion.bench import Bench
 from melfusion.config import ConfigError
@@ -158,6 +160,12 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
     assert floor["mean"] + floor["interval"] < row["distances"]["level"]["kad"]["mean"]  # real clips are nearer to real ones
     assert "why_not" in row["distances"]["level"]["fad"] and scores["about"]["networks"].keys() == {"level"}
     assert "FAD is not computed: " in table(scores)
+    pages(config, items, {"given": strange}, tmp_path / "out", listening=True)
+    page, key = (tmp_path / "out" / "index.html").read_text(), json.loads((tmp_path / "out" / "listening-key.json").read_text())
+    assert page.count("song-") >= 5 and [clip["row"] for clip in key["clips"].values()].count("given") == 5
+    (strange / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(ConfigError, match="broken.wav cannot be scored \\(unreadable audio\\)"):
+        list(read_clips(sound_files(strange), config.audio, 8))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no sound file"):
         row_files(tmp_path / "empty", items)
@@ -167,3 +175,34 @@ def test_an_outside_picture_that_is_missing_is_one_sentence(config, items, tmp_p
     config.evaluation = dataclasses.replace(config.evaluation, outside_picture="nowhere.png")
     with pytest.raises(ConfigError, match="nowhere.png"):
         make_clips(build.system(config).eval(), config, items, ROWS["outside picture"], tmp_path)
+
+
+class Place(Ear):
+    """Hears the sea in every clip."""
+
+    def hear(self, waveform):
+        return [{"place": "sea"}] * len(waveform)
+
+
+def test_a_folder_of_sounds_that_belong_to_no_scene_is_scored_on_a_labelled_split(tiny, tmp_path):
+    samples = [make_sample(f"{split}{i:02d}", split, image=encoded(noise_picture(i)), labels={"place": "sea"})
+               for split in ("train", "val", "test") for i in range(12)]  # fmt: skip
+    config = tiny(f"data.path={data_set(tmp_path / 'data', samples)}", "data.source=manifest")
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    for i in range(40):
+        write_wav(str(strange / f"song-{i:02d}.wav"), 0.1 * torch.randn(8192, generator=torch.Generator().manual_seed(i)), 8000)
+    bench = Bench(*(MusicDataModule(config.data, config.audio, config.seed).dataset(s) for s in ("test", "val", "train")), "val")
+    scores = evaluate(config, Ears(config.audio, Place(), [Embedder("level", Level())]), bench.items, bench, {"given": strange})
+    found = scores["rows"]["given"]["distances"]["level"]
+    assert scores["rows"]["given"]["n"] == 40 and "mean" in found["kad"] and "No clip tells" in found["fad_conditional"]["why_not"]
+    assert "mean" in scores["rows"]["real"]["distances"]["level"]["fad_conditional"]
+
+
+@pytest.mark.parametrize(("option", "words"), [("n=-3", "n=-3 must be at least 1"), ("n=0", "at least 1"),
+                                               ("data.seed=-1", "data.seed=-1 must be at least 0"),
+                                               ("listening=yes", "is not true or false")])  # fmt: skip
+def test_options_without_sense_are_one_sentence(option, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", f"wavs={tmp_path}", option]) == 2
+    assert words in capsys.readouterr().err

@@ -49,3 +49,34 @@ def test_every_clip_is_heard_at_one_loudness():
     assert found.embeddings["level"].flatten().tolist() == pytest.approx([0.1, 0.1, 0.0], rel=1e-3)
     assert levelled(tones, AUDIO)[2].abs().max() == 0
     assert set(ears.digests()) == {"level"}
+
+
+class Elsewhere(torch.nn.Module):
+    """A network on another device than the clips come from, which hears only what lies where it does."""
+
+    sample_rate_hz = 8000
+    attributes = {"place": ["sea", "city"]}
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1, device="meta"))
+
+    def forward(self, waveform):
+        assert waveform.device == self.weight.device
+        return torch.zeros(len(waveform), 1, 2)
+
+    def hear(self, waveform):
+        assert waveform.device == self.weight.device
+        return [{"place": "sea"}] * len(waveform)
+
+
+def test_clips_are_brought_to_where_the_networks_lie():
+    embedder = Embedder("ear", Loudness())
+    embedder.network = Elsewhere()
+    for ears in (Ears(AUDIO, Elsewhere()), Ears(AUDIO, Elsewhere(), [embedder]), Ears(AUDIO, None, [embedder])):
+        found = ears.listen([(["a", "b"], torch.ones(2, 8000))])
+        assert found.keys == ["a", "b"] and set(found.classes) | set(found.embeddings)
+
+
+def test_one_pair_has_no_gain():
+    assert gains(heard(1), heard(1, classes=("city", "city")), [{"place": "sea"}]) == {}

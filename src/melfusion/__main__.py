@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 DEFAULT_CONFIG = "scenes"
+TRUTHS = {"true": True, "false": False}
 
 
 def _train(config: str, options: list[str]) -> None:
@@ -160,9 +161,10 @@ def _parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
             raise ConfigError(f"There is no option {key!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
                               f"known are {', '.join(known) or 'none'}.")  # fmt: skip
         try:
-            parsed[key] = known[key](value)
-        except ValueError:
-            raise ConfigError(f"{key}={value!r} is not a valid {known[key].__name__}.") from None
+            parsed[key] = TRUTHS[value.lower()] if known[key] is bool else known[key](value)
+        except (ValueError, KeyError):
+            kind = "true or false" if known[key] is bool else f"a valid {known[key].__name__}"
+            raise ConfigError(f"{key}={value!r} is not {kind}.") from None
     return parsed
 
 

@@ -27,6 +27,7 @@ from melfusion.config import ConfigError, load_config
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
 from melfusion.evaluate import ears, told, yardstick
+from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.preemption import Preempted
 from melfusion.schema import ClusterConfig, Config
@@ -35,7 +36,7 @@ from melfusion.sounds import ROWS, claim, make_clips, read_clips, unet_digest
 from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
 
-OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": str, "cluster": str}
+OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": bool, "cluster": str}
 BUDGET = ("trainer.max_steps", "data.global_batch_size", "data.path", "ablation.seeds")
 
 
@@ -99,6 +100,8 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
     settings, given, overrides = load_cluster([*cluster, *overrides])
     suite = load_suite(options["suite"], overrides)
     chosen = options["rows"].split(",") if options.get("rows") else list(suite.rows)
+    if options.get("rows") and options.get("publish"):
+        raise ConfigError("rows= makes clips and no table: publish=true needs the whole suite, so leave rows= out.")
     if unknown := [row for row in chosen if row not in suite.rows]:
         raise ConfigError(f"rows names {unknown[0]!r}; the rows of {suite.name} are {', '.join(suite.rows)}.")
     jobs = {row: [r for r in chosen if suite.model_of(r) == row] for row in dict.fromkeys(map(suite.model_of, chosen))}
@@ -117,7 +120,7 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
         return None
     from melfusion.results import conclude  # it draws and tabulates: not needed where a row is only run
 
-    return conclude(suite, publish=options.get("publish") == "true", command=command_line(suite, options, overrides))
+    return conclude(suite, publish=bool(options.get("publish")), command=command_line(suite, options, overrides))
 
 
 def attempt(suite: Suite, model: str, rows: list[str]) -> bool:
@@ -143,14 +146,21 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
     scale = choose_guidance(suite, model)
     for row in rows:
         for seed in seeds:
-            config = suite.config(row, seed)
-            config.sampling.guidance_scale = scale
+            config = sung(suite, row, seed, scale)
             items = test_items(config, seed)
-            system = _system(suite.config(model, seed))
+            system = trained(suite.config(model, seed))
             folder = suite.path / row / f"seed{seed}" / "test"
             claim(folder, system, config, items, ROWS[config.ablation.told])
             make_clips(system, config, items, ROWS[config.ablation.told], folder)
         print(f"{suite.name}/{row}: clips of {len(seeds)} seeds are there", flush=True)
+
+
+def sung(suite: Suite, row: str, seed: int, scale: float | None) -> Config:
+    """The row as it sings: at the scale that was chosen for its model, or where none was looked for, at its own."""
+    config = suite.config(row, seed)
+    if scale is not None:
+        config.sampling.guidance_scale = scale
+    return config
 
 
 def test_items(config: Config, seed: int) -> MusicDataset:
@@ -161,19 +171,25 @@ def test_items(config: Config, seed: int) -> MusicDataset:
     return items
 
 
-def choose_guidance(suite: Suite, row: str) -> float:
-    """The scale of `ablation.guidance` with the smallest class-conditional distance on validation scenes (KAD for few).
+def chosen_guidance(suite: Suite, row: str) -> dict[str, Any]:
+    """What `choose_guidance` last found for a model; empty where the suite looks for no scale."""
+    kept = suite.path / row / "guidance.json"
+    return json.loads(kept.read_text()) if suite.first(row).ablation.guidance and kept.is_file() else {}
+
+
+def choose_guidance(suite: Suite, row: str) -> float | None:
+    """The scale of `ablation.guidance` with the smallest class-conditional distance on validation scenes (KAD for few); None
+    where it lists none, and every row sings at its own.
 
     The judge that chooses is not the one that hears the table; every row has the same choice. Kept in guidance.json
     for as long as the model is the one that it was chosen for.
     """
     config = suite.first(row)
-    scales, kept = config.ablation.guidance, suite.path / row / "guidance.json"
-    if not scales:
-        return config.sampling.guidance_scale
-    system = _system(config)
-    model = unet_digest(system)
-    if kept.is_file() and (found := json.loads(kept.read_text()))["of"] == scales and found.get("model") == model:
+    if not (scales := config.ablation.guidance):
+        return None
+    system = trained(config)
+    model, found = unet_digest(system), chosen_guidance(suite, row)
+    if found.get("of") == scales and found.get("model") == model:
         return found["scale"]
     ensure_corpus(config)
     module = MusicDataModule(config.data, config.audio, config.seed)
@@ -197,12 +213,13 @@ def choose_guidance(suite: Suite, row: str) -> float:
         tried[f"{scale:g}"] = measure.score(heard, classes)["judge"] | {"accuracy": accuracy(heard, classes)}
     by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"
     best = min(scales, key=lambda s: tried[f"{s:g}"][by]["mean"])
+    kept = suite.path / row / "guidance.json"
     kept.write_text(json.dumps({"scale": best, "of": scales, "model": model, "by": by, "tried": tried}, indent=1) + "\n")
     print(f"{suite.name}/{row}: guidance {best:g} of {scales}", flush=True)
     return best
 
 
-def _system(config: Config) -> Any:
+def trained(config: Config) -> MeLFusion:
     """A row's trained model behind the row's own vocoder, whatever vocoder it was trained beside."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     voice = [f"vocoder.{k}={'null' if v is None else v}" for k, v in dataclasses.asdict(config.vocoder).items()]
@@ -228,5 +245,6 @@ def submit(suite: Suite, calls: dict[str, list[str]], settings: ClusterConfig) -
 
 def command_line(suite: Suite, options: dict[str, Any], overrides: list[str]) -> str:
     """The command that makes this table again."""
-    rest = [f"{k}={v}" for k, v in options.items() if k != "suite"] + [shlex.quote(o) for o in overrides]
+    given = {k: str(v).lower() if v is True else v for k, v in options.items() if k != "suite" and v is not False}
+    rest = [f"{k}={v}" for k, v in given.items()] + [shlex.quote(o) for o in overrides]
     return " ".join(["make ablate", f"SUITE={suite.name}", *([f'ARGS="{" ".join(rest)}"'] if rest else [])])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from melfusion.sounds import (
 from melfusion.tables import learned, table
 from melfusion.yardstick import Yardstick
 
-OPTIONS = {"ckpt": str, "wavs": str, "n": int, "data.seed": int, "out": str, "rows": str, "share": str, "listening": str}
+OPTIONS = {"ckpt": str, "wavs": str, "n": int, "data.seed": int, "out": str, "rows": str, "share": str, "listening": bool}
 DEFAULT_ROWS = ("right picture", "shuffled picture", "no picture")
 SHOWN = 12  # items on the listening page
 MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
@@ -57,8 +58,10 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
         system, config = load_system(options.get("ckpt"), overrides=overrides)
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
     config = config or load_config(config_name, overrides)
-    if options.get("n"):
-        config.evaluation.items = options["n"]
+    for name, least in (("n", 1), ("data.seed", 0)):
+        if options.get(name, least) < least:
+            raise ConfigError(f"{name}={options[name]} must be at least {least}.")
+    config.evaluation.items = options.get("n", config.evaluation.items)
     bench = splits(config, options.get("data.seed"))
     items = bench.items
     out = Path(options.get("out") or (Path(options.get("ckpt") or options.get("wavs") or "outputs/shipped") / "evaluation"))
@@ -74,7 +77,7 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
     folders = {name: out / folder_name(name) for name in names} if system is not None else {"given": Path(options["wavs"])}
     scores = evaluate(config, ears(config), items, bench, folders, system)
     write(scores, out)
-    pages(config, items, folders, out, options.get("listening") == "true")
+    pages(config, items, folders, out, bool(options.get("listening")))
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
     return scores
 
@@ -215,7 +218,7 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
     real, drawn, clips = out / "real", out / "pictures", []
     for folder in (real, drawn):
         folder.mkdir(parents=True, exist_ok=True)
-    for i in [k * len(items) // min(SHOWN, len(items)) for k in range(min(SHOWN, len(items)))]:
+    for i in spread(range(len(items)), SHOWN):
         item, key = items[i], items.entries[i].key
         picture = drawn / f"{key}.png" if item["has_image"] else None
         if picture:
@@ -226,9 +229,18 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
                 if wav.is_relative_to(out):  # a folder that was given stays as it is
                     draw(wav, config)
                 clips.append(Clip(key, item["caption"], name, wav, picture, {k: str(v) for k, v in item["labels"].items()}))
+    for name, folder in folders.items():
+        if (files := row_files(folder, items)) != [clip_file(folder, items, i) for i in range(len(items))]:
+            clips += [Clip(f"{name}/{file.name}", "", name, file, None, {}) for file in spread(files, SHOWN)]  # of no item
     write_page(clips, out, f"melfusion: {config.name}", "Each column is what the system was told; the noise is the same.")
     if listening:
         print(f"Blind page: {write_blind(clips, out, config.seed)}")
+
+
+def spread(all_of: Sequence[Any], n: int) -> list[Any]:
+    """At most n of them, evenly."""
+    n = min(n, len(all_of))
+    return [all_of[k * len(all_of) // n] for k in range(n)]
 
 
 def draw(wav: Path, config: Config) -> None:

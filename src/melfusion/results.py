@@ -15,10 +15,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import build
-from melfusion.ablate import Suite
+from melfusion.ablate import Suite, chosen_guidance, sung, trained
 from melfusion.bench import Bench, block, linked, metas_of, suite_bench, tracks_of
 from melfusion.callbacks import log_hparams
-from melfusion.checkpoint_store import newest
+from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import flatten, to_dict
 from melfusion.data.datamodule import left_out
 from melfusion.evaluate import ears, partners_of, told, yardstick
@@ -29,7 +29,7 @@ from melfusion.plots import save, suite_figure
 from melfusion.run import device_name
 from melfusion.schema import Config, SynapseConfig
 from melfusion.scoring import Ears, Heard, accuracy, confusions
-from melfusion.sounds import read_clips, real_clips, reconstructions
+from melfusion.sounds import ROWS, differing, identity, made_with, note, read_clips, real_clips, reconstructions
 from melfusion.suite_tables import suite_table
 
 RESULTS = Path("experiments") / "results"
@@ -118,6 +118,7 @@ def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     config, size = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat")), panel.config.evaluation.batch_size
     system = build.system(config).eval()  # a synapse that any UNet takes, since this row may be the one that is broken
     result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
+    result["voice"] = [identity(system)["voice"][0][:12], system.vocoder.corrections]  # decoder and vocoder, and mel corrections
     if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
         network, side = panel.ears.named("efficientnet"), panel.config.data.image_size_px
         sets = (looks(dataset, side) for dataset in (panel.bench.train, panel.bench.items))
@@ -131,20 +132,40 @@ def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str
     """Row → keys of the items it has clips for, of its whole seeds in turn; and row → what is missing, in words."""
     done: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
+    models: dict[tuple, dict[str, Any]] = {}
     for row in suite.rows:
         config, words = suite.first(row), []
         for seed in config.ablation.seeds:
             wanted = block(config, bench.items, seed)
             there = {file.stem for file in clips_of(suite, row, seed).glob("[!.]*.wav")}
-            if there >= set(wanted):
-                done.setdefault(row, []).extend(wanted)
-            else:
+            if not there >= set(wanted):
                 words.append(f"seed {seed} has {len(there & set(wanted))} of {len(wanted)} clips")
+            elif differ := stale(suite, row, seed, wanted, models):
+                words.append(f"seed {seed} has clips made with another {differ}: remove {clips_of(suite, row, seed)}")
+            else:
+                done.setdefault(row, []).extend(wanted)
         if words:
-            missing[row] = ", ".join(words) if row in done or "0 of" not in words[0] else "not run yet"
-            note = suite.path / suite.model_of(row) / "failed.txt"
-            missing[row] += f"; it failed: {note.read_text().strip().splitlines()[-1]}" if note.is_file() else ""
+            missing[row] = ", ".join(words) if row in done or " has 0 of" not in words[0] else "not run yet"
+            failed = suite.path / suite.model_of(row) / "failed.txt"
+            missing[row] += f"; it failed: {failed.read_text().strip().splitlines()[-1]}" if failed.is_file() else ""
     return done, missing
+
+
+def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple, dict[str, Any]]) -> str:
+    """What a row's clips were made with other than its model and settings of now; nothing where no checkpoint is left to ask.
+
+    `models` keeps what each trained model is, since rows share them.
+    """
+    model = suite.model_of(row)
+    if newest(suite.path / model / f"seed{seed}" / "checkpoints") is None:
+        return ""
+    try:
+        if (model, seed) not in models:
+            models[model, seed] = identity(trained(suite.config(model, seed)))
+    except CheckpointError as error:
+        return f"model than can be loaded now ({str(error).rstrip('.')})"
+    config = sung(suite, row, seed, chosen_guidance(suite, model).get("scale"))
+    return differing(clips_of(suite, row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.told]))
 
 
 def clips_of(suite: Suite, row: str, seed: int) -> Path:
@@ -168,10 +189,11 @@ def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
 def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, Any]:
     """Where a row does well or badly: by seed, by guidance, in combinations never trained on, and what its α became."""
     model, config = suite.model_of(row), suite.first(row)
-    kept = suite.path / model / "guidance.json"
-    chosen = json.loads(kept.read_text()) if kept.is_file() else {"scale": config.sampling.guidance_scale, "tried": {}}
+    chosen = {"scale": config.sampling.guidance_scale, "tried": {}} | chosen_guidance(suite, model)
     found: dict[str, Any] = {"guidance_scale": chosen["scale"], "by_seed": by_seed(panel, heard)}
     found["guidance_tried"] = {scale: scores["accuracy"] for scale, scores in chosen["tried"].items() if "accuracy" in scores}
+    notes = {str(seed): note(clips_of(suite, row, seed)) for seed in config.ablation.seeds}
+    found["made_with"] = {seed: {key: said[key] for key in ("system", "voice", "frozen")} for seed, said in notes.items() if said}
     if patterns := config.data.leave_out:
         part = heard.only([key for key in heard.keys if left_out(panel.labels[key], patterns)])
         found["never_trained_on"] = accuracy(part, [panel.labels[key] for key in part.keys])

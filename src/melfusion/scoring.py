@@ -71,6 +71,11 @@ class Ears:
                 named.setdefault(name, digest(network))
         return {name: value[:12] for name, value in named.items()}
 
+    @property
+    def device(self) -> torch.device:
+        """Where all that listens lies."""
+        return next((p.device for network in (*self.judges, *self.embedders) for p in network.parameters()), torch.device("cpu"))
+
     def named(self, name: str) -> Embedder | None:
         """One of the embedders."""
         return next((e for e in self.embedders if e.name == name), None)
@@ -85,7 +90,7 @@ class Ears:
         """Batches of (keys, waveform (B, S)) → what is heard in all of them."""
         heard, parts, towers = Heard(), {e.name: [] for e in self.embedders}, []
         for keys, waveform in clips:
-            waveform = levelled(waveform, self.audio)
+            waveform = levelled(waveform, self.audio).to(self.device)
             heard.keys += keys
             for judge in self.judges:
                 for told in judge.hear(waveform):
@@ -141,12 +146,12 @@ def confusions(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 def gains(right: Heard, other: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Attribute → paired difference in accuracy of two rows, with its interval."""
+    """Attribute → paired difference in accuracy of two rows, with its interval, of two clips or more."""
     found = {}
     for name in right.classes:
         pairs = [(a == label[name]) - (b == label[name])
                  for a, b, label in zip(right.classes[name], other.classes[name], wanted, strict=True)
                  if name in label]  # fmt: skip
-        if pairs:
+        if len(pairs) > 1:
             found[name] = dict(zip(("mean", "interval"), mean_interval(pairs), strict=True))
     return found

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.cbook
 import numpy as np
@@ -17,7 +18,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from melfusion.audio import AudioGeometry, read_audio, write_wav
+from melfusion.audio import AudioGeometry, BadSample, read_audio, write_wav
 from melfusion.batch import MusicBatch
 from melfusion.config import ConfigError
 from melfusion.data import order
@@ -27,6 +28,8 @@ from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
 from melfusion.schema import AudioConfig, Config, SamplingConfig
 from melfusion.scoring import levelled
+
+NOTE = "made_with.json"  # beside the clips of a folder
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,42 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
     """Note what a folder's clips are made with; where they are another system's, split's or setting's, they are removed
     with `replace`, or ConfigError says what differs.
     """
-    voice = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
-    made_with = {
-        "system": unet_digest(system), "voice": [digest(voice), system.vocoder.corrections],
-        "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
-        "items": hashlib.sha256("".join(e.key for e in dataset.entries).encode()).hexdigest(), "seed": config.seed,
-    }  # fmt: skip
-    file = folder / "made_with.json"
-    if file.is_file() and (there := json.loads(file.read_text())) != made_with:
-        differ = ", ".join(k for k in made_with if there.get(k) != made_with[k])
+    made = made_with(identity(system), config, [entry.key for entry in dataset.entries], row)
+    if differ := differing(folder, made):
         if not replace:
             raise ConfigError(f"{folder} holds clips made with another {differ}: give another out=… or remove it.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(made_with, indent=1) + "\n")
+    (folder / NOTE).write_text(json.dumps(made, indent=1) + "\n")
+
+
+def identity(system: MeLFusion) -> dict[str, Any]:
+    """Hashes of what sings: the trained model, the decoder and vocoder behind it, and the frozen parts that it listens to."""
+    voice = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
+    return {"system": unet_digest(system), "voice": [digest(voice), system.vocoder.corrections],
+            "frozen": system.frozen_digests()}  # fmt: skip
+
+
+def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
+    """All that the clips of these items depend on, as JSON has it."""
+    outside = hashlib.sha256(outside_picture(config).read_bytes()).hexdigest() if row.picture == "outside" else None
+    return identity | {
+        "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
+        "reading": [config.image.reading, config.image.grid_steps, config.image.fixed_timestep], "outside_picture": outside,
+        "items": hashlib.sha256("".join(keys).encode()).hexdigest(), "seed": config.seed,
+    }  # fmt: skip
+
+
+def differing(folder: Path, made: dict[str, Any]) -> str:
+    """Names of what a folder's clips were made with otherwise; empty where nothing is, or nothing was noted."""
+    there = note(folder)
+    return ", ".join(name for name in made if there.get(name) != made[name]) if there else ""
+
+
+def note(folder: Path) -> dict[str, Any]:
+    """What `claim` noted of a folder's clips."""
+    file = folder / NOTE
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def unet_digest(system: MeLFusion) -> str:
@@ -141,9 +166,16 @@ def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tup
     length = AudioGeometry(audio).num_samples
     for start in range(0, len(files), size):
         batch = files[start : start + size]
-        clips = [read_audio(file.read_bytes(), audio)[:length] for file in batch]
+        clips = [_clip(file, audio)[:length] for file in batch]
         padded = [np.pad(clip, (0, length - len(clip))) for clip in clips]
         yield [file.stem for file in batch], torch.from_numpy(np.stack(padded))
+
+
+def _clip(file: Path, audio: AudioConfig) -> np.ndarray:
+    try:
+        return read_audio(file.read_bytes(), audio)
+    except BadSample as error:
+        raise ConfigError(f"{file} cannot be scored ({error}): repair or remove it.") from error
 
 
 def sound_files(folder: Path) -> list[Path]:

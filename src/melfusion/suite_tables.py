@@ -117,9 +117,10 @@ def memorised(result: dict[str, Any]) -> list[str]:
     lines = []
     for row in result["rows"]:
         for name, found in row.get("memorisation", {}).items():
+            nearer = f"{share_cell(found['nearer'])} over {found['nearer']['n']} tracks"
             near = ", ".join(f"{p['clip']} to {p['train']} ({p['distance']:.3g})" for p in found["closest"][:2])
-            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {share_cell(found['nearer'])} is nearer than "
-                         f"the median real held-out clip (interval over {found['nearer']['n']} tracks); distance to training over distance to held-out clips "
+            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {nearer} is nearer than "
+                         f"the median real held-out clip; distance to training over distance to held-out clips "
                          f"{found['ratio']:.2f} (real: {found['ratio_real']:.2f}); closest: {near}")  # fmt: skip
     return lines
 

@@ -90,6 +90,7 @@ class EfficientNetMel(nn.Module):
     @torch.no_grad()
     def see(self, image: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], seen at 64 pixels → (B, 1280): what leakage.py asks of a picture."""
+        image = image.to(next(self.network.parameters()).device)
         picture = F.interpolate(image, (64, 64), mode="bilinear", antialias=True) * 2
         return self.network.extract_features(picture).mean((2, 3))
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from melfusion.config import ConfigError
+
 WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 FRAMES = 96  # of 10 ms: one example
 
@@ -38,7 +40,7 @@ class VGGish(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         log_mel = self.log_mel(waveform)
         if log_mel.shape[1] < FRAMES:
-            raise ValueError("VGGish needs clips of at least 0.98 s; lengthen audio.clip_duration_s.")
+            raise ConfigError("VGGish needs clips of at least 0.98 s; lengthen audio.clip_duration_s.")
         examples = log_mel.unfold(1, FRAMES, FRAMES).transpose(2, 3)  # (B, K, 96, 64)
         maps = self.features(examples.flatten(0, 1)[:, None])
         return self.embeddings(maps.permute(0, 2, 3, 1).flatten(1)).unflatten(0, examples.shape[:2])
