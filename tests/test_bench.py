@@ -6,7 +6,8 @@ from data_fixtures import data_set, make_sample, one_sentence
 from melfusion import bench
 from melfusion.bench import block, linked, own, suite_bench, tracks_of
 from melfusion.config import ConfigError
-from melfusion.data.shards import DataError
+from melfusion.data.corpus import ensure_corpus
+from melfusion.data.shards import DataError, ShardSet
 
 
 def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):
@@ -60,3 +61,31 @@ def test_fresh_scenes_are_of_scenes_alone(tiny, tmp_path, monkeypatch):
     made = bench.fresh(tiny("data.path=data/small"), 3, 4)
     assert len(made.items) == len(made.reference) == 4 and not set(keys(made.items)) & set(keys(made.reference))
     assert not made.of_training
+
+
+def test_fresh_scenes_of_a_smaller_sound_are_drawn_anew(tiny, tmp_path, monkeypatch):
+    """A folder is kept by its seed; what a tiny configuration drew there is silent behind its second for a longer one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
+    small, longer = tiny(), tiny("audio.clip_duration_s=2.048")
+    first = bench.fresh(small, 3, 4).items
+    again = bench.fresh(longer, 3, 2).items
+    assert len(again) == 2 and again[0]["waveform"][-4000:].any()
+    assert keys(bench.fresh(small, 3, 4).items) == keys(first)  # and the longer ones serve the smaller configuration
+    assert ShardSet("data/scenes-held-out-seed3").info["clip_duration_s"] == 2.048
+
+
+def test_a_corpus_does_not_hang_on_the_seed_of_the_training_that_drew_it(tiny, tmp_path):
+    where = [f"data.path={tmp_path / name}" for name in ("a", "b", "c")]
+    splits = "data.splits={train: 6}"
+    ensure_corpus(tiny(where[0], splits, "seed=1"))
+    ensure_corpus(tiny(where[1], splits, "seed=0"))
+    ensure_corpus(tiny(where[2], splits, "data.corpus_seed=1"))
+    first, second, other = ([e.key for e in ShardSet(tmp_path / name).entries("train")] for name in ("a", "b", "c"))
+    assert first == second != other
+    ensure_corpus(tiny(where[0], splits, "seed=5"))
+    with pytest.raises(DataError, match="drawn with seed 1, not data.corpus_seed=0") as caught:
+        ensure_corpus(tiny(where[2], splits))
+    assert one_sentence(caught.value)
+    with pytest.raises(DataError, match="clip_duration_s 1.024, less than 2.048"):
+        ensure_corpus(tiny(where[0], splits, "audio.clip_duration_s=2.048"))

@@ -18,7 +18,7 @@ from melfusion.evaluate import evaluate, pages, row_files, sing, write
 from melfusion.metrics.embedders import Embedder
 from melfusion.metrics.intervals import mean_interval, wilson
 from melfusion.scoring import Ears
-from melfusion.sounds import ROWS, make_clips, read_clips, sound_files
+from melfusion.sounds import ROWS, identity, made_with, make_clips, read_clips, sound_files
 from melfusion.tables import learned, table
 
 
@@ -100,6 +100,15 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told
         next(system.music_vae.autoencoder.decoder.parameters()).add_(0.1)
     with pytest.raises(ConfigError, match="another voice"):  # the same music by another decoder sounds otherwise
         sing(system, config, items, tmp_path, ["right picture"])
+    made = identity(system)
+    before = made_with(made, config, ["a"], ROWS["outside picture"])
+    config.image.reading, config.evaluation.outside_picture = "noised", str(tmp_path / "right-picture" / "made_with.json")
+    changed = made_with(made, config, ["a"], ROWS["outside picture"])
+    assert {k for k in before if before[k] != changed[k]} == {"reading", "outside_picture"}
+    with torch.no_grad():
+        next(system.extractor.unet.parameters()).add_(0.1)
+    system._digests = None
+    assert identity(system)["frozen"] != made["frozen"]
 
 
 def tones(folder, items, bright):

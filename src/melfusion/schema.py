@@ -61,6 +61,7 @@ class DataConfig:
     max_bad_ratio: float = 0.2  # above this share of replaced training samples the run stops
     val_items: int = 64  # samples of the val split used at each validation
     splits: dict[str, int] = field(default_factory=lambda: {"train": 2048, "val": 128, "test": 128})  # scenes: how many
+    corpus_seed: int = 0  # scenes: which ones; `seed` decides what a training makes of them
     leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys
     samples_per_shard: int = 256
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
@@ -141,7 +142,7 @@ class AblationConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     corpus_test: str = "fresh"  # fresh (newly drawn scenes) | split (the corpus's own test split, against its val split)
     test_seed: int = 90001  # of the newly drawn scenes
-    items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds keeps places balanced
+    items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds balances places but for one clip
     checkpoint_of: str | None = None  # another row whose trained model this row only tells something else
     told: str = "right picture"  # key of sounds.ROWS
     baseline: str = "text_only"  # the row that gains are relative to

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from melfusion.data.errors import DataError
 from melfusion.data.shards import ShardSet, write_shards
@@ -17,9 +18,15 @@ FITTED = 1024  # real training clips that statistics, such as a PCA, are fitted 
 
 
 def ensure_corpus(config: Config) -> None:
-    """Draw `scenes` where they are missing; for other sources DataError names the command that builds them."""
+    """Draw `scenes` where they are missing, and look whether those that are there are the ones; for other sources DataError
+    names the command that builds them.
+    """
     data = config.data
-    if data.stream or is_url(data.path) or (Path(data.path) / "index.json").is_file():
+    if data.stream or is_url(data.path):
+        return
+    if (Path(data.path) / "index.json").is_file():
+        if data.source == "scenes" and (other := _other_than(ShardSet(data.path).info, config)):
+            raise DataError(f"{data.path} holds scenes drawn with {other}: give another data.path, or remove that folder.")
         return
     if data.source == "scenes":
         build_scenes(config)
@@ -39,11 +46,23 @@ def build_scenes(config: Config) -> dict[str, int]:
 
     data, audio = config.data, config.audio
     size = max(128, data.image_size_px)
-    drawn = scenes.samples(config.seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size,
+    drawn = scenes.samples(data.corpus_seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size,
                            processes=len(os.sched_getaffinity(0)) if sum(data.splits.values()) > 200 else 1)  # fmt: skip
     shown = track(drawn, description="scenes", total=sum(data.splits.values()))
-    info = {"source": "scenes", "seed": config.seed, **scenes.contract()}
+    info = {"source": "scenes", "seed": data.corpus_seed, "sample_rate_hz": audio.sample_rate_hz,
+            "clip_duration_s": audio.clip_duration_s, "image_size_px": size, **scenes.contract()}  # fmt: skip
     return write_shards(shown, data.path, data.samples_per_shard, info)
+
+
+def _other_than(info: dict[str, Any], config: Config) -> str:
+    """In words, what keeps drawn scenes from being those of a configuration: another seed, or sound and pictures too small."""
+    found = []
+    if info.get("source") == "scenes" and info.get("seed") != config.data.corpus_seed:
+        found.append(f"seed {info.get('seed')}, not data.corpus_seed={config.data.corpus_seed}")
+    wanted = {"sample_rate_hz": config.audio.sample_rate_hz, "clip_duration_s": config.audio.clip_duration_s,
+              "image_size_px": config.data.image_size_px}  # fmt: skip
+    found += [f"{name} {info[name]}, less than {least}" for name, least in wanted.items() if info.get(name, least) < least]
+    return " and ".join(found)
 
 
 def held_out(config: Config, seed: int, n: int) -> str:
@@ -52,10 +71,14 @@ def held_out(config: Config, seed: int, n: int) -> str:
     A scene is fixed by its seed and number, so a larger folder begins with what a smaller one held.
     """
     path = f"{HELD_OUT}-seed{seed}"
-    data = dataclasses.replace(config.data, path=path, splits={"test": n, "reference": n, "train": FITTED})
     with locked(Path(f"{path}.lock")):
-        if not (Path(path) / "index.json").is_file() or len(ShardSet(path).entries("test")) < n:
-            build_scenes(dataclasses.replace(config, data=data, seed=seed))
+        there = ShardSet(path) if (Path(path) / "index.json").is_file() else None
+        held = len(there.entries("test")) if there else 0
+        splits = {"test": max(n, held), "reference": max(n, held), "train": FITTED}
+        data = dataclasses.replace(config.data, path=path, corpus_seed=seed, splits=splits)
+        wanted = dataclasses.replace(config, data=data)
+        if there is None or held < n or _other_than(there.info, wanted):
+            build_scenes(wanted)
     return path
 
 
