@@ -339,6 +339,13 @@ def test_intervals_over_few_tracks_hold_as_often_as_they_say():
     assert 0.925 < hits / 400 < 0.975 and narrow / 400 < 0.91
 
 
+def test_the_bootstrap_over_few_tracks_is_students_interval_of_their_means():
+    names, values = [str(i // 5) for i in range(20)], normal(4, 1)[:, 0]
+    draws = redraw(names, names, repeats=4000)
+    half = draws.half_width(draws.generated @ values.repeat_interleave(5) / 20)
+    assert half == pytest.approx(students(values.tolist())[1], rel=0.04)  # a factor of √(3/4) would be .87
+
+
 def test_one_track_has_no_interval():
     draws = redraw(["a"] * 4, ["x", "y"])
     assert draws.half_width(draws.real @ normal(4, 1)[:, 0]) == math.inf
