@@ -84,8 +84,10 @@ def test_a_corpus_does_not_hang_on_the_seed_of_the_training_that_drew_it(tiny, t
     first, second, other = ([e.key for e in ShardSet(tmp_path / name).entries("train")] for name in ("a", "b", "c"))
     assert first == second != other
     ensure_corpus(tiny(where[0], splits, "seed=5"))
-    with pytest.raises(DataError, match="drawn with seed 1, not data.corpus_seed=0") as caught:
+    with pytest.raises(DataError, match="scenes of seed 1, not data.corpus_seed=0") as caught:
         ensure_corpus(tiny(where[2], splits))
     assert one_sentence(caught.value)
+    with pytest.raises(DataError, match="holds 6 scenes for train, not 12: "):
+        ensure_corpus(tiny(where[0], "data.splits={train: 12}"))
     with pytest.raises(DataError, match="clip_duration_s 1.024, less than 2.048"):
         ensure_corpus(tiny(where[0], splits, "audio.clip_duration_s=2.048"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from melfusion.data.errors import DataError
 from melfusion.data.shards import ShardSet, write_shards
@@ -25,8 +24,8 @@ def ensure_corpus(config: Config) -> None:
     if data.stream or is_url(data.path):
         return
     if (Path(data.path) / "index.json").is_file():
-        if data.source == "scenes" and (other := _other_than(ShardSet(data.path).info, config)):
-            raise DataError(f"{data.path} holds scenes drawn with {other}: give another data.path, or remove that folder.")
+        if data.source == "scenes" and (other := _other_than(ShardSet(data.path), config)):
+            raise DataError(f"{data.path} holds {other}: give another data.path, or remove that folder.")
         return
     if data.source == "scenes":
         build_scenes(config)
@@ -54,14 +53,21 @@ def build_scenes(config: Config) -> dict[str, int]:
     return write_shards(shown, data.path, data.samples_per_shard, info)
 
 
-def _other_than(info: dict[str, Any], config: Config) -> str:
-    """In words, what keeps drawn scenes from being those of a configuration: another seed, or sound and pictures too small."""
-    found = []
-    if info.get("source") == "scenes" and info.get("seed") != config.data.corpus_seed:
-        found.append(f"seed {info.get('seed')}, not data.corpus_seed={config.data.corpus_seed}")
+def _other_than(there: ShardSet, config: Config) -> str:
+    """In words, why drawn scenes are not those of a configuration: another seed, too few, or sound and pictures too small."""
+    info, held, found = there.info, counts(there), []
+    if info.get("source") != "scenes":
+        return ""
+    if info["seed"] != config.data.corpus_seed:
+        found.append(f"scenes of seed {info['seed']}, not data.corpus_seed={config.data.corpus_seed}")
+    for split, n in config.data.splits.items():
+        if held.get(split, 0) < n:
+            found.append(f"{held.get(split, 0)} scenes for {split}, not {n}")
     wanted = {"sample_rate_hz": config.audio.sample_rate_hz, "clip_duration_s": config.audio.clip_duration_s,
               "image_size_px": config.data.image_size_px}  # fmt: skip
-    found += [f"{name} {info[name]}, less than {least}" for name, least in wanted.items() if info.get(name, least) < least]
+    for name, least in wanted.items():
+        if info.get(name, least) < least:
+            found.append(f"scenes of {name} {info[name]}, less than {least}")
     return " and ".join(found)
 
 
@@ -73,11 +79,10 @@ def held_out(config: Config, seed: int, n: int) -> str:
     path = f"{HELD_OUT}-seed{seed}"
     with locked(Path(f"{path}.lock")):
         there = ShardSet(path) if (Path(path) / "index.json").is_file() else None
-        held = len(there.entries("test")) if there else 0
-        splits = {"test": max(n, held), "reference": max(n, held), "train": FITTED}
-        data = dataclasses.replace(config.data, path=path, corpus_seed=seed, splits=splits)
+        n = max(n, counts(there).get("test", 0) if there else 0)
+        data = dataclasses.replace(config.data, path=path, corpus_seed=seed, splits={"test": n, "reference": n, "train": FITTED})
         wanted = dataclasses.replace(config, data=data)
-        if there is None or held < n or _other_than(there.info, wanted):
+        if there is None or _other_than(there, wanted):
             build_scenes(wanted)
     return path
 
@@ -97,11 +102,15 @@ def build_games(config: Config, games_dir: str | None) -> dict[str, int]:
                         {"source": "games"})  # fmt: skip
 
 
-def describe(path: str) -> str:
-    """Counts of a data set in words."""
-    shards = ShardSet(path)
-    counts: dict[str, int] = {}
+def counts(shards: ShardSet) -> dict[str, int]:
+    """Split → how many samples it has."""
+    found: dict[str, int] = {}
     for shard in shards.shards:
         split = shard["name"].rsplit("-", 1)[0]
-        counts[split] = counts.get(split, 0) + len(shard["samples"])
-    return f"{path}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts.items()))
+        found[split] = found.get(split, 0) + len(shard["samples"])
+    return found
+
+
+def describe(path: str) -> str:
+    """Counts of a data set in words."""
+    return f"{path}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts(ShardSet(path)).items()))
