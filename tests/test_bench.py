@@ -6,7 +6,7 @@ from data_fixtures import data_set, make_sample, one_sentence
 from melfusion import bench
 from melfusion.bench import block, linked, own, suite_bench, tracks_of
 from melfusion.config import ConfigError
-from melfusion.data.corpus import ensure_corpus
+from melfusion.data.corpus import build_games, build_scenes, ensure_corpus
 from melfusion.data.shards import DataError, ShardSet
 
 
@@ -91,3 +91,13 @@ def test_a_corpus_does_not_hang_on_the_seed_of_the_training_that_drew_it(tiny, t
         ensure_corpus(tiny(where[0], "data.splits={train: 12}"))
     with pytest.raises(DataError, match="clip_duration_s 1.024, less than 2.048"):
         ensure_corpus(tiny(where[0], splits, "audio.clip_duration_s=2.048"))
+
+
+def test_a_set_of_another_source_is_not_built_over(tiny, tmp_path):
+    mine = corpus(tmp_path / "mine", {"train": 4})
+    for config in (tiny(f"data.path={mine}", "data.source=manifest"), tiny(f"data.path={mine}")):
+        for build in (build_scenes, lambda c: build_games(c, str(tmp_path))):
+            with pytest.raises(DataError) as caught:
+                build(config)
+            assert str(mine) in one_sentence(caught.value)
+    assert len(ShardSet(mine).entries("train")) == 4

@@ -133,6 +133,11 @@ def test_full_scale_has_the_published_sizes(name):
         ("diffusion.pure_noise_share=1", ["diffusion.pure_noise_share", "1"]),
         ("audio.clip_duration_s=1.0", ["audio.clip_duration_s=1.0", "0.128 s"]),
         ("trainer.accumulate=3", ["data.global_batch_size=4", "trainer.accumulate=3"]),
+        ("trainer.precision=bf16mixed", ["trainer.precision='bf16mixed'", "did you mean 'bf16-mixed'?"]),
+        ("trainer.accelerator=gpuu", ["trainer.accelerator='gpuu'", "did you mean 'gpu'?"]),
+        ("data.precompute.batch_size=0", ["data.precompute.batch_size=0", "greater than 0"]),
+        ("seed=-1", ["seed=-1", "at least 0"]),
+        ("data.num_workers=-2", ["data.num_workers=-2", "at least 0"]),
     ],
 )
 def test_a_wrong_override_is_one_sentence_with_key_and_cure(override, words):

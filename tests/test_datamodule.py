@@ -18,7 +18,7 @@ from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import DataError, ShardSet
 from melfusion.image import read_image
-from melfusion.precompute import ensure_precomputed
+from melfusion.precompute import ensure_precomputed, precompute
 
 SHAPES = {"noise": (4, 16, 4), "vae_noise": (4, 16, 4)}
 PICTURE = encoded(noise_picture())
@@ -420,7 +420,39 @@ def test_precompute_never_writes_over_a_raw_data_set_that_the_user_names(tmp_pat
     config = tiny(f"data.path={raw}", f"data.precompute.path={raw}", "data.precompute.enabled=true")
     with contextlib.suppress(DataError, ConfigError):
         ensure_precomputed(config, build.system(config))
+    with pytest.raises(DataError, match="is the data set itself"):
+        precompute(config, build.system(config))
     assert set(ShardSet(raw).entries("train")[0].members) == {"json", "wav", "png"}
+
+
+def test_unreadable_samples_count_against_the_ratio_where_they_are_stored(tmp_path, tiny):
+    bad = [make_sample(f"b{i}", audio=b"noise") for i in range(4)]
+    path = data_set(tmp_path / "raw", [make_sample(f"a{i}", image=PICTURE) for i in range(6)] + bad)
+    with pytest.raises(DataError, match="3 of 10 samples for train cannot be read") as caught:
+        few = tiny(f"data.path={path}", "data.source=manifest", "data.precompute.batch_size=1")
+        precompute(few, build.system(few))
+    assert one_sentence(caught.value)
+    config = tiny(f"data.path={path}", "data.source=manifest", "data.max_bad_ratio=0.5")
+    assert len(ShardSet(precompute(config, build.system(config))).entries("train")) == 6
+
+
+def test_a_precomputed_set_is_no_data_set_of_its_own(tmp_path, tiny, module):
+    path = data_set(tmp_path / "raw", [make_sample(f"{s}{i}", split=s, image=PICTURE) for s in ("train", "val") for i in range(2)])
+    config = tiny(f"data.path={path}", "data.source=manifest")
+    with pytest.raises(DataError, match="holds precomputed tensors and no sounds") as caught:
+        module(precompute(config, build.system(config))).setup()
+    assert one_sentence(caught.value)
+
+
+def test_what_is_left_out_is_there_and_leaves_something(tmp_path, module):
+    labels = [{"place": "sea", "year": 1999}, {"place": "city", "year": 2000}]
+    path = data_set(tmp_path, [make_sample(f"a{i}", labels=label) for i, label in enumerate(labels)])
+    left = lambda *patterns: module(path, f"data.leave_out=[{', '.join(patterns)}]").dataset("train", training=True)  # noqa: E731
+    assert [e.key for e in left("{place: sea}").entries] == [e.key for e in left('{year: "1999"}').entries] == ["a1"]
+    for patterns, words in ((["{plase: sea}"], "names the label 'plase'"), (["{place: sea}", "{place: city}"], "leaves no sample")):
+        with pytest.raises(DataError, match=words) as caught:
+            left(*patterns)
+        assert one_sentence(caught.value)
 
 
 def test_validation_items_are_spread_over_the_split(tmp_path, module):

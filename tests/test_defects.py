@@ -32,7 +32,7 @@ DEFECTS = {
         "image_features.py", ".latent_dist.mean.float() * self.vae.config.scaling_factor", ".latent_dist.mean.float()",
         "test_image_features.py::test_latents_are_the_vaes_mean_times_its_scaling_factor"),
     "5 every layer gets one layer's feature": (
-        "synapse.py", "visual_features[self.layer]", "next(iter(visual_features.values()))",
+        "processor.py", "visual_features[self.layer]", "next(iter(visual_features.values()))",
         "test_unet.py::test_every_layer_reads_its_own_feature"),
     "6 the weight of ε for v": (
         "diffusion.py", 'snr if prediction_type == "epsilon" else snr + 1', "snr",

@@ -77,6 +77,11 @@ def test_picture_alone_and_another_duration(run, picture, tmp_path):
         ([], "PROMPT="),
         (["prompt=x", "sed=3"], "did you mean 'seed'"),
         (["prompt=x", "seed=a"], "seed='a' is not a valid int"),
+        (["prompt=x", "n=0"], "n=0 must be at least 1"),
+        (["prompt=x", "seed=-1"], "seed=-1 must be at least 0"),
+        (["prompt=x", "num_inference_steps=0"], "num_inference_steps=0 must be at least 1"),
+        (["prompt=x", "duration_s=-4"], "duration_s=-4.0 must be at least 0.1"),
+        (["prompt=x", "duration_s=nan"], "duration_s=nan must be at least 0.1"),
     ],
 )
 def test_mistakes_give_one_sentence_and_exit_code_2(arguments, words, capsys, monkeypatch):

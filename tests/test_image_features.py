@@ -142,11 +142,12 @@ def test_inverted_reads_the_nearest_stored_timestep_at_or_below_and_tells_it(spy
     assert torch.equal(latents, torch.stack([kept[b, g] for b, g in enumerate(nearest)]))
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 7, 20, 1000])
+@pytest.mark.parametrize("steps", [1, 3, 4, 7, 20, 400, 600, 1000])
 def test_every_timestep_has_a_stored_one_at_or_below(steps, spy):
     extractor = extractor_of("inverted", grid_steps=steps)
     grid, timesteps = extractor.grid.tolist(), torch.arange(0, 1000, 37)
     assert len(grid) == steps and grid[0] == 0 and grid == sorted(set(grid)) and grid[-1] < 1000
+    assert max(b - a for a, b in zip(grid, [*grid[1:], 1000], strict=True)) <= -(-1000 // steps)  # up to the end, in even moves
     seen = spy(extractor)
     extractor.features(torch.zeros(len(timesteps), steps, 3, 4, 4), timesteps)
     assert seen[0][1].tolist() == [max(g for g in grid if g <= t) for t in timesteps.tolist()]

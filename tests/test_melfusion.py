@@ -264,3 +264,18 @@ def test_a_batch_without_any_picture_trains_like_text_alone_and_leaves_no_parame
     trained = [p for p in system.unet.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained)  # or DistributedDataParallel would wait for it
     assert all(p.grad.abs().max() == 0 for p in system.unet.synapse.parameters())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_weighs_the_error_of_v_alike_for_either_prediction(tiny, make_batch, prediction):
+    """In the space of v the weight is min(SNR, γ)/(SNR + 1) whatever the network predicts."""
+    config = tiny("diffusion.loss_space=v", f"diffusion.prediction_type={prediction}")
+    system = build.system(config)
+    timesteps = torch.tensor([50, 500, 900, 999])
+    batch = make_batch(config, system)
+    conditioning, latents = system.condition(batch), system.encode_music(batch)
+    plain = system.losses(latents, conditioning, timesteps, batch.draws["noise"])
+    system.diffusion.min_snr_gamma = 5.0
+    weighted = system.losses(latents, conditioning, timesteps, batch.draws["noise"])
+    snr = system.alpha_bar[timesteps] / (1 - system.alpha_bar[timesteps])
+    torch.testing.assert_close(weighted / plain, snr.clamp(max=5.0) / (snr + 1), rtol=1e-4, atol=1e-6)

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+from pathlib import Path
 
 import pytest
 import webdataset
@@ -293,3 +294,25 @@ def test_pickles_are_never_read(tmp_path, tiny):
 def test_a_sample_without_sound_or_picture_has_only_its_json():
     sample = Sample("a", b"", "flac", None, "png", {"caption": "♫"})
     assert sample.members() == {"json": '{"caption": "♫"}'.encode()}
+
+
+def test_a_build_that_was_killed_while_its_shards_moved_is_done_again(tmp_path, monkeypatch):
+    data_set(tmp_path, [make_sample("a"), make_sample("b", "val")])
+    inner, moved = Path.replace, []
+
+    def killed(self, target):
+        if Path(target).parent == tmp_path:
+            if moved:
+                raise KeyboardInterrupt
+            moved.append(self.name)
+        return inner(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        data_set(tmp_path, [make_sample("c"), make_sample("d", "val")])
+    monkeypatch.undo()
+    assert moved == ["train-000000.tar"] and not (tmp_path / "index.json").is_file()
+    data_set(tmp_path, [make_sample("c"), make_sample("d", "val")])
+    assert [e.key for e in ShardSet(tmp_path).entries("train")] == ["c"] and not (tmp_path / ".building").exists()
+    (tmp_path / "index.json").unlink()
+    assert "which no index of ours names" in error_of(data_set, tmp_path, [make_sample("e")])

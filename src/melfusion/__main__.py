@@ -49,6 +49,8 @@ def _precompute(config: str, options: list[str]) -> None:
     ensure_corpus(settings)
     ensure_stages(settings)
     print(describe(str(precompute(settings, build.system(settings)))))
+    if not settings.data.precompute.enabled:
+        print("Training looks at these with data.precompute.enabled=true, which this configuration has not.")
 
 
 def _evaluate(config: str, options: list[str]) -> None:

@@ -32,7 +32,7 @@ from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.preemption import Preempted
 from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears, accuracy
-from melfusion.sounds import ROWS, claim, make_clips, read_clips, unet_digest
+from melfusion.sounds import ROWS, claim, identity, make_clips, read_clips
 from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
 
@@ -182,13 +182,13 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
     where it lists none, and every row sings at its own.
 
     The judge that chooses is not the one that hears the table; every row has the same choice. Kept in guidance.json
-    for as long as the model is the one that it was chosen for.
+    for as long as the model, and the parts that it listens and sings by, are those that it was chosen for.
     """
     config = suite.first(row)
     if not (scales := config.ablation.guidance):
         return None
     system = trained(config)
-    model, found = unet_digest(system), chosen_guidance(suite, row)
+    model, found = identity(system), chosen_guidance(suite, row)
     if found.get("of") == scales and found.get("model") == model:
         return found["scale"]
     ensure_corpus(config)

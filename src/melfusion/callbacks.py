@@ -203,6 +203,8 @@ class Media(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
         if step and step % self.every == 0 and step != self.written:
+            if self.ema:
+                self.ema.settle()  # on all ranks: what the guard then knows, they must know after the same step
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

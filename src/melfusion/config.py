@@ -168,13 +168,17 @@ def check(config: Config) -> None:
                 "trainer.accumulate", "trainer.max_steps", "trainer.val_every_n_steps", "data.samples_per_shard",
                 "data.val_items", "sampling.num_inference_steps",
                 "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps",
-                "trainer.keep_last", "guards.max_bad_steps", *(key for key in flat if key.startswith("data.max_")))  # fmt: skip
+                "trainer.keep_last", "guards.max_bad_steps", "data.precompute.batch_size", "evaluation.batch_size",
+                *(key for key in flat if key.startswith("data.max_")))  # fmt: skip
     for key in positive:
         if not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
-    for key in ("data.retries", "data.cache_gib", "trainer.keep_best", "guards.spike_factor", "guards.rollback_after"):
+    for key in ("seed", "data.corpus_seed", "data.num_workers", "data.retries", "data.cache_gib", "trainer.keep_best",
+                "guards.spike_factor", "guards.rollback_after"):
         if not flat[key] >= 0:
             raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
+    if config.data.stream and config.data.leave_out:
+        raise ConfigError("data.leave_out is not looked at in data.stream: leave one of them out.")
     vae_down = config.music_vae.downsampling
     if config.audio.n_mels % vae_down:
         raise ConfigError(f"audio.n_mels={config.audio.n_mels} must be a multiple of {vae_down}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -32,6 +33,9 @@ def generate(options: dict[str, Any]) -> list[Path]:
     image_path, prompt = options.get("image"), options.get("prompt") or ""
     if not image_path and not prompt:
         raise ConfigError('generate needs IMAGE=picture.png, PROMPT="a sentence", or both.')
+    for name, least in (("n", 1), ("seed", 0), ("num_inference_steps", 1), ("duration_s", 0.1)):
+        if options.get(name) is not None and not least <= options[name] < math.inf:
+            raise ConfigError(f"{name}={options[name]} must be at least {least}.")
     started = time.perf_counter()
     system, config = load_system(options.get("ckpt") or None)
     system = system.to("cuda" if torch.cuda.is_available() else "cpu")

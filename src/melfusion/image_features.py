@@ -77,7 +77,7 @@ class ImageFeatureExtractor(TrainedModule):
         self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
 
     def _full_grid(self, grid_steps: int) -> Tensor:
-        return torch.arange(grid_steps, device=self.alpha_bar.device) * (len(self.alpha_bar) // grid_steps)
+        return torch.arange(grid_steps, device=self.alpha_bar.device) * len(self.alpha_bar) // grid_steps
 
     def _grid(self, grid_steps: int, fixed_timestep: int) -> Tensor:
         """Timesteps a picture is inverted along, 0 first."""
@@ -151,7 +151,7 @@ class ImageFeatureExtractor(TrainedModule):
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
         steps = diffusion.stratified_timesteps(batch.position, self.val_items, len(self.alpha_bar))
-        self.val_loss.update(self._loss(batch, steps), len(batch))
+        self.val_loss.update(self._loss(batch, steps), batch.has_image.sum())
         self.log("val/loss", self.val_loss, prog_bar=True)
         if batch_idx == 0 and (seen := batch.image[batch.has_image > 0]).numel():
             self.val_psnr.update(self.inversion_psnr(seen))

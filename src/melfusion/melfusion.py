@@ -117,7 +117,8 @@ class MeLFusion(TrainedModule):
             noise = torch.where(last, diffusion.noise_hiding(latents, noise, alpha_bar), noise)
         output = self.denoise(diffusion.add_noise(latents, noise, alpha_bar), timesteps, conditioning)
         wanted = diffusion.target(latents, noise, alpha_bar, d.prediction_type)
-        weights = diffusion.min_snr_weight(alpha_bar, d.min_snr_gamma, d.prediction_type)
+        kind = "v_prediction" if d.loss_space == "v" else d.prediction_type  # of the error that min-SNR weighs
+        weights = diffusion.min_snr_weight(alpha_bar, d.min_snr_gamma, kind)
         weights = weights * diffusion.loss_space_weight(alpha_bar, d.loss_space, d.prediction_type)
         return diffusion.sample_losses(output, wanted) * weights
 

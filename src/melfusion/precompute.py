@@ -24,6 +24,7 @@ from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
+from melfusion.frozen import digest
 from melfusion.melfusion import MeLFusion
 from melfusion.run import locked, resolve_precision
 from melfusion.schema import Config
@@ -50,8 +51,10 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         "text_encoder": digests["text_encoder"], "max_length": config.text_encoder.max_length,
     }  # fmt: skip
     if system.extractor is not None:
-        stored |= {"extractor": digests["extractor"], "reading": config.image.reading,
-                   "grid": system.extractor.grid.tolist()}  # fmt: skip
+        extractor = system.extractor
+        stored |= {"extractor": digests["extractor"], "reading": config.image.reading, "grid": extractor.grid.tolist(),
+                   "prediction_type": extractor.prediction_type, "alpha_bar": digest({"alpha_bar": extractor.alpha_bar}),
+                   "scaling_factor": extractor.vae and extractor.vae.config.scaling_factor}  # fmt: skip
         if config.image.reading == "fixed":
             stored |= {"layers": list(system.unet.synapse.specs), "match": config.synapse.match,
                        "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length)}  # fmt: skip
@@ -96,9 +99,14 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     def samples() -> Iterator[Sample]:
         for split in sorted({shard["name"].rsplit("-", 1)[0] for shard in data.shards.shards}):
             entries = data.dataset(split)
-            size = config.data.precompute.batch_size
+            size, left = config.data.precompute.batch_size, 0
             for start in track(range(0, len(entries), size), description=f"precompute {split}"):
-                items = readable(entries, range(start, min(start + size, len(entries))))
+                some = range(start, min(start + size, len(entries)))
+                items = readable(entries, some)
+                left += len(some) - len(items)
+                if left > config.data.max_bad_ratio * len(entries):
+                    raise DataError(f"{config.data.path}: {left} of {len(entries)} samples for {split} cannot be read, above "
+                                    "data.max_bad_ratio: see the reasons above and repair the set.")  # fmt: skip
                 if not items:
                     continue
                 batch = collate(items)
@@ -113,6 +121,8 @@ def precompute(config: Config, system: MeLFusion) -> Path:
 
     wanted = provenance(config, system)
     out = precomputed_path(config, wanted)
+    if out.resolve() == Path(local_name(config.data)).resolve():
+        raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
     write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
     return out
 

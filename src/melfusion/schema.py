@@ -215,7 +215,7 @@ class UNetConfig:
 
 @dataclass
 class SynapseConfig:
-    kind: str = "kv_mix"  # none | kv_mix (eq. 5-6) | kv_mix_proj | concat
+    kind: str = "kv_mix"  # none | kv_mix (eq. 5-6) | kv_mix_proj | concat | decoupled | context_mix
     layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
     alpha_share: str = "block"  # all | block | layer | head
     alpha_init: float = 0.5
@@ -332,6 +332,8 @@ CHOICES = {
     "diffusion.loss_space": ("output", "v"),
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
     "optim.schedule": ("constant", "cosine"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "64"),
 }
 REGISTRIES = {
     "synapse.kind": ("melfusion.synapse", "SYNAPSES"),

@@ -198,7 +198,7 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
         return results
     if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents what they were
         part.eval()
-        part.measure_latents(module.spread_dataloader("train", config.music_vae.stats_items))
+        part.measure_latents(module.spread_dataloader("val" if config.data.stream else "train", config.music_vae.stats_items))
     build.export_part(part, config, run.export)
     return results
 

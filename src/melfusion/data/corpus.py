@@ -8,7 +8,7 @@ from pathlib import Path
 
 from melfusion.data.errors import DataError
 from melfusion.data.shards import ShardSet, write_shards
-from melfusion.data.storage import is_url
+from melfusion.data.storage import is_url, local_name
 from melfusion.run import locked
 from melfusion.schema import Config
 
@@ -23,7 +23,7 @@ def ensure_corpus(config: Config) -> None:
     data = config.data
     if data.stream or is_url(data.path):
         return
-    if (Path(data.path) / "index.json").is_file():
+    if (Path(local_name(data)) / "index.json").is_file():
         if data.source == "scenes" and (other := _other_than(ShardSet(data.path), config)):
             raise DataError(f"{data.path} holds {other}: give another data.path, or remove that folder.")
         return
@@ -44,6 +44,7 @@ def build_scenes(config: Config) -> dict[str, int]:
     from melfusion.data import scenes
 
     data, audio = config.data, config.audio
+    _refuse_another(config, "scenes")
     size = max(128, data.image_size_px)
     drawn = scenes.samples(data.corpus_seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size,
                            processes=len(os.sched_getaffinity(0)) if sum(data.splits.values()) > 200 else 1)  # fmt: skip
@@ -87,12 +88,21 @@ def held_out(config: Config, seed: int, n: int) -> str:
     return path
 
 
+def _refuse_another(config: Config, source: str) -> None:
+    """A folder that holds, or should hold, another kind of data set is not built over."""
+    if config.data.source != source:
+        raise DataError(f"{config.data.path} is a set of data.source={config.data.source}: name a configuration of {source}.")
+    if (Path(config.data.path) / "index.json").is_file() and ShardSet(config.data.path).info.get("source") != source:
+        raise DataError(f"{config.data.path} holds another data set than {source}: give another data.path, or remove that folder.")
+
+
 def build_games(config: Config, games_dir: str | None) -> dict[str, int]:
     """Fetch the games' packages where no GAMES_DIR is given, cut their music into clips, and write `data.path`."""
     from rich.progress import track
 
     from melfusion.data import games
 
+    _refuse_another(config, "games")
     folder = Path(games_dir) if games_dir else Path(f"{config.data.path}-packages")
     if not games_dir:
         games.download(folder)  # what is already there is not fetched again

@@ -19,7 +19,7 @@ from melfusion.data import order
 from melfusion.data.errors import DataError
 from melfusion.data.reading import SampleReader
 from melfusion.data.replacements import Replacements
-from melfusion.data.shards import ShardSet
+from melfusion.data.shards import Entry, ShardSet
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class MusicDataset(Dataset):
 
 def left_out(labels: dict[str, Any], patterns: list[dict[str, str]]) -> bool:
     """Do the labels have all values of any of the patterns (data.leave_out)?"""
-    return any(all(labels.get(name) == value for name, value in pattern.items()) for pattern in patterns)
+    return any(all(name in labels and str(labels[name]) == str(value) for name, value in pattern.items()) for pattern in patterns)
 
 
 def collate(items: list[dict[str, Any]]) -> MusicBatch:
@@ -147,6 +147,9 @@ class MusicDataModule(lightning.LightningDataModule):
             return
         self.shards = ShardSet(self.data.path, self.data)
         stored = self.shards.info.get("provenance")
+        if stored is not None and self.provenance is None:
+            raise DataError(f"{self.data.path} holds precomputed tensors and no sounds: point data.path at the set that they were "
+                            "made from, and data.precompute.path here.")  # fmt: skip
         if stored is None and self.provenance is not None:
             raise DataError(f"{self.data.path} holds no precomputed latents: run `melfusion precompute`, or point "
                             "data.precompute.path at a folder of its own.")  # fmt: skip
@@ -162,8 +165,19 @@ class MusicDataModule(lightning.LightningDataModule):
         reader = SampleReader(self.shards, self.audio, self.data)
         dataset = MusicDataset(reader, split, self.seed, training, self.noise_shapes)
         if training and self.data.leave_out:
-            dataset.entries = [e for e in dataset.entries if not left_out(reader.meta(e).get("labels") or {}, self.data.leave_out)]
+            dataset.entries = self._kept(dataset)
         return dataset
+
+    def _kept(self, dataset: MusicDataset) -> list[Entry]:
+        """The samples that data.leave_out leaves; DataError where it names what is not there, or leaves none."""
+        patterns, where = self.data.leave_out, self.data.path
+        labels = [dataset.reader.meta(entry).get("labels") or {} for entry in dataset.entries]
+        if unknown := set().union(*patterns) - set().union(*labels):
+            raise DataError(f"data.leave_out names the label {min(unknown)!r}, which no sample of {where} has.")
+        kept = [entry for entry, label in zip(dataset.entries, labels, strict=True) if not left_out(label, patterns)]
+        if not kept:
+            raise DataError(f"data.leave_out leaves no sample of {where} to train on: name fewer labels.")
+        return kept
 
     @property
     def _ranks(self) -> tuple[int, int]:

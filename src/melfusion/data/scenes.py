@@ -116,7 +116,7 @@ def compose(scene: Scene, duration_s: float = 5.12) -> list[Note]:
 def render(scene: Scene, duration_s: float = 5.12, sample_rate_hz: int = 16000) -> np.ndarray:
     """The piece as a float32 waveform (S,), S = round(duration_s * sample_rate_hz), mono, peak -3 dBFS.
 
-    Raises FileNotFoundError or ModuleNotFoundError, with the command to run, when soundfont or synthesizer are missing.
+    Raises DataError, with the command to run, where soundfont or synthesizer are missing.
     """
     if duration_s < 0.1:
         raise ValueError(f"A scene's music must last at least 0.1 s, but duration_s={duration_s}; choose a longer one.")

@@ -205,7 +205,7 @@ def load_soundfont():
     try:
         import tinysoundfont
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"The package tinysoundfont is missing; install it with `{INSTALL}`.") from error
+        raise DataError(f"The package tinysoundfont is missing; install it with `{INSTALL}`.") from error
     synth = tinysoundfont.Synth()
     return tinysoundfont.Synth, synth.soundfonts[synth.sfload(str(soundfont_path()))]
 

@@ -29,6 +29,7 @@ wds.utils.enforce_security = True  # no pickles, no shell from data
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
 IMAGE_EXTS = ("png", "jpg", "jpeg", "webp")
+SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-\d{6}\.tar")
 CACHE_EXT = "latents.safetensors"
 SPLITS = ("train", "val", "test")
 
@@ -75,7 +76,8 @@ def write_shards(
         raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if foreign := foreign_or_ours(out)[0]:
+    halfway = (out / ".building" / "index.json").is_file() and not (out / "index.json").is_file()  # stopped while it moved
+    if (foreign := foreign_or_ours(out)[0]) and not (halfway and all(SHARD_NAME.fullmatch(tar.name) for tar in foreign)):
         raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
     building = out / ".building"  # what lies in `out` stays until the new set is whole
     shutil.rmtree(building, ignore_errors=True)
