@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.utilities import rank_zero_only
 from training_jobs import Run, once
 
 from melfusion import build, guards, optim
 from melfusion.batch import MusicBatch
-from melfusion.callbacks import EMA
+from melfusion.callbacks import EMA, Media
 from melfusion.checkpoint_store import CheckpointStore
 from melfusion.config import load_config
 from melfusion.data import order
@@ -209,6 +210,18 @@ def test_rates_and_averages_move_when_the_verdict_is_read():
     ema.settle()  # whoever needs the average settles first
     guard.settle()
     assert rate.steps == 1 and rate.average == 1
+
+
+def test_before_media_every_rank_settles_not_only_the_one_that_makes_them(monkeypatch, tmp_path):
+    """Else rank 0 knows of a signal a step earlier than the others, and saves alone."""
+    asked, ema = [], EMA(0.9)
+    ema.settle = lambda: asked.append("settled")
+    media = Media([], None, None, tmp_path, every_n_steps=2, ema=ema)
+    media.batch = "something to write"
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    for step in (1, 2, 3, 4):
+        media.on_train_batch_end(SimpleNamespace(global_step=step), None)
+    assert asked == ["settled", "settled"] and media.written == -1
 
 
 # --- spikes ---------------------------------------------------------------------------------------------------------
