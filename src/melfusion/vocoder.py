@@ -151,18 +151,19 @@ def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
 
 
 STFT_SIZES = (512, 1024, 2048)
+TRAINED_SIZES = (*STFT_SIZES, 4096)  # samples; at 16 kHz the last tells a semitone from the next down to 70 Hz
 
 
-def spectral_distance(waveform: Tensor, wanted: Tensor) -> Tensor:
-    """(B,) mean over three resolutions of log-magnitude L1 (nats) plus spectral convergence (Yamamoto et al. 2020, eq. 4-5)."""
+def spectral_distance(waveform: Tensor, wanted: Tensor, sizes: tuple[int, ...] = STFT_SIZES) -> Tensor:
+    """(B,) mean over the resolutions of log-magnitude L1 (nats) plus spectral convergence (Yamamoto et al. 2020, eq. 4-5)."""
     total = waveform.new_zeros(len(waveform))
-    for size in STFT_SIZES:
+    for size in sizes:
         window = torch.hann_window(size, device=waveform.device)
         x, y = (torch.stft(w, size, size // 4, window=window, return_complex=True).abs() for w in (waveform, wanted))
         difference = (y - x).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1).clamp(min=1e-5)
         logs = ((x + 1e-4).log() - (y + 1e-4).log()).abs().mean((1, 2))
         total = total + logs + difference
-    return total / len(STFT_SIZES)
+    return total / len(sizes)
 
 
 class Vocoder(TrainedModule):
@@ -187,11 +188,11 @@ class Vocoder(TrainedModule):
             waveform = corrected(waveform, log_mel.float(), self.log_mel)
         return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
 
-    def losses(self, waveform: Tensor, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, waveform: Tensor, log_mel: Tensor, sizes: tuple[int, ...] = STFT_SIZES) -> tuple[Tensor, Tensor]:
         """Of the waveform (B, S) and its own log_mel: (spectral distance, log_mel L1 in nats), each (B,)."""
         made = self.network(log_mel)
         l1 = (self.log_mel(made) - log_mel).abs().mean((1, 2, 3))
-        return spectral_distance(made, waveform), l1
+        return spectral_distance(made, waveform, sizes), l1
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         log_mel = self.log_mel(batch.waveform)
@@ -199,7 +200,8 @@ class Vocoder(TrainedModule):
         starts = (batch.draws["timestep"].double() * (log_mel.shape[2] - frames + 1)).long().tolist()
         mels = torch.stack([m[:, s : s + frames] for m, s in zip(log_mel, starts, strict=True)])
         waves = torch.stack([w[s * hop : (s + frames) * hop] for w, s in zip(batch.waveform, starts, strict=True)])
-        distance, l1 = (t.mean() for t in self.losses(waves, mels))
+        sizes = tuple(size for size in TRAINED_SIZES if size < 2 * waves.shape[1])  # half a window is mirrored at each end
+        distance, l1 = (t.mean() for t in self.losses(waves, mels, sizes))
         self.log_loss(distance + l1, len(batch))
         self.log("train/log_mel_l1", l1, batch_size=len(batch))
         return distance + l1
