@@ -188,6 +188,17 @@ def test_vocos_trains_is_written_and_comes_back(tiny, make_batch, tmp_path):
         build.vocoder(tiny(f"vocoder.weights={tmp_path}", "audio.hop_length_samples=64"))
 
 
+@pytest.mark.parametrize(("frames", "sizes"), [(64, (512, 1024, 2048, 4096)), (8, (512, 1024))])
+def test_it_trains_at_every_size_that_its_segments_hold(tiny, make_batch, monkeypatch, frames, sizes):
+    config = tiny("task=vocoder", "vocoder.kind=vocos", f"vocoder.segment_frames={frames}")
+    part = build.part(config)
+    asked, inner = [], part.losses
+    monkeypatch.setattr(part, "losses", lambda waves, mels, of: asked.append(of) or inner(waves, mels, of))
+    monkeypatch.setattr(part, "log", lambda *args, **kwargs: None)
+    monkeypatch.setattr(part, "log_loss", lambda *args, **kwargs: None)
+    assert part.training_step(make_batch(config, part), 0).isfinite() and asked == [sizes]
+
+
 def test_spectral_distance_is_zero_for_the_same_sound_and_grows():
     from melfusion.vocoder import spectral_distance
 
