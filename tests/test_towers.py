@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from melfusion import build
 from melfusion.config import load_config
 from melfusion.data.datamodule import MusicDataModule, collate
-from melfusion.precompute import precompute
+from melfusion.precompute import precompute, provenance
 from melfusion.towers import PAIRS, Towers, info_nce
 from melfusion.weights_source import WeightsError, resolve
 
@@ -167,8 +167,9 @@ def test_full_captions_travel_from_the_shards_and_fall_back_to_the_caption(tiny,
 def test_full_captions_survive_precomputing(tiny, tmp_path):
     folder = data_set(tmp_path / "data", [make_sample("a", full_caption="a, and all else"), make_sample("b")])
     config = tiny(f"data.path={folder}", f"data.precompute.path={tmp_path / 'pre'}")
-    data = replace(config.data, path=str(precompute(config, build.system(config))), crop="start")
-    dataset = MusicDataModule(data, config.audio).dataset("train")
+    system = build.system(config)
+    data = replace(config.data, path=str(precompute(config, system)), crop="start")
+    dataset = MusicDataModule(data, config.audio, provenance=provenance(config, system)).dataset("train")
     assert collate([dataset[i] for i in range(2)]).full_captions == ["a, and all else", "tune b"]
 
 
