@@ -126,6 +126,7 @@ def test_full_scale_has_the_published_sizes(name):
         ("unet.block_out_channels=[8,x]", ["'unet.block_out_channels[1]'", "Integer"]),
         ("synapse.kind=kv_mixx", ["synapse.kind='kv_mixx'", "did you mean 'kv_mix'?", "concat"]),
         ("data.crop=middle", ["data.crop='middle'", "random, start"]),
+        ("data.precompute.enabled=true", ["data.crop=random", "data.crop=start"]),
         ("noequals", ["'noequals'", "key=value"]),
         ("=3", ["override '=3'"]),
         ("diffusion.text_drop_prob=0.95", ["diffusion.*_drop_prob", "0.95"]),

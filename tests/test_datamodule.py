@@ -417,7 +417,7 @@ def test_a_raw_data_set_is_not_taken_for_a_precomputed_one(tiny_corpus, module):
 
 def test_precompute_never_writes_over_a_raw_data_set_that_the_user_names(tmp_path, tiny):
     raw = data_set(tmp_path / "raw", [make_sample(key, image=PICTURE) for key in "ab"])
-    config = tiny(f"data.path={raw}", f"data.precompute.path={raw}", "data.precompute.enabled=true")
+    config = tiny(f"data.path={raw}", f"data.precompute.path={raw}", "data.precompute.enabled=true", "data.crop=start")
     with contextlib.suppress(DataError, ConfigError):
         ensure_precomputed(config, build.system(config))
     with pytest.raises(DataError, match="is the data set itself"):

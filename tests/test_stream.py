@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import pytest
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
+from melfusion import build
 from melfusion.data import order
 from melfusion.data import stream as stream_module
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.reading import digest_of
 from melfusion.data.shards import DataError
 from melfusion.data.stream import StreamingDataset, open_url
+from melfusion.precompute import ensure_precomputed
 
 SHAPES = {"noise": (4, 16, 4)}
 
@@ -27,12 +30,12 @@ def shards(tmp_path):
 
 @pytest.fixture
 def stream(tiny):
-    """stream(urls, rank, world, overrides…) → StreamingDataset."""
+    """stream(urls, rank, world, made_with, overrides…) → StreamingDataset."""
 
-    def make(urls, *overrides, rank=0, world=1):
+    def make(urls, *overrides, rank=0, world=1, made_with=None):
         config = tiny(*overrides)
         config.data.stream = [str(url) for url in urls]
-        return StreamingDataset(config.data, config.audio, config.seed, SHAPES, rank, world)
+        return StreamingDataset(config.data, config.audio, config.seed, SHAPES, rank, world, made_with)
 
     return make
 
@@ -70,6 +73,24 @@ def test_an_item_is_what_an_indexed_data_set_gives(shards, stream, tiny):
         assert (item["waveform"] == other["waveform"]).all() and (item["image"] == other["image"]).all()
         assert item["has_image"] == other["has_image"] == position % 2
         assert (item["draws"]["noise"] == other["draws"]["noise"]).all()
+
+
+def test_precomputed_tensors_are_streamed_only_to_whom_they_were_made_for(tmp_path, shards, stream, tiny):
+    config = tiny(f"data.path={shards}", f"data.precompute.path={tmp_path}/stored", "data.crop=start")
+    system = build.system(config)
+    stored, wanted = ensure_precomputed(config, system)
+    tars = sorted(stored.glob("*.tar"))
+    item = next(iter(stream(tars, made_with=digest_of(wanted))))
+    assert item["key"] == "00" and "latent_moments" in item["cached"]
+    assert digest_of(wanted | {"source": "more of the same"}) == digest_of(wanted)
+    assert "takes sounds" in error_of(stream(tars))
+    assert "precomputed with" in error_of(stream(tars, made_with=digest_of(wanted | {"music_vae": "another"})))
+    module = MusicDataModule(config.data, config.audio, config.seed, 1, SHAPES, wanted)
+    module.data.stream = [str(tar) for tar in tars]
+    assert next(iter(module.train_dataloader())).latent_moments is not None
+    module.provenance = None
+    with pytest.raises(DataError, match="takes sounds"):
+        next(iter(module.train_dataloader()))
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0), (3, 0), (2, 2)])

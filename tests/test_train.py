@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_fixtures import data_set, encoded, make_sample, noise_picture
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from melfusion import build
@@ -15,6 +16,7 @@ from melfusion.checkpoint import load_system
 from melfusion.checkpoint_store import newest
 from melfusion.config import ConfigError
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.shards import DataError
 from melfusion.run import RunDirectory
 from melfusion.train import stage_config, train
 
@@ -192,6 +194,15 @@ def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
     assert torch.equal(system.music_vae.state_dict()[name], trained[name])
     assert not torch.equal(system.music_vae.latent_std, torch.ones(4))
     assert train(config)["step"] == 2
+
+
+def test_an_image_model_is_not_trained_where_there_is_no_picture(tiny_run, tmp_path):
+    picture = encoded(noise_picture())
+    given = (("train", picture), ("val", None))
+    samples = [make_sample(f"{split}{i}", split, image=image) for split, image in given for i in range(4)]
+    where = f"data.path={data_set(tmp_path / 'set', samples)}"
+    with pytest.raises(DataError, match="no sample for val has a picture"):
+        train(tiny_run("image", "task=image_diffusion", where, "data.source=manifest"))
 
 
 def test_a_longer_run_follows_the_longer_cosine(tiny_run):

@@ -177,6 +177,9 @@ def check(config: Config) -> None:
                 "guards.spike_factor", "guards.rollback_after"):
         if not flat[key] >= 0:
             raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
+    if config.data.precompute.enabled and config.data.crop == "random":
+        raise ConfigError("data.crop=random draws another crop each time, and what is precomputed is of each clip's start: "
+                          "give data.crop=start or data.precompute.enabled=false.")  # fmt: skip
     if config.data.stream and config.data.leave_out:
         raise ConfigError("data.leave_out is not looked at in data.stream: leave one of them out.")
     vae_down = config.music_vae.downsampling

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from melfusion.audio import LogMel
 from melfusion.bench import Bench, fresh, metas_of, own, tracks_of
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError, flatten, load_config, override
+from melfusion.data import order
 from melfusion.data.datamodule import MusicDataset
 from melfusion.frozen import freeze
 from melfusion.listening import Clip, write_blind, write_page
@@ -218,7 +218,7 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
     real, drawn, clips = out / "real", out / "pictures", []
     for folder in (real, drawn):
         folder.mkdir(parents=True, exist_ok=True)
-    for i in spread(range(len(items)), SHOWN):
+    for i in order.spread(range(len(items)), SHOWN):
         item, key = items[i], items.entries[i].key
         picture = drawn / f"{key}.png" if item["has_image"] else None
         if picture:
@@ -231,16 +231,10 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
                 clips.append(Clip(key, item["caption"], name, wav, picture, {k: str(v) for k, v in item["labels"].items()}))
     for name, folder in folders.items():
         if (files := row_files(folder, items)) != [clip_file(folder, items, i) for i in range(len(items))]:
-            clips += [Clip(f"{name}/{file.name}", "", name, file, None, {}) for file in spread(files, SHOWN)]  # of no item
+            clips += [Clip(f"{name}/{file.name}", "", name, file, None, {}) for file in order.spread(files, SHOWN)]  # of no item
     write_page(clips, out, f"melfusion: {config.name}", "Each column is what the system was told; the noise is the same.")
     if listening:
         print(f"Blind page: {write_blind(clips, out, config.seed)}")
-
-
-def spread(all_of: Sequence[Any], n: int) -> list[Any]:
-    """At most n of them, evenly."""
-    n = min(n, len(all_of))
-    return [all_of[k * len(all_of) // n] for k in range(n)]
 
 
 def draw(wav: Path, config: Config) -> None:

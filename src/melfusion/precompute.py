@@ -22,6 +22,7 @@ from torch import Tensor
 from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
+from melfusion.data.reading import digest_of
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
 from melfusion.frozen import digest
@@ -117,9 +118,10 @@ def precompute(config: Config, system: MeLFusion) -> Path:
                     batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
                     tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
                 for i, key in enumerate(batch.keys):
-                    yield _sample(key, split, batch, i, tensors, dtype)
+                    yield _sample(key, split, batch, i, tensors, dtype, made_with)
 
     wanted = provenance(config, system)
+    made_with = digest_of(wanted)
     out = precomputed_path(config, wanted)
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
@@ -139,10 +141,11 @@ def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
     return items
 
 
-def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype) -> Sample:
+def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype,
+            made_with: str) -> Sample:  # fmt: skip
     row = {k: (t[i].to(dtype) if t.is_floating_point() else t[i]).contiguous() for k, t in tensors.items()}
     meta = {"caption": batch.captions[i], "full_caption": batch.full_captions[i], "split": split, "labels": batch.labels[i]}
-    return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row)})
+    return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row, {"made_with": made_with})})
 
 
 def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[str, Any]]:

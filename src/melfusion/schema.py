@@ -46,7 +46,7 @@ class DataConfig:
     )  # sequential webdataset URLs (pipe:, http:) to train on; `path` then holds the validation split
     global_batch_size: int = 32  # samples per optimizer step over all devices and accumulation
     num_workers: int = 0  # loader processes per device
-    crop: str = "random"  # random (drawn from seed, epoch, position) | start
+    crop: str = "random"  # random (drawn from seed, epoch, position; not where latents are precomputed) | start
     image_size_px: int = 512
     max_image_pixels: int = 50_000_000  # a larger picture is refused before it is decoded
     max_audio_s: float = 1200.0  # longer audio is refused before it is decoded
@@ -248,7 +248,7 @@ class OptimConfig:
     warmup_steps: int = 100
     schedule: str = "constant"  # constant | cosine, after the warm-up
     grad_clip_norm: float = 1.0
-    ema_decay: float = 0.999  # 0 switches EMA off
+    ema_decay: float = 0.999  # of the conditioned model, parts have none; 0 switches it off
 
 
 @dataclass

@@ -193,6 +193,8 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     part = build.part(config)
     shapes = build.noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, config.trainer.accumulate, shapes)
+    if config.task == "image_diffusion":
+        module.require_pictures()
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
     if rank_zero_only.rank != 0:
         return results

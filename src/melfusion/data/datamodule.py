@@ -17,9 +17,9 @@ from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data import order
 from melfusion.data.errors import DataError
-from melfusion.data.reading import SampleReader
+from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
-from melfusion.data.shards import Entry, ShardSet
+from melfusion.data.shards import IMAGE_EXTS, Entry, ShardSet
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ class MusicDataset(Dataset):
         return len(self.entries)
 
     def spread(self, n: int) -> MusicDataset:
-        """Keep at most `n` entries, evenly over the split: its first ones may all come from one track."""
-        total, n = len(self.entries), min(n, len(self.entries))
-        self.entries = [self.entries[i * total // n] for i in range(n)]  # none for n = 0
+        """Keep at most `n` entries, evenly over the split."""
+        self.entries = order.spread(self.entries, n)
         return self
 
     def first(self, n: int, start: int = 0) -> MusicDataset:
@@ -168,6 +167,14 @@ class MusicDataModule(lightning.LightningDataModule):
             dataset.entries = self._kept(dataset)
         return dataset
 
+    def require_pictures(self) -> None:
+        """DataError where a split that training or validation reads by its index has no picture at all."""
+        for split in ("val",) if self.data.stream else ("train", "val"):
+            dataset = self.dataset(split)
+            if not any(set(IMAGE_EXTS) & set(entry.members) for entry in dataset.entries):
+                raise DataError(f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
+                                "model on: give pictures, or image.weights= of a trained one.")  # fmt: skip
+
     def _kept(self, dataset: MusicDataset) -> list[Entry]:
         """The samples that data.leave_out leaves; DataError where it names what is not there, or leaves none."""
         patterns, where = self.data.leave_out, self.data.path
@@ -197,7 +204,8 @@ class MusicDataModule(lightning.LightningDataModule):
         if self.data.stream:
             from melfusion.data.stream import stream_loader
 
-            return stream_loader(self.data, self.audio, self.seed, micro, self.noise_shapes, rank, world)
+            made_with = self.provenance and digest_of(self.provenance)
+            return stream_loader(self.data, self.audio, self.seed, micro, self.noise_shapes, rank, world, made_with)
         consumed = (self.trainer.global_step if self.trainer else 0) * self.data.global_batch_size
         return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
 

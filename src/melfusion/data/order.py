@@ -7,9 +7,10 @@ devices, and the whole state of the order is the number of samples consumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,12 @@ def draws(seed: int, position: int, noise_shapes: dict[str, tuple]) -> dict[str,
         name: generator(seed, name, 0, position).standard_normal(shape, dtype=np.float32)
         for name, shape in noise_shapes.items()
     }
+
+
+def spread(all_of: Sequence[Any], n: int) -> list[Any]:
+    """At most n of them, evenly: the first ones may all come from one track."""
+    total, n = len(all_of), min(n, len(all_of))
+    return [all_of[i * total // n] for i in range(n)]  # none for n = 0
 
 
 class TrainBatches:

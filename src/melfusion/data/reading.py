@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -54,6 +55,20 @@ def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
     if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
         raise BadSample(f"{CACHE_EXT} holds NaN or infinity")
     return tensors
+
+
+def digest_of(provenance: dict[str, Any]) -> str:
+    """Twelve hex digits that stand in each precomputed member for what it was made with: parts and settings, not the source."""
+    parts = {name: value for name, value in provenance.items() if name != "source"}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def made_with(cached: bytes) -> str | None:
+    """The digest that a precomputed member carries; None where it has none."""
+    try:
+        return json.loads(cached[8 : 8 + int.from_bytes(cached[:8], "little")])["__metadata__"]["made_with"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
 
 
 def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig,

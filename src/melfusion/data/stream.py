@@ -18,7 +18,7 @@ from melfusion.audio import BadSample
 from melfusion.data import order, tars
 from melfusion.data.datamodule import collate, heed_only_the_loader
 from melfusion.data.errors import DataError
-from melfusion.data.reading import decode_sample, layout
+from melfusion.data.reading import decode_sample, layout, made_with
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
 from melfusion.schema import AudioConfig, DataConfig
 
@@ -73,12 +73,15 @@ def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | Bad
 
 
 class StreamingDataset(IterableDataset):
-    """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason."""
+    """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason.
 
-    def __init__(
-        self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int
-    ):
+    `made_with` is what precomputed members must carry (`reading.digest_of`), None where sounds are to be read.
+    """
+
+    def __init__(self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int,
+                 made_with: str | None = None):  # fmt: skip
         self.data, self.audio, self.seed, self.shapes, self.rank, self.world = data, audio, seed, shapes, rank, world
+        self.made_with = made_with
         self.expected: tuple | None = None  # the first sample's layout, which all others must have
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -111,6 +114,10 @@ class StreamingDataset(IterableDataset):
             raise raw
         crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
         item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
+        if "cached" in item and (found := made_with(raw[CACHE_EXT])) != self.made_with:
+            raise DataError(f"data.stream: {key} holds tensors precomputed with {found or 'unknown parts'}, where this run takes "
+                            f"{self.made_with or 'sounds'}: run `melfusion precompute` again with this configuration, or stream "
+                            "sounds.")  # fmt: skip
         if self.expected is None:
             self.expected = layout(item)
         if layout(item) != self.expected:
@@ -118,9 +125,10 @@ class StreamingDataset(IterableDataset):
         return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
 
 
-def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int):
+def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int,
+                  made_with: str | None = None) -> DataLoader:  # fmt: skip
     """A DataLoader over `data.stream`."""
     log.warning("data.stream is read sequentially: after a resume it starts again at its first shard (approximate).")
-    dataset = StreamingDataset(data, audio, seed, shapes, rank, world)
+    dataset = StreamingDataset(data, audio, seed, shapes, rank, world, made_with)
     return DataLoader(dataset, batch_size=micro, collate_fn=collate, num_workers=data.num_workers,
                       worker_init_fn=heed_only_the_loader)  # fmt: skip
