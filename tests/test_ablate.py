@@ -211,6 +211,20 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
         ablate({"suite": "small", "cluster": "slurm"}, ["cluster.tme=4"])
 
 
+def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
+    calls = []
+    monkeypatch.setattr("melfusion.ablate.subprocess.run", lambda command, env, **_: calls.append((command, env)))
+    monkeypatch.setattr("melfusion.ablate.os.sched_getaffinity", lambda _: range(9))
+    monkeypatch.setattr("melfusion.results.conclude", lambda *_, **__: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    ablate({"suite": "small", "jobs": 2}, ["trainer.max_steps=3"])
+    assert sorted(command[3:5] for command, _ in calls) == [["ablate", "suite=small"]] * 2
+    assert {env["OMP_NUM_THREADS"] for _, env in calls} == {"4"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    ablate({"suite": "small", "jobs": 20}, [])
+    assert {env["OMP_NUM_THREADS"] for _, env in calls[2:]} == {"7"}
+
+
 def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
     with pytest.raises(ConfigError, match="no folder experiments/smal with rows; suites are small"):
         load_suite("smal", [])

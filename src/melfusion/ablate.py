@@ -110,9 +110,10 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
         alone("ablate", settings, given)
         submit(suite, calls, settings)
         return None
-    if options.get("jobs", 1) > 1:
-        with ThreadPoolExecutor(options["jobs"]) as pool:
-            list(pool.map(lambda item: beside(suite, *item), calls.items()))
+    if (n := options.get("jobs", 1)) > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // n)
+        with ThreadPoolExecutor(n) as pool:
+            list(pool.map(lambda item: beside(suite, *item, threads), calls.items()))
     else:
         for row, rows in jobs.items():
             attempt(suite, row, rows)
@@ -226,14 +227,18 @@ def trained(config: Config) -> MeLFusion:
     return load_system(Path(config.runs_dir) / str(config.name), overrides=voice)[0].to(device)
 
 
-def beside(suite: Suite, row: str, call: list[str]) -> None:
-    """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt."""
+def beside(suite: Suite, row: str, call: list[str], threads: int) -> None:
+    """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt.
+
+    It has its share of the cores, unless the environment says otherwise: jobs of as many threads as cores hinder each other.
+    """
     log = suite.path / row / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"── {suite.name}/{row}: {log}", flush=True)
     with log.open("a") as file:
         command = [sys.executable, "-m", "melfusion", *call]
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"CONFIG": ""})
+        env = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"CONFIG": ""}
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
 
 def submit(suite: Suite, calls: dict[str, list[str]], settings: ClusterConfig) -> None:
