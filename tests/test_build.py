@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from melfusion import build
-from melfusion.config import ConfigError
+from melfusion.config import ConfigError, load_config
 from melfusion.diffusion import alphas_cumprod
 from melfusion.frozen import digest
 from melfusion.schema import DiffusionConfig
@@ -355,3 +355,12 @@ def test_the_byte_tokenizer_takes_every_byte():
     text = "".join(chr(c) for c in range(32, 300)) + "♫ 音"
     assert tokenizer.decode(tokenizer([text]).input_ids[0][:-1]) == text
     assert tokenizer([""]).input_ids == [[1]] and len(tokenizer) == 258
+
+
+@pytest.mark.parametrize("weights", ["shipped", "null"])
+def test_by_itself_the_decoder_trains_on_top_of_weights_and_all_of_it_without(weights):
+    config = load_config("scenes", [f"unet.weights={weights}"])
+    unet = build.synaptic_unet(config, 384, build.image_features(config).unet).unet
+    trains = {name for name, p in unet.named_parameters() if p.requires_grad}
+    assert "up_blocks.1.resnets.0.conv1.weight" in trains
+    assert any(name.startswith("down_blocks") for name in trains) == (weights == "null") == ("conv_in.weight" in trains)

@@ -197,7 +197,7 @@ def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionMo
                            f"text encoder gives {text_width}: choose the encoder it was trained with.")  # fmt: skip
     if c.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    trainable = {"auto": "all" if folder is None or s.kind == "none" else "cross_attn"}.get(c.trainable, c.trainable)
+    trainable = {"auto": "all" if folder is None or s.kind == "none" else "decoder"}.get(c.trainable, c.trainable)
     return SynapticUNet(unet, image_unet, s.kind, s.layers, trainable, alpha_share=s.alpha_share,
                         alpha_init=s.alpha_init, match=s.match, num_tokens=s.image_tokens, match_scale=s.match_scale)  # fmt: skip
 

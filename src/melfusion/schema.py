@@ -210,7 +210,7 @@ class UNetConfig:
     norm_num_groups: int = 32
     gradient_checkpointing: bool = False
     compile: bool = False
-    trainable: str = "auto"  # auto: cross_attn on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
+    trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
 
 
 @dataclass
