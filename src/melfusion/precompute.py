@@ -7,8 +7,6 @@ version. Training refuses shards whose provenance differs from what it would com
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +35,7 @@ CODE_VERSION = 1  # raise when what is stored, or how it is computed, changes
 
 def precomputed_path(config: Config, wanted: dict[str, Any]) -> Path:
     """Where shards of this provenance lie: runs that need the same tensors share them."""
-    name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(config.data.precompute.path or f"{local_name(config.data)}-precomputed/{name}")
+    return Path(config.data.precompute.path or f"{local_name(config.data)}-precomputed/{digest_of(wanted, source=True)}")
 
 
 def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:

@@ -57,13 +57,13 @@ def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def digest_of(provenance: dict[str, Any]) -> str:
-    """Twelve hex digits that stand in each precomputed member for what it was made with: parts and settings, not the source."""
-    parts = {name: value for name, value in provenance.items() if name != "source"}
+def digest_of(provenance: dict[str, Any], source: bool = False) -> str:
+    """Twelve hex digits for what precomputed members were made with: parts and settings, and with `source` the data set."""
+    parts = {name: value for name, value in provenance.items() if source or name != "source"}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def made_with(cached: bytes) -> str | None:
+def digest_in(cached: bytes) -> str | None:
     """The digest that a precomputed member carries; None where it has none."""
     try:
         return json.loads(cached[8 : 8 + int.from_bytes(cached[:8], "little")])["__metadata__"]["made_with"]

@@ -18,7 +18,7 @@ from melfusion.audio import BadSample
 from melfusion.data import order, tars
 from melfusion.data.datamodule import collate, heed_only_the_loader
 from melfusion.data.errors import DataError
-from melfusion.data.reading import decode_sample, layout, made_with
+from melfusion.data.reading import decode_sample, digest_in, layout
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
 from melfusion.schema import AudioConfig, DataConfig
 
@@ -114,7 +114,7 @@ class StreamingDataset(IterableDataset):
             raise raw
         crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
         item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
-        if "cached" in item and (found := made_with(raw[CACHE_EXT])) != self.made_with:
+        if "cached" in item and (found := digest_in(raw[CACHE_EXT])) != self.made_with:
             raise DataError(f"data.stream: {key} holds tensors precomputed with {found or 'unknown parts'}, where this run takes "
                             f"{self.made_with or 'sounds'}: run `melfusion precompute` again with this configuration, or stream "
                             "sounds.")  # fmt: skip
