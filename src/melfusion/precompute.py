@@ -25,7 +25,8 @@ from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_
 from melfusion.data.storage import local_name
 from melfusion.frozen import digest
 from melfusion.melfusion import MeLFusion
-from melfusion.run import locked, resolve_precision
+from melfusion.precision import resolve_precision
+from melfusion.run import locked
 from melfusion.schema import Config
 
 log = logging.getLogger(__name__)

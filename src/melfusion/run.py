@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from melfusion.config import ConfigError, flatten, to_dict
-from melfusion.schema import Config, TrainerConfig
+from melfusion.schema import Config
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.cache_",
@@ -144,13 +144,6 @@ def refuse_login_node(env: Mapping[str, str]) -> None:
     if shutil.which("sbatch", path=env.get("PATH")) and "SLURM_JOB_ID" not in env:
         raise ConfigError("This looks like a cluster's login node (sbatch is found and no job runs here): "
                           "send the training there with `make submit`, or start it inside a job.")  # fmt: skip
-
-
-def resolve_precision(trainer: TrainerConfig) -> str:
-    """Lightning's name of the precision: `auto` is bf16-mixed on cuda and 32-true elsewhere."""
-    if trainer.precision != "auto":
-        return trainer.precision
-    return "bf16-mixed" if torch.cuda.is_available() and trainer.accelerator in ("auto", "gpu", "cuda") else "32-true"
 
 
 def device_name() -> str:

@@ -30,9 +30,10 @@ from melfusion.data.storage import local_name
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.guards import StepGuard
 from melfusion.music_vae import MusicVAE
+from melfusion.precision import resolve_precision
 from melfusion.precompute import ensure_precomputed
 from melfusion.preemption import Preemption, leaving_on_signal
-from melfusion.run import RunDirectory, locked, naming_lost_ranks, resolve_precision
+from melfusion.run import RunDirectory, locked, naming_lost_ranks
 from melfusion.schema import Config
 from melfusion.tables import learned, table
 
