@@ -23,6 +23,7 @@ from melfusion.config import ConfigError, flatten, load_config, override
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataset
 from melfusion.frozen import freeze
+from melfusion.hearing import hear_real, hear_reconstructions
 from melfusion.listening import Clip, write_blind, write_page
 from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
@@ -31,17 +32,7 @@ from melfusion.plots import save, spectrogram_figure
 from melfusion.run import device_name
 from melfusion.schema import Config
 from melfusion.scoring import Ears, Heard, accuracy, gains
-from melfusion.sounds import (
-    ROWS,
-    claim,
-    clip_file,
-    make_clips,
-    read_clips,
-    real_clips,
-    reconstructions,
-    sound_files,
-    write_whole,
-)
+from melfusion.sounds import ROWS, claim, clip_file, make_clips, read_clips, sound_files, write_whole
 from melfusion.tables import learned, table
 from melfusion.yardstick import Yardstick
 
@@ -139,9 +130,9 @@ def evaluate(config: Config, ears: Ears, items: MusicDataset, bench: Bench | Non
     Without `bench`, or without `system`, distances or the floor of VAE and vocoder are left out.
     """
     size = config.evaluation.batch_size
-    heard = {"real": ears.listen(real_clips(items, size))}
+    heard = {"real": hear_real(ears, items, size)}
     if system is not None:
-        heard["reconstruction"] = ears.listen(reconstructions(system, items, size))
+        heard["reconstruction"] = hear_reconstructions(ears, system, items, size)
     for name, folder in folders.items():
         heard[name] = ears.listen(read_clips(row_files(folder, items), config.audio, size))
     metas = metas_of(items)
@@ -167,7 +158,7 @@ def yardstick(ears: Ears, bench: Bench, classes: list[dict], config: Config) -> 
     """Real clips to measure against, a PCA fitted on those of `train`."""
     truth = [told(ears, meta["labels"]) for meta in metas_of(bench.reference)]
     deaf, size = Ears(ears.audio, None, ears.embedders), config.evaluation.batch_size
-    sets = (deaf.listen(real_clips(dataset, size)) for dataset in (bench.train, bench.reference))
+    sets = (hear_real(deaf, dataset, size) for dataset in (bench.train, bench.reference))
     return Yardstick.fit(*sets, truth, classes, config.evaluation.pca_dimensions, tracks_of(bench.reference))
 
 

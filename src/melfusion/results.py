@@ -22,6 +22,7 @@ from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import flatten, to_dict
 from melfusion.data.datamodule import left_out
 from melfusion.evaluate import ears, partners_of, told, yardstick
+from melfusion.hearing import hear_real, hear_reconstructions
 from melfusion.leakage import SEEN, TOLD, leakage, looks
 from melfusion.memorisation import memorisation
 from melfusion.metrics.intervals import students
@@ -29,7 +30,7 @@ from melfusion.plots import save, suite_figure
 from melfusion.run import device_name
 from melfusion.schema import Config, SynapseConfig
 from melfusion.scoring import Ears, Heard, accuracy, confusions
-from melfusion.sounds import ROWS, differing, identity, made_with, note, read_clips, real_clips, reconstructions
+from melfusion.sounds import ROWS, differing, identity, made_with, note, read_clips, voice
 from melfusion.suite_tables import suite_table
 
 RESULTS = Path("experiments") / "results"
@@ -43,11 +44,11 @@ class Panel:
         self.keys, self.metas, tracks = [e.key for e in bench.items.entries], metas_of(bench.items), tracks_of(bench.items)
         self.labels = {key: meta["labels"] for key, meta in zip(self.keys, self.metas, strict=True)}
         self.track = dict(zip(self.keys, tracks, strict=True))
-        self.real = self.ears.listen(real_clips(bench.items, config.evaluation.batch_size))
+        self.real = hear_real(self.ears, bench.items, config.evaluation.batch_size)
         self.measure = yardstick(self.ears, bench, self.told(fewest), config)
         self.partners = partners_of(self.ears, self.real, bench.items, self.metas)
         trained = Ears(self.ears.audio, None, self.ears.embedders)
-        self.train = trained.listen(real_clips(bench.train, config.evaluation.batch_size)) if bench.of_training else None
+        self.train = hear_real(trained, bench.train, config.evaluation.batch_size) if bench.of_training else None
 
     def told(self, keys: list[str]) -> list[dict[str, str]]:
         return [told(self.ears, self.labels[key]) for key in keys]
@@ -118,12 +119,12 @@ def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     config, size = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat")), panel.config.evaluation.batch_size
     system = build.system(config).eval()  # a synapse that any UNet takes, since this row may be the one that is broken
     result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
-    result["voice"] = [identity(system)["voice"][0][:12], system.vocoder.corrections]  # decoder and vocoder, and mel corrections
+    result["voice"] = [voice(system)[0][:12], system.vocoder.corrections]  # decoder and vocoder, and mel corrections
     if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
         network, side = panel.ears.named("efficientnet"), panel.config.data.image_size_px
         sets = (looks(dataset, side) for dataset in (panel.bench.train, panel.bench.items))
         result["leakage"] = leakage(*sets, system.text_encoder, network and network.network.see)
-    reconstruction = panel.ears.listen(reconstructions(system, panel.bench.items, size))
+    reconstruction = hear_reconstructions(panel.ears, system, panel.bench.items, size)
     return [{"name": name, "floor": True} | panel.score(heard)
             for name, heard in (("real", panel.real), ("reconstruction", reconstruction))]  # fmt: skip
 
@@ -177,13 +178,10 @@ def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
     seed_of = {key: seed for seed in panel.config.ablation.seeds for key in block(panel.config, panel.bench.items, seed)}
     files = [clips_of(suite, row, seed_of[key]) / f"{key}.wav" for key in keys]
     kept = suite.path / row / f"heard-{'-'.join(v[:6] for v in panel.ears.digests().values())}.pt"
-    if kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files):
-        heard = Heard(**torch.load(kept, weights_only=True))
-        if heard.keys == keys:
-            return heard
-    heard = panel.ears.listen(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size))
-    torch.save(dataclasses.asdict(heard), kept)
-    return heard
+    newer = kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files)
+    if newer and (heard := Heard.kept(kept, keys)):
+        return heard
+    return panel.ears.listen(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size)).keep(kept)
 
 
 def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, Any]:

@@ -6,9 +6,15 @@ brought to one loudness first. Its distance to real clips: yardstick.py; what it
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import logging
+import os
+import pickle
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +28,8 @@ from melfusion.metrics.intervals import mean_interval
 from melfusion.metrics.intervals import share as hits_share
 from melfusion.metrics.sets import AttributeAccuracy
 from melfusion.schema import AudioConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,6 +50,28 @@ class Heard:
         rows = [place[key] for key in keys]
         parts = ({name: t[rows] for name, t in of.items()} for of in (self.embeddings, self.towers))
         return Heard(list(keys), {name: [c[i] for i in rows] for name, c in self.classes.items()}, *parts)
+
+    def keep(self, file: Path) -> Heard:
+        """Write it whole for `kept`, where there is room and leave to write; returns itself."""
+        part = file.with_name(f".{file.name}.part{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(dataclasses.asdict(self), part)
+            part.replace(file)
+        except (OSError, RuntimeError) as error:  # of a full disk torch raises the latter
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            log.warning("What was heard is not kept, so it will be heard again: %s", error)
+        return self
+
+    @classmethod
+    def kept(cls, file: Path, keys: list[str]) -> Heard | None:
+        """What `keep` wrote of these clips; None where there is nothing, something else, or a damaged file."""
+        try:
+            heard = cls(**torch.load(file, weights_only=True))
+        except (OSError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
+            return None
+        return heard if heard.keys == keys else None
 
 
 class Ears:

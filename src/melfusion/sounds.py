@@ -28,6 +28,7 @@ from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
 from melfusion.schema import AudioConfig, Config, SamplingConfig
 from melfusion.scoring import levelled
+from melfusion.vocoder import GriffinLim
 
 NOTE = "made_with.json"  # beside the clips of a folder
 
@@ -103,9 +104,15 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
 
 def identity(system: MeLFusion) -> dict[str, Any]:
     """Hashes of what sings: the trained model, the decoder and vocoder behind it, and the frozen parts that it listens to."""
-    voice = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
-    return {"system": unet_digest(system), "voice": [digest(voice), system.vocoder.corrections],
-            "frozen": system.frozen_digests()}  # fmt: skip
+    return {"system": unet_digest(system), "voice": voice(system), "frozen": system.frozen_digests()}
+
+
+def voice(system: MeLFusion) -> list[Any]:
+    """What latents are sung by: the hash of VAE and vocoder, and how often the mel is corrected."""
+    sings = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
+    if isinstance(network := system.vocoder.network, GriffinLim):  # which has no weights
+        sings["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
+    return [digest(sings), system.vocoder.corrections]
 
 
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
