@@ -133,9 +133,9 @@ class LogMel(nn.Module):
         padded = nn.functional.pad(waveform.float()[:, None], (pad // 2, pad - pad // 2), mode="reflect")[:, 0]
         return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
 
-    def mel(self, spectrum: Tensor) -> Tensor:
-        """Complex spectrogram (B, n_fft/2 + 1, T) → mel magnitudes (B, T, F), not below the floor."""
-        return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=LOG_FLOOR)
+    def mel(self, magnitude: Tensor) -> Tensor:
+        """Magnitudes (B, n_fft/2 + 1, T) of a spectrogram → mel magnitudes (B, T, F), not below the floor."""
+        return (magnitude.transpose(1, 2) @ self.filters).clamp(min=LOG_FLOOR)
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
-        return self.mel(self.spectrum(waveform)).log()[:, None]
+        return self.mel(self.spectrum(waveform).abs()).log()[:, None]
