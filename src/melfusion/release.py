@@ -45,6 +45,8 @@ RECIPES = {
     "judge_key": ("release,judge_key", "Key judge: hears tonic (12) and mode (2), which captions tell"),
     "towers": ("release,towers", "Towers: picture and caption, sound and caption in shared spaces, on top of all-MiniLM-L6-v2"),
     "unet": ("release,text_to_music", "Text-only music UNet, told key and mode by the caption"),
+    "unet_decoder": ("text_to_music_decoder", "Text-only music UNet, told key and mode by the caption: that of "
+                     "`release,text_to_music`, its decoder trained further"),
     "melfusion": ("scenes_long", "Synapse and decoder on top of the text-only UNet"),
 }
 
@@ -92,7 +94,7 @@ def run_name(part: str) -> str:
 
 
 def folder(part: str) -> Path:
-    """Where a part is shipped; a decoder goes into the VAE that it was trained on top of."""
+    """Where a part is shipped; a decoder goes into the VAE or UNet that it was trained on top of."""
     return WEIGHTS / part.removesuffix("_decoder")
 
 
