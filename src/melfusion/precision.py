@@ -27,7 +27,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
 
 
 # Under autocast on a CPU, attention is computed in fp32: the backward pass of torch's bf16 kernel there takes six times as
-# long (113 against 18 ms a step of 32 of configs/scenes.yaml on one Zen 4 core, where the step falls from .47 to .37 s).
+# long (113 against 18 ms a step of 32 of configs/scenes.yaml on an EPYC core with avx512_bf16; the step falls from .47 to .37 s).
 _rules = torch.library.Library("aten", "IMPL")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that autocast's own rule for it, bf16, is replaced
