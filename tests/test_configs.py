@@ -136,6 +136,8 @@ def test_full_scale_has_the_published_sizes(name):
         ("trainer.accumulate=3", ["data.global_batch_size=4", "trainer.accumulate=3"]),
         ("trainer.precision=bf16mixed", ["trainer.precision='bf16mixed'", "did you mean 'bf16-mixed'?"]),
         ("trainer.accelerator=gpuu", ["trainer.accelerator='gpuu'", "did you mean 'gpu'?"]),
+        ("music_vae.texture_blocks=0", ["music_vae.texture_blocks=0", "greater than 0"]),
+        ("music_vae.texture_steps=-1", ["music_vae.texture_steps=-1", "at least 0"]),
         ("data.precompute.batch_size=0", ["data.precompute.batch_size=0", "greater than 0"]),
         ("seed=-1", ["seed=-1", "at least 0"]),
         ("data.num_workers=-2", ["data.num_workers=-2", "at least 0"]),

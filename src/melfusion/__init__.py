@@ -5,7 +5,7 @@
                                             └ image    ─► ImageFeatureExtractor ─► visual_features┴► VisualSynapse ─► SynapticUNet ─► loss
     generate:  noise ─► sampler(denoise, guidance) ─► latents ─► MusicVAE.decode ─► log_mel ─► Vocoder ─► waveform ─► wav
 
-Every name above is a file of this package (batch.py, audio.py, music_vae.py, text_encoder.py, image_features.py,
+Every name above is a file of this package (batch.py, audio.py, music_vae.py with texture.py, text_encoder.py, image_features.py,
 synapse.py, unet.py, diffusion.py, sampler.py, vocoder.py); melfusion.py joins them, build.py makes them from a
 configuration, and each verb of the command line (train, generate, precompute, …) is a short file of its own.
 """  # noqa: E501

@@ -23,7 +23,7 @@ from transformers import (
 from melfusion.audio import AudioGeometry, LogMel
 from melfusion.config import to_dict
 from melfusion.diffusion import alphas_cumprod
-from melfusion.export import STATISTICS_FILE
+from melfusion.export import STATISTICS_FILE, TEXTURE_FOLDER
 from melfusion.export import export_part as export_part
 from melfusion.frozen import freeze
 from melfusion.image_features import ImageFeatureExtractor
@@ -45,6 +45,7 @@ from melfusion.pretrained import (
 from melfusion.sampler import make_scheduler
 from melfusion.schema import Config, TextEncoderConfig
 from melfusion.text_encoder import TextEncoder
+from melfusion.texture import Texture
 from melfusion.towers import ImageTower, Towers
 from melfusion.twins import byte_tokenizer, random_image_vae, random_text_network, random_unet
 from melfusion.unet import SynapticUNet
@@ -71,14 +72,28 @@ def music_vae(config: Config) -> MusicVAE:
     if autoencoder.config.latent_channels != c.latent_channels:
         raise WeightsError(f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
                            f"music_vae.latent_channels={c.latent_channels}: set it to what the weights have.")  # fmt: skip
-    if c.trainable == "decoder" and folder is None:
-        raise WeightsError("music_vae.trainable=decoder keeps the encoder of music_vae.weights, and there are none: give weights.")
-    vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim,
-                   config.trainer.max_steps, c.modulation_weight, c.trainable)  # fmt: skip
+    if c.trainable != "all" and folder is None:
+        raise WeightsError(f"music_vae.trainable={c.trainable} keeps the encoder of music_vae.weights, and there are none: "
+                           "give weights.")  # fmt: skip
+    vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim, config.trainer.max_steps,
+                   c.modulation_weight, c.trainable, texture(config, folder), c.texture_steps)  # fmt: skip
     if folder is not None and (folder / STATISTICS_FILE).is_file():
         for name, value in json.loads((folder / STATISTICS_FILE).read_text()).items():
             getattr(vae, name).copy_(torch.tensor(value))
     return vae
+
+
+def texture(config: Config, folder: Path | None) -> Texture | None:
+    """What lies beside a music VAE's weights; a VAE in training has none but the one that trains, since it fits one decoder."""
+    c = config.music_vae
+    if config.task == "music_vae":
+        sizes = {"patch_size": min(4, c.downsampling), "width": c.texture_width, "blocks": c.texture_blocks}
+        return Texture(c.latent_channels, **sizes) if c.trainable == "texture" else None
+    if folder is None or not (folder / TEXTURE_FOLDER / PART_FILE).is_file():
+        return None
+    made_for, sizes = read_part(folder / TEXTURE_FOLDER)
+    _check_audio(made_for, config, "music_vae")
+    return load_part(Texture(c.latent_channels, **sizes), folder / TEXTURE_FOLDER)
 
 
 def vocoder(config: Config) -> Vocoder:
@@ -237,7 +252,8 @@ def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
         down = vae.downsampling
     latent = AudioGeometry(config.audio).latent_shape(config.music_vae.latent_channels, down)
     if config.task == "music_vae":
-        return {"vae_noise": latent}
+        drawn = system.texture.noise_shape(latent[1] * down, latent[2] * down) if system.texture else None
+        return {"vae_noise": latent} | ({"noise": drawn} if drawn else {})
     if config.task == "vocoder":
         return {}
     if config.task in ("judge", "towers"):

@@ -169,12 +169,13 @@ def check(config: Config) -> None:
                 "data.val_items", "sampling.num_inference_steps",
                 "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps",
                 "trainer.keep_last", "guards.max_bad_steps", "data.precompute.batch_size", "evaluation.batch_size",
+                "music_vae.texture_width", "music_vae.texture_blocks",
                 *(key for key in flat if key.startswith("data.max_")))  # fmt: skip
     for key in positive:
         if not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
     for key in ("seed", "data.corpus_seed", "data.num_workers", "data.retries", "data.cache_gib", "trainer.keep_best",
-                "guards.spike_factor", "guards.rollback_after"):
+                "guards.spike_factor", "guards.rollback_after", "music_vae.texture_steps"):
         if not flat[key] >= 0:
             raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
     if config.data.precompute.enabled and config.data.crop == "random":

@@ -20,6 +20,7 @@ from melfusion.towers import Towers
 from melfusion.vocoder import Vocoder
 
 STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
+TEXTURE_FOLDER = "texture"  # in that of a music VAE
 
 
 def export_part(module: TrainedModule, config: Config, folder: Path) -> None:
@@ -54,6 +55,8 @@ def _music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
     _diffusers(module.autoencoder, folder)
     names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
     (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names}))
+    if (texture := module.texture) is not None:
+        write_part(texture, folder / TEXTURE_FOLDER, config.audio, texture.sizes)
 
 
 def _image_diffusion(module: ImageFeatureExtractor, config: Config, folder: Path) -> None:

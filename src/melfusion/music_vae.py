@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from melfusion.audio import LOG_FLOOR
 from melfusion.batch import MusicBatch
 from melfusion.optim import TrainedModule
+from melfusion.texture import Texture
 
 
 class MusicVAE(TrainedModule):
@@ -25,7 +26,8 @@ class MusicVAE(TrainedModule):
         log_mel: waveform → log_mel, used by training only.
         mel_mean, mel_std: the network sees (log_mel - mel_mean) / mel_std.
         kl_weight, modulation_weight: of the two losses beside the L1.
-        trainable: all, or the decoder on top of weights whose latents shall stay what they are.
+        trainable: all, or on top of weights whose latents shall stay what they are, the decoder or the texture.
+        texture: draws what the decoder leaves out, in `texture_steps` steps; None or 0 steps: nothing does.
         optim, max_steps: OptimConfig and the length of the schedule, needed by training only.
 
     Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
@@ -33,14 +35,15 @@ class MusicVAE(TrainedModule):
 
     def __init__(self, autoencoder: AutoencoderKL, log_mel: nn.Module | None = None, mel_mean: float = 0.0,
                  mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None, max_steps: int | None = None,
-                 modulation_weight: float = 0.0, trainable: str = "all"):  # fmt: skip
+                 modulation_weight: float = 0.0, trainable: str = "all", texture: Texture | None = None,
+                 texture_steps: int = 0):  # fmt: skip
         super().__init__()
         self.autoencoder, self.log_mel = autoencoder, log_mel
         self.kl_weight, self.modulation_weight, self.optim, self.max_steps = kl_weight, modulation_weight, optim, max_steps
-        self.trainable = trainable
-        if trainable == "decoder":
-            for network in (autoencoder.encoder, autoencoder.quant_conv):
-                network.requires_grad_(False)
+        self.trainable, self.texture, self.texture_steps = trainable, texture, texture_steps
+        still = {"decoder": (autoencoder.encoder, autoencoder.quant_conv), "texture": (autoencoder,)}
+        for network in still.get(trainable, ()):
+            network.requires_grad_(False)
         self.patch_size = math.isqrt(autoencoder.config.in_channels)
         channels = autoencoder.config.latent_channels
         scale = autoencoder.config.scaling_factor
@@ -77,16 +80,27 @@ class MusicVAE(TrainedModule):
         return self.sample_latents(self.encode_moments(log_mel), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents → log_mel, never below the front end's floor."""
+        """Normalised latents → log_mel with its texture, never below the front end's floor."""
         z = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
-        mel = self.reconstruct(z) * self.mel_std + self.mel_mean
+        made = self.reconstruct(z)
+        if self.texture is not None and self.texture_steps:
+            made = made + self.texture(made, latents, self.texture_steps)
+        mel = made * self.mel_std + self.mel_mean
         return mel.clamp(min=torch.tensor(LOG_FLOOR).log().item())
 
     def losses(self, batch: MusicBatch) -> dict[str, Tensor]:
-        """Of a batch: loss, l1 and modulation in units of mel_std, kl per latent element and log_mel_l1 in nats."""
+        """Of a batch: loss, l1 and modulation in units of mel_std, kl per latent element and log_mel_l1 in nats.
+
+        Where the texture trains, the loss is its own, and log_mel_l1 that of the decoder before it.
+        """
         wanted = (self.log_mel(batch.waveform) - self.mel_mean) / self.mel_std
         posterior = self.posterior(wanted)
-        made = self.reconstruct(posterior.mean + posterior.std * batch.draws["vae_noise"])
+        z = posterior.mean + posterior.std * batch.draws["vae_noise"]
+        made = self.reconstruct(z)
+        if self.trainable == "texture":
+            latents = (z - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+            loss = self.texture.loss(wanted - made, made, latents, batch.draws["timestep"], batch.draws["noise"])
+            return {"loss": loss, "log_mel_l1": (made - wanted).abs().mean() * self.mel_std}
         l1, kl = (made - wanted).abs().mean(), posterior.kl().mean() / posterior.mean[0].numel()
         modulation = modulation_distance(made, wanted) if self.modulation_weight else l1.new_zeros(())
         loss = l1 + self.kl_weight * kl + self.modulation_weight * modulation
@@ -95,8 +109,8 @@ class MusicVAE(TrainedModule):
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         self.log_loss(losses["loss"], len(batch))
-        shown = ("kl", "log_mel_l1", *(["modulation"] if self.modulation_weight else []))
-        self.log_dict({f"train/{name}": losses[name] for name in shown}, batch_size=len(batch))
+        hidden = ("loss", "l1", *([] if self.modulation_weight else ["modulation"]))
+        self.log_dict({f"train/{name}": value for name, value in losses.items() if name not in hidden}, batch_size=len(batch))
         return losses["loss"]
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
@@ -106,11 +120,12 @@ class MusicVAE(TrainedModule):
         self.log_dict({"val/loss": self.val_loss, "val/log_mel_l1": self.val_l1}, prog_bar=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [p for p in self.autoencoder.parameters() if p.requires_grad]}]
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def latent_state(self) -> dict[str, Tensor]:
-        """All that latents depend on, by name: encoder and statistics. Any decoder may follow."""
-        return {n: t for n, t in self.state_dict().items() if not n.startswith(("autoencoder.decoder.", "autoencoder.post_quant"))}
+        """All that latents depend on, by name: encoder and statistics. Any decoder and texture may follow."""
+        after = ("autoencoder.decoder.", "autoencoder.post_quant", "texture.")
+        return {n: t for n, t in self.state_dict().items() if not n.startswith(after)}
 
     @torch.no_grad()
     def measure_latents(self, batches: Any) -> None:

@@ -80,7 +80,10 @@ class MusicVAEConfig:
     mel_std: float = 1.0
     kl_weight: float = 1e-4
     modulation_weight: float = 0.0  # of the loss that wants each band's trembling; 0: L1 alone, which smooths it away
-    trainable: str = "all"  # of the task music_vae: all | decoder, on top of weights, whose latents stay what they are
+    trainable: str = "all"  # of the task music_vae: all | decoder | texture, on top of weights, whose latents stay what they are
+    texture_steps: int = 4  # in which what the decoder smooths away is drawn, where the weights have a texture; 0: it is not
+    texture_width: int = 64  # D of its blocks, where it is trained anew
+    texture_blocks: int = 6
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
 
 
@@ -319,7 +322,7 @@ class Config:
 # Allowed words of the string keys, and where a registry has them
 CHOICES = {
     "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
-    "music_vae.trainable": ("all", "decoder"),
+    "music_vae.trainable": ("all", "decoder", "texture"),
     "vocoder.kind": ("griffin_lim", "vocos"),
     "data.source": ("scenes", "games", "manifest"),
     "data.crop": ("random", "start"),

@@ -108,11 +108,11 @@ def identity(system: MeLFusion) -> dict[str, Any]:
 
 
 def voice(system: MeLFusion) -> list[Any]:
-    """What latents are sung by: the hash of VAE and vocoder, and how often the mel is corrected."""
+    """What latents are sung by: the hash of VAE and vocoder, how often the mel is corrected, and the steps of the texture."""
     sings = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
     if isinstance(network := system.vocoder.network, GriffinLim):  # which has no weights
         sings["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
-    return [digest(sings), system.vocoder.corrections]
+    return [digest(sings), system.vocoder.corrections, system.music_vae.texture_steps if system.music_vae.texture else 0]
 
 
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
