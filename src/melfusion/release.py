@@ -188,7 +188,7 @@ def write_floors() -> None:
     for name, title in titles.items():
         cells = ("{:.3f} ± {:.3f}".format(*found[f"{name}_{what}"]) for what in ("spectral_distance", "log_mel_l1_nats"))
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    l1 = "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats; before its texture, {:.3f} ± {:.3f}: a draw lies further from a clip than a mean."
+    l1 = "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats; before its texture, {:.3f} ± {:.3f}: a draw misses by more."
     lines += ["", l1.format(*found["vae_log_mel_l1_nats"], *found["decoder_log_mel_l1_nats"]),
               "Spectral distance: `vocoder.spectral_distance`, against the original sound at three resolutions.", ""]  # fmt: skip
     names = list(found["judge"]["real"])
