@@ -1,7 +1,11 @@
 """The texture: the flow's loss and path against their formulas, that it draws and what it draws by, and its place in the VAE."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from data_fixtures import one_sentence
 
 from melfusion import build
 from melfusion.frozen import digest, freeze
@@ -153,6 +157,16 @@ def test_it_is_read_again_as_it_was_written_and_only_for_its_audio(textured, inp
     textured.audio.f_max_hz = 3000
     with pytest.raises(WeightsError, match="trained for audio.f_max_hz=4000.0, but it is 3000 here"):
         build.music_vae(textured)
+
+
+@pytest.mark.parametrize("sizes", [{"nope": 1}, {"width": "wide"}, {"blocks": -1}, {"width": 10**9}])
+def test_sizes_that_make_no_texture_are_one_sentence(textured, sizes):
+    file = Path(textured.music_vae.weights) / "texture" / "part.json"
+    tree = json.loads(file.read_text())
+    file.write_text(json.dumps(tree | {"sizes": tree["sizes"] | sizes}))
+    with pytest.raises(WeightsError, match="part.json has sizes that make no Texture|does not fit its part.json") as caught:
+        build.music_vae(textured)
+    assert one_sentence(str(caught.value))
 
 
 @pytest.mark.parametrize("trainable", ["all", "decoder"])

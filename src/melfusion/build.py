@@ -39,6 +39,7 @@ from melfusion.pretrained import (
     loaded,
     pretrained,
     read_part,
+    sized,
     stored_schedule,
     tango_state,
 )
@@ -93,7 +94,7 @@ def texture(config: Config, folder: Path | None) -> Texture | None:
         return None
     made_for, sizes = read_part(folder / TEXTURE_FOLDER)
     _check_audio(made_for, config, "music_vae")
-    return load_part(Texture(c.latent_channels, **sizes), folder / TEXTURE_FOLDER)
+    return sized(Texture, folder / TEXTURE_FOLDER, c.latent_channels, **sizes)
 
 
 def vocoder(config: Config) -> Vocoder:
@@ -107,7 +108,7 @@ def vocoder(config: Config) -> Vocoder:
     if (folder / PART_FILE).is_file():
         made_for, sizes = read_part(folder)
         _check_audio(made_for, config, "vocoder")
-        return Vocoder(load_part(Vocos(config.audio, **sizes), folder), *training, c.mel_corrections)
+        return Vocoder(sized(Vocos, folder, config.audio, **sizes), *training, c.mel_corrections)
     network = pretrained(SpeechT5HifiGan, folder)
     if network.config.model_in_dim != config.audio.n_mels:
         raise WeightsError(f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return dict(stored["audio"]), dict(stored["sizes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{folder / PART_FILE} cannot be read ({type(error).__name__}): copy the folder again.") from error
+
+
+def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any) -> nn.Module:
+    """A network of the sizes that part.json names, with its weights."""
+    try:
+        network = make(*args, **sizes)
+    except Exception as error:  # of another type or name, or too large to be had
+        words = " ".join(str(error).split()).split(". ")[0][:200]
+        raise WeightsError(f"{folder / PART_FILE} has sizes that make no {make.__name__} ({words}): copy it again.") from error
+    return load_part(network, folder)
 
 
 def load_part(network: nn.Module, folder: Path) -> nn.Module:

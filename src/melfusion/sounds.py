@@ -112,7 +112,7 @@ def voice(system: MeLFusion) -> list[Any]:
     sings = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
     if isinstance(network := system.vocoder.network, GriffinLim):  # which has no weights
         sings["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
-    return [digest(sings), system.vocoder.corrections, system.music_vae.texture_steps if system.music_vae.texture else 0]
+    return [digest(sings), system.vocoder.corrections, *([system.music_vae.texture_steps] if system.music_vae.texture else [])]
 
 
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
