@@ -81,7 +81,7 @@ class MusicVAEConfig:
     kl_weight: float = 1e-4
     modulation_weight: float = 0.0  # of the loss that wants each band's trembling; 0: L1 alone, which smooths it away
     trainable: str = "all"  # of the task music_vae: all | decoder | texture, on top of weights, whose latents stay what they are
-    texture_steps: int = 4  # in which what the decoder smooths away is drawn, where the weights have a texture; 0: it is not
+    texture_steps: int = 6  # in which what the decoder smooths away is drawn, where the weights have a texture; 0: it is not
     texture_width: int = 64  # D of its blocks, where it is trained anew
     texture_blocks: int = 6
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
