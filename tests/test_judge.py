@@ -122,6 +122,17 @@ def test_what_is_loaded_is_written_with_its_own_sizes(tmp_path):
     assert json.loads((tmp_path / "b" / "part.json").read_text())["sizes"]["kind"] == "recurrent"
 
 
+@pytest.mark.parametrize("sizes", [{"nope": 1}, {"kind": "ears"}, {"width": "wide"}, {"width": 10**9}, {"attributes": 5}])
+def test_sizes_that_no_judge_can_have_are_one_sentence(sizes, tmp_path):
+    config = load_config("judge,tiny", [])
+    build.export_part(build.part(config), config, tmp_path)
+    tree = json.loads((tmp_path / "part.json").read_text())
+    (tmp_path / "part.json").write_text(json.dumps(tree | {"sizes": tree["sizes"] | sizes}))
+    with pytest.raises(WeightsError, match="part.json has sizes that no network can have") as error:
+        build.judge(load_config("tiny", [f"judge.weights={tmp_path}"]))
+    assert one_sentence(error.value)
+
+
 def test_a_judge_from_before_there_were_kinds_is_the_convolutional_one(tmp_path):
     config = load_config("judge,tiny", [])
     judge = build.part(config)

@@ -152,6 +152,29 @@ def test_written_towers_come_back_with_their_text_encoder_and_refuse_other_audio
     assert one_sentence(error.value)
 
 
+@pytest.mark.parametrize("sizes", [{"width": None}, {"embedding": -1}, {"text_encoder": {"nope": 1}}])
+def test_sizes_that_no_towers_can_have_are_one_sentence(sizes, built, tmp_path):
+    config, towers = built
+    build.export_part(towers, config, tmp_path)
+    tree = json.loads((tmp_path / "part.json").read_text())
+    (tmp_path / "part.json").write_text(json.dumps(tree | {"sizes": tree["sizes"] | sizes}))
+    with pytest.raises(WeightsError, match="part.json has sizes that no network can have") as error:
+        build.towers(load_config("tiny", [f"towers.weights={tmp_path}"]))
+    assert one_sentence(error.value)
+
+
+def test_a_text_encoder_that_is_not_there_is_named_itself(built, tmp_path):
+    config, towers = built
+    build.export_part(towers, config, tmp_path)
+    file = tmp_path / "part.json"
+    tree = json.loads(file.read_text())
+    tree["sizes"]["text_encoder"]["weights"] = str(tmp_path / "gone")
+    file.write_text(json.dumps(tree))
+    with pytest.raises(WeightsError) as error:
+        build.towers(load_config("tiny", [f"towers.weights={tmp_path}"]))
+    assert str(tmp_path / "gone") in one_sentence(error.value) and "sizes" not in str(error.value)
+
+
 # --- the captions that tell everything ------------------------------------------------------------------------------
 
 

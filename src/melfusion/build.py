@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -34,7 +35,6 @@ from melfusion.optim import TrainedModule
 from melfusion.pretrained import (
     PART_FILE,
     empty_prompt,
-    load_part,
     load_tango,
     loaded,
     pretrained,
@@ -122,35 +122,41 @@ def vocoder(config: Config) -> Vocoder:
 def judge(config: Config) -> Judge:
     """The classifier of sounds, from a folder this project wrote or random init."""
     c, folder = config.judge, _folder(config, "judge")
-    sizes = {"kind": c.kind, "width": c.width, "embedding": c.embedding, "attributes": dict(c.attributes)}
-    if folder is not None:
-        made_for, stored = read_part(folder)
-        sizes = {"kind": "conv"} | stored  # the first judges were written before there were kinds
-        _check_audio(made_for, config, "judge")
-    front_end, network = NETWORKS[sizes["kind"]]
-    hears = front_end(config.audio)
-    network = network(hears.shape(0)[1], sizes["width"], sizes["embedding"])
-    attributes = {name: list(classes) for name, classes in sizes["attributes"].items()}
-    made = Judge(network, hears, attributes, sizes["embedding"], config.optim, config.trainer.max_steps)
-    made.sizes = sizes | {"attributes": attributes}
-    return made if folder is None else load_part(made, folder)
+
+    def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
+        front_end, network = NETWORKS[kind]  # the first judges were written before there were kinds
+        hears, attributes = front_end(config.audio), {name: list(classes) for name, classes in attributes.items()}
+        network = network(hears.shape(0)[1], width, embedding)
+        made = Judge(network, hears, attributes, embedding, config.optim, config.trainer.max_steps)
+        made.sizes = {"kind": kind, "width": width, "embedding": embedding, "attributes": attributes}
+        return made
+
+    if folder is None:
+        return sized_judge(c.width, c.embedding, c.attributes, c.kind)
+    made_for, sizes = read_part(folder)
+    _check_audio(made_for, config, "judge")
+    return sized(sized_judge, folder, **sizes)
 
 
 def towers(config: Config) -> Towers:
     """The contrastive models with the text encoder they were trained with, from a folder this project wrote or random init."""
-    c, folder, text = config.towers, _folder(config, "towers"), dataclasses.asdict(config.text_encoder)
-    sizes = {"width": c.width, "embedding": c.embedding, "text_encoder": text}
-    if folder is not None:
-        made_for, sizes = read_part(folder)
-        _check_audio(made_for, config, "towers")
-    with _seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
-        encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=TextEncoderConfig(**sizes["text_encoder"]))))
-    width, embedding = sizes["width"], sizes["embedding"]
-    sound = JudgeNetwork(config.audio.n_mels, width, embedding)
-    made = Towers(ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim,
-                  config.trainer.max_steps)  # fmt: skip
-    made.sizes = sizes
-    return made if folder is None else load_part(made, folder)
+    c, folder = config.towers, _folder(config, "towers")
+
+    def sized_towers(**sizes: Any) -> Towers:
+        width, embedding, text = sizes["width"], sizes["embedding"], TextEncoderConfig(**sizes["text_encoder"])
+        with _seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
+            encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=text)))
+        sound = JudgeNetwork(config.audio.n_mels, width, embedding)
+        made = Towers(ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim,
+                      config.trainer.max_steps)  # fmt: skip
+        made.sizes = sizes
+        return made
+
+    if folder is None:
+        return sized_towers(width=c.width, embedding=c.embedding, text_encoder=dataclasses.asdict(config.text_encoder))
+    made_for, sizes = read_part(folder)
+    _check_audio(made_for, config, "towers")
+    return sized(sized_towers, folder, **sizes)
 
 
 def text_encoder(config: Config) -> TextEncoder:

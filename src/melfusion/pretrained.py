@@ -66,9 +66,11 @@ def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any
     """A network of the sizes that part.json names, with its weights."""
     try:
         network = make(*args, **sizes)
+    except WeightsError:  # of another folder that it needs
+        raise
     except Exception as error:  # of another type or name, or too large to be had
         words = " ".join(str(error).split()).split(". ")[0][:200]
-        raise WeightsError(f"{folder / PART_FILE} has sizes that make no {make.__name__} ({words}): copy it again.") from error
+        raise WeightsError(f"{folder / PART_FILE} has sizes that no network can have ({words}): copy it again.") from error
     return load_part(network, folder)
 
 
