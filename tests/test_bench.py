@@ -36,6 +36,22 @@ def test_without_a_val_split_one_half_of_test_is_measured_against_the_other(tiny
     assert "half" in made.against
 
 
+def test_what_cannot_be_read_is_left_out_and_said_and_nothing_stands_in_for_it(tiny, tmp_path, caplog):
+    samples = [make_sample(f"{split}{i}", split, b"no sound" if (split, i) == ("test", 2) else None)
+               for split in ("train", "val", "test") for i in range(6)]  # fmt: skip
+    config = tiny(f"data.path={data_set(tmp_path / 'a', samples)}", "data.source=manifest")
+    made = own(config, 100)
+    assert keys(made.items) == ["test0", "test1", "test3", "test4", "test5"] and len(made.reference) == 6
+    assert "1 of 6 items cannot be read and are not scored" in caplog.text and "test2" in caplog.text
+    assert [made.items[i]["key"] for i in range(5)] == keys(made.items)
+
+
+def test_labels_may_be_null(tiny, tmp_path):
+    samples = [make_sample(f"{split}{i}", split, labels=None) for split in ("train", "val", "test") for i in range(3)]
+    made = own(tiny(f"data.path={data_set(tmp_path / 'a', samples)}", "data.source=manifest"), 100)
+    assert bench.metas_of(made.items)[0]["labels"] == {} and tracks_of(made.items) == keys(made.items)
+
+
 def test_a_suites_seeds_take_turns_and_use_each_item_once(tiny, tmp_path):
     config = tiny(f"data.path={corpus(tmp_path / 'a', {'train': 8, 'val': 6, 'test': 7})}", "data.source=manifest",
                   "ablation.corpus_test=split", "ablation.seeds=[3,5]", "ablation.items=100")  # fmt: skip

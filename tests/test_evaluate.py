@@ -79,6 +79,18 @@ def test_only_what_the_system_is_told_differs_between_the_rows(config, items, to
     assert len(list((tmp_path / "right-picture").glob("[!.]*.wav"))) == 6
 
 
+def test_an_item_without_a_picture_is_shown_none_whatever_the_row(config, told, tmp_path):
+    samples = [make_sample(f"s{i}", "val", image=encoded(noise_picture(i)) if i % 2 else None) for i in range(6)]
+    config.data.path = str(data_set(tmp_path / "data", samples))
+    items = MusicDataModule(config.data, config.audio, config.seed).dataset("val")
+    sing(build.system(config).eval(), config, items, tmp_path, ["right picture", "shuffled picture"])
+    there = [torch.cat([told[k][7], told[k + 1][7]]) for k in (0, 2)]
+    assert there[0].tolist() == [0, 1, 0, 1, 0, 1] and sorted(there[1].tolist()) == [0, 0, 0, 1, 1, 1]
+    for k, row in zip((0, 2), there, strict=True):
+        blank = (torch.cat([told[k][1], told[k + 1][1]]) == 0).all((1, 2, 3))
+        assert torch.equal(blank, row == 0)
+
+
 def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told, tmp_path):
     system = build.system(config).eval()
     make_clips(system, config, items, ROWS["right picture"], tmp_path / "whole")
@@ -166,7 +178,7 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
     row = scores["rows"]["given"]
     assert row["n"] == 5 and row["attributes"] == {} and "mean" in row["distances"]["level"]["kad"]
     floor = scores["rows"]["real"]["distances"]["level"]["kad"]
-    assert floor["mean"] + floor["interval"] < row["distances"]["level"]["kad"]["mean"]  # real clips are nearer to real ones
+    assert floor["mean"] < 0.2 * row["distances"]["level"]["kad"]["mean"]  # real clips are nearer to real ones
     assert "why_not" in row["distances"]["level"]["fad"] and scores["about"]["networks"].keys() == {"level"}
     assert "FAD is not computed: " in table(scores)
     pages(config, items, {"given": strange}, tmp_path / "out", listening=True)

@@ -77,7 +77,7 @@ def partners():
     """40 items whose picture, caption and music are one vector."""
     points = randn(40, 6, seed=1)
     captions = [" ".join(f"{v:.6f}" for v in point) for point in points.tolist()]
-    return Partners(Ears(None, towers=Plain()), heard(points), captions, lambda i: points[i][:, None, None]), points
+    return Partners(Ears(None, towers=Plain()), heard(points), captions, lambda i: points[i][:, None, None], [True] * 40), points
 
 
 def test_mismatched_pairs_score_lower_beyond_the_interval(partners):
@@ -95,3 +95,12 @@ def test_a_row_with_fewer_or_reordered_clips_meets_its_own_partners(partners):
     found = made.score(part)["imsm_scenes"]
     assert found["n"] == 5 and found["mean"] == 1.0
     assert made.score(Heard(["strange"], {}, {}, {"audio": points[:1]})) == {}
+
+
+def test_items_without_a_picture_are_left_out_of_imsm(partners):
+    made, points = partners
+    made.pictured[5:] = False
+    found = made.score(heard(torch.cat([points[:5], points[5:].roll(1, 0)])))["imsm_scenes"]
+    assert found["n"] == 5 and found["mean"] == 1.0
+    made.pictured[:] = False
+    assert made.score(heard(points))["imsm_scenes"] == {"why_not": "no item has a picture."}

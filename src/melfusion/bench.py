@@ -39,16 +39,18 @@ def fresh(config: Config, seed: int, n: int) -> Bench:
 
 
 def own(config: Config, n: int, fitted: int = FITTED) -> Bench:
-    """The corpus's test split against its val split; without one, every other test clip against those between."""
+    """The corpus's test split against its val split; without one, every other test clip against those between. Unreadable
+    items are left out.
+    """
     ensure_corpus(config)
     module = MusicDataModule(config.data, config.audio, config.seed)
     items, train = module.dataset("test"), module.dataset("train").spread(fitted)
     try:
-        return Bench(items.spread(n), module.dataset("val").spread(n), train, "the val split", True)
+        return Bench(items.spread(n).readable(), module.dataset("val").spread(n).readable(), train, "the val split", True)
     except DataError:  # no val split
         between = module.dataset("test")
         items.entries, between.entries = items.entries[::2], between.entries[1::2]
-        return Bench(items.spread(n), between.spread(n), train, "the other half of the test split", True)
+        return Bench(items.spread(n).readable(), between.spread(n).readable(), train, "the other half of the test split", True)
 
 
 def _fresh_suite(config: Config) -> Bench:
@@ -83,7 +85,8 @@ def block(config: Config, items: MusicDataset, seed: int) -> list[str]:
 
 def metas_of(dataset: MusicDataset) -> list[dict[str, Any]]:
     """The JSON of every sample, with `labels` in any case."""
-    return [{"labels": {}} | dataset.reader.meta(entry) for entry in dataset.entries]
+    metas = (dataset.reader.meta(entry) for entry in dataset.entries)
+    return [meta | {"labels": meta.get("labels") or {}} for meta in metas]
 
 
 def tracks_of(dataset: MusicDataset) -> list[str]:

@@ -165,7 +165,8 @@ def yardstick(ears: Ears, bench: Bench, classes: list[dict], config: Config) -> 
 def partners_of(ears: Ears, real: Heard, items: MusicDataset, metas: list[dict[str, Any]]) -> Partners:
     """Pictures, captions (`full_caption` where there is one) and real clips of a split."""
     captions = [meta.get("full_caption") or meta.get("caption") or "" for meta in metas]
-    return Partners(ears, real, captions, lambda i: torch.as_tensor(items[i]["image"]))
+    pictured = [items.reader.has_picture(entry) for entry in items.entries]
+    return Partners(ears, real, captions, lambda i: torch.as_tensor(items[i]["image"]), pictured)
 
 
 def told(ears: Ears, labels: dict[str, Any]) -> dict[str, str]:

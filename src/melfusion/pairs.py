@@ -21,11 +21,11 @@ class Partners:
 
     Args:
         pictures: item number → (3, H, W) in [-1, 1].  captions: what metrics may read, `full_caption` where there is one.
-        real: the heard real clips of the items.
+        real: the heard real clips of the items.  pictured: which items have a picture; IMSM is of these.
     """
 
-    def __init__(self, ears: Ears, real: Heard, captions: list[str], pictures: Callable[[int], Tensor]):
-        self.ears, self.real, self.captions, self.pictures = ears, real, captions, pictures
+    def __init__(self, ears: Ears, real: Heard, captions: list[str], pictures: Callable[[int], Tensor], pictured: list[bool]):
+        self.ears, self.real, self.captions, self.pictures, self.pictured = ears, real, captions, pictures, torch.tensor(pictured)
         self.number = {key: i for i, key in enumerate(real.keys)}
         self.embedded: dict[str, tuple[Tensor, ...]] = {}
 
@@ -55,9 +55,12 @@ class Partners:
         return self.embedded[name]
 
 
-def _imsm(reduction: Any, sides: tuple[Tensor, ...], items: Tensor, audio: Tensor) -> dict[str, Any]:
+def _imsm(reduction: Any, sides: tuple[Tensor, ...], items: Tensor, audio: Tensor, pictured: Tensor) -> dict[str, Any]:
+    seen = pictured[items]
+    if not seen.any():
+        return {"why_not": "no item has a picture."}
     metric = ImageMusicSimilarity(reduction)
-    metric.update(*(side[items] for side in sides), audio)
+    metric.update(*(side[items][seen] for side in sides), audio[seen])
     return metric.result()
 
 
@@ -72,7 +75,7 @@ def _scenes(released: bool) -> Callable[..., dict[str, Any] | None]:
         of = imsm_released if released else lambda *sets: imsm(*sets, (learned["image"], learned["audio"]))
         sides = (partners.seen("towers", towers.image), partners.texts("image tower", towers.text_of_image),
                  partners.texts("audio tower", towers.text_of_audio))  # fmt: skip
-        return _imsm(of, sides, items, heard.towers["audio"])
+        return _imsm(of, sides, items, heard.towers["audio"], partners.pictured)
 
     return score
 
@@ -86,7 +89,7 @@ def _papers(reduction: Any) -> Callable[..., dict[str, Any] | None]:
             return None
         sides = (partners.seen("clip", lambda x: clip(x.to(_device(clip)))), partners.texts("clip", clip.text),
                  partners.texts("clap", clap.network.text))  # fmt: skip
-        return _imsm(reduction, sides, items, _clap_audio(heard))
+        return _imsm(reduction, sides, items, _clap_audio(heard), partners.pictured)
 
     return score
 

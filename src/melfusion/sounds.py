@@ -26,7 +26,7 @@ from melfusion.data.datamodule import MusicDataset, collate
 from melfusion.frozen import digest
 from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
-from melfusion.schema import AudioConfig, Config, SamplingConfig
+from melfusion.schema import AudioConfig, Config
 from melfusion.scoring import levelled
 from melfusion.vocoder import GriffinLim
 
@@ -49,35 +49,38 @@ ROWS = {
 
 @torch.no_grad()
 def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, folder: Path,
-               sampling: SamplingConfig | None = None, share: tuple[int, int] = (0, 1)) -> None:  # fmt: skip
+               share: tuple[int, int] = (0, 1)) -> None:  # fmt: skip
     """Write folder/KEY.wav, at the loudness of the data, for items share[0], share[0] + share[1], … that have none yet.
 
     Each item's noise comes from its own number, so a clip does not depend on batches, processes or interruptions.
     """
-    s, size = sampling or config.sampling, config.evaluation.batch_size
+    s, size = config.sampling, config.evaluation.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(share[0], len(dataset), share[1]) if not clip_file(folder, dataset, i).is_file()]
     for start in range(0, len(missing), size):
         items = missing[start : start + size]
         batch = collate([dataset[i] for i in items]).to(system.device)
         captions = batch.captions if row.caption == "given" else [""] * len(items)
-        log_mel = system.generate(captions, pictures(row, config, dataset, items, batch), items, s.num_inference_steps,
-                                  s.guidance_scale, s.image_guidance_scale, s.negative_prompt)  # fmt: skip
+        image, there = pictures(row, config, dataset, items, batch)
+        log_mel = system.generate(captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale,
+                                  s.negative_prompt, there)  # fmt: skip
         for i, clip in zip(items, levelled(system.vocode(log_mel).cpu(), config.audio), strict=True):
             write_whole(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
 
 
-def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Tensor | None:
-    """The pictures (B, 3, H, W) that a row shows for these items."""
+def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int],
+             batch: MusicBatch) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """The pictures (B, 3, H, W) that a row shows for these items, and (B,) 1 where there is one."""
     if row.picture == "none":
-        return None
+        return None, None
     if row.picture == "right":
-        return batch.image
+        return batch.image, batch.has_image
     if row.picture == "shuffled":
-        others = order.permutation(config.seed, 0, len(dataset))
-        return torch.stack([torch.as_tensor(dataset[int(others[i])]["image"]) for i in items]).to(batch.image.device)
+        permuted = order.permutation(config.seed, 0, len(dataset))
+        others = collate([dataset[int(permuted[i])] for i in items]).to(batch.image.device)
+        return others.image, others.has_image
     one = torch.from_numpy(read_image(outside_picture(config).read_bytes(), config.data.image_size_px))
-    return one.expand(len(items), -1, -1, -1).to(batch.image.device)
+    return one.expand(len(items), -1, -1, -1).to(batch.image.device), None
 
 
 def outside_picture(config: Config) -> Path:

@@ -42,9 +42,24 @@ class MusicDataset(Dataset):
         self.entries = order.spread(self.entries, n)
         return self
 
-    def first(self, n: int, start: int = 0) -> MusicDataset:
-        """Keep `n` entries from `start` on."""
-        self.entries = self.entries[start : start + n]
+    def first(self, n: int) -> MusicDataset:
+        """Keep the first `n` entries."""
+        self.entries = self.entries[:n]
+        return self
+
+    def readable(self) -> MusicDataset:
+        """Keep what can be read, and say what is left out: in training another sample may stand in, in a score none may."""
+        kept, bad = [], []
+        for entry in self.entries:
+            try:
+                self.reader(entry, 0.0)
+                kept.append(entry)
+            except BadSample as error:
+                bad.append(f"{entry.shard}:{entry.key}, {error}")
+        if bad:
+            log.warning("%s: %d of %d items cannot be read and are not scored, the first %s", self.reader.shards.folder, len(bad),
+                        len(self.entries), bad[0])  # fmt: skip
+        self.entries = kept
         return self
 
     def __getitem__(self, position: int) -> dict[str, Any]:

@@ -138,6 +138,9 @@ class SampleReader:
         """The entry's JSON alone."""
         return read_meta(self.shards.read(entry, "json"), self.data)
 
+    def has_picture(self, entry: Entry) -> bool:
+        return any(ext in entry.members for ext in IMAGE_EXTS)
+
     def picture(self, entry: Entry) -> bytes | None:
         """The entry's picture as it is stored, or None."""
         ext = next((ext for ext in IMAGE_EXTS if ext in entry.members), None)

@@ -42,7 +42,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int = 20) -> float:
-    """Half width of the score of n items, deleting each of `groups` interleaved groups in turn; inf for one item.
+    """Half width of the score of n items, deleting each of `groups` interleaved groups in turn, by Student's t; inf for one.
 
     For scores that are smooth but biased in n, such as Fréchet distances, where a bootstrap's repeated items would add bias.
     """
@@ -51,7 +51,7 @@ def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int = 20)
     groups = min(groups, n)
     kept = [score([i for i in range(n) if i % groups != g]) for g in range(groups)]
     mean = sum(kept) / groups
-    return Z * math.sqrt((groups - 1) / groups * sum((k - mean) ** 2 for k in kept))
+    return t_975(groups - 1) * math.sqrt((groups - 1) / groups * sum((k - mean) ** 2 for k in kept))
 
 
 def students(values: Sequence[float]) -> tuple[float, float]:
@@ -82,7 +82,7 @@ class Draws:
     generated: Tensor
     factor: float
     over: str
-    point: float = Z
+    point: float
 
     def half_width(self, scores: Tensor) -> float:
         """Scores (R,) of the draws → half the interval of the score of the sets themselves."""
@@ -93,7 +93,7 @@ def leave_out(n: int, m: int, groups: int = 20) -> Draws:
     """The jackknife's draws: each of `groups` interleaved groups of clips is left out of both sets in turn."""
     groups = min(groups, n, m)
     real, generated = ((torch.arange(size) % groups != torch.arange(groups)[:, None]).double() for size in (n, m))
-    return Draws(real, generated, (groups - 1) / groups, "clips")
+    return Draws(real, generated, (groups - 1) / groups, "clips", t_975(groups - 1) if groups > 1 else math.inf)
 
 
 def redraw(real: Sequence[str], generated: Sequence[str], repeats: int = 400, seed: int = 0) -> Draws:
