@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion import ablate as lab
-from melfusion.ablate import ablate, load_suite
+from melfusion.ablate import RowFailed, ablate, command_line, load_suite
 from melfusion.config import ConfigError, load_config, override
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
+from melfusion.preemption import Preempted
 from melfusion.results import conclude
 from melfusion.schema import Config, VocoderConfig
 from melfusion.scoring import Ears
@@ -71,7 +73,9 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert list(rows) == ["real", "reconstruction", "ours", "permuted", "text"] and result["not_run"] == []
     assert rows["ours"]["n"] == rows["permuted"]["n"] == 12
     assert [len(rows["ours"]["by_seed"][a]["seeds"]) for a in ("place", "time")] == [2, 2]
-    chosen = json.loads(Path("runs/small/ours/guidance.json").read_text())["scale"]
+    kept = json.loads(Path("runs/small/ours/guidance.json").read_text())
+    chosen = kept["scale"]
+    assert min(kept["tried"], key=lambda scale: kept["tried"][scale][kept["by"]]["mean"]) == f"{chosen:g}"
     for row in ("ours", "permuted"):
         notes = [json.loads(Path(f"runs/small/{row}/seed{seed}/test/made_with.json").read_text()) for seed in (0, 1)]
         assert rows[row]["guidance_scale"] == chosen in (1, 3) and {n["sampling"]["guidance_scale"] for n in notes} == {chosen}
@@ -84,6 +88,12 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     tried = json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]
     assert all(0 <= tried[scale]["accuracy"]["place"]["accuracy"] <= 1 for scale in ("1", "3"))
     assert "heard right by guidance on validation scenes: place 1: " in table
+    assert f"sung at guidance: ours {chosen:g}, permuted {chosen:g}, text " in table
+    assert "ours, heard right by seeds 0, 1: place " in table
+    assert rows["ours"]["seeds"] == [0, 1] and len(rows["ours"]["device"]) == 1
+    assert result["fitted_on"] == "24 further scenes of the same seed"
+    told = next(Path("runs/small/tensorboard/ours").iterdir()).read_bytes()
+    assert told.count(b"attributes/place/accuracy") == 2  # the curve, and what HParams scores the row by
     wrong = sum(n for others in rows["ours"]["confusions"]["place"].values() for n in others.values())
     assert wrong == round(12 * (1 - rows["ours"]["attributes"]["place"]["accuracy"])) and "place is heard wrong in" in table
     clips = [sorted(f.name for f in Path(f"runs/small/ours/seed{s}/test").glob("[!.]*.wav")) for s in (0, 1)]
@@ -102,9 +112,12 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
 def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_not_mixed(suite, random_judge):
     def chosen_for(*overrides):
         ablate({"suite": "small", "rows": "ours"}, ["ablation.seeds=[0]", "ablation.items=6", *overrides])
-        return json.loads(Path("runs/small/ours/guidance.json").read_text())["model"]
+        return json.loads(Path("runs/small/ours/guidance.json").read_text())["made"]["model"]
 
-    first, further = chosen_for(), chosen_for("trainer.max_steps=5")
+    first = chosen_for()
+    with pytest.raises(RowFailed, match="ours failed"):
+        chosen_for("trainer.max_steps=5")
+    further = json.loads(Path("runs/small/ours/guidance.json").read_text())["made"]["model"]
     assert first != further and "made with another system" in Path("runs/small/ours/failed.txt").read_text()
     short = ["ablation.seeds=[0]", "ablation.items=6", "trainer.max_steps=5"]
     refused = conclude(load_suite("small", short))  # clips of the shorter training are there in full, and are not scored
@@ -112,6 +125,11 @@ def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_
     shutil.rmtree("runs/small/ours/seed0/test")
     assert chosen_for("trainer.max_steps=5") == further and not Path("runs/small/ours/failed.txt").exists()
     assert "ours" not in conclude(load_suite("small", short))["not_run"]
+    longer = conclude(load_suite("small", short[:2]))  # the budget is shorter than what this model had
+    assert "was trained for 5 steps, but its suite's budget is" in longer["missing"]["ours"]
+    with pytest.raises(RowFailed):
+        chosen_for()
+    assert "was trained for 5 steps" in Path("runs/small/ours/failed.txt").read_text()
 
 
 def test_rows_of_one_model_sing_at_their_own_guidance_where_none_is_looked_for(suite, random_judge):
@@ -203,7 +221,9 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
     assert "melfusion ablate suite=small rows=ours,permuted trainer.max_steps=3\n" in scripts["ours"]
     for row, text in scripts.items():
         assert f"--job-name=small-{row}" in text and "--ntasks-per-node=1" in text and "--time=3:00:00" in text
-    assert "small-ours, log runs/small/ours/slurm/4242_0_log.out" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "small-ours, log runs/small/ours/slurm/4242_0_log.out" in said
+    assert "`melfusion submit ablate suite=small table=true trainer.max_steps=3` makes the table" in said
     assert not Path("runs/small/ours/seed0").exists()
     with pytest.raises(ConfigError, match="cluster.gpus_per_node=4: ablate is one process"):
         ablate({"suite": "small", "cluster": "slurm"}, ["cluster.gpus_per_node=4"])
@@ -213,7 +233,8 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
 
 def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
     calls = []
-    monkeypatch.setattr("melfusion.ablate.subprocess.run", lambda command, env, **_: calls.append((command, env)))
+    ended = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr("melfusion.ablate.subprocess.run", lambda command, env, **_: calls.append((command, env)) or ended)
     monkeypatch.setattr("melfusion.ablate.os.sched_getaffinity", lambda _: range(9))
     monkeypatch.setattr("melfusion.results.conclude", lambda *_, **__: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -223,17 +244,49 @@ def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     ablate({"suite": "small", "jobs": 20}, [])
     assert {env["OMP_NUM_THREADS"] for _, env in calls[2:]} == {"7"}
+    ended.returncode = -9  # killed: it could not say why
+    ablate({"suite": "small", "jobs": 2}, [])
+    assert "ended with code -9" in Path("runs/small/ours/failed.txt").read_text()
+    ended.returncode = 75
+    with pytest.raises(Preempted, match="the same command goes on"):
+        ablate({"suite": "small", "jobs": 2}, [])
+
+
+def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(suite, monkeypatch):
+    class Heard(Exception):
+        pass
+
+    def ears(config):
+        raise Heard(config.judge.weights)
+
+    monkeypatch.setattr("melfusion.results.ears", ears)
+    monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
+    with pytest.raises(Heard, match="shipped:judge_test"):
+        ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
+    assert command_line(load_suite("small", []), {"suite": "small", "table": True, "publish": True}, []) == (
+        'make ablate SUITE=small ARGS="publish=true"')  # what makes it again from nothing
+
+
+def test_a_suite_lies_where_it_is_told(suite):
+    assert load_suite("small", ["runs_dir=elsewhere"]).clips("ours", 1) == Path("elsewhere/small/ours/seed1/test")
+    for given in ("name=mine", "seed=3"):
+        with pytest.raises(ConfigError, match=f"{given} would be the same for all"):
+            load_suite("small", [given])
 
 
 def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
     with pytest.raises(ConfigError, match="no folder experiments/smal with rows; suites are small"):
         load_suite("smal", [])
-    with pytest.raises(ConfigError, match="publish=true needs the whole suite"):
-        ablate({"suite": "small", "rows": "ours", "publish": True}, [])
+    for whole in ("publish", "table"):
+        with pytest.raises(ConfigError, match="need the whole suite"):
+            ablate({"suite": "small", "rows": "ours", whole: True}, [])
     with pytest.raises(ConfigError, match="rows names 'our'"):
         ablate({"suite": "small", "rows": "our"}, [])
     (suite / "longer.yaml").write_text("base: _base\ntrainer: {max_steps: 9}\n")
-    with pytest.raises(ConfigError, match="unequal budgets"):
+    with pytest.raises(ConfigError, match="unequal budgets: trainer.max_steps is .* in text, 9 in longer|9 in longer, .* in text"):
+        load_suite("small", [])
+    (suite / "longer.yaml").write_text("base: _base\nablation: {guidance: [1, 3, 5]}\n")
+    with pytest.raises(ConfigError, match="unequal budgets: ablation.guidance is"):
         load_suite("small", [])
     (suite / "longer.yaml").write_text("base: _base\nablation: {checkpoint_of: nobody}\n")
     with pytest.raises(ConfigError, match="checkpoint_of='nobody' is no row"):

@@ -309,6 +309,9 @@ def test_the_jackknife_leaves_out_interleaved_groups():
     assert seen == [[1, 2, 4, 5], [0, 2, 3, 5], [0, 1, 3, 4]]
     assert half == pytest.approx(4.3027 * math.sqrt(2 / 3 * (4 + 0 + 4)), rel=1e-6)
     assert jackknife(score, 1) == math.inf
+    seen.clear()
+    jackknife(score, 4, groups=["a", "a", "b", "a"])
+    assert seen == [[2], [0, 1, 3]] and jackknife(score, 4, groups=[7] * 4) == math.inf
 
 
 def test_the_jackknife_covers_the_spread_of_frechet_distances():

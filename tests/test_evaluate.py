@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from melfusion.metrics.intervals import mean_interval, wilson
 from melfusion.scoring import Ears
 from melfusion.sounds import ROWS, identity, made_with, make_clips, read_clips, sound_files
 from melfusion.tables import learned, table
+from melfusion.train import train
 
 
 def test_intervals_are_the_textbook_ones():
@@ -227,3 +229,28 @@ def test_options_without_sense_are_one_sentence(option, words, tmp_path, capsys,
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", f"wavs={tmp_path}", option]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_verb_in_shares_with_fresh_scenes_and_without_a_configuration(config, tmp_path, monkeypatch, capsys):
+    """ckpt= brings its own configuration; shares make the clips, and the call without one scores what they made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
+    config.data.path, config.runs_dir, config.trainer.max_steps, config.trainer.media_items = "data/small", "runs", 1, 0
+    config.evaluation.items, config.judge.weights, config.towers.weights = 0, None, None
+    config.data.splits = {"train": 8, "val": 4, "test": 4}
+    train(config)
+    words = ["evaluate", "ckpt=runs/tiny", "n=5", "data.seed=7", "rows=right-picture,no-picture", "evaluation.embedders={}"]
+    for k in (1, 0):
+        assert main([*words, f"share={k}/2"]) == 0
+        made = {row: len(sound_files(Path(f"runs/tiny/evaluation/{row}"))) for row in ("right-picture", "no-picture")}
+        assert made == {1: dict.fromkeys(made, 2), 0: dict.fromkeys(made, 5)}[k]
+        assert not Path("runs/tiny/evaluation/scores.json").exists()
+    times = {f: f.stat().st_mtime_ns for f in Path("runs/tiny/evaluation").glob("*-picture/*.wav")}
+    assert main(words) == 0
+    scores = json.loads(Path("runs/tiny/evaluation/scores.json").read_text())
+    assert list(scores["rows"]) == ["real", "reconstruction", "right picture", "no picture"] and scores["about"]["corpus_seed"] == 7
+    assert {f: f.stat().st_mtime_ns for f in times} == times and {row["n"] for row in scores["rows"].values()} == {5}
+    assert main([*words, "games"]) == 2 and "a checkpoint brings its own" in capsys.readouterr().err
+    assert main([w if w != "data.seed=7" else "data.seed=0" for w in words]) == 2 and "not new" in capsys.readouterr().err
+    for share in ("2/2", "x", "1"):
+        assert main([*words, f"share={share}"]) == 2 and "must read I/N" in capsys.readouterr().err

@@ -63,7 +63,17 @@ def test_the_paired_gain_is_surer_than_its_two_rows():
     assert gain["of"] == "kad" and gain["mean"] == pytest.approx(scores[0]["mean"] - scores[1]["mean"])
     assert 0 < gain["interval"] < 0.7 * (scores[0]["interval"] ** 2 + scores[1]["interval"] ** 2) ** 0.5
     by_class = Yardstick.fit(heard(400, 1), reference, labels(200), labels(200)).gains(base, row, labels(200))["ear"]
-    assert by_class["of"] == "fad_conditional" and 0 < by_class["mean"] < 1
+    assert by_class["of"] == "fad_conditional" and 0 < by_class["mean"] < 1 and "over_seeds" not in by_class
+
+
+def test_a_gain_that_differs_between_seeds_is_less_sure_over_seeds_than_over_clips():
+    reference, base, row = heard(300, 2), heard(300, 3, 1.0), heard(300, 3, 0.5)
+    measure = Yardstick.fit(heard(400, 1), reference, labels(300), labels(300))
+    seeds = [i // 100 for i in range(300)]
+    alike = measure.gains(base, row, labels(300), seeds=seeds)["ear"]
+    row.embeddings["ear"][200:] = base.embeddings["ear"][200:]  # the third model is no better than the baseline
+    apart = measure.gains(base, row, labels(300), seeds=seeds)["ear"]
+    assert apart["over_seeds"] > 2 * apart["interval"] and apart["over_seeds"] > 2 * alike["over_seeds"] > 0
 
 
 def test_without_a_pca_the_published_distance_needs_its_own_number_of_clips():

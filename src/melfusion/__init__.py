@@ -11,4 +11,5 @@ configuration, and each verb of the command line (train, generate, precompute, â
 """  # noqa: E501
 
 __version__ = "0.1.0"
+DEFAULT_CONFIG = "scenes"
 PREEMPTED = 75  # exit code, EX_TEMPFAIL: asked to leave, the state is saved, and the same command goes on

@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-DEFAULT_CONFIG = "scenes"
+from melfusion import DEFAULT_CONFIG
+
 TRUTHS = {"true": True, "false": False}
 
 

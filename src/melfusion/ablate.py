@@ -21,23 +21,29 @@ from typing import Any
 
 import torch
 
+from melfusion import PREEMPTED
 from melfusion.bench import Bench, block, metas_of, suite_bench
 from melfusion.checkpoint import load_system
-from melfusion.config import ConfigError, load_config
+from melfusion.checkpoint_store import CheckpointError
+from melfusion.config import ConfigError, flatten, load_config, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
-from melfusion.evaluate import ears, told, yardstick
+from melfusion.evaluate import ears, row_files, told, yardstick
+from melfusion.frozen import digest
 from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.preemption import Preempted
+from melfusion.run import RunDirectory, write_json
 from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears, accuracy
 from melfusion.sounds import ROWS, claim, identity, make_clips, read_clips
 from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
 
-OPTIONS = {"suite": str, "rows": str, "jobs": int, "publish": bool, "cluster": str}
-BUDGET = ("trainer.max_steps", "data.global_batch_size", "data.path", "ablation.seeds")
+OPTIONS = {"suite": str, "rows": str, "jobs": int, "table": bool, "publish": bool, "cluster": str}
+BUDGET = ("trainer.max_steps", "trainer.precision", "data.global_batch_size", "data.path", "ablation.seeds", "ablation.items",
+          "ablation.test_seed", "ablation.guidance", "ablation.search_items")  # fmt: skip
+OWN = ("name", "seed")  # of each model of a suite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,11 @@ class Suite:
 
     @property
     def path(self) -> Path:
-        return Path("runs") / self.name
+        return Path(self.config(next(iter(self.rows)), None).runs_dir) / self.name
+
+    def clips(self, row: str, seed: int) -> Path:
+        """The folder of a row's clips for one seed's share of the held-out items."""
+        return self.path / row / f"seed{seed}" / "test"
 
     def config(self, row: str, seed: int | None) -> Config:
         """The row under a seed, in its place; a copy, to be changed at will. Without a seed, as the files have it."""
@@ -76,32 +86,33 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
     if not rows:
         known = sorted(p.name for p in Path("experiments").glob("*") if any(p.glob("*.yaml")))
         raise ConfigError(f"suite={name!r}: there is no folder {folder} with rows; suites are {', '.join(known)}.")
+    if given := [o for o in overrides if o.partition("=")[0] in OWN]:
+        raise ConfigError(f"{given[0]} would be the same for all models of a suite: ablation.seeds=[…] says which seeds there are.")
     suite = Suite(name, rows, tuple(overrides))
-    budgets = {}
     for row in rows:
         if (model := suite.model_of(row)) not in rows:
             raise ConfigError(f"{rows[row]}: ablation.checkpoint_of={model!r} is no row of {folder}.")
-        budgets[row] = budget(suite.first(row))
-    if len(set(budgets.values())) > 1:
-        raise ConfigError(f"The rows of {folder} have unequal budgets ({'; '.join(f'{r}: {b}' for r, b in budgets.items())}): "
-                          f"give all the same {', '.join(BUDGET)}.")  # fmt: skip
+    budgets = {row: flatten(to_dict(suite.first(row))) for row in rows}
+    for key in BUDGET:
+        given = {str(budget[key]): row for row, budget in budgets.items()}
+        if len(given) > 1:
+            raise ConfigError(f"The rows of {folder} have unequal budgets: {key} is "
+                              f"{', '.join(f'{value} in {row}' for value, row in given.items())}; give all the same.")  # fmt: skip
     return suite
 
 
-def budget(config: Config) -> tuple:
-    return config.trainer.max_steps, config.data.global_batch_size, config.data.path, tuple(config.ablation.seeds)
-
-
 def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
-    """The verb. With `jobs=N` rows run in N processes; with `cluster=slurm` (or a file) each is one job of its own."""
+    """The verb. With `jobs=N` rows run in N processes; with `cluster=slurm` (or a file) each is one job of its own; with
+    `table=true` nothing runs, and what is there is tabled.
+    """
     if not options.get("suite"):
         raise ConfigError("ablate needs SUITE=name, a folder of experiments/.")
     cluster = [f"cluster={options['cluster']}"] if options.get("cluster") else []
     settings, given, overrides = load_cluster([*cluster, *overrides])
     suite = load_suite(options["suite"], overrides)
     chosen = options["rows"].split(",") if options.get("rows") else list(suite.rows)
-    if options.get("rows") and options.get("publish"):
-        raise ConfigError("rows= makes clips and no table: publish=true needs the whole suite, so leave rows= out.")
+    if options.get("rows") and (options.get("publish") or options.get("table")):
+        raise ConfigError("rows= makes clips and no table: publish=true and table=true need the whole suite, so leave rows= out.")
     if unknown := [row for row in chosen if row not in suite.rows]:
         raise ConfigError(f"rows names {unknown[0]!r}; the rows of {suite.name} are {', '.join(suite.rows)}.")
     jobs = {row: [r for r in chosen if suite.model_of(r) == row] for row in dict.fromkeys(map(suite.model_of, chosen))}
@@ -110,21 +121,35 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
         alone("ablate", settings, given)
         submit(suite, calls, settings)
         return None
-    if (n := options.get("jobs", 1)) > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // n)
-        with ThreadPoolExecutor(n) as pool:
-            list(pool.map(lambda item: beside(suite, *item, threads), calls.items()))
-    else:
-        for row, rows in jobs.items():
-            attempt(suite, row, rows)
+    failed = [] if options.get("table") else run_jobs(suite, jobs, calls, options.get("jobs", 1))
     if options.get("rows"):
+        if failed:
+            raise RowFailed(f"{', '.join(failed)} failed: failed.txt in {suite.path}/{failed[0]} has the whole story.")
         return None
     from melfusion.results import conclude  # it draws and tabulates: not needed where a row is only run
 
     return conclude(suite, publish=bool(options.get("publish")), command=command_line(suite, options, overrides))
 
 
-def attempt(suite: Suite, model: str, rows: list[str]) -> bool:
+class RowFailed(RuntimeError):
+    """A job of a suite failed; of a whole suite the table says so."""
+
+
+def run_jobs(suite: Suite, jobs: dict[str, list[str]], calls: dict[str, list[str]], n: int) -> list[str]:
+    """One job after another here, or `n` side by side; the models whose jobs failed. Preempted where one was."""
+    if n > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // n)
+        with ThreadPoolExecutor(n) as pool:
+            codes = list(pool.map(lambda item: beside(suite, *item, threads), calls.items()))
+        if PREEMPTED in codes:
+            raise Preempted("A job was asked to leave, and did: the same command goes on.")
+    else:
+        for row, rows in jobs.items():
+            attempt(suite, row, rows)
+    return [row for row in jobs if (suite.path / row / "failed.txt").is_file()]
+
+
+def attempt(suite: Suite, model: str, rows: list[str]) -> None:
     """One job; what goes wrong is kept in failed.txt and told, and the next row runs."""
     note = suite.path / model / "failed.txt"
     note.unlink(missing_ok=True)
@@ -136,7 +161,6 @@ def attempt(suite: Suite, model: str, rows: list[str]) -> bool:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(traceback.format_exc())
         print(f"{suite.name}/{model} failed: {error} ({note} has the whole story)", flush=True)
-    return not note.is_file()
 
 
 def run_job(suite: Suite, model: str, rows: list[str]) -> None:
@@ -150,7 +174,7 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
             config = sung(suite, row, seed, scale)
             items = test_items(config, seed)
             system = trained(suite.config(model, seed))
-            folder = suite.path / row / f"seed{seed}" / "test"
+            folder = suite.clips(row, seed)
             claim(folder, system, config, items, ROWS[config.ablation.told])
             make_clips(system, config, items, ROWS[config.ablation.told], folder)
         print(f"{suite.name}/{row}: clips of {len(seeds)} seeds are there", flush=True)
@@ -190,16 +214,17 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
         return None
     system = trained(config)
     model, found = identity(system), chosen_guidance(suite, row)
-    if found.get("of") == scales and found.get("model") == model:
-        return found["scale"]
-    ensure_corpus(config)
-    module = MusicDataModule(config.data, config.audio, config.seed)
-    items = module.dataset("val").first(config.ablation.search_items)
-    reference = module.dataset("test").first(config.ablation.search_items)
     config.evaluation.text_judge = None
     judge = ears(config, embedders=False).judge
     if judge is None:
         raise ConfigError(f"{suite.rows[row]}: ablation.guidance lists scales, but no judge is there to choose: leave it empty.")
+    s, n = dataclasses.asdict(config.sampling) | {"guidance_scale": scales}, config.ablation.search_items
+    made = {"model": model, "sampling": s, "items": n, "judge": digest(judge)}
+    if found.get("made") == made:
+        return found["scale"]
+    ensure_corpus(config)
+    module = MusicDataModule(config.data, config.audio, config.seed)
+    items, reference = module.dataset("val").first(n), module.dataset("test").first(n)
     listener = Ears(config.audio, judge, [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))])
     classes = [told(listener, meta["labels"]) for meta in metas_of(items)]
     bench = Bench(items, reference, module.dataset("train").spread(512), "test scenes of the corpus")
@@ -210,46 +235,56 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
         folder = suite.path / row / f"guidance-{scale:g}"
         claim(folder, system, config, items, ROWS[config.ablation.told], replace=True)
         make_clips(system, config, items, ROWS[config.ablation.told], folder)
-        heard = listener.listen(read_clips([folder / f"{e.key}.wav" for e in items.entries], config.audio, 32))
+        heard = listener.listen(read_clips(row_files(folder, items), config.audio, config.evaluation.batch_size))
         tried[f"{scale:g}"] = measure.score(heard, classes)["judge"] | {"accuracy": accuracy(heard, classes)}
     by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"
     best = min(scales, key=lambda s: tried[f"{s:g}"][by]["mean"])
-    kept = suite.path / row / "guidance.json"
-    kept.write_text(json.dumps({"scale": best, "of": scales, "model": model, "by": by, "tried": tried}, indent=1) + "\n")
+    write_json(suite.path / row / "guidance.json", {"scale": best, "by": by, "made": made, "tried": tried})
     print(f"{suite.name}/{row}: guidance {best:g} of {scales}", flush=True)
     return best
 
 
 def trained(config: Config) -> MeLFusion:
-    """A row's trained model behind the row's own vocoder, whatever vocoder it was trained beside."""
+    """A row's trained model behind the row's own vocoder, whatever vocoder it was trained beside.
+
+    CheckpointError where it was trained for longer than its suite's budget.
+    """
+    results = RunDirectory(config).results()
+    if results and results["step"] > config.trainer.max_steps:
+        raise CheckpointError(f"{RunDirectory(config).path} was trained for {results['step']} steps, but its suite's budget is "
+                              f"{config.trainer.max_steps}: remove it, or give another runs_dir=….")  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
     voice = [f"vocoder.{k}={'null' if v is None else v}" for k, v in dataclasses.asdict(config.vocoder).items()]
     return load_system(Path(config.runs_dir) / str(config.name), overrides=voice)[0].to(device)
 
 
-def beside(suite: Suite, row: str, call: list[str], threads: int) -> None:
-    """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt.
+def beside(suite: Suite, row: str, call: list[str], threads: int) -> int:
+    """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt; the code that it ends with.
 
     It has its share of the cores, unless the environment says otherwise: jobs of as many threads as cores hinder each other.
     """
-    log = suite.path / row / "log.txt"
+    log, note = suite.path / row / "log.txt", suite.path / row / "failed.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"── {suite.name}/{row}: {log}", flush=True)
     with log.open("a") as file:
         command = [sys.executable, "-m", "melfusion", *call]
         env = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"CONFIG": ""}
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env).returncode
+    if code not in (0, PREEMPTED) and not note.is_file():  # it had no time to say why
+        note.write_text(f"The job ended with code {code}; {log} has its last words.\n")
+    return code
 
 
 def submit(suite: Suite, calls: dict[str, list[str]], settings: ClusterConfig) -> None:
     """One SLURM job per trained row, as `melfusion submit` sends it; each logs into runs/<suite>/<row>/slurm/."""
     for row, call in calls.items():
         send(Job(f"{suite.name}-{row}", suite.path / row / "slurm", call, {"CONFIG": ""}), settings)
-    print(f"{len(calls)} jobs are sent; `melfusion ablate suite={suite.name}` makes the table of what they left.")
+    words = " ".join(["melfusion submit ablate", f"suite={suite.name}", "table=true", *map(shlex.quote, suite.overrides)])
+    print(f"{len(calls)} jobs are sent; when they have ended, `{words}` makes the table of what they left.")
 
 
 def command_line(suite: Suite, options: dict[str, Any], overrides: list[str]) -> str:
     """The command that makes this table again."""
-    given = {k: str(v).lower() if v is True else v for k, v in options.items() if k != "suite" and v is not False}
+    given = {k: str(v).lower() if v is True else v for k, v in options.items() if k not in ("suite", "table") and v is not False}
     rest = [f"{k}={v}" for k, v in given.items()] + [shlex.quote(o) for o in overrides]
     return " ".join(["make ablate", f"SUITE={suite.name}", *([f'ARGS="{" ".join(rest)}"'] if rest else [])])

@@ -32,6 +32,8 @@ def fresh(config: Config, seed: int, n: int) -> Bench:
     """Newly drawn scenes of any seed, none of them ever trained on."""
     if config.data.source != "scenes":
         raise ConfigError(f"data.seed={seed} draws fresh scenes, but data.source={config.data.source!r}: leave it out.")
+    if seed == config.data.corpus_seed:
+        raise ConfigError(f"data.seed={seed} is the seed of the corpus itself, whose scenes are not new: give another.")
     data = dataclasses.replace(config.data, path=held_out(config, seed, n))
     module = MusicDataModule(data, config.audio, config.seed)
     items, reference = module.dataset("test").first(n), module.dataset("reference").first(n)

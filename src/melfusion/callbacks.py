@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from melfusion.plots import as_array, save, spectrogram_figure
 from melfusion.schema import AudioConfig, SamplingConfig
 
 
-def log_hparams(board: Any, flat: dict[str, Any]) -> None:
-    """Put the configuration into TensorBoard's HParams tab, scored by the run's own val/loss curve."""
+def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ("val/loss",)) -> None:
+    """Put the configuration into TensorBoard's HParams tab, scored by curves of the same run: its val/loss, or those named."""
     plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
-    for summary in hparams(plain, {"val/loss": 0.0}):
+    for summary in hparams(plain, dict.fromkeys(scores, 0.0)):
         board.file_writer.add_summary(summary)
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from melfusion import build
+from melfusion import DEFAULT_CONFIG, build
 from melfusion.audio import LogMel
 from melfusion.bench import Bench, fresh, metas_of, own, tracks_of
 from melfusion.checkpoint import load_system
@@ -46,6 +46,9 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
     """The verb: make what is missing, score it, write scores.json, scores.md and index.html into `out`."""
     system, config = None, None
     if not options.get("wavs"):
+        if config_name != DEFAULT_CONFIG:
+            raise ConfigError(f"CONFIG={config_name} says what wavs=… are measured against; a checkpoint brings its own: leave it "
+                              "out, and give data.path=… or other keys to change that.")  # fmt: skip
         system, config = load_system(options.get("ckpt"), overrides=overrides)
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
     config = config or load_config(config_name, overrides)

@@ -44,6 +44,7 @@ class Panel:
         self.keys, self.metas, tracks = [e.key for e in bench.items.entries], metas_of(bench.items), tracks_of(bench.items)
         self.labels = {key: meta["labels"] for key, meta in zip(self.keys, self.metas, strict=True)}
         self.track = dict(zip(self.keys, tracks, strict=True))
+        self.seed = {key: seed for seed in config.ablation.seeds for key in block(config, bench.items, seed)}
         self.real = hear_real(self.ears, bench.items, config.evaluation.batch_size)
         self.measure = yardstick(self.ears, bench, self.told(fewest), config)
         self.partners = partners_of(self.ears, self.real, bench.items, self.metas)
@@ -84,7 +85,8 @@ def conclude(suite: Suite, publish: bool = False, command: str = "") -> dict[str
         entry |= diagnosis(suite, name, panel, heard)
         if base is not None:
             both = [key for key in heard.keys if key in set(base.keys)]
-            entry["gain"] = panel.measure.gains(base.only(both), heard.only(both), panel.told(both), [panel.track[k] for k in both])
+            of = ([place[key] for key in both] for place in (panel.track, panel.seed))
+            entry["gain"] = panel.measure.gains(base.only(both), heard.only(both), panel.told(both), *of)
         base = heard if name == first else base
         result["rows"].append(entry)
     order = list(suite.rows)
@@ -102,6 +104,9 @@ def about(suite: Suite, panel: Panel, command: str) -> dict[str, Any]:
         "tested_on": "the corpus's test split, of which nothing is in train" if bench.of_training else "newly drawn scenes",
         "linked": shared, "corpus_seed": bench.items.reader.shards.info.get("seed"), "tracks": shared.get("track"),
         "networks": panel.ears.digests(), "embedders": panel.ears.about(), "sampling_steps": c.sampling.num_inference_steps,
+        "fitted_on": f"{len(bench.train)} {'training clips' if bench.of_training else 'further scenes of the same seed'}",
+        "components": {name: {"fad": panel.measure.dimensions[name], "fad_conditional": panel.measure.class_dimensions[name]}
+                       for name in panel.measure.projections},
         "sample_rate_hz": c.audio.sample_rate_hz, "loudness_dbfs": c.audio.loudness_dbfs,
     }  # fmt: skip
 
@@ -118,6 +123,7 @@ def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Real clips of the same items, and what VAE and vocoder leave of them; the frozen parts and leaks are told on the way."""
     config, size = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat")), panel.config.evaluation.batch_size
     system = build.system(config).eval()  # a synapse that any UNet takes, since this row may be the one that is broken
+    system = system.to(panel.ears.device)
     result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
     result["voice"] = [voice(system)[0][:12], system.vocoder.corrections]  # decoder and vocoder, and mel corrections
     if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
@@ -138,11 +144,11 @@ def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str
         config, words = suite.first(row), []
         for seed in config.ablation.seeds:
             wanted = block(config, bench.items, seed)
-            there = {file.stem for file in clips_of(suite, row, seed).glob("[!.]*.wav")}
+            there = {file.stem for file in suite.clips(row, seed).glob("[!.]*.wav")}
             if not there >= set(wanted):
                 words.append(f"seed {seed} has {len(there & set(wanted))} of {len(wanted)} clips")
             elif differ := stale(suite, row, seed, wanted, models):
-                words.append(f"seed {seed} has clips made with another {differ}: remove {clips_of(suite, row, seed)}")
+                words.append(f"seed {seed} has clips made with another {differ}: remove {suite.clips(row, seed)}")
             else:
                 done.setdefault(row, []).extend(wanted)
         if words:
@@ -153,30 +159,24 @@ def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str
 
 
 def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple, dict[str, Any]]) -> str:
-    """What a row's clips were made with other than its model and settings of now; nothing where no checkpoint is left to ask.
+    """What a row's clips were made with other than its model and settings of now; settings alone where no checkpoint is left.
 
     `models` keeps what each trained model is, since rows share them.
     """
     model = suite.model_of(row)
-    if newest(suite.path / model / f"seed{seed}" / "checkpoints") is None:
-        return ""
     try:
         if (model, seed) not in models:
-            models[model, seed] = identity(trained(suite.config(model, seed)))
+            there = newest(suite.path / model / f"seed{seed}" / "checkpoints")
+            models[model, seed] = identity(trained(suite.config(model, seed))) if there else {}
     except CheckpointError as error:
-        return f"model than can be loaded now ({str(error).rstrip('.')})"
+        return f"model than is called for ({str(error).rstrip('.')})"
     config = sung(suite, row, seed, chosen_guidance(suite, model).get("scale"))
-    return differing(clips_of(suite, row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.told]))
-
-
-def clips_of(suite: Suite, row: str, seed: int) -> Path:
-    return suite.path / row / f"seed{seed}" / "test"
+    return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.told]))
 
 
 def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
     """A row's clips in the order of the keys; what was heard is kept beside the clips."""
-    seed_of = {key: seed for seed in panel.config.ablation.seeds for key in block(panel.config, panel.bench.items, seed)}
-    files = [clips_of(suite, row, seed_of[key]) / f"{key}.wav" for key in keys]
+    files = [suite.clips(row, panel.seed[key]) / f"{key}.wav" for key in keys]
     kept = suite.path / row / f"heard-{'-'.join(v[:6] for v in panel.ears.digests().values())}.pt"
     newer = kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files)
     if newer and (heard := Heard.kept(kept, keys)):
@@ -188,9 +188,11 @@ def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, A
     """Where a row does well or badly: by seed, by guidance, in combinations never trained on, and what its α became."""
     model, config = suite.model_of(row), suite.first(row)
     chosen = {"scale": config.sampling.guidance_scale, "tried": {}} | chosen_guidance(suite, model)
-    found: dict[str, Any] = {"guidance_scale": chosen["scale"], "by_seed": by_seed(panel, heard)}
+    seeds = seeds_of(panel, heard)
+    notes = {str(seed): note(suite.clips(row, seed)) for seed in seeds}
+    found: dict[str, Any] = {"seeds": seeds, "device": sorted({n["device"] for n in notes.values() if "device" in n}),
+                             "guidance_scale": chosen["scale"], "by_seed": by_seed(panel, heard)}  # fmt: skip
     found["guidance_tried"] = {scale: scores["accuracy"] for scale, scores in chosen["tried"].items() if "accuracy" in scores}
-    notes = {str(seed): note(clips_of(suite, row, seed)) for seed in config.ablation.seeds}
     found["made_with"] = {seed: {key: said[key] for key in ("system", "voice", "frozen")} for seed, said in notes.items() if said}
     if patterns := config.data.leave_out:
         part = heard.only([key for key in heard.keys if left_out(panel.labels[key], patterns)])
@@ -198,13 +200,15 @@ def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, A
     return found | {"alphas": alphas(suite, model)}
 
 
+def seeds_of(panel: Panel, heard: Heard) -> list[int]:
+    """The training seeds that a row has clips of."""
+    return list(dict.fromkeys(panel.seed[key] for key in heard.keys))
+
+
 def by_seed(panel: Panel, heard: Heard) -> dict[str, dict[str, Any]]:
     """Attribute → accuracy of each training seed, and over several their mean with Student's interval."""
-    parts = {}
-    for seed in panel.config.ablation.seeds:
-        own = set(block(panel.config, panel.bench.items, seed))
-        if keys := [key for key in heard.keys if key in own]:
-            parts[seed] = accuracy(heard.only(keys), [panel.labels[key] for key in keys])
+    keys = {seed: [key for key in heard.keys if panel.seed[key] == seed] for seed in seeds_of(panel, heard)}
+    parts = {seed: accuracy(heard.only(own), [panel.labels[key] for key in own]) for seed, own in keys.items()}
     found = {}
     for name in next(iter(parts.values()), {}):
         shares = [part[name]["accuracy"] for part in parts.values() if name in part]
@@ -237,10 +241,12 @@ def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
     for row in result["rows"]:
         if not row["floor"]:
             with SummaryWriter(str(suite.path / "tensorboard" / row["name"])) as board:
-                log_hparams(board, flatten(to_dict(suite.first(row["name"]))))
-                for name, value in flatten({k: row[k] for k in ("attributes", "distances", "paired")}).items():
-                    if isinstance(value, float):
-                        board.add_scalar(name.replace(".", "/"), value)
+                found = flatten({k: row[k] for k in ("attributes", "distances", "paired")})
+                scores = {name.replace(".", "/"): value for name, value in found.items() if isinstance(value, float)}
+                means = [name for name in scores if name.endswith(("/accuracy", "/mean"))]
+                log_hparams(board, flatten(to_dict(suite.first(row["name"]))), means)
+                for name, value in scores.items():
+                    board.add_scalar(name, value)
     print(f"\n{suite_table(result)}\n\n{stem.with_suffix('.md')}, .json, .png")
     if publish:
         RESULTS.mkdir(parents=True, exist_ok=True)

@@ -108,9 +108,14 @@ class RunDirectory:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Mark the run finished."""
-        part = self.results_file.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=1))
-        part.replace(self.results_file)
+        write_json(self.results_file, results)
+
+
+def write_json(file: Path, tree: Any) -> None:
+    """A file that is there is whole, whoever reads it meanwhile and wherever this process dies."""
+    part = file.with_name(f".{file.name}.part{os.getpid()}")
+    part.write_text(json.dumps(tree, indent=1) + "\n")
+    part.replace(file)
 
 
 class RankLost(RuntimeError):

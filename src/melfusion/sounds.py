@@ -26,6 +26,7 @@ from melfusion.data.datamodule import MusicDataset, collate
 from melfusion.frozen import digest
 from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
+from melfusion.run import device_name, write_json
 from melfusion.schema import AudioConfig, Config
 from melfusion.scoring import levelled
 from melfusion.vocoder import GriffinLim
@@ -99,10 +100,11 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
     made = made_with(identity(system), config, [entry.key for entry in dataset.entries], row)
     if differ := differing(folder, made):
         if not replace:
-            raise ConfigError(f"{folder} holds clips made with another {differ}: give another out=… or remove it.")
+            raise ConfigError(f"{folder} holds clips made with another {differ}: remove it, or have these made elsewhere.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(json.dumps(made, indent=1) + "\n")
+    if (noted := made | {"device": device_name()}) != note(folder):
+        write_json(folder / NOTE, noted)
 
 
 def identity(system: MeLFusion) -> dict[str, Any]:

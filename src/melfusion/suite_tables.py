@@ -39,7 +39,7 @@ def _gain(gain: dict[str, Any] | None) -> str:
         return "-"
     if gain["of"] == "kad":
         return f"KAD less by {gain['mean']:.3g} ± {gain['interval']:.2g}"
-    return f"{gain['mean']:.1%} ± {gain['interval']:.1%}"
+    return f"{gain['mean']:.1%} ± {gain['interval']:.1%}" + (f" (seeds ± {gain['over_seeds']:.1%})" if "over_seeds" in gain else "")
 
 
 def about(result: dict[str, Any]) -> str:
@@ -67,6 +67,32 @@ def questions(result: dict[str, Any]) -> list[str]:
 def never_trained_on(result: dict[str, Any]) -> list[str]:
     return [f"{row['name']}, combinations never trained on: " + ", ".join(f"{a} {share_cell(s)}" for a, s in found.items())
             for row in result["rows"] if (found := row.get("never_trained_on"))]  # fmt: skip
+
+
+def by_seed(result: dict[str, Any]) -> list[str]:
+    """How far training seeds are apart, where there are several."""
+    lines = []
+    for row in result["rows"]:
+        if len(seeds := row.get("seeds", [])) > 1 and (found := row["by_seed"]):
+            said = (f"{name} " + ", ".join(f"{share:.3f}" for share in shares["seeds"]) for name, shares in found.items())
+            lines.append(f"{row['name']}, heard right by seeds {', '.join(map(str, seeds))}: {'; '.join(said)}")
+    return lines
+
+
+def embedders(result: dict[str, Any]) -> list[str]:
+    """What each network hears, and in how many components its Fréchet distances are."""
+    lines = []
+    for name, said in result["embedders"].items():
+        taken = {DISTANCES[k]: d for k, d in result["components"].get(name, {}).items() if not isinstance(d, str)}
+        within = "".join(f"; {k} in {d} components" for k, d in taken.items())
+        lines.append(f"{name} hears {said['hears']}{within}" + (f" of a PCA of {result['fitted_on']}" if taken else ""))
+    return lines
+
+
+def sung(result: dict[str, Any]) -> list[str]:
+    """At which guidance the rows were sung."""
+    scales = [f"{row['name']} {row['guidance_scale']:g}" for row in result["rows"] if "guidance_scale" in row]
+    return [f"sung at guidance: {', '.join(scales)}"] if scales else []
 
 
 def mistakes(result: dict[str, Any]) -> list[str]:
@@ -143,4 +169,4 @@ def missing(result: dict[str, Any]) -> list[str]:
     return [f"{row}: {words}" for row, words in result["missing"].items()]
 
 
-NOTES = (questions, never_trained_on, mistakes, alphas, guidance, leaks, memorised, not_computed, missing)
+NOTES = (questions, embedders, by_seed, never_trained_on, mistakes, alphas, sung, guidance, leaks, memorised, not_computed, missing)

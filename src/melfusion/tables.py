@@ -74,7 +74,7 @@ def learned(scores: dict[str, Any]) -> str:
 
 def share_cell(score: dict[str, float] | None) -> str:
     """An accuracy with its interval."""
-    return "-" if score is None else f"{score['accuracy']:.2f} ({score['low']:.2f}-{score['high']:.2f})"
+    return "-" if score is None else f"{score['accuracy']:.3f} ({score['low']:.3f}-{score['high']:.3f})"
 
 
 def mean_cell(score: dict[str, Any] | None) -> str:

@@ -110,21 +110,27 @@ class Yardstick:
 
         return score
 
-    def gains(self, base: Heard, row: Heard, classes: list[dict], tracks: list[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Embedder → how much nearer than the baseline a row is, paired, with its interval.
+    def gains(self, base: Heard, row: Heard, classes: list[dict], tracks: list[str] | None = None,
+              seeds: list[int] | None = None) -> dict[str, dict[str, Any]]:  # fmt: skip
+        """Embedder → how much nearer than the baseline a row is, paired, with its interval; `seeds` of the clips' models add
+        `over_seeds`, the interval over whole training seeds instead of clips.
 
         `of` fad_conditional: the share by which that distance is smaller; where it cannot be had, kad: the difference.
         Both rows hold clips for the same items in the same order. Rows too small for either have `why_not`.
         """
-        return {name: self._gain(name, base, row, classes, tracks or row.keys) for name in self.projections}
+        return {name: self._gain(name, base, row, classes, tracks or row.keys, seeds or []) for name in self.projections}
 
-    def _gain(self, name: str, base: Heard, row: Heard, classes: list[dict], tracks: list[str]) -> dict[str, Any]:
+    def _gain(self, name: str, base: Heard, row: Heard, classes: list[dict], tracks: list[str],
+              seeds: list[int]) -> dict[str, Any]:  # fmt: skip
         ours, theirs = (self.conditional(name, heard, classes) for heard in (row, base))
         n = min(len(row), len(self.reference))
         try:
             if ours and theirs:
-                mean = 1 - ours(range(n), check=True) / theirs(range(n), check=True)
-                return {"of": "fad_conditional", "mean": mean, "interval": jackknife(lambda i: 1 - ours(i) / theirs(i), n)}
+                def gain(items: Any, check: bool = False) -> float:
+                    return 1 - ours(items, check) / theirs(items, check)
+
+                found = {"of": "fad_conditional", "mean": gain(range(n), check=True), "interval": jackknife(gain, n)}
+                return found | ({"over_seeds": jackknife(gain, n, seeds[:n])} if len(set(seeds[:n])) > 1 else {})
         except TooFewSamples as error:
             return {"why_not": str(error)}
         draws = self.draws(tracks)

@@ -137,7 +137,7 @@ def affordable_dimensions(counts: list[int], most: int = 32) -> int:
     smallest = min(counts, default=0)
     dimensions = min(most, smallest // MIN_PER_DIMENSION)
     if dimensions < 1:
-        raise TooFewSamples(f"a class has {smallest} clips: a Fréchet distance needs at least {MIN_PER_DIMENSION}.")
+        raise TooFewSamples(f"the smallest set is of {smallest}: a Fréchet distance needs at least {MIN_PER_DIMENSION}.")
     return dimensions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,17 +42,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, Z * math.sqrt(variance / n)
 
 
-def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int = 20) -> float:
-    """Half width of the score of n items, deleting each of `groups` interleaved groups in turn, by Student's t; inf for one.
+def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int | Sequence[Any] = 20) -> float:
+    """Half width of the score of n items, deleting each group in turn, by Student's t; inf for one group.
 
+    `groups`: how many interleaved ones, or each item's own, such as the training seed that it was made with.
     For scores that are smooth but biased in n, such as Fréchet distances, where a bootstrap's repeated items would add bias.
     """
-    if n < 2:
+    of = [i % min(groups, n) for i in range(n)] if isinstance(groups, int) else groups
+    names = list(dict.fromkeys(of))
+    if (count := len(names)) < 2:
         return math.inf
-    groups = min(groups, n)
-    kept = [score([i for i in range(n) if i % groups != g]) for g in range(groups)]
-    mean = sum(kept) / groups
-    return t_975(groups - 1) * math.sqrt((groups - 1) / groups * sum((k - mean) ** 2 for k in kept))
+    kept = [score([i for i in range(n) if of[i] != name]) for name in names]
+    mean = sum(kept) / count
+    return t_975(count - 1) * math.sqrt((count - 1) / count * sum((k - mean) ** 2 for k in kept))
 
 
 def students(values: Sequence[float]) -> tuple[float, float]:
@@ -91,7 +94,7 @@ class Draws:
 
 def leave_out(n: int, m: int, groups: int = 20) -> Draws:
     """The jackknife's draws: each of `groups` interleaved groups of clips is left out of both sets in turn."""
-    groups = min(groups, n, m)
+    groups = max(1, min(groups, n, m))
     real, generated = ((torch.arange(size) % groups != torch.arange(groups)[:, None]).double() for size in (n, m))
     return Draws(real, generated, (groups - 1) / groups, "clips", t_975(groups - 1) if groups > 1 else math.inf)
 
