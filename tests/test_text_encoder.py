@@ -35,6 +35,16 @@ def test_captions_differ_and_repeat(encoder):
     torch.testing.assert_close(encoder(["sun"])[0][0], embeds[1], rtol=1e-5, atol=1e-5)  # whatever is beside it
 
 
+def test_captions_are_cut_after_so_many_words_where_it_is_asked_for(caplog):
+    def read(words, caption):
+        with build._seeded(0):
+            encoder = freeze(build.text_encoder(load_config("tiny", [f"text_encoder.max_words={words}"])))
+        return encoder([caption])[0]
+
+    assert torch.equal(read(2, "a b c d"), read("null", "a b")) and torch.equal(read(2, "a"), read("null", "a"))
+    assert not torch.equal(read(3, "a b c d"), read(2, "a b c d")) and "are cut" not in caplog.text
+
+
 def test_padding_is_not_read(encoder):
     ids, _ = encoder.tokenize(["rain"])
     bare = encoder.network(input_ids=ids[:, :5], attention_mask=torch.ones(1, 5, dtype=torch.long)).last_hidden_state

@@ -196,6 +196,13 @@ def test_full_captions_survive_precomputing(tiny, tmp_path):
     assert collate([dataset[i] for i in range(2)]).full_captions == ["a, and all else", "tune b"]
 
 
+def test_what_was_precomputed_names_how_many_words_were_read(tiny, tmp_path):
+    folder = data_set(tmp_path / "data", [make_sample("a")])
+    made = {words: provenance(c, build.system(c)) for words in ("null", 3)
+            for c in [tiny(f"data.path={folder}", f"text_encoder.max_words={words}")]}  # fmt: skip
+    assert made[3] == made["null"] | {"max_words": 3}
+
+
 def test_items_that_bring_no_full_caption_give_their_caption(built, make_batch):
     config, towers = built
     assert make_batch(config, towers, n=2).full_captions == ["tune 0", "tune 1"]

@@ -163,7 +163,7 @@ def text_encoder(config: Config) -> TextEncoder:
     """T5, CLIP or BERT-like encoder from a transformers folder, or a random twin."""
     c, folder = config.text_encoder, _folder(config, "text_encoder")
     if folder is None:
-        return TextEncoder(random_text_network(c), byte_tokenizer(), c.max_length)
+        return TextEncoder(random_text_network(c), byte_tokenizer(), c.max_length, c.max_words)
     kind = loaded(AutoConfig, folder).model_type
     cls = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}.get(kind, AutoModel)
     tokenizer = loaded(AutoTokenizer, folder)
@@ -176,7 +176,7 @@ def text_encoder(config: Config) -> TextEncoder:
     network = pretrained(cls, folder)
     if c.max_length > (longest := getattr(network.config, "max_position_embeddings", c.max_length)):
         raise WeightsError(f"text_encoder.max_length={c.max_length} is more than the {longest} positions of {folder}.")
-    return TextEncoder(network, tokenizer, c.max_length)
+    return TextEncoder(network, tokenizer, c.max_length, c.max_words)
 
 
 def image_features(config: Config, layers: list[str] | None = None) -> ImageFeatureExtractor:

@@ -49,6 +49,8 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         "image_size_px": config.data.image_size_px, "music_vae": digests["music_vae"],
         "text_encoder": digests["text_encoder"], "max_length": config.text_encoder.max_length,
     }  # fmt: skip
+    if config.text_encoder.max_words is not None:
+        stored["max_words"] = config.text_encoder.max_words
     if system.extractor is not None:
         extractor = system.extractor
         stored |= {"extractor": digests["extractor"], "reading": config.image.reading, "grid": extractor.grid.tolist(),

@@ -103,12 +103,17 @@ def about(suite: Suite, panel: Panel, command: str) -> dict[str, Any]:
         "n": len(bench.items), "reference": len(bench.reference), "against": bench.against,
         "tested_on": "the corpus's test split, of which nothing is in train" if bench.of_training else "newly drawn scenes",
         "linked": shared, "corpus_seed": bench.items.reader.shards.info.get("seed"), "tracks": shared.get("track"),
-        "networks": panel.ears.digests(), "embedders": panel.ears.about(), "sampling_steps": c.sampling.num_inference_steps,
+        "networks": panel.ears.digests(), "embedders": panel.ears.about(), "sampling_steps": sampling_steps(suite),
         "fitted_on": f"{len(bench.train)} {'training clips' if bench.of_training else 'further scenes of the same seed'}",
         "components": {name: {"fad": panel.measure.dimensions[name], "fad_conditional": panel.measure.class_dimensions[name]}
                        for name in panel.measure.projections},
         "sample_rate_hz": c.audio.sample_rate_hz, "loudness_dbfs": c.audio.loudness_dbfs,
     }  # fmt: skip
+
+
+def sampling_steps(suite: Suite) -> list[int]:
+    """Of all rows, which may differ in them."""
+    return sorted({suite.first(row).sampling.num_inference_steps for row in suite.rows})
 
 
 def test_config(suite: Suite) -> Config:

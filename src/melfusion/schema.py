@@ -181,6 +181,7 @@ class TextEncoderConfig:
     weights: str | None = None
     family: str = "bert"  # bert | t5 | clip: architecture of a random twin
     max_length: int = 77  # L: captions are cut or padded to this many tokens
+    max_words: int | None = None  # captions are cut after this many words before that; null: not
     hidden_size: int = 1024  # width of a random twin
 
 

@@ -46,9 +46,11 @@ def about(result: dict[str, Any]) -> str:
     r = result
     drawn = "" if r["corpus_seed"] is None else f" (corpus seed {r['corpus_seed']})"
     networks = ", ".join(f"{name} {digest}" for name, digest in r["networks"].items())
-    seeds = ", ".join(map(str, r["seeds"]))
-    return (f"{r['device']}; {r['steps']} training steps, seeds {seeds}; {r['n']} clips a row, tested on {r['tested_on']}{drawn}, "
-            f"against {r['reference']} other real clips ({r['against']}); {r['sampling_steps']} sampling steps; "
+    seeds, sampling = (", ".join(map(str, r[name])) for name in ("seeds", "sampling_steps"))
+    devices = sorted({device for row in r["rows"] for device in row.get("device", [])}) or [r["device"]]
+    return (f"{'; '.join(devices)}; {r['steps']} training steps, seeds {seeds}; {r['n']} clips a row, "
+            f"tested on {r['tested_on']}{drawn}, "
+            f"against {r['reference']} other real clips ({r['against']}); {sampling} sampling steps; "
             f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks: {networks}; brackets and ± are 95 % intervals "
             f"over clips (Wilson, jackknife)"
             f"{_over(result)}.")  # fmt: skip

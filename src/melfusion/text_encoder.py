@@ -15,12 +15,13 @@ log = logging.getLogger(__name__)
 class TextEncoder(lightning.LightningModule):
     """A tokenizer and an encoder; every caption gets exactly L positions, so shapes never change.
 
-    Longer captions are cut, counted in `num_cut`, and the first one is logged.
+    Longer captions are cut, counted in `num_cut`, and the first one is logged; those of more than `max_words` words are cut
+    without a word, since that is what was asked for.
     """
 
-    def __init__(self, network: nn.Module, tokenizer, max_length: int):
+    def __init__(self, network: nn.Module, tokenizer, max_length: int, max_words: int | None = None):
         super().__init__()
-        self.network, self.tokenizer, self.max_length = network, tokenizer, max_length
+        self.network, self.tokenizer, self.max_length, self.max_words = network, tokenizer, max_length, max_words
         self.num_cut = 0
 
     @property
@@ -31,6 +32,8 @@ class TextEncoder(lightning.LightningModule):
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Captions → token ids and mask, both (B, L), on the encoder's device."""
         captions = [c.encode("utf-8", "replace").decode() for c in captions]  # half a surrogate breaks tokenizers
+        if self.max_words is not None:
+            captions = [" ".join(c.split()[: self.max_words]) for c in captions]
         lengths = [len(ids) for ids in self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
         cut = sum(length > self.max_length for length in lengths)
         if cut and not self.num_cut:
