@@ -199,6 +199,26 @@ def test_kad_of_sets_drawn_again_is_that_of_the_clips_as_often_as_they_are_drawn
     assert mmd(rr, rg, gg, twice).item() == pytest.approx(expected.item(), rel=1e-9)  # a clip never meets its own copy
 
 
+def test_kad_over_tracks_is_unbiased_where_clips_of_a_track_resemble_each_other():
+    """Two sets of the same kind of music, six tracks of five clips each: 0 on average, and more where clips are compared with
+    others of their own track.
+    """
+    names, scores, naive = [str(i // 5) for i in range(30)], [], []
+    draws = redraw(names, names, repeats=2)
+    for s in range(300):
+        sets = [normal(6, 3, 4 * s + k).repeat_interleave(5, 0) + 0.3 * normal(30, 3, 4 * s + k + 2) for k in (0, 1)]
+        scores.append(kernel_distances(*sets, draws)[0])
+        naive.append(kernel_distance(*sets))
+    error = np.std(scores, ddof=1) / math.sqrt(300)
+    assert abs(np.mean(scores)) < 2.5 * error and np.mean(naive) > 20 * error
+
+
+def test_a_draw_of_one_track_only_says_nothing_of_the_spread():
+    draws = redraw(["a", "a", "b", "b"], ["x", "y", "x", "y"], repeats=60)
+    mean, again = kernel_distances(normal(4, 2), normal(4, 2, 1), draws)
+    assert again.isnan().any() and math.isfinite(mean) and math.isfinite(draws.half_width(again))
+
+
 def test_tracks_are_drawn_whole():
     draws = redraw(["a"] * 3 + ["b"] * 2, ["x", "y", "x"], repeats=50)
     assert draws.real.shape == (50, 5) and draws.generated.shape == (50, 3)
@@ -243,8 +263,8 @@ def test_dimensions_are_what_the_smallest_class_affords():
     assert affordable_dimensions([95, 40, 200]) == 4
     assert affordable_dimensions([49, 50]) == 4
     assert affordable_dimensions([1000]) == 32 and affordable_dimensions([1000], most=50) == 50
-    assert "9 clips" in words(affordable_dimensions, [9, 100])
-    assert "0 clips" in words(affordable_dimensions, [])
+    assert "of 9: a Fréchet" in words(affordable_dimensions, [9, 100])
+    assert "of 0: a Fréchet" in words(affordable_dimensions, [])
 
 
 def clusters(n, seed):

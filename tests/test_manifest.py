@@ -182,7 +182,9 @@ def test_musiccaps_two_pictures_make_two_samples_in_one_split(tmp_path, lines):
     assert len(found) == 23 and {meta["caption"] for meta in found} == {"one", *(f"caption {i}" for i in range(1, 12))}
     for i in range(12):
         assert len({meta["split"] for meta in found if meta["key"].startswith(f"{i}-")}) == 1
-    assert next(m for m in found if m["caption"] == "caption 3")["labels"] == {"captions": ["caption 3", "another"]}
+    assert next(m for m in found if m["caption"] == "caption 3")["labels"]["captions"] == ["caption 3", "another"]
+    assert len({m["labels"]["track"] for m in found}) == len({m["labels"]["component"] for m in found}) == 12
+    assert "home" not in json.dumps([m["labels"] for m in found])  # the manifest's folders are nobody's business
     [miss] = missing(tmp_path / "out")
     assert (miss["field"], miss["value"], miss["reason"]) == ("img_path", "/home/them/img/3-b.png", "unreadable image")
     assert lines or int(miss["line"]) > 12  # an array's entry is named by the line it starts on
@@ -238,9 +240,9 @@ def test_own_manifest_stores_what_it_is_given(tmp_path):
     test, train, val = sorted(metas(tmp_path / "out"), key=lambda meta: meta["split"])
     assert {k: v for k, v in val.items() if k != "key"} == {
         "caption": "calm", "title": "T", "source": "S", "license": "CC0", "split": "val",
-        "labels": {"bpm": 90, "mood": "calm"},
+        "labels": {"bpm": 90, "mood": "calm"} | {k: val["labels"][k] for k in ("track", "component")},
     }  # fmt: skip
-    assert test["caption"] == "" and train["labels"] == {"start_s": 0.5}
+    assert test["caption"] == "" and train["labels"] == {"start_s": 0.5} | {k: train["labels"][k] for k in ("track", "component")}
     assert "samples without a caption: 2" in words and "samples without a picture: 1" in words
     shards = ShardSet(tmp_path / "out")
     members = {split: set(entry.members) for split, entry in entries(tmp_path / "out")}
@@ -315,7 +317,9 @@ def test_shared_picture_joins_two_videos(tmp_path):
     build_from_manifest(f"{tmp_path}/pop.csv", f"{tmp_path}/out", f"{tmp_path}/audio")
     found = metas(tmp_path / "out")
     split = {meta["labels"]["youtube_video_id"]: meta["split"] for meta in found}
-    assert all(meta["labels"].keys() == {"genre", "youtube_video_id"} for meta in found)
+    assert all(meta["labels"].keys() == {"genre", "youtube_video_id", "track", "component"} for meta in found)
+    shared = {split: {meta["labels"]["component"] for meta in found if meta["split"] == split} for split in SPLITS}
+    assert sum(map(len, shared.values())) == 15 == len(set().union(*shared.values()))  # two videos each, in one split
     assert all(split[ids[i]] == split[ids[i + 1]] for i in range(0, 30, 2)) and set(split.values()) == set(SPLITS)
 
 

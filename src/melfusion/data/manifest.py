@@ -129,7 +129,8 @@ def _manifests(names: str, skip: Path) -> list[Path]:
 
 
 def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
-    """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component.
+    """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component; and the labels
+    `track` and `component`, by which evaluation knows what belongs together.
 
     A component is what shares a track (by name or contents) or a picture (by contents): it stays together, and other
     components, added or missing, do not move it. Only a split that would be empty takes the component nearest to it.
@@ -151,6 +152,8 @@ def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int
             chosen[min(free, key=lambda n, i=i: (abs(place[n] - ends[i]), n))] = split
     for clip in clips:
         clip.meta["split"] = clip.meta["split"] or chosen[names[clip.name]]
+        track = hashlib.sha256(clip.name.encode()).hexdigest()[:10]  # the name may be a path of this machine
+        clip.meta["labels"] = {"track": track, "component": names[clip.name]} | clip.meta["labels"]
     notes["components with several splits, as the manifest says"] = sum(len(said) > 1 for said in given.values())
 
 

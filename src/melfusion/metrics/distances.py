@@ -96,8 +96,8 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
 def kernel_distances(real: Tensor, generated: Tensor, draws: Draws) -> tuple[float, Tensor]:
     """KAD of two sets, and (R,) of the same sets drawn again; the kernel is that of the whole sets."""
     kernels = kernel_matrices(real, generated)
-    again = [mmd(*kernels, *weights) for weights in zip(draws.real, draws.generated, strict=True)]
-    return KAD_SCALE * mmd(*kernels).item(), KAD_SCALE * torch.stack(again)
+    again = [mmd(*kernels, *weights, draws.apart) for weights in zip(draws.real, draws.generated, strict=True)]
+    return KAD_SCALE * mmd(*kernels, apart=draws.apart).item(), KAD_SCALE * torch.stack(again)
 
 
 def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,13 +109,16 @@ def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Te
                  for a, b in ((real, real), (real, generated), (generated, generated)))  # fmt: skip
 
 
-def mmd(rr: Tensor, rg: Tensor, gg: Tensor, real: Tensor | None = None, generated: Tensor | None = None) -> Tensor:
+def mmd(rr: Tensor, rg: Tensor, gg: Tensor, real: Tensor | None = None, generated: Tensor | None = None,
+        apart: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
     """Unbiased squared MMD of kernel matrices (Gretton et al. 2012, eq. 3).
 
-    `real` (N,) and `generated` (M,) say how often each clip counts; a clip is never compared with itself, drawn twice or not.
+    `real` (N,) and `generated` (M,) say how often each clip counts; a clip is never compared with itself, drawn twice or not,
+    nor with another of its track: `apart` (N, N) and (M, M) are 1 where two clips may be. NaN where no two may.
     """
     a, b = (torch.ones(len(k), dtype=torch.float64) if w is None else w for k, w in ((rr, real), (gg, generated)))
-    within = [(w @ k @ w - w.square() @ k.diagonal()) / (w.sum().square() - w.square().sum()) for k, w in ((rr, a), (gg, b))]
+    pairs = apart or tuple(1 - torch.eye(len(k), dtype=torch.float64) for k in (rr, gg))
+    within = [(w @ (k * p) @ w) / (w @ p @ w) for k, w, p in zip((rr, gg), (a, b), pairs, strict=True)]
     return within[0] + within[1] - 2 * (a @ rg @ b) / (a.sum() * b.sum())
 
 

@@ -78,7 +78,7 @@ class Draws:
     """Two sets drawn again R times: how often each clip is in each draw, (R, N) and (R, M).
 
     `factor` makes the sum of squared deviations of R scores a variance; `over` says in words what was drawn; `point`: half
-    widths in standard errors.
+    widths in standard errors; `apart`: (N, N) and (M, M), 1 where two clips are of different tracks, if any share one.
     """
 
     real: Tensor
@@ -86,10 +86,14 @@ class Draws:
     factor: float
     over: str
     point: float
+    apart: tuple[Tensor, Tensor] | None = None
 
     def half_width(self, scores: Tensor) -> float:
-        """Scores (R,) of the draws → half the interval of the score of the sets themselves."""
-        return self.point * math.sqrt(self.factor * (scores - scores.mean()).square().sum().item())
+        """Scores (R,) of the draws → half the interval of the score of the sets themselves; NaN, of a draw of one track only, is
+        left out.
+        """
+        told = scores[scores.isfinite()]
+        return self.point * math.sqrt(self.factor * len(scores) / len(told) * (told - told.mean()).square().sum().item())
 
 
 def leave_out(n: int, m: int, groups: int = 20) -> Draws:
@@ -109,9 +113,12 @@ def redraw(real: Sequence[str], generated: Sequence[str], repeats: int = 400, se
     generator, sides = torch.Generator().manual_seed(seed), []
     fewest = min(len(set(real)), len(set(generated)))
     point = t_975(fewest - 1) * math.sqrt(fewest / (fewest - 1)) if fewest > 1 else math.inf
+    apart = []
     for names in (real, generated):
         tracks = {name: i for i, name in enumerate(dict.fromkeys(names))}
         drawn = torch.randint(len(tracks), (repeats, len(tracks)), generator=generator)
         times = torch.zeros(repeats, len(tracks), dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
-        sides.append(times[:, [tracks[name] for name in names]])
-    return Draws(*sides, 1 / (repeats - 1), f"{len(set(generated))} tracks against {len(set(real))}", point)
+        own = torch.tensor([tracks[name] for name in names])
+        sides.append(times[:, own])
+        apart.append((own[:, None] != own).double())
+    return Draws(*sides, 1 / (repeats - 1), f"{len(set(generated))} tracks against {len(set(real))}", point, tuple(apart))
