@@ -4,7 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 from torch import nn
@@ -185,6 +187,10 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
     assert "FAD is not computed: " in table(scores)
     pages(config, items, {"given": strange}, tmp_path / "out", listening=True)
     page, key = (tmp_path / "out" / "index.html").read_text(), json.loads((tmp_path / "out" / "listening-key.json").read_text())
+    blind = [soundfile.read(f) for f in (tmp_path / "out" / "listening").glob("*.wav")]
+    assert {(len(wave), rate) for wave, rate in blind} == {(8192, 8000)}
+    levels = [20 * np.log10(np.sqrt((wave**2).mean())) for wave, _ in blind]
+    assert max(levels) - min(levels) < 0.5  # in dB: no system is told by its loudness
     assert page.count("song-") >= 5 and [clip["row"] for clip in key["clips"].values()].count("given") == 5
     (strange / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(ConfigError, match="broken.wav cannot be scored \\(unreadable audio\\)"):

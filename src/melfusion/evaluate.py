@@ -6,6 +6,7 @@ vocoder) are the floors: what real clips of the same items score, and the best t
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -31,7 +32,7 @@ from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
 from melfusion.run import device_name
 from melfusion.schema import Config
-from melfusion.scoring import Ears, Heard, accuracy, gains
+from melfusion.scoring import Ears, Heard, accuracy, gains, levelled
 from melfusion.sounds import ROWS, claim, clip_file, make_clips, read_clips, sound_files, write_whole
 from melfusion.tables import learned, table
 from melfusion.yardstick import Yardstick
@@ -229,7 +230,18 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
             clips += [Clip(f"{name}/{file.name}", "", name, file, None, {}) for file in order.spread(files, SHOWN)]  # of no item
     write_page(clips, out, f"melfusion: {config.name}", "Each column is what the system was told; the noise is the same.")
     if listening:
-        print(f"Blind page: {write_blind(clips, out, config.seed)}")
+        print(f"Blind page: {write_blind([alike(clip, out, config) for clip in clips], out, config.seed)}")
+
+
+def alike(clip: Clip, out: Path, config: Config) -> Clip:
+    """A clip as those of `out` are; of a given folder a copy, so that listeners tell no system by loudness, length or rate."""
+    if clip.wav.is_relative_to(out):
+        return clip
+    copy = out / "given" / f"{clip.wav.stem}.wav"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    _, waveform = next(read_clips([clip.wav], config.audio, 1))
+    write_whole(copy, levelled(waveform, config.audio)[0], config.audio.sample_rate_hz)
+    return dataclasses.replace(clip, wav=copy)
 
 
 def draw(wav: Path, config: Config) -> None:
