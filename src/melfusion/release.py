@@ -21,10 +21,10 @@ from melfusion.data.datamodule import MusicDataModule, collate
 from melfusion.data.scenes import contract
 from melfusion.frozen import freeze
 from melfusion.judge import Judge
-from melfusion.metrics.intervals import mean_interval
+from melfusion.metrics.intervals import mean_interval, share
 from melfusion.run import RunDirectory, device_name
 from melfusion.schema import Config
-from melfusion.scoring import levelled, share
+from melfusion.scoring import levelled
 from melfusion.train import train
 from melfusion.vocoder import spectral_distance
 
@@ -165,7 +165,7 @@ def floors(items: int = 240) -> dict[str, Any]:
         "n": len(data), **{f"{name}_log_mel_l1_nats": mean_interval(rows[name]) for name in ("vae", "decoder")},
         **{f"{name}_{what}": mean_interval([row[k] for row in rows[name]])
            for name in ("vocos", "griffin_lim", "both") for k, what in enumerate(("spectral_distance", "log_mel_l1_nats"))},
-        **{key: {name: {a: share([v[a] for v in said]) for a in said[0]} for name, said in heard.items()}
+        **{key: {name: {a: share(sum(v[a] for v in said), len(said)) for a in said[0]} for name, said in heard.items()}
            for key, heard in right.items()},
     }  # fmt: skip
 

@@ -24,7 +24,6 @@ from melfusion.frozen import digest
 from melfusion.judge import Judge
 from melfusion.metrics.embedders import HEARS, ClipImage, Embedder
 from melfusion.metrics.intervals import mean_interval
-from melfusion.metrics.intervals import share as hits_share
 from melfusion.metrics.sets import AttributeAccuracy
 from melfusion.schema import AudioConfig
 
@@ -143,11 +142,6 @@ def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
         except BadSample:
             clips.append(clip)
     return torch.stack(clips).to(waveform.device)
-
-
-def share(verdicts: list[bool]) -> dict[str, float]:
-    """Accuracy with its Wilson interval."""
-    return hits_share(sum(verdicts), len(verdicts))
 
 
 def accuracy(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -109,7 +109,8 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
 
 def identity(system: MeLFusion) -> dict[str, Any]:
     """Hashes of what sings: the trained model, the decoder and vocoder behind it, and the frozen parts that it listens to."""
-    return {"system": unet_digest(system), "voice": voice(system), "frozen": system.frozen_digests()}
+    unet = digest({n: p.detach() for n, p in system.unet.named_parameters()})  # with its synapse: which trained model this is
+    return {"system": unet, "voice": voice(system), "frozen": system.frozen_digests()}
 
 
 def voice(system: MeLFusion) -> list[Any]:
@@ -140,11 +141,6 @@ def note(folder: Path) -> dict[str, Any]:
     """What `claim` noted of a folder's clips."""
     file = folder / NOTE
     return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def unet_digest(system: MeLFusion) -> str:
-    """SHA-256 of the music UNet with its synapse: which trained model this is."""
-    return digest({n: p.detach() for n, p in system.unet.named_parameters()})
 
 
 def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
