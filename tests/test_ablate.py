@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import slurm_stubs
 import torch
+import yaml
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion import ablate as lab
 from melfusion.ablate import RowFailed, ablate, command_line, load_suite
-from melfusion.config import ConfigError, load_config, override
+from melfusion.config import ConfigError, config_path, flatten, load_config, override
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.preemption import Preempted
 from melfusion.results import conclude
@@ -313,6 +314,21 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
     loss.backward()
     grads = [p.grad for p in system.unet.parameters() if p.requires_grad]
     assert torch.isfinite(loss) and grads and any(g is not None and g.abs().max() > 0 for g in grads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({file.parent.name for file in ROW_FILES}))
+def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp_path, monkeypatch, random_judge):
+    monkeypatch.chdir(tmp_path)
+    Path("experiments").symlink_to(EXPERIMENTS)
+    tiny = flatten({k: v for k, v in yaml.safe_load(config_path("tiny").read_text()).items() if k != "base"})
+    judge = "judge.attributes={place: [sea, forest, desert, city, mountains, meadow], time: [dawn, noon, dusk, night]}"
+    overrides = [*(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in tiny.items()), judge, "ablation.test_judge=null",
+                 "ablation.items=4", "ablation.seeds=[0]", "ablation.search_items=4"]  # fmt: skip
+    result = ablate({"suite": name}, overrides)
+    assert result["missing"] == {} and result["not_run"] == []
+    assert [row["name"] for row in result["rows"]] == ["real", "reconstruction", *load_suite(name, overrides).rows]
+    assert all(row["n"] == 4 and "mean" in row["distances"]["judge"]["kad"] for row in result["rows"])
 
 
 @pytest.mark.parametrize("vocoder", [VocoderConfig(weights="shipped", mel_corrections=4), VocoderConfig(griffin_lim_iterations=7)])

@@ -51,6 +51,23 @@ def test_every_clip_is_heard_at_one_loudness():
     assert set(ears.digests()) == {"level"}
 
 
+class Says(torch.nn.Module):
+    """A judge of one mind."""
+
+    def __init__(self, **told):
+        super().__init__()
+        self.told, self.attributes = told, {name: [value] for name, value in told.items()}
+
+    def hear(self, waveform):
+        return [self.told] * len(waveform)
+
+
+def test_of_an_attribute_that_two_judges_hear_the_first_ones_word_counts_once():
+    ears = Ears(AUDIO, Says(place="sea", time="noon"), text_judge=Says(place="city", mode="major"))
+    told = ears.listen([(["a", "b"], torch.zeros(2, 8000)), (["c"], torch.zeros(1, 8000))])
+    assert told.classes == {"place": ["sea"] * 3, "time": ["noon"] * 3, "mode": ["major"] * 3}
+
+
 class Elsewhere(torch.nn.Module):
     """A network on another device than the clips come from, which hears only what lies where it does."""
 

@@ -120,10 +120,9 @@ class Ears:
         for keys, waveform in clips:
             waveform = levelled(waveform, self.audio).to(self.device)
             heard.keys += keys
-            for judge in self.judges:
-                for told in judge.hear(waveform):
-                    for name, value in told.items():
-                        heard.classes.setdefault(name, []).append(value)
+            for told in zip(*(judge.hear(waveform) for judge in reversed(self.judges)), strict=True):
+                for name, value in {k: v for one in told for k, v in one.items()}.items():  # where two hear it, the first's word
+                    heard.classes.setdefault(name, []).append(value)
             for e in self.embedders:
                 parts[e.name].append(e(waveform, self.audio.sample_rate_hz).cpu())
             if self.towers is not None:
