@@ -12,6 +12,7 @@ import yaml
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion import ablate as lab
+from melfusion.__main__ import main
 from melfusion.ablate import RowFailed, ablate, command_line, load_suite
 from melfusion.config import ConfigError, config_path, flatten, load_config, override
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
@@ -226,6 +227,11 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
     assert "small-ours, log runs/small/ours/slurm/4242_0_log.out" in said
     assert "`melfusion submit ablate suite=small table=true trainer.max_steps=3` makes the table" in said
     assert not Path("runs/small/ours/seed0").exists()
+    assert main(["submit", "ablate", "suite=small", "table=true", "trainer.max_steps=3"]) == 0
+    script = max(Path("runs").glob("**/*_submission.sh"), key=lambda file: file.stat().st_mtime_ns).read_text()
+    assert "melfusion ablate suite=small table=true trainer.max_steps=3\n" in script
+    with pytest.raises(ConfigError, match="submit ablate suite=small table=true"):
+        ablate({"suite": "small", "cluster": "slurm", "table": True}, [])
     with pytest.raises(ConfigError, match="cluster.gpus_per_node=4: ablate is one process"):
         ablate({"suite": "small", "cluster": "slurm"}, ["cluster.gpus_per_node=4"])
     with pytest.raises(ConfigError, match="did you mean 'time'"):

@@ -115,6 +115,9 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
         raise ConfigError("rows= makes clips and no table: publish=true and table=true need the whole suite, so leave rows= out.")
     if unknown := [row for row in chosen if row not in suite.rows]:
         raise ConfigError(f"rows names {unknown[0]!r}; the rows of {suite.name} are {', '.join(suite.rows)}.")
+    if cluster and options.get("table"):
+        raise ConfigError(f"cluster= sends rows and table=true runs none: `melfusion submit ablate suite={suite.name} table=true` "
+                          "makes the table in a job.")  # fmt: skip
     jobs = {row: [r for r in chosen if suite.model_of(r) == row] for row in dict.fromkeys(map(suite.model_of, chosen))}
     calls = {row: ["ablate", f"suite={suite.name}", f"rows={','.join(rows)}", *overrides] for row, rows in jobs.items()}
     if cluster:
