@@ -123,8 +123,9 @@ def judge(config: Config) -> Judge:
     """The classifier of sounds, from a folder this project wrote or random init."""
     c, folder = config.judge, _folder(config, "judge")
 
+    # the first judges were written before there were kinds
     def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
-        front_end, network = NETWORKS[kind]  # the first judges were written before there were kinds
+        front_end, network = NETWORKS[kind]
         hears, attributes = front_end(config.audio), {name: list(classes) for name, classes in attributes.items()}
         network = network(hears.shape(0)[1], width, embedding)
         made = Judge(network, hears, attributes, embedding, config.optim, config.trainer.max_steps)

@@ -237,7 +237,7 @@ def alike(clip: Clip, out: Path, config: Config) -> Clip:
     """A clip as those of `out` are; of a given folder a copy, so that listeners tell no system by loudness, length or rate."""
     if clip.wav.is_relative_to(out):
         return clip
-    copy = out / "given" / f"{clip.wav.stem}.wav"
+    copy = out / "given" / f"{clip.wav.name}.wav"
     copy.parent.mkdir(parents=True, exist_ok=True)
     _, waveform = next(read_clips([clip.wav], config.audio, 1))
     write_whole(copy, levelled(waveform, config.audio)[0], config.audio.sample_rate_hz)

@@ -19,7 +19,7 @@ from melfusion.data import order
 from melfusion.data.errors import DataError
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
-from melfusion.data.shards import IMAGE_EXTS, Entry, ShardSet
+from melfusion.data.shards import Entry, ShardSet
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class MusicDataModule(lightning.LightningDataModule):
         """DataError where a split that training or validation reads by its index has no picture at all."""
         for split in ("val",) if self.data.stream else ("train", "val"):
             dataset = self.dataset(split)
-            if not any(set(IMAGE_EXTS) & set(entry.members) for entry in dataset.entries):
+            if not any(map(dataset.reader.has_picture, dataset.entries)):
                 raise DataError(f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
                                 "model on: give pictures, or image.weights= of a trained one.")  # fmt: skip
 
