@@ -178,6 +178,8 @@ def check(config: Config) -> None:
                 "guards.spike_factor", "guards.rollback_after", "music_vae.texture_steps"):
         if not flat[key] >= 0:
             raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
+    if (words := config.text_encoder.max_words) is not None and words < 1:
+        raise ConfigError(f"text_encoder.max_words={words} leaves no word of a caption: give 1 or more, or null for all.")
     if config.data.precompute.enabled and config.data.crop == "random":
         raise ConfigError("data.crop=random draws another crop each time, and what is precomputed is of each clip's start: "
                           "give data.crop=start or data.precompute.enabled=false.")  # fmt: skip
