@@ -1,5 +1,6 @@
 """The lab: rows share one model where they should, a failed row stops no other, equal budgets, one table of what ran."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -302,6 +303,7 @@ def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 ROW_FILES = sorted(f for f in EXPERIMENTS.glob("*/*.yaml") if not f.name.startswith("_"))
+suite_of_the_repository = functools.cache(lambda name: load_suite(name, []))
 
 
 @pytest.mark.parametrize("file", ROW_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
@@ -309,7 +311,7 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
     from melfusion import build
 
     monkeypatch.chdir(EXPERIMENTS.parent)
-    suite = load_suite(file.parent.name, [])  # equal budgets, and checkpoint_of names a row
+    suite = suite_of_the_repository(file.parent.name)  # equal budgets, and checkpoint_of names a row
     assert suite.first(file.stem).ablation.baseline in suite.rows
     assert len(file.read_text().splitlines()) <= 15
     config = load_config(f"{file},tiny")

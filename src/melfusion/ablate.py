@@ -25,7 +25,7 @@ from melfusion import PREEMPTED
 from melfusion.bench import Bench, block, metas_of, suite_bench
 from melfusion.checkpoint import load_system
 from melfusion.checkpoint_store import CheckpointError
-from melfusion.config import ConfigError, flatten, load_config, to_dict
+from melfusion.config import ConfigError, check, flatten, load_config, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
 from melfusion.evaluate import ears, row_files, told, yardstick
@@ -53,7 +53,7 @@ class Suite:
     name: str
     rows: dict[str, Path]
     overrides: tuple[str, ...] = ()
-    read: dict[tuple, Config] = dataclasses.field(default_factory=dict)  # what was loaded, each once
+    read: dict[str, Config] = dataclasses.field(default_factory=dict)  # what was loaded, each once
 
     @property
     def path(self) -> Path:
@@ -65,10 +65,13 @@ class Suite:
 
     def config(self, row: str, seed: int | None) -> Config:
         """The row under a seed, in its place; a copy, to be changed at will. Without a seed, as the files have it."""
-        if (row, seed) not in self.read:
-            places = [] if seed is None else [f"runs_dir={self.path / row}", f"name=seed{seed}", f"seed={seed}"]
-            self.read[row, seed] = load_config(str(self.rows[row]), [*self.overrides, *places])
-        return copy.deepcopy(self.read[row, seed])
+        if row not in self.read:
+            self.read[row] = load_config(str(self.rows[row]), list(self.overrides))
+        config = copy.deepcopy(self.read[row])
+        if seed is not None:
+            config.runs_dir, config.name, config.seed = str(self.path / row), f"seed{seed}", seed
+            check(config)
+        return config
 
     def first(self, row: str) -> Config:
         """The row under its first seed, for what all seeds share."""

@@ -53,8 +53,9 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
     merged = OmegaConf.structured(Config)
     for i, part in enumerate(parts):
         # laid over another, a file brings its own keys only: its base would undo what lies below
-        for path in _base_chain(config_path(part)) if i == 0 else [config_path(part)]:
-            merged = _merge(merged, _read(path), str(path))
+        path = config_path(part)
+        for file, tree in _base_chain(path) if i == 0 else [(path, _read(path))]:
+            merged = _merge(merged, tree, str(file))
     if merged.name is None:
         merged.name = "-".join(Path(p).stem for p in parts)
     return _overridden(merged, overrides or [])
@@ -149,6 +150,8 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
     if unknown := [stage for stage in config.stages if stage not in ("music_vae", "image_diffusion")]:
         raise ConfigError(f"stages names {unknown[0]!r}; stages are music_vae and image_diffusion.")
+    if config.image.model != "diffusion" and "image_diffusion" in config.stages:
+        raise ConfigError(f"image.model={config.image.model} is not what the stage image_diffusion trains: leave it out of stages.")
     if len(config.optim.betas) != 2:
         raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
     for part in ("image", "unet"):
@@ -207,14 +210,16 @@ def check(config: Config) -> None:
         )
 
 
-def _base_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
+def _base_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConfig]]:
+    """The file and those that it is laid over, the lowest first, each with its own keys."""
     if path in seen:
         raise ConfigError(f"{path}: its `base:` chain comes back to itself; remove one of {[str(p) for p in seen]}.")
-    base = OmegaConf.select(_load(path), "base")
+    tree = _load(path)
+    base = tree.pop("base", None)
     if base is None:
-        return [path]
+        return [(path, tree)]
     beside = path.parent / f"{base}.yaml"
-    return [*_base_chain(beside if beside.is_file() else config_path(str(base)), (*seen, path)), path]
+    return [*_base_chain(beside if beside.is_file() else config_path(str(base)), (*seen, path)), (path, tree)]
 
 
 def _load(path: Path) -> DictConfig:
@@ -265,8 +270,9 @@ def _dotted(key: str, value: str) -> DictConfig:
 
 
 def _merge(merged: DictConfig, tree: DictConfig, where: str) -> DictConfig:
+    """`tree` laid over `merged`, which becomes the result: copying it each time would take most of the time."""
     try:
-        return OmegaConf.merge(merged, tree)  # type: ignore[return-value]
+        return OmegaConf.unsafe_merge(merged, tree)  # type: ignore[return-value]
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
         raise ConfigError(f"{where}: there is no key {key!r}{_nearest(key, valid_keys(OmegaConf.get_type(merged)))}.") from None
