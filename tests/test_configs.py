@@ -132,6 +132,7 @@ def test_full_scale_has_the_published_sizes(name):
         ("diffusion.text_drop_prob=0.95", ["diffusion.*_drop_prob", "0.95"]),
         ("diffusion.text_drop_prob=-0.1", ["diffusion.*_drop_prob", "-0.1"]),
         ("diffusion.pure_noise_share=1", ["diffusion.pure_noise_share", "1"]),
+        ("image.model=clp", ["image.model='clp'", "did you mean 'clip'?"]),
         ("text_encoder.max_words=0", ["text_encoder.max_words", "null"]),
         ("audio.clip_duration_s=1.0", ["audio.clip_duration_s=1.0", "0.128 s"]),
         ("trainer.accumulate=3", ["data.global_batch_size=4", "trainer.accumulate=3"]),

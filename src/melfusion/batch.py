@@ -52,7 +52,7 @@ class MusicBatch(_Movable):
     latent_moments: Tensor | None = None  # (B, 2C, T, F) mean and log-variance of the music VAE
     text_embeds: Tensor | None = None  # (B, L, D)
     text_mask: Tensor | None = None  # (B, L) bool
-    image_latents: Tensor | None = None  # (B, G, C, h, w) the picture at the reading's grid timesteps
+    image_latents: Tensor | None = None  # (B, G, C, h, w) the picture at the reading's grid timesteps; of CLIP (B, 1, N, D)
     visual_features: VisualFeatures | None = None  # reading `fixed`: cached, tokens already matched
     labels: list[dict[str, Any]] = field(default_factory=list)
     full_captions: list[str] = field(default_factory=list)  # everything in words; the caption where there is no other
@@ -72,7 +72,7 @@ class Conditioning(_Movable):
     text_embeds: Tensor  # (B, L, D)
     text_mask: Tensor  # (B, L) bool
     has_image: Tensor  # (B,) float
-    image_latents: Tensor | None = None  # (B, G, C, h, w)
+    image_latents: Tensor | None = None  # (B, G, C, h, w), or of CLIP (B, 1, N, D)
     image_noise: Tensor | None = None  # (B, C, h, w), reading `noised`
     visual_features: VisualFeatures | None = None
 

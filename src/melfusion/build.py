@@ -17,11 +17,13 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     CLIPTextModel,
+    CLIPVisionModel,
     SpeechT5HifiGan,
     T5EncoderModel,
 )
 
 from melfusion.audio import AudioGeometry, LogMel
+from melfusion.clip_features import ClipFeatures
 from melfusion.config import to_dict
 from melfusion.diffusion import alphas_cumprod
 from melfusion.export import STATISTICS_FILE, TEXTURE_FOLDER
@@ -48,7 +50,7 @@ from melfusion.schema import Config, TextEncoderConfig
 from melfusion.text_encoder import TextEncoder
 from melfusion.texture import Texture
 from melfusion.towers import ImageTower, Towers
-from melfusion.twins import byte_tokenizer, random_image_vae, random_text_network, random_unet
+from melfusion.twins import byte_tokenizer, random_clip_vision, random_image_vae, random_text_network, random_unet
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, Vocos
 from melfusion.weights_source import WeightsError, resolve
@@ -199,7 +201,17 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
     )  # fmt: skip
 
 
-def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionModel | None) -> SynapticUNet:
+def clip_features(config: Config) -> ClipFeatures:
+    """CLIP's vision transformer from a transformers folder, or a random twin of 8×8 patches."""
+    c, folder = config.image, _folder(config, "image")
+    network = random_clip_vision(c, config.data.image_size_px) if folder is None else pretrained(CLIPVisionModel, folder)
+    return ClipFeatures(network)
+
+
+LOOKS = {"diffusion": image_features, "clip": clip_features}  # what may look at the picture
+
+
+def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionModel | int | None) -> SynapticUNet:
     """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
     c, s, folder = config.unet, config.synapse, _folder(config, "unet")
     if folder is not None and not (folder / TANGO_FILE).is_file():
@@ -229,8 +241,8 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     """The whole of MeLFusion. Random twins are drawn from config.seed, the same in every process."""
     with _seeded(config.seed) if seed_parts else contextlib.nullcontext():
         text = freeze(text_encoder(config))
-        extractor = freeze(image_features(config)) if config.synapse.kind != "none" else None
-        unet = synaptic_unet(config, text.width, extractor.unet if extractor else None)
+        extractor = freeze(LOOKS[config.image.model](config)) if config.synapse.kind != "none" else None
+        unet = synaptic_unet(config, text.width, extractor.seen_by if extractor else None)
         vae, sound = freeze(music_vae(config)), freeze(vocoder(config))
     if extractor is not None:
         extractor.layers = list(unet.synapse.specs)
@@ -266,17 +278,12 @@ def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
         return {}
     if config.task in ("judge", "towers"):
         return {"augment": system.log_mel.shape(AudioGeometry(config.audio).num_samples)}
-    extractor = system if config.task == "image_diffusion" else system.extractor
-    picture = None
-    if extractor is not None:
-        size = config.data.image_size_px
-        vae = extractor.vae
-        side = size if vae is None else size // 2 ** (len(vae.config.block_out_channels) - 1)
-        picture = (extractor.unet.config.in_channels, side, side)
+    side = config.data.image_size_px
     if config.task == "image_diffusion":
-        return {"image_noise": picture}
-    shapes = {"vae_noise": latent, "noise": latent}
-    return shapes | ({"image_noise": picture} if picture and extractor.reading == "noised" else {})
+        return {"image_noise": system.noise_shape(side, side)}
+    shapes, extractor = {"vae_noise": latent, "noise": latent}, system.extractor
+    noised = extractor is not None and extractor.reading == "noised"
+    return shapes | ({"image_noise": extractor.noise_shape(side, side)} if noised else {})
 
 
 def _check_audio(made_for: dict, config: Config, name: str) -> None:

@@ -22,6 +22,7 @@ from torchmetrics import MeanMetric
 
 from melfusion import diffusion
 from melfusion.batch import MusicBatch, VisualFeatures
+from melfusion.frozen import digest
 from melfusion.layers import attention_layers
 from melfusion.optim import TrainedModule
 from melfusion.sampler import ddim_invert, ddim_reverse
@@ -75,6 +76,22 @@ class ImageFeatureExtractor(TrainedModule):
         self.prediction_type, self.reading, self.val_items = prediction_type, reading, val_items
         self.register_buffer("grid", self._grid(grid_steps, fixed_timestep), persistent=False)
         self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
+
+    @property
+    def seen_by(self) -> UNet2DConditionModel:
+        """Whose layers are read."""
+        return self.unet
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(C, h, w) of the latents of a picture of so many pixels."""
+        down = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return (self.unet.config.in_channels, height // down, width // down)
+
+    def provenance(self) -> dict[str, Any]:
+        """What its features depend on beside its weights."""
+        return {"reading": self.reading, "grid": self.grid.tolist(), "prediction_type": self.prediction_type,
+                "alpha_bar": digest({"alpha_bar": self.alpha_bar}),
+                "scaling_factor": self.vae and self.vae.config.scaling_factor}  # fmt: skip
 
     def _full_grid(self, grid_steps: int) -> Tensor:
         return torch.arange(grid_steps, device=self.alpha_bar.device) * len(self.alpha_bar) // grid_steps

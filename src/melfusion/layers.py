@@ -54,16 +54,20 @@ def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
 
 
 def layer_specs(
-    unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None, layers: list[str]
+    unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | int | None, layers: list[str]
 ) -> list[LayerSpec]:
-    """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one."""
+    """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one.
+
+    An int stands for a model that is no UNet and tells all layers the same, in tokens of that width.
+    """
     names = attention_layers(unet)
-    blocks, specs = block_names(names), []
-    there = set(attention_layers(image_unet)) if image_unet is not None else set()
+    blocks, specs, one = block_names(names), [], image_unet if isinstance(image_unet, int) else None
+    there = set(names if one else attention_layers(image_unet) if image_unet is not None else ())
     for name in choose_layers(names, layers):
         if name not in there:
             raise ConfigError(f"synapse.layers names {name}, which the image UNet does not have: "
                              f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}.")  # fmt: skip
-        music, image = unet.get_submodule(f"{name}.attn2"), image_unet.get_submodule(f"{name}.attn1")
-        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, image.to_k.out_features))
+        music = unet.get_submodule(f"{name}.attn2")
+        width = one or image_unet.get_submodule(f"{name}.attn1").to_k.out_features
+        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, width))
     return specs

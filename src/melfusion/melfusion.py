@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from melfusion import diffusion
 from melfusion.batch import Conditioning, MusicBatch, VisualFeatures
 from melfusion.checkpoint_store import CheckpointError
+from melfusion.clip_features import ClipFeatures
 from melfusion.data import order
 from melfusion.frozen import digest
 from melfusion.image_features import ImageFeatureExtractor
@@ -39,7 +40,7 @@ class MeLFusion(TrainedModule):
     """
 
     def __init__(self, unet: SynapticUNet, music_vae: MusicVAE, text_encoder: TextEncoder,
-                 extractor: ImageFeatureExtractor | None, vocoder: Vocoder, log_mel: nn.Module,
+                 extractor: ImageFeatureExtractor | ClipFeatures | None, vocoder: Vocoder, log_mel: nn.Module,
                  alpha_bar: Tensor, diffusion: DiffusionConfig, optim: OptimConfig, latent_shape: tuple[int, int, int],
                  scheduler: Callable[[], Any], max_steps: int, val_items: int = 64,
                  config: dict[str, Any] | None = None):  # fmt: skip
@@ -200,9 +201,10 @@ class MeLFusion(TrainedModule):
         n, seeds = len(captions), seeds or list(range(len(captions)))
         if has_image is None:
             has_image = torch.full((n,), float(image is not None))
-        batch = MusicBatch(["" for _ in captions], captions, torch.arange(n, device=self.device),
-                           has_image.to(self.device), image=image,
-                           draws={"image_noise": self._draw("image_noise", seeds, self._picture_shape(image))})  # fmt: skip
+        unseen = image is None or self.extractor is None
+        draws = {} if unseen else {"image_noise": self._draw("image_noise", seeds, self.extractor.noise_shape(*image.shape[2:]))}
+        batch = MusicBatch(["" for _ in captions], captions, torch.arange(n, device=self.device), has_image.to(self.device),
+                           image=image, draws=draws)  # fmt: skip
         conditioning = self.condition(batch)
         if self.extractor is not None and self.extractor.reading == "fixed" and conditioning.image_latents is not None:
             features = self.look(conditioning, batch.position)  # the same at every step: read once
@@ -217,14 +219,6 @@ class MeLFusion(TrainedModule):
     def vocode(self, log_mel: Tensor) -> Tensor:
         """log_mel (B, 1, T, F) → waveform (B, S)."""
         return self.vocoder(log_mel)
-
-    def _picture_shape(self, image: Tensor | None) -> tuple[int, ...]:
-        if image is None or self.extractor is None:
-            return (0,)
-        if self.extractor.vae is None:
-            return tuple(image.shape[1:])
-        down = 2 ** (len(self.extractor.vae.config.block_out_channels) - 1)
-        return (self.extractor.unet.config.in_channels, image.shape[2] // down, image.shape[3] // down)
 
     def _draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:
         draws = [order.generator(seed, stream).standard_normal(shape, dtype="float32") for seed in seeds]

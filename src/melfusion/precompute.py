@@ -23,7 +23,6 @@ from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.reading import digest_of
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
-from melfusion.frozen import digest
 from melfusion.melfusion import MeLFusion
 from melfusion.precision import resolve_precision
 from melfusion.run import locked
@@ -53,10 +52,8 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         stored["max_words"] = config.text_encoder.max_words
     if system.extractor is not None:
         extractor = system.extractor
-        stored |= {"extractor": digests["extractor"], "reading": config.image.reading, "grid": extractor.grid.tolist(),
-                   "prediction_type": extractor.prediction_type, "alpha_bar": digest({"alpha_bar": extractor.alpha_bar}),
-                   "scaling_factor": extractor.vae and extractor.vae.config.scaling_factor}  # fmt: skip
-        if config.image.reading == "fixed":
+        stored |= {"extractor": digests["extractor"]} | extractor.provenance()
+        if extractor.reading == "fixed":
             stored |= {"layers": list(system.unet.synapse.specs), "match": config.synapse.match,
                        "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length)}  # fmt: skip
     return stored

@@ -187,8 +187,9 @@ class TextEncoderConfig:
 
 @dataclass
 class ImageConfig:
-    """The frozen image-diffusion model and how it is read."""
+    """The frozen model that looks at the picture, and how it is read."""
 
+    model: str = "diffusion"  # diffusion (the paper) | clip (its vision transformer, to which the knobs below mean nothing)
     weights: str | None = None
     vae: bool = True  # diffuse latents of a VAE; false: diffuse pixels
     vae_block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512, 512])
@@ -219,7 +220,8 @@ class UNetConfig:
 
 @dataclass
 class SynapseConfig:
-    kind: str = "kv_mix"  # none | kv_mix (eq. 5-6) | kv_mix_proj | concat | decoupled | context_mix
+    # none | kv_mix (eq. 5-6) | kv_mix_proj | concat | decoupled | context_mix | controlnet | language_of_audio
+    kind: str = "kv_mix"
     layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
     alpha_share: str = "block"  # all | block | layer | head
     alpha_init: float = 0.5
@@ -329,6 +331,7 @@ CHOICES = {
     "data.crop": ("random", "start"),
     "data.precompute.dtype": ("float32", "float16"),
     "text_encoder.family": ("bert", "t5", "clip"),
+    "image.model": ("diffusion", "clip"),
     "image.prediction_type": ("epsilon", "v_prediction"),
     "image.reading": ("inverted", "fixed", "noised"),
     "synapse.alpha_share": ("all", "block", "layer", "head"),

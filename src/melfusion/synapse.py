@@ -6,10 +6,13 @@ K ← α·K_image + (1-α)·K_music, V ← α·V_image + (1-α)·V_music, in eve
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
@@ -31,9 +34,13 @@ def pool_2d(tokens: Tensor, length: int) -> Tensor:
         return tokens
     if side * side != tokens.shape[1]:
         raise ConfigError(f"synapse.match=pool_2d needs a square picture, but got {tokens.shape[1]} image tokens.")
-    rows = max(r for r in range(1, math.isqrt(length) + 1) if length % r == 0)
     grid = tokens.transpose(1, 2).unflatten(2, (side, side))
-    return F.adaptive_avg_pool2d(grid, (rows, length // rows)).flatten(2).transpose(1, 2)
+    return F.adaptive_avg_pool2d(grid, (_rows(length), length // _rows(length))).flatten(2).transpose(1, 2)
+
+
+def _rows(cells: int) -> int:
+    """Of the most square grid of so many cells, no more than columns."""
+    return max(r for r in range(1, math.isqrt(cells) + 1) if cells % r == 0)
 
 
 MATCHES = {"pool": pool, "pool_2d": pool_2d}
@@ -67,6 +74,9 @@ class VisualSynapse(nn.Module):
         group = {"all": "all", "block": spec.block}.get(self.share, spec.name)
         return group.replace(".", "-")  # parameter names may hold no dot
 
+    def grow(self, unet: UNet2DConditionModel) -> None:
+        """Make what takes after the music UNet itself, whose weights are loaded."""
+
     def alpha(self, layer: str) -> Tensor:
         """The raw α of eq. 5-6 for a layer: a scalar, or (D,) where each head has its own."""
         spec = self.specs[layer]
@@ -80,6 +90,11 @@ class VisualSynapse(nn.Module):
 
     def matched_length(self, text_length: int) -> int:
         return text_length
+
+    def enter(self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None,
+              features: VisualFeatures, has_image: Tensor) -> tuple[VisualFeatures, dict[str, Any]]:  # fmt: skip
+        """Once a pass: the UNet's own inputs and prepared features → what its layers get, and further arguments of the UNet."""
+        return features, {}
 
     def context(self, layer: str, text_embeds: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:
         """Text (B, L, D_text) before the music's key and value are made of it."""
@@ -203,6 +218,76 @@ class ContextMix(VisualSynapse):
         return key, value, None if mask is None else mask * (1 - has_image[:, None, None])
 
 
+class ControlNet(VisualSynapse):
+    """A trainable copy of the music UNet's encoder is shown the picture, and adds to the skip connections through convolutions
+    that start at zero; cross-attention stays the text's (Zhang et al. 2023, arXiv 2302.05543).
+
+    The picture is the values of the last chosen layer, stretched over the latents' grid. The copy knows no text mask: what
+    is hidden is zeros to it.
+    """
+
+    WIDTH = 32  # of the first look at the picture
+
+    def __init__(self, specs: list[LayerSpec], **kwargs):
+        super().__init__(specs, **kwargs)
+        if self.match != "pool_2d":
+            raise ConfigError("synapse.kind=controlnet needs the picture's tokens as a grid, which synapse.match="
+                              f"{self.match} does not leave them: give synapse.match=pool_2d.")  # fmt: skip
+
+    def grow(self, unet):
+        from diffusers import ControlNetModel  # seconds to import, and rarely wanted
+
+        width = _last(self.specs).image_width
+        self.copy = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(self.WIDTH,), conditioning_channels=width)
+
+    def matched_length(self, text_length: int) -> int:
+        return self.num_tokens
+
+    def enter(self, noisy_latents, timesteps, text_embeds, text_mask, features, has_image):
+        seen = _normalised(features[_last(self.specs).name][1]).transpose(1, 2)
+        seen = F.interpolate(seen.unflatten(2, (_rows(seen.shape[2]), -1)), noisy_latents.shape[2:], mode="bilinear")
+        text = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
+        skips, mid = self.copy(noisy_latents, timesteps, text, seen, return_dict=False)
+        there = has_image[:, None, None, None].to(mid.dtype)
+        return features, {"down_block_additional_residuals": [skip * there for skip in skips],
+                          "mid_block_additional_residual": mid * there}  # fmt: skip
+
+
+class LanguageOfAudio(Concat):
+    """A GPT-2 reads text and picture and writes a few tokens, which stand beside the text's (Liu et al. 2023, AudioLDM 2,
+    arXiv 2308.05734). Here it starts from nothing, and learns by the music's loss alone.
+
+    The picture is the values of the last chosen layer.
+    """
+
+    WRITTEN = 8  # tokens, as in AudioLDM 2
+    HEAD_WIDTH = 64  # as in GPT-2, whose layers it has, in the width of the text
+
+    def grow(self, unet):
+        from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel
+        from transformers import GPT2Config, GPT2Model
+
+        width = unet.config.cross_attention_dim
+        self.read = AudioLDM2ProjectionModel(width, _last(self.specs).image_width, width)
+        self.gpt2 = GPT2Model(GPT2Config(vocab_size=1, n_embd=width, n_head=max(1, width // self.HEAD_WIDTH), resid_pdrop=0,
+                                         embd_pdrop=0, attn_pdrop=0))  # fmt: skip
+        self.gpt2.wte.requires_grad_(False)  # it reads no words
+        self.projections = _projections([dataclasses.replace(spec, image_width=width) for spec in self.specs.values()])
+
+    def enter(self, noisy_latents, timesteps, text_embeds, text_mask, features, has_image):
+        seen = _normalised(features[_last(self.specs).name][1])
+        masks = [torch.ones(text_embeds.shape[:2], device=seen.device) if text_mask is None else text_mask,
+                 has_image[:, None].expand(seen.shape[:2])]  # fmt: skip
+        prompt = self.read(text_embeds, seen, *(mask.long() for mask in masks))
+        new, mask, past, written = prompt.hidden_states, prompt.attention_mask, None, []
+        for _ in range(self.WRITTEN):
+            out = self.gpt2(inputs_embeds=new, attention_mask=mask, past_key_values=past, use_cache=True)
+            new, past, mask = out.last_hidden_state[:, -1:], out.past_key_values, F.pad(mask, (0, 1), value=1)
+            written.append(new)
+        written = torch.cat(written, 1)
+        return dict.fromkeys(self.specs, (written, written)), {}
+
+
 class NoSynapse(VisualSynapse):
     """The text-only model: no layer is touched."""
 
@@ -212,8 +297,17 @@ class NoSynapse(VisualSynapse):
 
 SYNAPSES: dict[str, type[VisualSynapse]] = {
     "none": NoSynapse, "kv_mix": KVMix, "kv_mix_proj": KVMixProj, "concat": Concat, "decoupled": Decoupled,
-    "context_mix": ContextMix,
+    "context_mix": ContextMix, "controlnet": ControlNet, "language_of_audio": LanguageOfAudio,
 }  # fmt: skip
+
+
+def _last(specs: dict[str, LayerSpec]) -> LayerSpec:
+    return list(specs.values())[-1]
+
+
+def _normalised(tokens: Tensor) -> Tensor:
+    """(B, N, D), each token with mean 0 and variance 1."""
+    return F.layer_norm(tokens.float(), tokens.shape[-1:])
 
 
 def _rescale(image: Tensor, music: Tensor) -> Tensor:
@@ -232,7 +326,7 @@ def _projections(specs: list[LayerSpec]) -> nn.ModuleDict:
 def _project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     linears = [projections[f"{layer.replace('.', '-')}-{part}"] for part in ("key", "value")]
     return tuple(
-        linear(F.layer_norm(t.float(), t.shape[-1:]).to(linear.weight.dtype))
+        linear(_normalised(t).to(linear.weight.dtype))
         for linear, t in zip(linears, features, strict=True)
     )
 

@@ -9,6 +9,8 @@ from transformers import (
     BertModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -50,6 +52,13 @@ def random_image_vae(c: ImageConfig) -> AutoencoderKL:
         down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
         norm_num_groups=min(32, *c.vae_block_out_channels), scaling_factor=0.18215,
     )  # fmt: skip
+
+
+def random_clip_vision(c: ImageConfig, image_size: int) -> CLIPVisionModel:
+    """As wide as the image UNet's last level; sees 8×8 patches."""
+    d = c.block_out_channels[-1]
+    return CLIPVisionModel(CLIPVisionConfig(hidden_size=d, intermediate_size=2 * d, num_hidden_layers=2, num_attention_heads=4,
+                                            image_size=image_size, patch_size=image_size // 8))  # fmt: skip
 
 
 def random_text_network(c: TextEncoderConfig) -> nn.Module:

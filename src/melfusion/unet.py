@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -17,16 +19,17 @@ class SynapticUNet(lightning.LightningModule):
 
     Args:
         unet: stock diffusers UNet; its state_dict keeps its keys.
-        image_unet: read for widths only, not kept. None with kind "none".
+        image_unet: read for widths only, not kept; or the width of a model that tells all layers the same. None with kind "none".
         kind, layers: see synapse.py; further keywords go to the synapse.
         trainable: all | decoder | cross_attn | synapse (the synapse always trains).
     """
 
-    def __init__(self, unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | None = None, kind: str = "none",
+    def __init__(self, unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | int | None = None, kind: str = "none",
                  layers: list[str] | None = None, trainable: str = "all", **synapse):  # fmt: skip
         super().__init__()
         specs = layer_specs(unet, image_unet, layers or ["decoder"]) if kind != "none" else []
         self.unet, self.synapse = unet, SYNAPSES[kind](specs, **synapse)
+        self.synapse.grow(unet)
         attach(unet, self.synapse)
         self.trainable = trainable
         for name, parameter in unet.named_parameters():
@@ -35,12 +38,12 @@ class SynapticUNet(lightning.LightningModule):
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None = None,
                 visual_features: VisualFeatures | None = None, has_image: Tensor | None = None) -> Tensor:  # fmt: skip
         """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
-        kwargs = None
+        told: dict[str, Any] = {"encoder_hidden_states": text_embeds, "encoder_attention_mask": text_mask}
         if visual_features is not None and self.synapse.specs:
-            kwargs = {"visual_features": self.synapse.prepare(visual_features, text_embeds.shape[1]),
-                      "has_image": has_image}  # fmt: skip
-        return self.unet(noisy_latents, timesteps, encoder_hidden_states=text_embeds,
-                         encoder_attention_mask=text_mask, cross_attention_kwargs=kwargs).sample  # fmt: skip
+            prepared = self.synapse.prepare(visual_features, text_embeds.shape[1])
+            prepared, more = self.synapse.enter(noisy_latents, timesteps, text_embeds, text_mask, prepared, has_image)
+            told |= {"cross_attention_kwargs": {"visual_features": prepared, "has_image": has_image}} | more
+        return self.unet(noisy_latents, timesteps, **told).sample
 
     def alpha_parameters(self) -> list[nn.Parameter]:
         """α: their own parameter group, without weight decay."""

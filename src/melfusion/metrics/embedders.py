@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, CLIPModel
 
 from melfusion.audio import LogMel
+from melfusion.clip_features import clip_pixels
 from melfusion.frozen import digest, freeze
 from melfusion.judge import Judge
 from melfusion.metrics.panns import Cnn14
@@ -123,17 +124,13 @@ class ClapAudio(nn.Module):
 class ClipImage(nn.Module):
     """CLIP through transformers: pictures (B, 3, H, W) in [-1, 1] and captions → (B, D) in one space."""
 
-    MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
-
     def __init__(self, model: CLIPModel, tokenizer: Any):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
 
     def forward(self, image: Tensor) -> Tensor:
-        side = self.model.config.vision_config.image_size
-        pixels = F.interpolate((image + 1) / 2, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (self.MEAN, self.STD))
-        return _pooled(self.model.get_image_features(pixel_values=(pixels - mean) / std))
+        pixels = clip_pixels(image, self.model.config.vision_config.image_size)
+        return _pooled(self.model.get_image_features(pixel_values=pixels))
 
     def text(self, captions: list[str]) -> Tensor:
         tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
