@@ -37,6 +37,7 @@ def suite(tmp_path, monkeypatch):
     """A suite of three rows in a folder of its own: `text`, `ours`, and `permuted`, which speaks through `ours`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(lab.__file__).parents[1]))
+    monkeypatch.setattr("melfusion.data.corpus.FITTED", 24)
     folder = tmp_path / "experiments" / "small"
     folder.mkdir(parents=True)
     (folder / "_base.yaml").write_text(BASE)
@@ -58,7 +59,6 @@ def random_judge(monkeypatch):
         named = [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))] if embedders else []
         return Ears(config.audio, judge, named)
 
-    monkeypatch.setattr("melfusion.data.corpus.FITTED", 24)
     for module in (lab, evaluate):
         monkeypatch.setattr(module, "ears", ears)
     from melfusion import results
@@ -328,6 +328,7 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
 @pytest.mark.parametrize("name", sorted({file.parent.name for file in ROW_FILES}))
 def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp_path, monkeypatch, random_judge):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("melfusion.data.corpus.FITTED", 24)
     Path("experiments").symlink_to(EXPERIMENTS)
     tiny = flatten({k: v for k, v in yaml.safe_load(config_path("tiny").read_text()).items() if k != "base"})
     judge = "judge.attributes={place: [sea, forest, desert, city, mountains, meadow], time: [dawn, noon, dusk, night]}"

@@ -175,15 +175,14 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
     for seed in seeds:
         train(suite.config(model, seed))
     scale = choose_guidance(suite, model)
-    for row in rows:
-        for seed in seeds:
-            config = sung(suite, row, seed, scale)
-            items = test_items(config, seed)
-            system = trained(suite.config(model, seed))
-            folder = suite.clips(row, seed)
-            claim(folder, system, config, items, ROWS[config.ablation.told])
-            make_clips(system, config, items, ROWS[config.ablation.told], folder)
-        print(f"{suite.name}/{row}: clips of {len(seeds)} seeds are there", flush=True)
+    for seed in seeds:
+        system = trained(suite.config(model, seed))
+        for row in rows:
+            config, folder = sung(suite, row, seed, scale), suite.clips(row, seed)
+            items, says = test_items(config, seed), ROWS[config.ablation.told]
+            claim(folder, system, config, items, says)
+            make_clips(system, config, items, says, folder)
+    print(f"{suite.name}: clips of {', '.join(rows)} of {len(seeds)} seeds are there", flush=True)
 
 
 def sung(suite: Suite, row: str, seed: int, scale: float | None) -> Config:

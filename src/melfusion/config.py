@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import logging
 from importlib import import_module
 from pathlib import Path
@@ -68,7 +69,7 @@ def load_plain(cls: type, file: Path, overrides: list[str]) -> Any:
 
 def override(config: Config, overrides: list[str]) -> Config:
     """A dotlist laid over a configuration."""
-    return _overridden(_merge(OmegaConf.structured(Config), OmegaConf.create(to_dict(config)), "stored config"), overrides)
+    return _overridden(OmegaConf.structured(config), overrides)
 
 
 def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
@@ -96,21 +97,21 @@ def _laid_over(merged: DictConfig, overrides: list[str]) -> Any:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """The plain tree a checkpoint or a run directory stores → Config; keys that this version no longer has are logged."""
-    known, kept = set(valid_keys()), OmegaConf.create()
+    known, kept = set(valid_keys()), {}
     for key, value in flatten(tree).items():
         # below a known key lie the entries of a dict, such as data.splits.train
-        if any(key == k or key.startswith(f"{k}.") for k in known):
-            OmegaConf.update(kept, key, value, force_add=True)
+        if key in known or any(key.startswith(f"{k}.") for k in known):
+            *path, last = key.split(".")
+            functools.reduce(lambda node, name: node.setdefault(name, {}), path, kept)[last] = value
         else:
             log.warning("A stored configuration has %s=%r, which this version does not know; it is left out.", key, value)
-    return _checked(_merge(OmegaConf.structured(Config), kept, "stored config"))
+    return _checked(_merge(OmegaConf.structured(Config), OmegaConf.create(kept), "stored config"))
 
 
 def overlay(config: Config, name: str, changes: dict[str, Any]) -> Config:
     """The own keys of configs/<name>.yaml, then `changes`, laid over a configuration."""
     path = config_path(name)
-    merged = _merge(OmegaConf.structured(Config), OmegaConf.create(to_dict(config)), "stored config")
-    return _checked(_merge(_merge(merged, _read(path), str(path)), OmegaConf.create(changes), name))
+    return _checked(_merge(_merge(OmegaConf.structured(config), _read(path), str(path)), OmegaConf.create(changes), name))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
