@@ -94,11 +94,15 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
     assert val[0] == pytest.approx(val[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("reading", ["inverted", "fixed", "noised"])
-@pytest.mark.parametrize(("kind", "precision"), [("kv_mix", "32-true"), ("concat", "bf16-mixed")])
-def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_path, kind, precision, reading):
-    options = (f"synapse.kind={kind}", f"image.reading={reading}", "data.crop=start", "trainer.max_steps=3",
-               f"trainer.precision={precision}")  # fmt: skip
+READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noised")]
+
+
+@pytest.mark.parametrize(("kind", "precision", "option"), [
+    *(("kv_mix", "32-true", reading) for reading in READINGS), *(("concat", "bf16-mixed", reading) for reading in READINGS),
+    ("concat", "32-true", "image.model=clip"), ("controlnet", "32-true", "synapse.match=pool_2d"),
+])  # fmt: skip
+def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_path, kind, precision, option):
+    options = (f"synapse.kind={kind}", option, "data.crop=start", "trainer.max_steps=3", f"trainer.precision={precision}")
     rel = 2e-5 if precision == "32-true" else 1e-3  # what is stored as float32 was rounded elsewhere in bfloat16
     live = tiny_run("live", *options)
     cached = tiny_run("cached", *options, "data.precompute.enabled=true", f"data.precompute.path={tmp_path}/cache")
