@@ -192,8 +192,10 @@ def test_another_decoder_may_follow_and_another_encoder_may_not(tiny, network, f
         other.on_load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("kind", ["none", *KINDS])
+@pytest.mark.parametrize(("kind", "prediction_type"), [
+    *((kind, "epsilon") for kind in ("none", *KINDS)), ("concat", "v_prediction"),
+    *(pytest.param(kind, "v_prediction", marks=pytest.mark.slow) for kind in ("none", *KINDS) if kind != "concat"),
+])  # fmt: skip
 def test_one_batch_can_be_overfitted(tiny, make_batch, kind, prediction_type):
     config = tiny(f"synapse.kind={kind}", f"diffusion.prediction_type={prediction_type}", "image.reading=fixed")
     system = build.system(config).train()
