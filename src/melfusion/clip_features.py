@@ -1,6 +1,6 @@
 """ClipFeatures: CLIP's vision transformer looks at the picture in place of the image-diffusion model (`image.model=clip`).
 
-A comparison of the paper's (§5, other ways to condition on the picture): every layer of the synapse is told the same
+One of the paper's other ways to condition on the picture (experiments/conditioner): every layer of the synapse is told the same
 patch tokens, which know nothing of diffusion and so of no timestep. The layer before the last is read, as Ye et al. 2023
 (IP-Adapter, arXiv 2308.06721) do.
 """
