@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+from itertools import product
 
 import pytest
 import torch
@@ -192,10 +193,11 @@ def test_another_decoder_may_follow_and_another_encoder_may_not(tiny, network, f
         other.on_load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize(("kind", "prediction_type"), [
-    *((kind, "epsilon") for kind in ("none", *KINDS)), ("concat", "v_prediction"),
-    *(pytest.param(kind, "v_prediction", marks=pytest.mark.slow) for kind in ("none", *KINDS) if kind != "concat"),
-])  # fmt: skip
+QUICK = ("kv_mix", "epsilon"), ("concat", "v_prediction")
+REST = [pair for pair in product(("none", *KINDS), ("epsilon", "v_prediction")) if pair not in QUICK]
+
+
+@pytest.mark.parametrize(("kind", "prediction_type"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST)])
 def test_one_batch_can_be_overfitted(tiny, make_batch, kind, prediction_type):
     config = tiny(f"synapse.kind={kind}", f"diffusion.prediction_type={prediction_type}", "image.reading=fixed")
     system = build.system(config).train()

@@ -48,8 +48,11 @@ def numbers(run):
     return {(line["step"], tag): v for line in run.lines() for tag, v in line.items() if tag not in skipped}
 
 
-@pytest.mark.parametrize(("fault", "saved"), [("sigterm@2", 3), ("sigusr1@3", 4), ("sigterm@4", 5), ("sigterm@1", 2)])
-@pytest.mark.parametrize("every", [1, 100])
+QUICK = [("sigterm@2", 3, 1), ("sigterm@2", 3, 100), ("sigusr1@3", 4, 100)]
+REST = [("sigusr1@3", 4, 1), *((f"sigterm@{saved - 1}", saved, every) for saved in (2, 5) for every in (1, 100))]
+
+
+@pytest.mark.parametrize(("fault", "saved", "every"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
 def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(runs, capsys, scontrol, fault, saved, every):
     """The signal is read one step later, or where a checkpoint or a validation (of steps 3 and 6) wants to know at once."""
     whole, parts = runs("whole"), runs("parts")
@@ -167,7 +170,7 @@ def started(folder, data, *options):
         process.stderr.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_leaves_the_loaders_to_the_run(tmp_path, tiny_corpus, number):
     with started(tmp_path, tiny_corpus, "data.num_workers=2") as process:
         os.killpg(process.pid, number)

@@ -194,18 +194,6 @@ def test_make_submit_passes_the_verb_its_variables_and_the_settings(slurm):
     assert srun_of(text)[-4:] == ["train", "seed=4", "trainer.devices=2", "trainer.num_nodes=2"]
 
 
-def test_a_submitted_job_trains_to_the_end_and_the_same_command_finds_it_finished(slurm, tiny_corpus):
-    (slurm / "run").touch()
-    options = [f"data.path={tiny_corpus}", "name=sent", "trainer.media_items=0", "cluster.gpus_per_node=0"]
-    assert cli.main(["submit", "train", "tiny", *options]) == 0
-    log = Path("runs/sent/slurm/4242_0_log.out")
-    assert (slurm / "status").read_text() == "0\n", log.read_text()
-    assert json.loads(Path("runs/sent/results.json").read_text())["step"] == 2
-    assert cli.main(["submit", "train", "tiny", *options]) == 0
-    assert "── training" in log.read_text() and "runs/sent is finished" in log.read_text()  # one log, appended to
-    assert not (slurm / "scontrol").exists()
-
-
 @pytest.mark.parametrize(("code", "option", "requeued"), [
     (75, "true", True), (75, "false", False), (1, "true", False), (143, "true", False), (0, "true", False)])  # fmt: skip
 def test_only_a_job_that_saved_its_state_is_requeued(code, option, requeued, slurm):
@@ -240,12 +228,15 @@ def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directo
     (saved,) = Path("runs/long/checkpoints").glob("*.ckpt")
     step = int(saved.stem.removeprefix("step-"))
     assert 3 <= step < 60 and f"has saved step {step}" in log.read_text()
-    submit("train", ["tiny"], options, "scenes")  # what the requeued job runs
+    assert cli.main(["submit", "train", "tiny", *options]) == 0  # what the requeued job runs
     assert (slurm / "status").read_text() == "0\n"
     assert json.loads(Path("runs/long/results.json").read_text())["step"] == 60
     lines = map(json.loads, Path("runs/long/metrics.jsonl").read_text().splitlines())
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == list(range(1, 61))  # none lost, none twice
+    assert cli.main(["submit", "train", "tiny", *options]) == 0
+    assert "runs/long is finished" in log.read_text()  # one log, appended to
+    assert (slurm / "scontrol").read_text() == "requeue\n4242\n"  # no more than that once
 
 
 def test_a_container_wraps_every_task(slurm):
