@@ -44,7 +44,7 @@ def test_two_hundred_deaths_and_every_other_fault_cost_nothing(tmp_path):
 
 # Each plants a defect into the framework before anything forks, and says which row must show it
 DEFECTS = {
-    "resume is off by one": (0, "damaged_checkpoint", "lost", """
+    "resume is off by one": (0, "changed_world", "lost", """
 from melfusion.data import order
 begin = order.TrainBatches.__init__
 order.TrainBatches.__init__ = lambda self, m, r, w, consumed=0: begin(self, m, r, w, consumed + (1 if consumed else 0))
