@@ -9,13 +9,14 @@ import pytest
 import soundfile
 import torch
 from data_fixtures import chord, sound, tone
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from melfusion.audio import (
     AudioGeometry,
     BadSample,
     LogMel,
     crop_clip,
-    normalise_loudness,
+    normalise_level,
     pad_clip,
     read_audio,
     write_wav,
@@ -56,16 +57,20 @@ def slaney_filters(audio: AudioConfig) -> np.ndarray:
 
 
 def reference_log_mel(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
-    """(S,) → (T, F) in float64: frame by frame, each centred on the middle of its hop."""
+    """(S,) → (T, F) in float64: frame by frame, each centred on the middle of its hop, or on its first sample."""
     n, hop = audio.n_fft_samples, audio.hop_length_samples
-    pad = (n - hop) // 2
+    pad = n // 2 if audio.framing == "centred" else (n - hop) // 2
     padded = np.concatenate([waveform[pad:0:-1], waveform, waveform[-2 : -pad - 2 : -1]]).astype(np.float64)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
     frames = [padded[i * hop : i * hop + n] * window for i in range(len(waveform) // hop)]
     return np.log(np.maximum(np.abs(np.fft.rfft(frames)) @ slaney_filters(audio), 1e-5))
 
 
-@pytest.mark.parametrize("audio", [PUBLISHED, SMALL, load_config("scenes").audio], ids=["published", "tiny", "scenes"])
+TANGO = load_config("melfusion").audio
+FRONT_ENDS = {"published": PUBLISHED, "tiny": SMALL, "scenes": load_config("scenes").audio, "tango": TANGO}
+
+
+@pytest.mark.parametrize("audio", FRONT_ENDS.values(), ids=FRONT_ENDS)
 def test_log_mel_equals_the_formulas(audio):
     rng = np.random.default_rng(0)
     length = 40 * audio.hop_length_samples
@@ -78,6 +83,25 @@ def test_log_mel_equals_the_formulas(audio):
         loud = wanted > -9  # below it float32's rounding of a loud frame shows
         np.testing.assert_allclose(got[loud], wanted[loud], atol=1e-4)
         np.testing.assert_allclose(got, wanted, atol=1e-3)
+
+
+def test_the_centred_log_mel_is_that_of_another_library():
+    """As Tango's code computes it: `center=True` with n_fft/2 reflected, and 1025 frames cut to 1024."""
+    waveform = chord(TANGO.clip_duration_s, TANGO.sample_rate_hz).astype(np.float32)
+    filters = mel_filter_bank(513, 64, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
+    wanted = spectrogram(waveform, window_function(1024, "hann"), 1024, 160, 1024, power=1.0, center=True, pad_mode="reflect",
+                         mel_filters=filters, mel_floor=1e-5, log_mel="log").T  # fmt: skip
+    got = LogMel(TANGO)(torch.from_numpy(waveform)[None])[0, 0].numpy()
+    assert wanted.shape == (1025, 64) and got.shape == (1024, 64)
+    np.testing.assert_allclose(got, wanted[:1024], atol=2e-3)
+
+
+def test_published_framings_lie_half_a_hop_apart():
+    click = torch.zeros(1, 16000)
+    click[0, 8000] = 1  # sample 50 · 160
+    loud = {f: LogMel(AudioConfig(framing=f))(click)[0, 0].exp().sum(-1).numpy() for f in ("centred", "hifigan")}
+    assert loud["centred"].argmax() == 50 and loud["centred"][49] == pytest.approx(loud["centred"][51], rel=1e-3)
+    assert loud["hifigan"][49] == pytest.approx(loud["hifigan"][50], rel=1e-3)  # their middles are 80 samples away
 
 
 def test_silence_is_the_floor_and_louder_is_larger():
@@ -108,7 +132,7 @@ def test_geometry_of_the_published_model():
 
 
 # The error of the whole way back, so that a change of either side shows: measured 0.155 nats (1.3 dB) and 0.005
-@pytest.mark.parametrize(("audio", "bound"), [(PUBLISHED, 0.18), (SMALL, 0.01)], ids=["published", "tiny"])
+@pytest.mark.parametrize(("audio", "bound"), [(PUBLISHED, 0.18), (SMALL, 0.01), (TANGO, 0.18)], ids=["published", "tiny", "tango"])
 def test_griffin_lim_brings_the_mel_of_a_chord_back(audio, bound):
     waveform = torch.from_numpy(chord(1.024, audio.sample_rate_hz)).float()[None]
     mel = LogMel(audio)
@@ -216,25 +240,25 @@ def test_short_audio_is_padded_at_its_end_and_too_short_is_refused():
 
 def test_loudness_is_brought_to_its_level():
     for level in (0.9, 0.01, 0.003):
-        waveform = normalise_loudness(tone(1, 8000, level=level), SMALL)
+        waveform = normalise_level(tone(1, 8000, level=level), SMALL)
         assert waveform.dtype == np.float32 and db(rms(waveform)) == pytest.approx(-20, abs=0.01)
 
 
 def test_no_peak_is_lifted_above_the_limit():
     clicks = np.zeros(8000, np.float32)
     clicks[::2000] = 0.5
-    waveform = normalise_loudness(clicks, SMALL)
+    waveform = normalise_level(clicks, SMALL)
     assert db(np.abs(waveform).max()) == pytest.approx(-1, abs=0.01) and db(rms(waveform)) < -20
     np.testing.assert_allclose(waveform / waveform.max(), clicks / 0.5, atol=1e-6)
 
 
 def test_silence_is_refused_at_the_stated_level():
     with pytest.raises(BadSample, match="silence.*-55 dBFS"):
-        normalise_loudness(np.zeros(8000, np.float32), SMALL)
+        normalise_level(np.zeros(8000, np.float32), SMALL)
     just = tone(1, 8000) / rms(tone(1, 8000)) * 10 ** (-55 / 20)
-    assert db(rms(normalise_loudness(just * 1.01, SMALL))) == pytest.approx(-20, abs=0.01)
+    assert db(rms(normalise_level(just * 1.01, SMALL))) == pytest.approx(-20, abs=0.01)
     with pytest.raises(BadSample, match="silence"):
-        normalise_loudness(just * 0.99, SMALL)
+        normalise_level(just * 0.99, SMALL)
 
 
 def test_written_wav_is_16_bit_and_clipped_not_wrapped(tmp_path):
@@ -242,3 +266,15 @@ def test_written_wav_is_16_bit_and_clipped_not_wrapped(tmp_path):
     values, rate = soundfile.read(io.BytesIO((tmp_path / "a.wav").read_bytes()))
     assert rate == 8000 and soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
     np.testing.assert_allclose(values, [0, 0.5, 1, -1], atol=1e-4)
+
+
+def test_the_peak_level_is_that_of_the_published_data_sets():
+    """Mean removed, then a peak of 0.5, however loud the clip was (Tango's and AudioLDM's `normalize_wav`)."""
+    rng = np.random.default_rng(0)
+    for loud in (0.01, 1.7):
+        clip = (loud * rng.standard_normal(16000).clip(-3, 3) / 3 + 0.1).astype(np.float32)
+        wanted = clip.astype(np.float64) - clip.astype(np.float64).mean()
+        wanted = wanted / np.abs(wanted).max() * 0.5
+        np.testing.assert_allclose(normalise_level(clip, TANGO), wanted, atol=2e-6)
+    with pytest.raises(BadSample, match="silence"):
+        normalise_level(np.full(16000, 0.3, np.float32), TANGO)  # a constant is no sound

@@ -195,9 +195,10 @@ def test_export_comes_back_to_the_bit(config, vae, make_batch, tmp_path, log_mel
     build.export_part(back, config, tmp_path / "again")  # diffusers would note the folder that it was loaded from
     assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text()
     statistics = json.loads((tmp_path / "runs/mine/export/melfusion.json").read_text())
-    assert (
-        set(statistics) == {"mel_mean", "mel_std", "latent_mean", "latent_std"} and len(statistics["latent_std"]) == 4
-    )
+    assert set(statistics) == {"mel_mean", "mel_std", "latent_mean", "latent_std", "audio"} and len(statistics["latent_std"]) == 4
+    config.audio.framing = "centred"
+    with pytest.raises(WeightsError, match="was trained for audio.framing=hifigan, but it is centred here"):
+        build.music_vae(config)
 
 
 def test_a_published_vae_brings_its_scale(config, vae, tmp_path, log_mel):

@@ -10,6 +10,7 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from melfusion import build
 from melfusion.audio import LogMel
+from melfusion.schema import AudioConfig
 from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, corrected
 from melfusion.weights_source import WeightsError
 
@@ -152,15 +153,14 @@ def test_a_few_samples_more_or_less_are_evened(given, wanted):
 # --- Vocos ------------------------------------------------------------------------------------------------------------
 
 
-def test_inverse_stft_undoes_the_front_ends_stft():
+@pytest.mark.parametrize("framing", ["hifigan", "centred"])
+def test_inverse_stft_undoes_the_front_ends_stft(framing):
     from melfusion.vocoder import inverse_stft
 
-    n_fft, hop, window = 256, 80, torch.hann_window(256)
-    waveform = torch.randn(2, 20 * hop)
-    pad = n_fft - hop
-    padded = torch.nn.functional.pad(waveform[:, None], (pad // 2, pad - pad // 2), mode="reflect")[:, 0]
-    spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)
-    torch.testing.assert_close(inverse_stft(spectrum, hop, window), waveform, rtol=1e-4, atol=1e-4)
+    front = LogMel(AudioConfig(n_fft_samples=256, hop_length_samples=80, framing=framing))
+    waveform = torch.randn(2, 20 * 80)
+    made = inverse_stft(front.spectrum(waveform), 80, front.window, front.reflected[0])
+    torch.testing.assert_close(made, waveform, rtol=1e-4, atol=1e-4)
 
 
 def test_vocos_trains_is_written_and_comes_back(tiny, make_batch, tmp_path):
@@ -186,6 +186,9 @@ def test_vocos_trains_is_written_and_comes_back(tiny, make_batch, tmp_path):
     assert torch.equal(again(mel), vocoder(mel)) and again(mel).shape == batch.waveform.shape
     with pytest.raises(WeightsError, match="hop_length_samples=128, but it is 64"):
         build.vocoder(tiny(f"vocoder.weights={tmp_path}", "audio.hop_length_samples=64"))
+    for key, before in {"framing=centred": "hifigan", "level=peak": "rms"}.items():
+        with pytest.raises(WeightsError, match=f"was trained for audio.{key.split('=')[0]}={before}"):
+            build.vocoder(tiny(f"vocoder.weights={tmp_path}", f"audio.{key}"))
 
 
 @pytest.mark.parametrize(("frames", "sizes"), [(64, (512, 1024, 2048, 4096)), (8, (512, 1024))])

@@ -87,13 +87,28 @@ def pad_clip(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     return np.pad(waveform, (0, AudioGeometry(audio).num_samples - len(waveform)))
 
 
-def normalise_loudness(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
-    """Bring the RMS to `loudness_dbfs`, but no peak above `peak_dbfs`; BadSample for silence."""
+def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
+    """(S,) → (S,) at the level of `audio.level`; BadSample for silence.
+
+    rms: the RMS becomes `loudness_dbfs`, but no peak rises above `peak_dbfs`.
+    peak: the mean is removed and the peak becomes `peak_dbfs`. AudioLDM's data set (haoheliu/AudioLDM-training-finetuning,
+    audioldm_train/utilities/data/dataset.py, `normalize_wav`) and Tango's (declare-lab/tango, tools/torch_tools.py) do this
+    with a peak of 0.5.
+    """
+    if audio.level == "peak":
+        waveform = waveform - waveform.mean(dtype=np.float64).astype(np.float32)
     rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
     if rms <= 10 ** (audio.silence_dbfs / 20):
         raise BadSample(f"silence (RMS below audio.silence_dbfs={audio.silence_dbfs:g} dBFS)")
-    gain = 10 ** (audio.loudness_dbfs / 20) / rms
-    return (waveform * min(gain, 10 ** (audio.peak_dbfs / 20) / float(np.abs(waveform).max()))).astype(np.float32)
+    gain = 10 ** (audio.peak_dbfs / 20) / float(np.abs(waveform).max())
+    if audio.level == "rms":
+        gain = min(10 ** (audio.loudness_dbfs / 20) / rms, gain)
+    return (waveform * gain).astype(np.float32)
+
+
+def stated_level(audio: AudioConfig) -> dict[str, str | float]:
+    """What a score says of the level that all clips were brought to."""
+    return {"level": audio.level, "loudness_dbfs": audio.loudness_dbfs if audio.level == "rms" else audio.peak_dbfs}
 
 
 def write_wav(path: str, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
@@ -110,11 +125,19 @@ def mel_matrix(audio: AudioConfig) -> np.ndarray:
 
 
 class LogMel(nn.Module):
-    """waveform (B, S) → log_mel (B, 1, S // hop, F): HiFi-GAN's framing (reflect padding, magnitudes, ln, floor 1e-5)."""
+    """waveform (B, S) → log_mel (B, 1, S // hop, F): magnitudes of a reflected waveform, ln, floor 1e-5.
+
+    `audio.framing` says where frame t is centred: on sample (t + ½) · hop for `hifigan`, with (n_fft - hop) / 2 samples
+    reflected at each end. HiFi-GAN and AudioLDM's VAE and vocoder were trained so (haoheliu/AudioLDM-training-finetuning,
+    audioldm_train/utilities/data/dataset.py, `mel_spectrogram_train`). On sample t · hop for `centred`, with n_fft / 2 reflected;
+    the last of the S // hop + 1 frames is left out. Tango's UNet was trained so (declare-lab/tango, tools/torch_tools.py and
+    audioldm/audio/stft.py).
+    """
 
     def __init__(self, audio: AudioConfig):
         super().__init__()
         self.n_fft, self.hop = audio.n_fft_samples, audio.hop_length_samples
+        self.reflected = reflected_samples(audio)
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
         filters = torch.from_numpy(mel_matrix(audio)).float()
         self.register_buffer("filters", filters, persistent=False)
@@ -129,9 +152,9 @@ class LogMel(nn.Module):
 
     def spectrum(self, waveform: Tensor) -> Tensor:
         """waveform (B, S) → complex spectrogram (B, n_fft/2 + 1, S // hop) in the mel's framing."""
-        pad = self.n_fft - self.hop
-        padded = nn.functional.pad(waveform.float()[:, None], (pad // 2, pad - pad // 2), mode="reflect")[:, 0]
-        return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        padded = nn.functional.pad(waveform.float()[:, None], self.reflected, mode="reflect")[:, 0]
+        frames = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        return frames[..., : waveform.shape[-1] // self.hop]
 
     def mel(self, magnitude: Tensor) -> Tensor:
         """Magnitudes (B, n_fft/2 + 1, T) of a spectrogram → mel magnitudes (B, T, F), not below the floor."""
@@ -139,3 +162,10 @@ class LogMel(nn.Module):
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         return self.mel(self.spectrum(waveform).abs()).log()[:, None]
+
+
+def reflected_samples(audio: AudioConfig) -> tuple[int, int]:
+    """Samples that the framing reflects before and after a clip."""
+    n_fft, hop = audio.n_fft_samples, audio.hop_length_samples
+    before = n_fft // 2 if audio.framing == "centred" else (n_fft - hop) // 2
+    return before, n_fft // 2 if audio.framing == "centred" else n_fft - hop - before

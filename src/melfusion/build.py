@@ -81,7 +81,9 @@ def music_vae(config: Config) -> MusicVAE:
     vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim, config.trainer.max_steps,
                    c.modulation_weight, c.trainable, texture(config, folder), c.texture_steps)  # fmt: skip
     if folder is not None and (folder / STATISTICS_FILE).is_file():
-        for name, value in json.loads((folder / STATISTICS_FILE).read_text()).items():
+        stored = json.loads((folder / STATISTICS_FILE).read_text())
+        _check_front_end(stored.pop("audio", {}), config, "music_vae")
+        for name, value in stored.items():
             getattr(vae, name).copy_(torch.tensor(value))
     return vae
 
@@ -292,6 +294,18 @@ def _check_audio(made_for: dict, config: Config, name: str) -> None:
         if made_for[key] != (here := getattr(config.audio, key)):
             raise WeightsError(f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}="
                                f"{made_for[key]}, but it is {here} here: choose another {name} or that audio.")  # fmt: skip
+    _check_front_end(made_for, config, name)
+
+
+FRONT_END = {"framing": "hifigan", "level": "rms"}  # of parts that were written before these keys were there
+
+
+def _check_front_end(made_for: dict, config: Config, name: str) -> None:
+    """WeightsError where log-mels are framed or levelled in another way than a part was trained with."""
+    for key, before in FRONT_END.items():
+        if (was := made_for.get(key, before)) != (here := getattr(config.audio, key)):
+            raise WeightsError(f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}={was}, but it is "
+                               f"{here} here: choose another {name} or audio.{key}={was}.")  # fmt: skip
 
 
 def _folder(config: Config, name: str) -> Path | None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import DEFAULT_CONFIG, build
-from melfusion.audio import LogMel
+from melfusion.audio import LogMel, stated_level
 from melfusion.bench import Bench, fresh, metas_of, own, tracks_of
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError, flatten, load_config, override
@@ -190,7 +190,7 @@ def about(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None) 
     return {
         "n": len(items), "reference": len(bench.reference) if bench else None, "against": bench.against if bench else None,
         "corpus_seed": items.reader.shards.info.get("seed"),
-        "networks": ears.digests(), "embedders": ears.about(), "sample_rate_hz": a.sample_rate_hz, "loudness_dbfs": a.loudness_dbfs,
+        "networks": ears.digests(), "embedders": ears.about(), "sample_rate_hz": a.sample_rate_hz, **stated_level(a),
         "num_inference_steps": s.num_inference_steps, "guidance_scale": s.guidance_scale,
         "image_guidance_scale": s.image_guidance_scale, "seed": config.seed, "device": device_name(),
     }  # fmt: skip

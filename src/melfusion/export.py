@@ -54,7 +54,8 @@ def _whole(module: Judge | Towers, config: Config, folder: Path) -> None:
 def _music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
     _diffusers(module.autoencoder, folder)
     names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
-    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names}))
+    front_end = {"audio": {"framing": config.audio.framing, "level": config.audio.level}}
+    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names} | front_end))
     if (texture := module.texture) is not None:
         write_part(texture, folder / TEXTURE_FOLDER, config.audio, texture.sizes)
 

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import build
 from melfusion.ablate import Suite, chosen_guidance, sung, trained
+from melfusion.audio import stated_level
 from melfusion.bench import Bench, block, linked, metas_of, suite_bench, tracks_of
 from melfusion.callbacks import log_hparams
 from melfusion.checkpoint_store import CheckpointError, newest
@@ -107,7 +108,7 @@ def about(suite: Suite, panel: Panel, command: str) -> dict[str, Any]:
         "fitted_on": f"{len(bench.train)} {'training clips' if bench.of_training else 'further scenes of the same seed'}",
         "components": {name: {"fad": panel.measure.dimensions[name], "fad_conditional": panel.measure.class_dimensions[name]}
                        for name in panel.measure.projections},
-        "sample_rate_hz": c.audio.sample_rate_hz, "loudness_dbfs": c.audio.loudness_dbfs,
+        "sample_rate_hz": c.audio.sample_rate_hz, **stated_level(c.audio),
     }  # fmt: skip
 
 

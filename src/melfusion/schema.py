@@ -17,8 +17,10 @@ class AudioConfig:
     f_min_hz: float = 0.0
     f_max_hz: float = 8000.0
     clip_duration_s: float = 10.24
-    loudness_dbfs: float = -20.0  # RMS every clip is brought to
-    peak_dbfs: float = -1.0  # the gain never lifts a peak above this
+    framing: str = "hifigan"  # where frame t of the log-mel is centred: hifigan (t + ½) · hop | centred t · hop, as in Tango
+    level: str = "rms"  # what every clip is brought to: rms (loudness_dbfs, up to peak_dbfs) | peak (no mean, then peak_dbfs)
+    loudness_dbfs: float = -20.0
+    peak_dbfs: float = -1.0
     silence_dbfs: float = -55.0  # a clip whose RMS is below this is silent and is replaced
     min_duration_s: float = 1.0  # shorter audio is replaced; between this and the clip it is padded with silence
 
@@ -325,6 +327,8 @@ class Config:
 # Allowed words of the string keys, and where a registry has them
 CHOICES = {
     "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
+    "audio.framing": ("hifigan", "centred"),
+    "audio.level": ("rms", "peak"),
     "music_vae.trainable": ("all", "decoder", "texture"),
     "vocoder.kind": ("griffin_lim", "vocos"),
     "data.source": ("scenes", "games", "manifest"),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melfusion.audio import BadSample, normalise_loudness
+from melfusion.audio import BadSample, normalise_level
 from melfusion.frozen import digest
 from melfusion.judge import Judge
 from melfusion.metrics.embedders import HEARS, ClipImage, Embedder
@@ -133,11 +133,11 @@ class Ears:
 
 
 def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
-    """Every clip (B, S) at the loudness of the data (audio.loudness_dbfs); silence stays silence."""
+    """Every clip (B, S) at the level of the data (audio.level); silence stays silence."""
     clips = []
     for clip in waveform.float().cpu():
         try:
-            clips.append(torch.from_numpy(normalise_loudness(clip.numpy(), audio)))
+            clips.append(torch.from_numpy(normalise_level(clip.numpy(), audio)))
         except BadSample:
             clips.append(clip)
     return torch.stack(clips).to(waveform.device)

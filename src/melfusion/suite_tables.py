@@ -51,7 +51,8 @@ def about(result: dict[str, Any]) -> str:
     return (f"{'; '.join(devices)}; {r['steps']} training steps, seeds {seeds}; {r['n']} clips a row, "
             f"tested on {r['tested_on']}{drawn}, "
             f"against {r['reference']} other real clips ({r['against']}); {sampling} sampling steps; "
-            f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS; networks: {networks}; brackets and ± are 95 % intervals "
+            f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS{' of the peak' if r.get('level') == 'peak' else ''}; "
+            f"networks: {networks}; brackets and ± are 95 % intervals "
             f"over clips (Wilson, jackknife)"
             f"{_over(result)}.")  # fmt: skip
 

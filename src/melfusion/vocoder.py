@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from melfusion.audio import LogMel, mel_matrix
+from melfusion.audio import LogMel, mel_matrix, reflected_samples
 from melfusion.batch import MusicBatch
 from melfusion.optim import TrainedModule
 from melfusion.schema import AudioConfig
@@ -30,6 +30,9 @@ class GriffinLim(nn.Module):
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
         self.register_buffer("inverse", torch.from_numpy(np.linalg.pinv(filters)).float(), persistent=False)
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        # `istft` centres frame t on sample t · hop: what the mel's framing centres later is moved by that much
+        before = 0 if audio.framing == "centred" else self.hop // 2
+        self.silence = (before, self.hop - before)
 
     def magnitudes(self, mel: Tensor) -> Tensor:
         """mel (B, T, F) → magnitudes (B, n_fft/2+1, T): multiplicative updates from the clamped pseudo-inverse."""
@@ -61,7 +64,7 @@ class GriffinLim(nn.Module):
             step = rebuilt - self.momentum / (1 + self.momentum) * previous
             angles, previous = step / step.abs().clamp(min=1e-12), rebuilt
         waveform = torch.istft(magnitude * angles, length=length, **kwargs)
-        return nn.functional.pad(waveform, (self.hop // 2, self.hop - self.hop // 2))
+        return nn.functional.pad(waveform, self.silence)
 
 
 class HifiGan(nn.Module):
@@ -91,6 +94,7 @@ class Vocos(nn.Module):
         self.blocks = nn.ModuleList(ConvNeXt(width, 1 / blocks) for _ in range(blocks))
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.head = nn.Linear(width, 2 * (self.n_fft // 2 + 1))
+        self.reflected = reflected_samples(audio)[0]
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
     def spectrum(self, log_mel: Tensor) -> Tensor:
@@ -103,7 +107,7 @@ class Vocos(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         with torch.autocast(log_mel.device.type, enabled=False):
-            return inverse_stft(self.spectrum(log_mel.float()), self.hop, self.window)
+            return inverse_stft(self.spectrum(log_mel.float()), self.hop, self.window, self.reflected)
 
 
 class ConvNeXt(nn.Module):
@@ -121,13 +125,12 @@ class ConvNeXt(nn.Module):
         return h + self.scale * self.pointwise(self.norm(inner))
 
 
-def inverse_stft(spectrum: Tensor, hop: int, window: Tensor) -> Tensor:
-    """(B, n_fft/2 + 1, T) → (B, T·hop): overlap-add in the framing of audio.LogMel, (n_fft - hop)/2 cut at both ends."""
+def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, reflected: int) -> Tensor:
+    """(B, n_fft/2 + 1, T) → (B, T·hop): overlap-add in the framing of audio.LogMel, which reflects so many samples before."""
     n_fft, frames = len(window), spectrum.shape[2]
     pieces = torch.fft.irfft(spectrum.transpose(1, 2), n_fft) * window
     envelope = overlap_add(window.square().expand(1, frames, -1), hop)
-    cut = (n_fft - hop) // 2
-    kept = slice(cut, cut + frames * hop)
+    kept = slice(reflected, reflected + frames * hop)
     return overlap_add(pieces, hop)[:, kept] / envelope[:, kept].clamp(min=1e-8)
 
 
@@ -156,7 +159,7 @@ def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
         weight = front_end.filters.sum(1, keepdim=True)  # of the bands at each bin; none at 0 Hz, where nothing is scaled
         gain = nn.functional.linear(ratio, front_end.filters / weight.clamp(min=1e-6), (weight[:, 0] <= 1e-6).float())
         parts *= gain.transpose(1, 2)[..., None]
-        return inverse_stft(spectrum, front_end.hop, front_end.window)
+        return inverse_stft(spectrum, front_end.hop, front_end.window, front_end.reflected[0])
 
 
 STFT_SIZES = (512, 1024, 2048)

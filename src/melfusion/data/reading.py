@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 
-from melfusion.audio import BadSample, crop_clip, normalise_loudness, pad_clip, read_audio
+from melfusion.audio import BadSample, crop_clip, normalise_level, pad_clip, read_audio
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, Entry, ShardSet
 from melfusion.image import read_image
 from melfusion.schema import AudioConfig, DataConfig
@@ -93,7 +93,7 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     if audio_ext is None:
         raise BadSample("no audio")
     waveform = read_audio(read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels)
-    item["waveform"] = pad_clip(normalise_loudness(crop_clip(waveform, audio, crop), audio), audio)
+    item["waveform"] = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
     item["has_image"] = np.float32(image_ext is not None)
     item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
     if image_ext is not None:
