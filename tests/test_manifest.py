@@ -256,6 +256,22 @@ def test_own_manifest_stores_what_it_is_given(tmp_path):
     np.testing.assert_array_equal(picture, Image.open(tmp_path / "pictures/q.bmp"))
 
 
+def test_whole_tracks_are_cut_into_clips_of_one_split(tmp_path):
+    """A second of a track is a sample of its own; what a row cuts already, and what is too short to cut, stays one."""
+    wav(tmp_path / "long.wav", 3.6, seed=1)
+    wav(tmp_path / "rest.wav", 2.4, seed=2)
+    wav(tmp_path / "short.wav", 0.7, seed=3)
+    songs = table(tmp_path / "songs.csv", "audio,start_s,caption", "long.wav,,a", "rest.wav,,b", "short.wav,,c", "long.wav,0.5,d")
+    build_from_manifest(str(songs), str(tmp_path / "out"), duration_s=1, cut=True)
+    found = [(m["caption"], m["labels"].get("start_s"), m["split"]) for m in metas(tmp_path / "out")]
+    assert sorted(f[:2] for f in found if f[0] == "a") == [("a", 0.0), ("a", 1.0), ("a", 2.0), ("a", 3.0)]
+    assert sorted(f[:2] for f in found if f[0] in "bcd") == [("b", 0.0), ("b", 1.0), ("c", None), ("d", 0.5)]
+    assert len({split for caption, _, split in found if caption in "ad"}) == 1
+    lengths = [soundfile.info(io.BytesIO(ShardSet(tmp_path / "out").read(e, ext))).duration for _, e in entries(tmp_path / "out")
+               for ext in e.members if ext in ("wav", "flac") and e.key.startswith("long")]  # fmt: skip
+    assert sorted(lengths) == pytest.approx([0.6, 1, 1, 1, 1])
+
+
 def test_training_reads_what_was_written(tmp_path):
     soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((2 * RATE, 2)), RATE)
     png(tmp_path / "p.png", mode="L")

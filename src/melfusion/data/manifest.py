@@ -14,6 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,19 @@ from melfusion.data.splits import components
 from melfusion.image import open_image, to_rgb
 
 OPTIONS: dict[str, type] = {"manifest": str, "audio_dir": str, "image_dir": str, "out": str, "split_ratios": str,
-                            "seed": int, "duration_s": float, "samples_per_shard": int}  # fmt: skip
+                            "seed": int, "duration_s": float, "samples_per_shard": int, "cut": bool}  # fmt: skip
 
 
 def build_from_manifest(
     manifest: str | None = None, out: str | None = None, audio_dir: str | None = None, image_dir: str | None = None,
     split_ratios: str | None = None, seed: int | str = 0, duration_s: float | str | None = None,
-    samples_per_shard: int | str = 256,
+    samples_per_shard: int | str = 256, cut: bool | str = False,
 ) -> str:  # fmt: skip
     """Write shards, index.json and missing.csv to `out`; returns the counts in words.
 
     `manifest` may hold globs and commas; without it the shards that lie in `out` are indexed again. `split_ratios` is
-    like "80/10/10", `duration_s` the length of excerpts. Raises ConfigError for options, DataError for all else.
+    like "80/10/10", `duration_s` the length of excerpts; `cut` makes such excerpts of every whole track, one after another.
+    Raises ConfigError for options, DataError for all else.
     """
     target = _target(out)
     if not manifest:
@@ -61,6 +63,8 @@ def build_from_manifest(
     if not usable:
         raise DataError(f"{manifest}: none of {len(clips)} samples can be used; {report.path} says why: "
                         "check audio_dir, image_dir and the paths in the manifest.")  # fmt: skip
+    if str(cut).lower() == "true":
+        usable = [piece for clip in usable for piece in pieces(clip, folders)]
     assign_splits(usable, ratios, seed, report.notes)
     keyed = {clip.key(): clip for clip in usable}
     report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
@@ -126,6 +130,18 @@ def _manifests(names: str, skip: Path) -> list[Path]:
             raise DataError(f"manifest={name}: there is no such file: {hint}.")
         paths |= dict.fromkeys(files)
     return list(paths)
+
+
+def pieces(clip: Clip, folders: Folders) -> list[Clip]:
+    """A whole track → excerpts one after another, the last at least half as long as the others.
+
+    What is an excerpt already, or too short for two, stays as it is.
+    """
+    n = int(folders.audio_facts(clip.audio)[1] / clip.excerpt_s + 0.5)
+    if clip.start_s is not None or n < 2:
+        return [clip]
+    starts = [round(i * clip.excerpt_s, 6) for i in range(n)]
+    return [replace(clip, start_s=s, meta=clip.meta | {"labels": clip.meta["labels"] | {"start_s": s}}) for s in starts]
 
 
 def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
