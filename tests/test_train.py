@@ -99,7 +99,7 @@ READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noi
 
 @pytest.mark.parametrize(("kind", "precision", "option"), [
     *(("kv_mix", "32-true", reading) for reading in READINGS), *(("concat", "bf16-mixed", reading) for reading in READINGS),
-    ("concat", "32-true", "image.model=clip"), ("controlnet", "32-true", "synapse.match=pool_2d"),
+    ("concat", "bf16-true", READINGS[1]), ("concat", "32-true", "image.model=clip"), ("controlnet", "32-true", "synapse.match=pool_2d"),
 ])  # fmt: skip
 def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_path, kind, precision, option):
     options = (f"synapse.kind={kind}", option, "data.crop=start", "trainer.max_steps=3", f"trainer.precision={precision}")

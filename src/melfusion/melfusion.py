@@ -160,6 +160,11 @@ class MeLFusion(TrainedModule):
         return [{"params": self.unet.other_parameters()},
                 {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0}]  # fmt: skip
 
+    def frozen_networks(self) -> list[nn.Module]:
+        """Text encoder and image model; the music VAE is small, and its latents are what is learned."""
+        self.frozen_digests()  # of the weights as they were loaded, whatever type they are kept in from here on
+        return [network for part in (self.text_encoder, self.extractor) if part is not None for network in part.children()]
+
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen part, of the VAE what makes latents; computed once."""
         if self._digests is None:

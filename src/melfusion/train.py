@@ -30,7 +30,7 @@ from melfusion.data.storage import local_name
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.guards import StepGuard
 from melfusion.music_vae import MusicVAE
-from melfusion.precision import resolve_precision
+from melfusion.precision import precision_of, resolve_precision
 from melfusion.precompute import ensure_precomputed
 from melfusion.preemption import Preemption, leaving_on_signal
 from melfusion.run import RunDirectory, locked, naming_lost_ranks
@@ -93,6 +93,7 @@ def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
         report(run, results)
         return results
+    resolve_precision(config.trainer)  # refused here, before anything is made
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     with clock("corpus"), locked(Path(f"{local_name(config.data)}.lock")):
@@ -237,15 +238,16 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
     board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     devices = check_tasks(t.devices, t.num_nodes, os.environ)
-    slurm = environment_plugin(os.environ)
+    slurm, precision = environment_plugin(os.environ), precision_of(t)
+    precision["plugins"] += [store, *([slurm] if slurm else [])]
     trainer = lightning.Trainer(
         accelerator=t.accelerator, devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-        num_nodes=t.num_nodes, strategy=t.strategy, precision=resolve_precision(t), max_steps=t.max_steps, max_epochs=-1,
+        num_nodes=t.num_nodes, strategy=t.strategy, max_steps=t.max_steps, max_epochs=-1,
         accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
         log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
         callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=str(run.path), plugins=[store, *([slurm] if slurm else [])],
+        enable_checkpointing=False, default_root_dir=str(run.path), **precision,
     )  # fmt: skip
     # Signals are ours (preemption.py). Lightning's handler speaks to other ranks at a moment of its own, and before each batch
     # its ranks agree on SIGTERM once more, for which the host waits for the device.
