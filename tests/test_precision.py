@@ -51,7 +51,8 @@ def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(
 
     (config, whole), _, (_, parts) = run("whole", 3), run("parts", 2), run("parts", 3)
     one, two = (torch.load(newest(tmp_path / name / "checkpoints"), weights_only=True) for name in ("whole", "parts"))
-    assert whole["val/loss"] == parts["val/loss"] and all(torch.equal(t, two["state_dict"][n]) for n, t in one["state_dict"].items())
+    assert whole["val/loss"] == parts["val/loss"]
+    assert all(torch.equal(t, two["state_dict"][name]) for name, t in one["state_dict"].items())
     kept = [*one["state_dict"].values(), *one["ema"].values(), *(m for s in one["optimizer_states"][0]["state"].values()
                                                                  for m in s.values())]  # fmt: skip
     assert {t.dtype for t in kept} == {torch.float32} and list(Path(tmp_path, "whole", "samples").glob("*.wav"))
@@ -73,6 +74,7 @@ def test_precisions_that_make_no_sense_here_are_refused_with_what_to_write(tiny,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it needs a machine without a GPU")
 def test_precision_is_chosen_by_device():
-    assert [resolve_precision(TrainerConfig(precision=word)) for word in ("auto", "32", "bf16-true")] == ["32-true", "32-true", "bf16-true"]
+    for word, name in (("auto", "32-true"), ("32", "32-true"), ("bf16-true", "bf16-true")):
+        assert resolve_precision(TrainerConfig(precision=word)) == name
     with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
         resolve_precision(TrainerConfig(precision="16-mixed"))

@@ -156,7 +156,7 @@ def check(config: Config) -> None:
     if config.image.model != "diffusion" and "image_diffusion" in config.stages:
         raise ConfigError(f"image.model={config.image.model} is not what the stage image_diffusion trains: leave it out of stages.")
     if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
-        raise ConfigError("trainer.precision=16-mixed needs a GPU, and trainer.accelerator=cpu is none: give bf16-mixed or 32-true.")
+        raise ConfigError("trainer.precision=16-mixed needs a GPU, not trainer.accelerator=cpu: give bf16-mixed or 32-true.")
     if len(config.optim.betas) != 2:
         raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
     for part in ("image", "unet"):

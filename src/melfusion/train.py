@@ -171,7 +171,8 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
     shapes = build.noise_shapes(config, system)
-    module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance)
+    module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance,
+                             partners=system.extractor is not None)  # fmt: skip
     shown = (
         MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
     )
