@@ -13,6 +13,7 @@ from melfusion import build
 from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import from_dict, override, to_dict
 from melfusion.melfusion import MeLFusion
+from melfusion.run import write_json
 from melfusion.schema import Config
 
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
@@ -25,7 +26,7 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
     tree = {"config": to_dict(config), "frozen": system.frozen_digests()}
-    (folder / SYSTEM_FILE).write_text(json.dumps(tree, indent=1) + "\n")
+    write_json(folder / SYSTEM_FILE, tree)
 
 
 def load_system(path: str | Path | None = None, ema: bool = True,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
 from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
-from melfusion.run import device_name
+from melfusion.run import device_name, write_json
 from melfusion.schema import Config
 from melfusion.scoring import Ears, Heard, accuracy, gains, levelled
 from melfusion.sounds import ROWS, claim, clip_file, make_clips, read_clips, sound_files, write_whole
@@ -199,7 +198,7 @@ def about(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None) 
 def write(scores: dict[str, Any], folder: Path) -> None:
     """scores.json, scores.md and the curves' tab of TensorBoard."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    write_json(folder / "scores.json", scores)
     (folder / "scores.md").write_text(table(scores) + "\n")
     with SummaryWriter(str(folder / "tensorboard")) as board:
         board.add_text("scores", table(scores))

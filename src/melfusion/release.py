@@ -22,7 +22,7 @@ from melfusion.data.scenes import contract
 from melfusion.frozen import freeze
 from melfusion.judge import Judge
 from melfusion.metrics.intervals import mean_interval, share
-from melfusion.run import RunDirectory, device_name
+from melfusion.run import RunDirectory, device_name, write_json
 from melfusion.schema import Config
 from melfusion.scoring import levelled
 from melfusion.train import train
@@ -179,7 +179,7 @@ def verdicts(judge: Judge, waveform: Tensor, labels: list[dict[str, Any]]) -> li
 def write_floors() -> None:
     """weights/floors.json and weights/README.md: the errors of the shipped parts, float16 tensors run in float32."""
     found = floors()
-    (WEIGHTS / "floors.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(WEIGHTS / "floors.json", found)
     lines = ["# Shipped parts", "", "Each folder has its card.",
              f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
              "`release.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.", "",

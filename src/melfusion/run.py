@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from melfusion.config import ConfigError, flatten, to_dict
+from melfusion.json_text import as_json
 from melfusion.schema import Config
 
 # Keys that may change between two calls of the same run without making it another experiment
@@ -114,7 +115,7 @@ class RunDirectory:
 def write_json(file: Path, tree: Any) -> None:
     """A file that is there is whole, whoever reads it meanwhile and wherever this process dies."""
     part = file.with_name(f".{file.name}.part{os.getpid()}")
-    part.write_text(json.dumps(tree, indent=1) + "\n")
+    part.write_text(as_json(tree))
     part.replace(file)
 
 

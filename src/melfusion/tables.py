@@ -81,4 +81,7 @@ def mean_cell(score: dict[str, Any] | None) -> str:
     """A score with its interval; a dash where there is none."""
     if not score or "why_not" in score:
         return "-"
-    return f"{score['mean']:.3g}" + (f" ± {score['interval']:.2g}" if "interval" in score else "")
+    if score["mean"] is None:  # not finite, as JSON has it
+        return "-"
+    wide = score.get("interval", 0)
+    return f"{score['mean']:.3g}" + (f" ± {'∞' if wide is None else f'{wide:.2g}'}" if "interval" in score else "")

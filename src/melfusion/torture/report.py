@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import shutil
 import time
@@ -14,7 +13,7 @@ import torch
 
 from melfusion.config import load_config
 from melfusion.data.corpus import build_scenes
-from melfusion.run import device_name
+from melfusion.run import device_name, write_json
 from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
 from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
@@ -50,7 +49,7 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
         words.append(report(goodput, tree["goodput"]))
     text = "\n".join([*HEAD, *map(line, rows), "", *words])
     (folder / "torture.md").write_text(text + "\n")
-    (folder / "torture.json").write_text(json.dumps(tree, indent=1) + "\n")
+    write_json(folder / "torture.json", tree)
     print(f"\n{text}\n{'Nothing was lost.' if passed else 'Something was lost: see the rows above, and the logs in'} {folder}")
     return passed
 
