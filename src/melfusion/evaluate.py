@@ -196,10 +196,10 @@ def about(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None) 
 
 
 def write(scores: dict[str, Any], folder: Path) -> None:
-    """scores.json, scores.md and the curves' tab of TensorBoard."""
+    """scores.json, scores.md (the table and what it says) and the curves' tab of TensorBoard."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scores.json", scores)
-    (folder / "scores.md").write_text(table(scores) + "\n")
+    (folder / "scores.md").write_text(f"{table(scores)}\n\n{learned(scores)}\n")
     with SummaryWriter(str(folder / "tensorboard")) as board:
         board.add_text("scores", table(scores))
         for row, entry in scores["rows"].items():

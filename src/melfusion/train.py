@@ -35,7 +35,7 @@ from melfusion.precompute import ensure_precomputed
 from melfusion.preemption import Preemption, leaving_on_signal
 from melfusion.run import RunDirectory, locked, naming_lost_ranks
 from melfusion.schema import Config
-from melfusion.tables import learned, table
+from melfusion.tables import learned, picture_gain, table
 
 logging.getLogger("lightning.pytorch").setLevel(
     logging.WARNING
@@ -109,7 +109,7 @@ def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
     if rank_zero_only.rank == 0:
         if config.task == "melfusion" and config.evaluation.items:
             with clock("evaluation"):
-                evaluate_run(config, run)
+                evaluate_run(config, run, results)
         results |= {"seconds": clock.seconds}
         run.finish(results)
         report(run, results)
@@ -131,14 +131,15 @@ class Clock:
         self.seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def evaluate_run(config: Config, run: RunDirectory) -> None:
-    """Score the run's EMA weights on the test split: is the picture heard?"""
+def evaluate_run(config: Config, run: RunDirectory, results: dict[str, Any]) -> None:
+    """Score the run's EMA weights on the test split: is the picture heard? Beside what validation found (`results`)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     system, items = load_system(run.path)[0].to(device), splits(config)[0]
     names = rows_of(system)
     sing(system, config, items, run.samples / "test", names, replace=True)  # a longer run speaks anew
     folders = {name: run.samples / "test" / folder_name(name) for name in names}
-    write(evaluate(config, ears(config, embedders=False), items, None, folders, system), run.path)
+    scores = evaluate(config, ears(config, embedders=False), items, None, folders, system)
+    write(scores | {"validation": {name: value for name, value in results.items() if name.startswith("val/")}}, run.path)
 
 
 def report(run: RunDirectory, results: dict[str, Any]) -> None:
@@ -153,6 +154,8 @@ def report(run: RunDirectory, results: dict[str, Any]) -> None:
         scores = json.loads((run.path / "scores.json").read_text())
         print(f"\n{table(scores)}\n\n{learned(scores)}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
     if run.config.task == "melfusion":
+        if not run.config.evaluation.items and (worth := picture_gain(results)):
+            print(worth)
         print(f"""Next:
   make generate CKPT={run.path} IMAGE=data/examples/sea-night-clear.png PROMPT="a tune in A minor"
   make tensorboard
