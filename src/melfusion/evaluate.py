@@ -29,6 +29,7 @@ from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
 from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
+from melfusion.preemption import leaving_on_signal
 from melfusion.run import device_name, write_json
 from melfusion.schema import Config
 from melfusion.scoring import Ears, Heard, accuracy, gains, levelled
@@ -42,6 +43,7 @@ SHOWN = 12  # items on the listening page
 MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
 
 
+@leaving_on_signal(lambda: "during evaluation: clips that are made are kept")
 def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The verb: make what is missing, score it, write scores.json, scores.md and index.html into `out`."""
     system, config = None, None

@@ -25,6 +25,7 @@ from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_
 from melfusion.data.storage import local_name
 from melfusion.melfusion import MeLFusion
 from melfusion.precision import autocast, keep_frozen, resolve_precision
+from melfusion.preemption import leaving_on_signal
 from melfusion.run import locked
 from melfusion.schema import Config
 
@@ -79,6 +80,7 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     return out
 
 
+@leaving_on_signal(lambda: "during precompute, which begins anew")
 def precompute(config: Config, system: MeLFusion) -> Path:
     """Write precomputed shards of all splits; returns their folder. Numbers are those that live training would compute."""
     precision = resolve_precision(config.trainer)

@@ -22,6 +22,7 @@ from melfusion.data.scenes import contract
 from melfusion.frozen import freeze
 from melfusion.judge import Judge
 from melfusion.metrics.intervals import mean_interval, share
+from melfusion.preemption import leaving_on_signal
 from melfusion.run import RunDirectory, device_name, write_json
 from melfusion.schema import Config
 from melfusion.scoring import levelled
@@ -74,6 +75,7 @@ class ReleaseError(RuntimeError):
     """What cannot be shipped as it is, and why."""
 
 
+@leaving_on_signal(lambda: "between two trainings: parts that are trained are kept")
 def release() -> None:
     """Train what is missing, ship each part as soon as it is there, and check that all fits."""
     for part, (recipe, _) in RECIPES.items():

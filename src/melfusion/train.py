@@ -81,13 +81,24 @@ def train(config: Config) -> dict[str, Any]:
 
     Raises Preempted where it was asked to leave; the same call then goes on.
     """
-    run = RunDirectory(config)
-    with leaving_on_signal(), run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext():
-        return _train(config, run)
+    run, clock = RunDirectory(config), Clock()
+    hold = run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext()
+    with leaving_on_signal(lambda: standing(run, clock.stage)), hold:
+        return _train(config, run, clock)
 
 
-def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
-    clock = Clock()
+KEPT = {"corpus": ", and the data set is built anew", "parts": ", and parts that are trained are kept",
+        "precompute": ", and precomputing begins anew", "evaluation": ", and clips that are made are kept"}  # fmt: skip
+
+
+def standing(run: RunDirectory, stage: str) -> str:
+    """Where a run is and what of it is kept, in words."""
+    steps = [int(f.stem[5:]) for f in run.checkpoints.glob("step-*.ckpt") if f.stem[5:].isdecimal()]
+    saved = f"step {max(steps)} of {run.config.trainer.max_steps} is saved" if steps else "no step is saved yet"
+    return f"during {stage} of {run.path}: {saved}{KEPT.get(stage, '')}"
+
+
+def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
     run.prepare()
     if (results := run.results()) is not None:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
@@ -117,15 +128,17 @@ def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
 
 
 class Clock:
-    """Announces each stage of a run and keeps the seconds it took."""
+    """Announces each stage of a run, and keeps which it is and the seconds each took."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self.stage = "set-up"
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         if rank_zero_only.rank == 0:
             print(f"── {stage}", flush=True)
+        self.stage = stage
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 1)
@@ -224,11 +237,14 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
     leaving = Preemption(guard, saver, lambda: requeue(os.environ))
     trainer = make_trainer(config, run, [guard, *callbacks, saver, leaving], store, step)
+    if trainer.is_global_zero and resume:
+        print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
     with naming_lost_ranks(run):
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         saver.finish(trainer)
+        leaving.obey(trainer)
     scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 

@@ -13,6 +13,7 @@ import torch
 
 from melfusion.config import load_config
 from melfusion.data.corpus import build_scenes
+from melfusion.preemption import leaving_on_signal
 from melfusion.run import device_name, write_json
 from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
@@ -21,6 +22,7 @@ from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, ki
 OPTIONS = {"points": int, "seed": int, "out": str, "goodput": str}
 
 
+@leaving_on_signal(lambda: "during torture, which begins anew")
 def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
             scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS, goodput: str = "") -> bool:  # fmt: skip
     """Carry out so many kills and the other scenarios: prints the table, writes torture.md and torture.json beside the jobs.
