@@ -53,7 +53,7 @@ def test_the_same_config_resumes(config, tmp_path):
      ("music_vae.weights", lambda c: setattr(c.music_vae, "weights", "run:x")),
      ("data.splits.test", lambda c: c.data.splits.update(test=5)),
      ("data.splits.more", lambda c: c.data.splits.update(more=5)),
-     ("trainer.accumulate", lambda c: setattr(c.trainer, "accumulate", 2)),
+     ("data.global_batch_size", lambda c: setattr(c.data, "global_batch_size", 8)),
      ("trainer.precision", lambda c: setattr(c.trainer, "precision", "bf16-mixed"))],
 )  # fmt: skip
 def test_another_config_is_refused_with_the_key_and_both_values(key, change, config, tmp_path):

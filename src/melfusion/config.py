@@ -208,6 +208,9 @@ def check(config: Config) -> None:
     if not 0 < config.image.grid_steps <= config.diffusion.num_train_timesteps:
         raise ConfigError(f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
                           f"diffusion.num_train_timesteps={config.diffusion.num_train_timesteps}.")  # fmt: skip
+    if (most := config.trainer.micro_batch_size) is not None and (most < 1 or config.trainer.accumulate > 1):
+        raise ConfigError(f"trainer.micro_batch_size={most} must be 1 or more, and null beside trainer.accumulate="
+                          f"{config.trainer.accumulate}, which says how a step is cut, too.")  # fmt: skip
     if config.data.global_batch_size % config.trainer.accumulate:
         raise ConfigError(
             f"data.global_batch_size={config.data.global_batch_size} is not a multiple of "

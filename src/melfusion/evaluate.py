@@ -26,6 +26,7 @@ from melfusion.frozen import freeze
 from melfusion.hearing import hear_real, hear_reconstructions
 from melfusion.listening import Clip, write_blind, write_page
 from melfusion.melfusion import MeLFusion
+from melfusion.memory import telling_memory
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
 from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
@@ -71,7 +72,8 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
         print(f"share {share[0]} of {share[1]} is made; the call without share= scores what all have made.")
         return {}
     folders = {name: out / folder_name(name) for name in names} if system is not None else {"given": Path(options["wavs"])}
-    scores = evaluate(config, ears(config), items, bench, folders, system)
+    with telling_memory(config, "evaluation", lambda: system):
+        scores = evaluate(config, ears(config), items, bench, folders, system)
     write(scores, out)
     pages(config, items, folders, out, bool(options.get("listening")))
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")

@@ -13,14 +13,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from melfusion.config import ConfigError
+from melfusion.devices import device_type
 from melfusion.schema import TrainerConfig
-
-
-def device_type(trainer: TrainerConfig) -> str:
-    """cuda, mps or cpu: where the Trainer computes."""
-    if trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "cuda"
-    return "mps" if trainer.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available() else "cpu"
 
 
 def resolve_precision(trainer: TrainerConfig) -> str:

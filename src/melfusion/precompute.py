@@ -24,6 +24,7 @@ from melfusion.data.reading import digest_of
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
 from melfusion.melfusion import MeLFusion
+from melfusion.memory import telling_memory
 from melfusion.precision import autocast, keep_frozen, resolve_precision
 from melfusion.preemption import leaving_on_signal
 from melfusion.run import locked
@@ -119,7 +120,8 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     out = precomputed_path(config, wanted)
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
-    write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
+    with telling_memory(config, "precompute", lambda: system):
+        write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
     return out
 
 

@@ -25,7 +25,8 @@ SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", 
                  "data.retries", "data.timeout_s", "data.val_items",
                  "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
                  "trainer.max_steps", "trainer.accelerator", "trainer.devices",
-                 "trainer.num_nodes", "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every",
+                 "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "trainer.micro_batch_size",
+                 "unet.gradient_checkpointing", "trainer.val_every", "trainer.checkpoint_every",
                  "trainer.keep_", "trainer.async_checkpoints", "guards.",
                  "trainer.log_every", "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
 

@@ -268,6 +268,7 @@ class TrainerConfig:
     # encoder and image model kept in bfloat16, at half their memory
     precision: str = "auto"
     accumulate: int = 1  # micro-batches per optimizer step
+    micro_batch_size: int | None = None  # at most so many samples at once on a device; accumulate follows, however many there are
     val_every_n_steps: int = 1000
     checkpoint_every_n_steps: int = 1000
     keep_last: int = 2  # newest checkpoints that stay; at least 2, so that a damaged one loses little

@@ -27,8 +27,10 @@ from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.storage import local_name
+from melfusion.devices import accumulation
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.guards import StepGuard
+from melfusion.memory import telling_memory
 from melfusion.music_vae import MusicVAE
 from melfusion.precision import precision_of, resolve_precision
 from melfusion.precompute import ensure_precomputed
@@ -112,14 +114,15 @@ def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
     if config.stages:
         with clock("parts"):
             ensure_stages(config)
-    if config.task == "melfusion":
-        results = fit_system(config, run, clock)
-    else:
-        with clock("training"):
-            results = fit_part(config, run)
+    with telling_memory(config, "training"):
+        if config.task == "melfusion":
+            results = fit_system(config, run, clock)
+        else:
+            with clock("training"):
+                results = fit_part(config, run)
     if rank_zero_only.rank == 0:
         if config.task == "melfusion" and config.evaluation.items:
-            with clock("evaluation"):
+            with clock("evaluation"), telling_memory(config, "evaluation"):
                 evaluate_run(config, run, results)
         results |= {"seconds": clock.seconds}
         run.finish(results)
@@ -187,7 +190,7 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
     shapes = build.noise_shapes(config, system)
-    module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance,
+    module = MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance,
                              partners=system.extractor is not None)  # fmt: skip
     shown = (
         MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
@@ -211,7 +214,7 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     """Train a part of its own, then export it where `weights: run:NAME` finds it."""
     part = build.part(config)
     shapes = build.noise_shapes(config, part)
-    module = MusicDataModule(config.data, config.audio, config.seed, config.trainer.accumulate, shapes)
+    module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)
     if config.task == "image_diffusion":
         module.require_pictures()
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
@@ -241,11 +244,12 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
         print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
-    with naming_lost_ranks(run):
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        saver.finish(trainer)
-        leaving.obey(trainer)
-    scores = trainer.validate(model, datamodule=data, verbose=False)[0]
+    with telling_memory(config, "training", lambda: model):
+        with naming_lost_ranks(run):
+            trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+            saver.finish(trainer)
+            leaving.obey(trainer)
+        scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 
 
@@ -254,7 +258,7 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
 
     What was logged after `step`, where the run goes on, is forgotten: those steps come again.
     """
-    t = config.trainer
+    t, accumulate = config.trainer, accumulation(config)
     board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     devices = check_tasks(t.devices, t.num_nodes, os.environ)
@@ -263,7 +267,7 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
     trainer = lightning.Trainer(
         accelerator=t.accelerator, devices=int(devices) if devices.lstrip("-").isdigit() else devices,
         num_nodes=t.num_nodes, strategy=t.strategy, max_steps=t.max_steps, max_epochs=-1,
-        accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
+        accumulate_grad_batches=accumulate, val_check_interval=t.val_every_n_steps * accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
         log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
         callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
