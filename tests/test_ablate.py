@@ -2,9 +2,14 @@
 
 import functools
 import json
+import os
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import slurm_stubs
@@ -13,6 +18,7 @@ import yaml
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion import ablate as lab
+from melfusion import side_by_side
 from melfusion.__main__ import main
 from melfusion.ablate import RowFailed, ablate, command_line, load_suite
 from melfusion.config import ConfigError, config_path, flatten, load_config, override
@@ -240,10 +246,11 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
 
 
 def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
-    calls = []
-    ended = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr("melfusion.ablate.subprocess.run", lambda command, env, **_: calls.append((command, env)) or ended)
-    monkeypatch.setattr("melfusion.ablate.os.sched_getaffinity", lambda _: range(9))
+    calls, code = [], [0]
+    ended = lambda: SimpleNamespace(poll=lambda: code[0], returncode=code[0])  # noqa: E731
+    monkeypatch.setattr(side_by_side.subprocess, "Popen", lambda command, env, **_: calls.append((command, env)) or ended())
+    monkeypatch.setattr(side_by_side.os, "sched_getaffinity", lambda _: range(9))
+    monkeypatch.setattr(side_by_side, "POLL_S", 0)
     monkeypatch.setattr("melfusion.results.conclude", lambda *_, **__: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ablate({"suite": "small", "jobs": 2}, ["trainer.max_steps=3"])
@@ -252,12 +259,49 @@ def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     ablate({"suite": "small", "jobs": 20}, [])
     assert {env["OMP_NUM_THREADS"] for _, env in calls[2:]} == {"7"}
-    ended.returncode = -9  # killed: it could not say why
+    code[0] = -9  # killed: it could not say why
     ablate({"suite": "small", "jobs": 2}, [])
     assert "ended with code -9" in Path("runs/small/ours/failed.txt").read_text()
-    ended.returncode = 75
+    code[0] = 75
     with pytest.raises(Preempted, match="the same command goes on"):
         ablate({"suite": "small", "jobs": 2}, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_the_jobs_when_they_have_saved_and_starts_no_other(suite, monkeypatch, capsys, number):
+    (suite / "third.yaml").write_text("base: _base\n")
+    started, popen, own = [], subprocess.Popen, signal.getsignal(number)
+
+    def begin(command, threads):
+        script = "trap 'sleep .3; echo saved >> saved; exit 75' TERM; echo up >> up; while :; do sleep .05; done"
+        started.append(popen(["sh", "-c", script], start_new_session=True))
+        return started[-1]
+
+    def strike():
+        deadline = time.monotonic() + 20
+        while not (Path("up").is_file() and Path("up").read_text().count("up") == 2) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # as `timeout` does
+
+    monkeypatch.setattr(side_by_side, "begin", begin)
+    threading.Thread(target=strike).start()
+    assert main(["ablate", "suite=small", "jobs=2"]) == 75
+    assert f"{number.name} arrived, and the jobs have saved and left: the same command goes on." in capsys.readouterr().err
+    assert Path("saved").read_text().count("saved") == 2 and [process.poll() for process in started] == [75, 75]
+    assert signal.getsignal(number) is own
+
+
+@pytest.mark.parametrize("where", ["make_clips", "conclude"])
+def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsys, where):
+    strike = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    if where == "conclude":
+        monkeypatch.setattr(lab, "run_jobs", lambda *_: [])
+        monkeypatch.setattr("melfusion.results.conclude", strike)
+    monkeypatch.setattr(lab, "make_clips", strike)
+    assert main(["ablate", "suite=small", "ablation.guidance=[]", "ablation.seeds=[0]", "trainer.max_steps=1"]) == 75
+    assert "SIGTERM arrived between two trainings: models that are trained and clips" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("failed.txt"))
 
 
 def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(suite, monkeypatch):

@@ -127,6 +127,22 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told
     assert identity(system)["frozen"] != made["frozen"]
 
 
+def test_without_labels_it_says_what_can_be_said_without(config, items, tmp_path):
+    config.evaluation.items, config.judge.weights, config.towers.weights = 4, None, None
+    config.runs_dir, config.name, config.trainer.media_items = str(tmp_path), "run", 0
+    results = train(config)
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["validation"] == {n: v for n, v in results.items() if n.startswith("val/")} and scores["gain"] == {}
+    words = (tmp_path / "run" / "scores.md").read_text()
+    assert "| right picture | 4 |" in words and "train longer" not in words and "No attribute of the picture was compared" in words
+    assert f"val/picture_gain {results['val/picture_gain']:.3g} (" in words and "evaluate` measures distances" in words
+    scored = {"mean": 0.5, "interval": 0.1}
+    for row, mean in (("right picture", 0.5), ("shuffled picture", 0.25)):
+        scores["rows"][row] |= {"paired": {"imsm_scenes": scored | {"mean": mean}}, "distances": {"level": {"kad": scored}}}
+    assert "imsm_scenes of clips and their item's picture: 0.5 ± 0.1 where it was shown, 0.25 ± 0.1 " in learned(scores)
+    assert "how near the clips are to real ones" in learned(scores)
+
+
 def tones(folder, items, bright):
     folder.mkdir()
     for i, entry in enumerate(items.entries):

@@ -224,7 +224,10 @@ def test_validation_uses_the_same_numbers_every_time(tiny, make_batch):
         system.val_loss.reset()
         system.log = lambda *a, **k: None
         system.val_other.reset()
-        system.validation_step(make_batch(config, system), 0)
+        batch = make_batch(config, system)
+        batch.other = dataclasses.replace(batch, image=batch.image.roll(1, 0))
+        assert batch.pictures_differ(batch.other).all() and not batch.pictures_differ(batch).any()
+        system.validation_step(batch, 0)
         scores.append(torch.stack([system.val_loss.compute(), system.val_other.compute()]))
     assert torch.equal(*scores) and scores[0][0] != scores[0][1]  # another picture, another loss
 

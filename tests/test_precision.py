@@ -1,10 +1,19 @@
 """What a run computes in."""
 
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 
-import melfusion.precision  # noqa: F401  it tells autocast
+from melfusion import build
+from melfusion.checkpoint import load_system
+from melfusion.checkpoint_store import newest
+from melfusion.config import ConfigError
+from melfusion.precision import keep_frozen, resolve_precision
+from melfusion.schema import TrainerConfig
 from melfusion.synapse import attention
+from melfusion.train import train
 
 
 def test_attention_is_fp32_under_autocast_on_a_cpu():
@@ -32,3 +41,40 @@ def test_its_gradient_and_bool_masks_pass_through_autocast():
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert all(t.grad.isfinite().all() for t in (k, v)) and v.grad.abs().sum() > 0
+
+
+def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(tiny, tiny_corpus, tmp_path):
+    def run(name, steps, *options):
+        config = tiny(f"data.path={tiny_corpus}", f"runs_dir={tmp_path}", f"name={name}", f"trainer.max_steps={steps}",
+                      "trainer.precision=bf16-true", "synapse.kind=decoupled", *options)  # fmt: skip
+        return config, train(config)
+
+    (config, whole), _, (_, parts) = run("whole", 3), run("parts", 2), run("parts", 3)
+    one, two = (torch.load(newest(tmp_path / name / "checkpoints"), weights_only=True) for name in ("whole", "parts"))
+    assert whole["val/loss"] == parts["val/loss"]
+    assert all(torch.equal(t, two["state_dict"][name]) for name, t in one["state_dict"].items())
+    kept = [*one["state_dict"].values(), *one["ema"].values(), *(m for s in one["optimizer_states"][0]["state"].values()
+                                                                 for m in s.values())]  # fmt: skip
+    assert {t.dtype for t in kept} == {torch.float32} and list(Path(tmp_path, "whole", "samples").glob("*.wav"))
+    assert one["frozen"] == build.system(config).frozen_digests()  # of the weights as they were loaded
+    made = load_system(tmp_path / "whole")[0].generate(["rain"], torch.zeros(1, 3, 16, 16), [0], num_inference_steps=1)
+    assert made.isfinite().all()
+    system = keep_frozen(build.system(config), "bf16-true")
+    types = {name.split(".")[0]: p.dtype for name, p in system.named_parameters()}
+    assert types["text_encoder"] == types["extractor"] == torch.bfloat16 and types["unet"] == types["music_vae"] == torch.float32
+    assert system.extractor.alpha_bar.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("word", "instead"), [("16-true", "16-mixed"), ("64-true", "32-true"), ("64", "32-true"),
+                                               ("16-mixed", "bf16-mixed")])  # fmt: skip
+def test_precisions_that_make_no_sense_here_are_refused_with_what_to_write(tiny, word, instead):
+    with pytest.raises(ConfigError, match=f"trainer.precision={word} .*give {instead}"):
+        tiny(f"trainer.precision={word}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it needs a machine without a GPU")
+def test_precision_is_chosen_by_device():
+    for word, name in (("auto", "32-true"), ("32", "32-true"), ("bf16-true", "bf16-true")):
+        assert resolve_precision(TrainerConfig(precision=word)) == name
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
+        resolve_precision(TrainerConfig(precision="16-mixed"))

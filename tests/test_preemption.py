@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from slurm_stubs import install
 from training_jobs import Run, fresh
 
-from melfusion import PREEMPTED
+from melfusion import PREEMPTED, image
 from melfusion import train as training
 from melfusion.__main__ import main
 from melfusion.callbacks import JSONLines
@@ -86,19 +86,46 @@ def test_a_validation_that_did_not_end_is_made_up_for(runs):
     assert parts(steps=5, val=3) == 0 and numbers(parts) == numbers(whole)
 
 
-def test_a_signal_of_the_last_step_ends_the_run_as_usual(runs):
+@pytest.mark.parametrize("fault", ["sigterm@2", "sigusr1@2"])
+def test_a_signal_of_the_last_step_is_obeyed_when_it_is_saved(runs, capsys, scontrol, fault):
     run = runs("job")
-    assert run(steps=3, plant=["sigterm@2"]) == 0 and (run.path / "results.json").is_file()
+    assert run(steps=3, every=100, plant=[fault]) == PREEMPTED
+    assert run.file(3).is_file() and not (run.path / "results.json").exists()
+    assert "was asked to leave and has saved all its 3 steps: the same command goes on" in capsys.readouterr().err
+    assert scontrol() == (["requeue", "4242"] if "usr1" in fault else [])
+    assert run(steps=3) == 0 and (run.path / "results.json").is_file()
+    assert "Resuming from step 3 of 3\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_before_training_begins_ends_the_process_at_once(runs, monkeypatch, capsys, number):
-    monkeypatch.setattr(training, "ensure_corpus", lambda config: os.kill(os.getpid(), number))
+@pytest.mark.parametrize(("number", "where", "words"), [
+    (signal.SIGTERM, "ensure_corpus", "during corpus of {}: no step is saved yet, and the data set is built anew"),
+    (signal.SIGUSR1, "ensure_precomputed", "during precompute of {}: no step is saved yet, and precomputing begins anew"),
+    (signal.SIGTERM, "evaluate", "during evaluation of {}: step 1 of 1 is saved, and clips that are made are kept"),
+])  # fmt: skip
+def test_a_signal_while_nothing_trains_ends_the_process_and_says_what_is_kept(runs, monkeypatch, capsys, number, where, words):
+    monkeypatch.setattr(training, where, lambda *_: os.kill(os.getpid(), number))
     run = runs("job")
     before = signal.getsignal(number)
-    assert run() == PREEMPTED
-    assert f"{number.name} arrived while nothing was trained" in capsys.readouterr().err
+    assert run("data.crop=start", "data.precompute.enabled=true", "evaluation.items=2", "judge.weights=null", steps=1) == PREEMPTED
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"melfusion train: {number.name} arrived {words.format(run.path)}; the same command goes on."
     assert signal.getsignal(number) is before  # all as it was
+
+
+def test_a_signal_is_not_taken_for_damage_of_what_is_being_read(runs, monkeypatch):
+    opened = image.Image.open
+    strike = lambda *args, **given: os.kill(os.getpid(), signal.SIGTERM) or opened(*args, **given)  # noqa: E731
+    monkeypatch.setattr(image.Image, "open", strike)
+    run = runs("job")
+    assert run("data.crop=start", "data.precompute.enabled=true", f"data.precompute.path={run.folder}/cache") == PREEMPTED
+
+
+def test_a_second_signal_on_the_way_out_changes_nothing():
+    with pytest.raises(Preempted, match="SIGTERM arrived here"), leaving_on_signal(lambda: "here"):  # noqa: SIM117
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def test_a_signal_while_the_trainer_sets_up_is_no_success(runs, monkeypatch):
@@ -119,7 +146,7 @@ def test_lightning_neither_handles_signals_nor_asks_for_them_before_each_batch(r
 
 def test_handlers_are_put_back_whatever_happens():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)]
-    with pytest.raises(Preempted), leaving_on_signal():
+    with pytest.raises(Preempted), leaving_on_signal(lambda: "here"):
         os.kill(os.getpid(), signal.SIGUSR1)
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)] == before
 

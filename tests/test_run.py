@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import threading
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -13,10 +15,11 @@ import yaml
 from data_fixtures import encoded, noise_picture, one_sentence
 
 from melfusion import __main__ as cli
-from melfusion import build, generate
+from melfusion import build, generate, json_text
 from melfusion.config import ConfigError, load_config, to_dict
 from melfusion.plots import as_array, save, spectrogram_figure
 from melfusion.run import RunDirectory, locked
+from melfusion.tables import mean_cell
 
 # --- run directories ------------------------------------------------------------------------------------------------
 
@@ -50,7 +53,7 @@ def test_the_same_config_resumes(config, tmp_path):
      ("music_vae.weights", lambda c: setattr(c.music_vae, "weights", "run:x")),
      ("data.splits.test", lambda c: c.data.splits.update(test=5)),
      ("data.splits.more", lambda c: c.data.splits.update(more=5)),
-     ("trainer.accumulate", lambda c: setattr(c.trainer, "accumulate", 2)),
+     ("data.global_batch_size", lambda c: setattr(c.data, "global_batch_size", 8)),
      ("trainer.precision", lambda c: setattr(c.trainer, "precision", "bf16-mixed"))],
 )  # fmt: skip
 def test_another_config_is_refused_with_the_key_and_both_values(key, change, config, tmp_path):
@@ -288,3 +291,20 @@ def test_training_on_a_login_node_is_refused_and_names_submit(tmp_path, monkeypa
     assert cli.main(["train"]) == 0  # the embedded default may run anywhere
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert cli.main(["train", "melbench,tiny"]) == 0 and len(reached) == 2
+
+
+def test_no_file_of_a_run_holds_a_number_that_json_has_not(config):
+    run = RunDirectory(config)
+    run.prepare()
+    run.finish({"step": 1, "val/loss": float("nan"), "rows": [{"interval": float("inf"), "mean": 0.5}, (1, "NaN")]})
+    told = json.loads(run.results_file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert told == {"step": 1, "val/loss": None, "rows": [{"interval": None, "mean": 0.5}, [1, "NaN"]]}
+    assert mean_cell(told["rows"][0]) == "0.5 ± ∞" and mean_cell({"mean": None, "interval": None}) == "-"
+
+
+def test_json_files_are_written_in_one_way():
+    """But for hashes, lines, and trees of integers and texts."""
+    others = {"callbacks.py", "checkpoint_store.py", "export.py", "guards.py", "hearing.py"}
+    source = Path(json_text.__file__).parent
+    writes = {f.relative_to(source) for f in source.rglob("*.py") if re.search(r"\bjson\.dumps?\(", f.read_text())}
+    assert {str(f) for f in writes if f.parts[0] != "data"} - others == {"json_text.py"}

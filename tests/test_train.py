@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchmetrics import Metric
 
 from melfusion import build
 from melfusion.callbacks import EMA
@@ -17,6 +19,7 @@ from melfusion.checkpoint_store import newest
 from melfusion.config import ConfigError
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import DataError
+from melfusion.precompute import ensure_precomputed
 from melfusion.run import RunDirectory
 from melfusion.train import stage_config, train
 
@@ -90,8 +93,9 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
         torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-4, atol=2e-5)
     for key, value in one["ema"].items():
         torch.testing.assert_close(two["ema"][key], value, rtol=1e-4, atol=2e-5)
-    val = [json.loads(Path(c.runs_dir, c.name, "results.json").read_text())["val/loss"] for c in configs.values()]
-    assert val[0] == pytest.approx(val[1], rel=1e-4)
+    val = [json.loads(Path(c.runs_dir, c.name, "results.json").read_text()) for c in configs.values()]
+    for name in ("val/loss", "val/loss_other_picture"):
+        assert val[0][name] == pytest.approx(val[1][name], rel=1e-4)
 
 
 READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noised")]
@@ -99,7 +103,8 @@ READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noi
 
 @pytest.mark.parametrize(("kind", "precision", "option"), [
     *(("kv_mix", "32-true", reading) for reading in READINGS), *(("concat", "bf16-mixed", reading) for reading in READINGS),
-    ("concat", "32-true", "image.model=clip"), ("controlnet", "32-true", "synapse.match=pool_2d"),
+    ("concat", "bf16-true", READINGS[1]), ("concat", "32-true", "image.model=clip"),
+    ("controlnet", "32-true", "synapse.match=pool_2d"),
 ])  # fmt: skip
 def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_path, kind, precision, option):
     options = (f"synapse.kind={kind}", option, "data.crop=start", "trainer.max_steps=3", f"trainer.precision={precision}")
@@ -111,6 +116,46 @@ def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_p
     for step, loss in curve(live).items():
         assert curve(cached)[step] == pytest.approx(loss, rel=rel)
     assert lines(live)[-1]["val/loss"] == pytest.approx(lines(cached)[-1]["val/loss"], rel=rel)
+
+
+def validated(system, config, accumulate=1, world=1, **kwargs):
+    """Tag → value that one validation logs, its items cut into batches so and shared by so many ranks."""
+    logged = {}
+    system.log = lambda name, value, **_: logged.update({name: value})
+    shapes = build.noise_shapes(config, system)
+    module = MusicDataModule(config.data, config.audio, config.seed, accumulate, shapes, partners=True, **kwargs)
+    module.setup()
+    with torch.no_grad():
+        for rank in range(world):
+            module.trainer = SimpleNamespace(global_rank=rank, world_size=world, training=False)
+            for number, batch in enumerate(module.val_dataloader()):
+                system.validation_step(batch, number)
+        system.on_validation_epoch_end()
+    scores = {name: float(value.compute() if isinstance(value, Metric) else value) for name, value in logged.items()}
+    system.val_loss.reset()
+    return scores
+
+
+@pytest.mark.parametrize("reading", ["inverted", "fixed"])
+def test_another_items_picture_does_not_depend_on_the_batch(tiny_run, tmp_path, reading):
+    config = tiny_run("live", f"image.reading={reading}", "data.val_items=6", "data.crop=start")
+    config.data.precompute.path = f"{tmp_path}/cache"
+    system = build.system(config).eval()
+    found = [validated(system, config, *cut) for cut in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2))]
+    config.data.path, made_with = (str(x) if isinstance(x, Path) else x for x in ensure_precomputed(config, system))
+    found.append(validated(system, config, 4, provenance=made_with))
+    for scores in found:
+        assert scores == pytest.approx(found[0], rel=1e-5, abs=1e-6)
+        assert scores["val/picture_gain"] == pytest.approx(scores["val/loss_other_picture"] - scores["val/loss"], abs=1e-6)
+
+
+def test_without_another_picture_nothing_is_said_of_one(tiny_run, tmp_path):
+    for name, image in (("unseen", None), ("alike", encoded(noise_picture()))):
+        path = data_set(tmp_path / name, [make_sample(f"v{i}", "val", image=image) for i in range(4)])
+        config = tiny_run(name, f"data.path={path}", "data.source=manifest")
+        assert validated(build.system(config).eval(), config).keys() == {"val/loss"}
+    config = tiny_run("alone", "data.val_items=1")
+    assert validated(build.system(config).eval(), config).keys() == {"val/loss"}
 
 
 def test_precomputed_shards_of_other_parts_are_refused(tiny_run, tmp_path):

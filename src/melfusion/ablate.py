@@ -10,12 +10,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import shlex
-import subprocess
-import sys
+import signal
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +29,11 @@ from melfusion.evaluate import ears, row_files, told, yardstick
 from melfusion.frozen import digest
 from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
-from melfusion.preemption import Preempted
+from melfusion.preemption import Preempted, leaving_on_signal
 from melfusion.run import RunDirectory, write_json
 from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears, accuracy
+from melfusion.side_by_side import Command, run_side_by_side
 from melfusion.sounds import ROWS, claim, identity, make_clips, read_clips
 from melfusion.submit import Job, alone, load_cluster, send
 from melfusion.train import train
@@ -104,6 +102,7 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
     return suite
 
 
+@leaving_on_signal(lambda: "between two trainings: models that are trained and clips that are made are kept")
 def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
     """The verb. With `jobs=N` rows run in N processes; with `cluster=slurm` (or a file) each is one job of its own; with
     `table=true` nothing runs, and what is there is tabled.
@@ -144,11 +143,7 @@ class RowFailed(RuntimeError):
 def run_jobs(suite: Suite, jobs: dict[str, list[str]], calls: dict[str, list[str]], n: int) -> list[str]:
     """One job after another here, or `n` side by side; the models whose jobs failed. Preempted where one was."""
     if n > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // n)
-        with ThreadPoolExecutor(n) as pool:
-            codes = list(pool.map(lambda item: beside(suite, *item, threads), calls.items()))
-        if PREEMPTED in codes:
-            raise Preempted("A job was asked to leave, and did: the same command goes on.")
+        beside(suite, calls, n)
     else:
         for row, rows in jobs.items():
             attempt(suite, row, rows)
@@ -263,21 +258,19 @@ def trained(config: Config) -> MeLFusion:
     return load_system(Path(config.runs_dir) / str(config.name), overrides=voice)[0].to(device)
 
 
-def beside(suite: Suite, row: str, call: list[str], threads: int) -> int:
-    """One job in a process of its own, with its words in runs/<suite>/<row>/log.txt; the code that it ends with.
-
-    It has its share of the cores, unless the environment says otherwise: jobs of as many threads as cores hinder each other.
-    """
-    log, note = suite.path / row / "log.txt", suite.path / row / "failed.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"── {suite.name}/{row}: {log}", flush=True)
-    with log.open("a") as file:
-        command = [sys.executable, "-m", "melfusion", *call]
-        env = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"CONFIG": ""}
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env).returncode
-    if code not in (0, PREEMPTED) and not note.is_file():  # it had no time to say why
-        note.write_text(f"The job ended with code {code}; {log} has its last words.\n")
-    return code
+def beside(suite: Suite, calls: dict[str, list[str]], n: int) -> None:
+    """The jobs in processes of their own, each with its words in runs/<suite>/<row>/log.txt; Preempted where one had to leave."""
+    logs = {f"{suite.name}/{row}": suite.path / row / "log.txt" for row in calls}
+    commands = [Command(name, call, log) for (name, log), call in zip(logs.items(), calls.values(), strict=True)]
+    codes, came = run_side_by_side(commands, n)
+    for name, code in codes.items():
+        note = logs[name].with_name("failed.txt")
+        if code not in (0, PREEMPTED) and not note.is_file():  # it had no time to say why
+            note.write_text(f"The job ended with code {code}; {logs[name]} has its last words.\n")
+    if came is not None:
+        raise Preempted(f"{signal.Signals(came).name} arrived, and the jobs have saved and left: the same command goes on.")
+    if PREEMPTED in codes.values():
+        raise Preempted("A job was asked to leave, and did: the same command goes on.")
 
 
 def submit(suite: Suite, calls: dict[str, list[str]], settings: ClusterConfig) -> None:

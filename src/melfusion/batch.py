@@ -23,6 +23,8 @@ class _Movable:
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return fn(value)
+            if isinstance(value, _Movable):
+                return value._map(fn)
             if isinstance(value, dict):
                 return {k: apply(v) for k, v in value.items()}
             if isinstance(value, tuple):
@@ -57,9 +59,21 @@ class MusicBatch(_Movable):
     labels: list[dict[str, Any]] = field(default_factory=list)
     full_captions: list[str] = field(default_factory=list)  # everything in words; the caption where there is no other
     replaced: list[tuple[str, str]] = field(default_factory=list)  # (key, reason) of samples that others stand in for
+    other: MusicBatch | None = None  # in validation: of each sample's partner key, caption and picture
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def pictures_differ(self, other: MusicBatch) -> Tensor:
+        """(B,) bool: is the picture there and here not the same, or only one of the two there?"""
+        seen = self.has_image > 0
+        unlike = (self._picture() != other._picture()).flatten(1).any(1)
+        return (seen != (other.has_image > 0)) | (seen & unlike)
+
+    def _picture(self) -> Tensor:
+        """(B, …) what there is of the pictures, raw or precomputed."""
+        held = (self.image, self.image_latents, *(key for key, _ in (self.visual_features or {}).values()))
+        return next((t for t in held if t is not None), self.has_image)
 
 
 @dataclass
@@ -86,15 +100,6 @@ class Conditioning(_Movable):
             self,
             text_embeds=torch.where(pick[..., None], self.text_embeds, other.text_embeds),
             text_mask=torch.where(pick, self.text_mask, other.text_mask),
-        )
-
-    def with_other_pictures(self) -> Conditioning:
-        """Each sample with the picture of the one half a batch away: a sound model should do worse."""
-        shift = max(1, len(self) // 2)
-        rolled = {k: tuple(t.roll(shift, 0) for t in pair) for k, pair in (self.visual_features or {}).items()} or None
-        latents = None if self.image_latents is None else self.image_latents.roll(shift, 0)
-        return dataclasses.replace(
-            self, has_image=self.has_image.roll(shift, 0), image_latents=latents, visual_features=rolled
         )
 
     def without_image(self) -> Conditioning:

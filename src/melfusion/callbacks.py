@@ -19,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 from melfusion.audio import write_wav
 from melfusion.data.datamodule import MusicDataset, collate
 from melfusion.plots import as_array, save, spectrogram_figure
+from melfusion.precision import between_steps
 from melfusion.schema import AudioConfig, SamplingConfig
 
 
@@ -221,11 +222,12 @@ class Media(Callback):
             self.ema._swap(pl_module)
         pl_module.eval()
         s, image = self.sampling, self.batch.image
-        log_mel = pl_module.generate(
-            self.batch.captions, None if image is None else image.to(device), num_inference_steps=s.num_inference_steps,
-            guidance_scale=s.guidance_scale, image_guidance_scale=s.image_guidance_scale,
-            negative_prompt=s.negative_prompt, has_image=self.batch.has_image,
-        )  # fmt: skip
+        with between_steps(trainer.precision_plugin):
+            log_mel = pl_module.generate(
+                self.batch.captions, None if image is None else image.to(device), num_inference_steps=s.num_inference_steps,
+                guidance_scale=s.guidance_scale, image_guidance_scale=s.image_guidance_scale,
+                negative_prompt=s.negative_prompt, has_image=self.batch.has_image,
+            ).float()  # fmt: skip
         waveform = pl_module.vocode(log_mel).cpu()
         pl_module.train()
         if self.ema:

@@ -13,6 +13,8 @@ from melfusion import build
 from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import from_dict, override, to_dict
 from melfusion.melfusion import MeLFusion
+from melfusion.memory import is_out_of_memory
+from melfusion.run import write_json
 from melfusion.schema import Config
 
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
@@ -25,7 +27,7 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
     tree = {"config": to_dict(config), "frozen": system.frozen_digests()}
-    (folder / SYSTEM_FILE).write_text(json.dumps(tree, indent=1) + "\n")
+    write_json(folder / SYSTEM_FILE, tree)
 
 
 def load_system(path: str | Path | None = None, ema: bool = True,
@@ -52,6 +54,8 @@ def _exported(folder: Path) -> dict[str, Any]:
         tensors = load_file(folder / "model.safetensors")
         return json.loads((folder / SYSTEM_FILE).read_text()) | {"state_dict": {k: t.float() for k, t in tensors.items()}}
     except Exception as error:  # safetensors raises its own; json ValueError
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}): copy the folder again.") from error
 
 
@@ -61,6 +65,8 @@ def _checkpoint(file: Path) -> dict[str, Any]:
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): it is truncated, or not a checkpoint "
                               "of melfusion; use an older one.") from error  # fmt: skip
     if "config" not in stored or "state_dict" not in stored:

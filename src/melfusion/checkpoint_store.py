@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,7 +113,7 @@ class CheckpointStore(TorchCheckpointIO):
         """Note the validation loss of the newest checkpoint, which is of this step, and drop what is no longer the best."""
         self.wait()
         index = read_index(self.folder)
-        if (name := self.path(step).name) in index:
+        if (name := self.path(step).name) in index and isfinite(loss):
             index[name]["loss"] = loss
             try:
                 write_index(self.folder, index)

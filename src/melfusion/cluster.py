@@ -37,7 +37,7 @@ def check_tasks(devices: str, nodes: int, environment: Mapping[str, str]) -> str
     if tasks > 1 and "SLURM_STEP_ID" not in environment:
         raise ConfigError(f"This SLURM job has {tasks} tasks, but only this process was started: put `srun` before the command, "
                           "or send it with `melfusion submit train`.")  # fmt: skip
-    given = _count(devices) or per_node
+    given = count_devices(devices) or per_node
     if (tasks, job_nodes, per_node) != (given * nodes, nodes, given):
         raise ConfigError(f"SLURM started {tasks} tasks ({per_node} on each of {job_nodes} nodes), and the training has "
                           f"{given * nodes} devices (trainer.devices={devices} × trainer.num_nodes={nodes}): start the job with "
@@ -46,10 +46,10 @@ def check_tasks(devices: str, nodes: int, environment: Mapping[str, str]) -> str
     if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
         raise ConfigError(f"SLURM started {tasks} tasks without saying how many on a node: start the job with "
                           f"`--nodes={nodes} --ntasks-per-node={given}` instead of --ntasks.")  # fmt: skip
-    return devices if _count(devices) else str(per_node)
+    return devices if count_devices(devices) else str(per_node)
 
 
-def _count(devices: str) -> int | None:
+def count_devices(devices: str) -> int | None:
     """How many devices the words of `trainer.devices` name (`2`, `0,3`, `[0, 3]`); None: as many as there are."""
     listed = [word for word in devices.strip("[] ").split(",") if word.strip()]
     if len(listed) == 1 and "," not in devices and "[" not in devices:

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from melfusion.schema import CHOICES, REGISTRIES, Config
+from melfusion.schema import CHOICES, REFUSED, REGISTRIES, Config
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,16 @@ def check(config: Config) -> None:
     flat = flatten(to_dict(config))
     registries = {key: tuple(getattr(import_module(module), name)) for key, (module, name) in REGISTRIES.items()}
     for key, words in (CHOICES | registries).items():
+        if why := REFUSED.get(key, {}).get(flat[key]):
+            raise ConfigError(f"{key}={flat[key]} is not offered, since {why}.")
         if flat[key] not in words:
             raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
     if unknown := [stage for stage in config.stages if stage not in ("music_vae", "image_diffusion")]:
         raise ConfigError(f"stages names {unknown[0]!r}; stages are music_vae and image_diffusion.")
     if config.image.model != "diffusion" and "image_diffusion" in config.stages:
         raise ConfigError(f"image.model={config.image.model} is not what the stage image_diffusion trains: leave it out of stages.")
+    if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
+        raise ConfigError("trainer.precision=16-mixed needs a GPU, not trainer.accelerator=cpu: give bf16-mixed or 32-true.")
     if len(config.optim.betas) != 2:
         raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
     for part in ("image", "unet"):
@@ -204,6 +208,9 @@ def check(config: Config) -> None:
     if not 0 < config.image.grid_steps <= config.diffusion.num_train_timesteps:
         raise ConfigError(f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
                           f"diffusion.num_train_timesteps={config.diffusion.num_train_timesteps}.")  # fmt: skip
+    if (most := config.trainer.micro_batch_size) is not None and (most < 1 or config.trainer.accumulate > 1):
+        raise ConfigError(f"trainer.micro_batch_size={most} must be 1 or more, and null beside trainer.accumulate="
+                          f"{config.trainer.accumulate}, which says how a step is cut, too.")  # fmt: skip
     if config.data.global_batch_size % config.trainer.accumulate:
         raise ConfigError(
             f"data.global_batch_size={config.data.global_batch_size} is not a multiple of "

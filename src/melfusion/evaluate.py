@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,12 @@ from melfusion.frozen import freeze
 from melfusion.hearing import hear_real, hear_reconstructions
 from melfusion.listening import Clip, write_blind, write_page
 from melfusion.melfusion import MeLFusion
+from melfusion.memory import telling_memory
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
 from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
-from melfusion.run import device_name
+from melfusion.preemption import leaving_on_signal
+from melfusion.run import device_name, write_json
 from melfusion.schema import Config
 from melfusion.scoring import Ears, Heard, accuracy, gains, levelled
 from melfusion.sounds import ROWS, claim, clip_file, make_clips, read_clips, sound_files, write_whole
@@ -43,6 +44,7 @@ SHOWN = 12  # items on the listening page
 MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
 
 
+@leaving_on_signal(lambda: "during evaluation: clips that are made are kept")
 def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The verb: make what is missing, score it, write scores.json, scores.md and index.html into `out`."""
     system, config = None, None
@@ -70,7 +72,8 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
         print(f"share {share[0]} of {share[1]} is made; the call without share= scores what all have made.")
         return {}
     folders = {name: out / folder_name(name) for name in names} if system is not None else {"given": Path(options["wavs"])}
-    scores = evaluate(config, ears(config), items, bench, folders, system)
+    with telling_memory(config, "evaluation", lambda: system):
+        scores = evaluate(config, ears(config), items, bench, folders, system)
     write(scores, out)
     pages(config, items, folders, out, bool(options.get("listening")))
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
@@ -197,10 +200,10 @@ def about(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None) 
 
 
 def write(scores: dict[str, Any], folder: Path) -> None:
-    """scores.json, scores.md and the curves' tab of TensorBoard."""
+    """scores.json, scores.md (the table and what it says) and the curves' tab of TensorBoard."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    (folder / "scores.md").write_text(table(scores) + "\n")
+    write_json(folder / "scores.json", scores)
+    (folder / "scores.md").write_text(f"{table(scores)}\n\n{learned(scores)}\n")
     with SummaryWriter(str(folder / "tensorboard")) as board:
         board.add_text("scores", table(scores))
         for row, entry in scores["rows"].items():

@@ -18,6 +18,7 @@ from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError
 from melfusion.image import open_image, read_image, to_rgb
 from melfusion.melfusion import MeLFusion
+from melfusion.memory import telling_memory
 from melfusion.plots import save, spectrogram_figure
 from melfusion.schema import Config
 
@@ -37,16 +38,18 @@ def generate(options: dict[str, Any]) -> list[Path]:
         if options.get(name) is not None and not least <= options[name] < math.inf:
             raise ConfigError(f"{name}={options[name]} must be at least {least}.")
     started = time.perf_counter()
-    system, config = load_system(options.get("ckpt") or None)
-    system = system.to("cuda" if torch.cuda.is_available() else "cpu")
+    with telling_memory(Config(), "generation"):
+        system, config = load_system(options.get("ckpt") or None)
     loaded = time.perf_counter()
     if not options.get("ckpt"):
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
     n, seed = options.get("n") or 1, options.get("seed") or 0
     pixels = _pixels(image_path, config)
-    log_mel = render(system, config, options, pixels, prompt, [seed + i for i in range(n)])
+    with telling_memory(config, "generation", lambda: system):
+        system = system.to("cuda" if torch.cuda.is_available() else "cpu")
+        log_mel = render(system, config, options, pixels, prompt, [seed + i for i in range(n)])
+        waveforms = system.vocode(log_mel).cpu()
     shown = None if pixels is None else open_picture(image_path)
-    waveforms = system.vocode(log_mel).cpu()
     files = _files(options.get("out"), prompt or Path(image_path).stem, seed, n)
     title = " + ".join(filter(None, [Path(image_path).name if image_path else "", prompt]))
     for file, mel, waveform in zip(files, log_mel.cpu(), waveforms, strict=True):

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.config import ConfigError
+from melfusion.json_text import as_json
 from melfusion.metrics.intervals import students
 from melfusion.pages import fill, image, paragraph, player, source, write
+from melfusion.run import write_json
 
 KEY = "listening-key.json"
 SCALES = {"ovl": ("Overall quality", "bad", "excellent"), "rel": ("Relevance to picture and text", "no fit", "perfect fit")}
@@ -104,7 +106,7 @@ def report(folder: Path) -> None:
         f"{told['duplicates']} given again by the same listener, of which the last counts. Means ± 95 % intervals by Student's t: "
         "where two or more listened, over each listener's mean; over the clips of one listener, they say nothing about others."
     )
-    (folder / "listening.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "listening.json", told)
     (folder / "listening.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
@@ -131,7 +133,7 @@ def _write_key(named: dict[str, Clip], sounds: dict[str, bytes], rows: list[str]
     """Write who made what; returns the study, a hash of the key file. Answers to other clips are never orphaned."""
     clips = {name: {"row": clip.row, "key": clip.key, "sha256": hashlib.sha256(sounds[name]).hexdigest()}
              for name, clip in named.items()}  # fmt: skip
-    data = (json.dumps({"version": 1, "seed": seed, "rows": rows, "clips": clips}, indent=1) + "\n").encode()
+    data = as_json({"version": 1, "seed": seed, "rows": rows, "clips": clips}).encode()
     before = (out / KEY).read_bytes() if (out / KEY).is_file() else b""
     if before != data and (answers := _sheets(out)):
         raise ConfigError(f"{answers[0]} answers an earlier study: move answers and {KEY} away, or give another folder.")

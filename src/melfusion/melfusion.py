@@ -50,7 +50,7 @@ class MeLFusion(TrainedModule):
         self.diffusion, self.optim, self.latent_shape, self.scheduler = diffusion, optim, latent_shape, scheduler
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
-        self.val_loss, self.val_other = MeanMetric(), MeanMetric()
+        self.val_loss, self.val_other, self.val_unlike = MeanMetric(), MeanMetric(), MeanMetric()
         self._null_text: tuple[Tensor, Tensor] | None = None
         self._digests: dict[str, str] | None = None
 
@@ -69,11 +69,16 @@ class MeLFusion(TrainedModule):
         text, mask = batch.text_embeds, batch.text_mask
         if text is None:
             text, mask = self.text_encoder(batch.captions)
-        image_latents = batch.image_latents if self.extractor is not None else None
-        if self.extractor is not None and image_latents is None and batch.visual_features is None:
-            image_latents = self.extractor.invert(batch.image) if batch.image is not None else None
-        has_image = batch.has_image if self.extractor is not None else torch.zeros_like(batch.has_image)
-        return Conditioning(text, mask, has_image, image_latents, batch.draws.get("image_noise"), batch.visual_features)
+        return self.show(Conditioning(text, mask, batch.has_image, image_noise=batch.draws.get("image_noise")), batch)
+
+    def show(self, conditioning: Conditioning, batch: MusicBatch) -> Conditioning:
+        """The same text with the pictures of a batch; with none, where the system has no eyes."""
+        if self.extractor is None:
+            return conditioning.without_image()
+        latents, features = batch.image_latents, batch.visual_features
+        if latents is None and features is None and batch.image is not None:
+            latents = self.extractor.invert(batch.image)
+        return dataclasses.replace(conditioning, has_image=batch.has_image, image_latents=latents, visual_features=features)
 
     def null(self, conditioning: Conditioning, negative_prompt: str = "") -> Conditioning:
         """The same pictures with ∅ text: the encoded empty string, or a negative prompt; in training and in sampling."""
@@ -135,7 +140,7 @@ class MeLFusion(TrainedModule):
         return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": timesteps}
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        """Each item always has its own noise and its own stratum of t; scored again with another item's picture.
+        """Each item always has its own noise and its own stratum of t; scored again with its partner's picture.
 
         `val/loss_other_picture` above `val/loss` shows that the picture is used: a falling loss alone does not.
         """
@@ -144,21 +149,32 @@ class MeLFusion(TrainedModule):
         latents, conditioning = self.encode_music(batch), self.condition(batch)
         self.val_loss.update(self.losses(latents, conditioning, timesteps, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
-        if self.extractor is None:
-            return
-        if len(batch) > 1:
-            other = conditioning.with_other_pictures()
+        if batch.other is not None:
+            other = self.show(conditioning, batch.other)
             self.val_other.update(self.losses(latents, other, timesteps, batch.draws["noise"]))
-        self.log("val/loss_other_picture", self.val_other)  # by every rank, whatever its batch held: logging reduces
+            self.val_unlike.update(batch.pictures_differ(batch.other).float())
 
     def on_validation_epoch_end(self) -> None:
-        """What the right picture is worth: near 0 the synapse is dead, however the loss falls."""
-        if self.extractor is not None and self.val_other.update_called:
-            self.log("val/picture_gain", self.val_other.compute() - self.val_loss.compute())
+        """What the right picture is worth: near 0 the synapse is dead, however the loss falls.
+
+        Nothing is said where no item has another picture than its partner.
+        """
+        if not self.val_other.update_called:
+            return
+        other, unlike = self.val_other.compute(), self.val_unlike.compute()  # over all ranks
+        if unlike > 0:
+            self.log("val/loss_other_picture", other)
+            self.log("val/picture_gain", other - self.val_loss.compute())
+        self.val_other.reset(), self.val_unlike.reset()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.unet.other_parameters()},
                 {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0}]  # fmt: skip
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """Text encoder and image model; the music VAE is small, and its latents are what is learned."""
+        self.frozen_digests()  # of the weights as they were loaded, whatever type they are kept in from here on
+        return [network for part in (self.text_encoder, self.extractor) if part is not None for network in part.children()]
 
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen part, of the VAE what makes latents; computed once."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch import nn
 
 from melfusion.schema import OptimConfig
 
@@ -66,6 +67,10 @@ class TrainedModule(lightning.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for `configure_optimizer`."""
         raise NotImplementedError
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """Those that `trainer.precision=bf16-true` keeps in bfloat16."""
+        return []
 
     def configure_optimizers(self) -> dict[str, Any]:
         # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped

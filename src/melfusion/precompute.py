@@ -24,7 +24,9 @@ from melfusion.data.reading import digest_of
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
 from melfusion.melfusion import MeLFusion
-from melfusion.precision import resolve_precision
+from melfusion.memory import telling_memory
+from melfusion.precision import autocast, keep_frozen, resolve_precision
+from melfusion.preemption import leaving_on_signal
 from melfusion.run import locked
 from melfusion.schema import Config
 
@@ -79,15 +81,11 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     return out
 
 
-def as_in_training(config: Config, device: torch.device) -> torch.autocast:
-    """The Trainer's autocast, so that stored numbers are those that live training would compute."""
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(config.trainer))
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
-
-
+@leaving_on_signal(lambda: "during precompute, which begins anew")
 def precompute(config: Config, system: MeLFusion) -> Path:
-    """Write precomputed shards of all splits; returns their folder."""
-    system = system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    """Write precomputed shards of all splits; returns their folder. Numbers are those that live training would compute."""
+    precision = resolve_precision(config.trainer)
+    system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), precision)
     data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
     data.setup()
     dtype = getattr(torch, config.data.precompute.dtype)
@@ -108,7 +106,7 @@ def precompute(config: Config, system: MeLFusion) -> Path:
                 if not items:
                     continue
                 batch = collate(items)
-                with as_in_training(config, system.device):
+                with autocast(precision, system.device.type):
                     if new := [c for c in dict.fromkeys(batch.captions) if c not in told]:
                         told.update(zip(new, zip(*system.text_encoder(new), strict=True), strict=True))
                     pairs = [told[c] for c in batch.captions]
@@ -122,7 +120,8 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     out = precomputed_path(config, wanted)
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
-    write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
+    with telling_memory(config, "precompute", lambda: system):
+        write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
     return out
 
 

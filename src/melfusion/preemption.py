@@ -2,7 +2,7 @@
 
 A cluster sends SIGUSR1 some time before a job's limit, or SIGTERM where it needs the node. During training the signal, on
 whichever rank, travels in the guard's vector (guards.py), so that all ranks know of it at the same step. At other times
-nothing is half done that matters, and the process leaves at once.
+nothing is half done that matters, and the process leaves at once and says what is kept.
 """
 
 from __future__ import annotations
@@ -28,23 +28,44 @@ class Preempted(RuntimeError):
     code = PREEMPTED
 
 
+class Interrupted(BaseException):
+    """A signal where it arrives: no error, or whatever is being read there would be taken for damaged."""
+
+
 @contextlib.contextmanager
-def leaving_on_signal() -> Iterator[None]:
-    """While nothing trains: a signal raises Preempted where it arrives."""
+def leaving_on_signal(kept: Callable[[], str]) -> Iterator[None]:
+    """While nothing trains: a signal ends what is being done and becomes Preempted.
+
+    `kept` is asked then for the sentence's middle: during what the signal came, and what is kept of it.
+    """
+    came: list[int] = []
 
     def leave(number: int, frame: Any) -> None:
-        raise Preempted(f"{signal.Signals(number).name} arrived while nothing was trained: the same command goes on.")
+        came.append(number)
+        if len(came) == 1:  # `timeout` and schedulers often send more than one
+            raise Interrupted
 
     with _handlers(leave):
-        yield
+        try:
+            yield
+        except Interrupted:
+            raise Preempted(f"{signal.Signals(came[0]).name} arrived {kept()}; the same command goes on.") from None
 
 
 @contextlib.contextmanager
-def _handlers(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def noting_signals(more: tuple[int, ...] = ()) -> Iterator[list[int]]:
+    """Within it, signals (and `more` than the usual ones) do nothing but stand in the list."""
+    came: list[int] = []
+    with _handlers(lambda number, frame: came.append(number), (*SIGNALS, *more)):
+        yield came
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = SIGNALS) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread set handlers
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -85,6 +106,16 @@ class Preemption(Callback):
         if trainer.is_global_zero and self.guard.time_is_up:
             self.requeue()
         raise Preempted(f"The run was asked to leave and has saved step {trainer.global_step}: the same command goes on.")
+
+    def obey(self, trainer: Trainer) -> None:
+        """After the last step, when it is saved: all ranks leave where one was asked to and no step came that obeyed."""
+        asked, usr1 = (trainer.strategy.reduce_boolean_decision(flag, all=False)
+                       for flag in (self.guard.stop_signal > 0, self.guard.stop_signal == signal.SIGUSR1))  # fmt: skip
+        if not asked:
+            return
+        if trainer.is_global_zero and usr1:
+            self.requeue()
+        raise Preempted(f"The run was asked to leave and has saved all its {trainer.global_step} steps: the same command goes on.")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stack.close()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel
 
+from melfusion.json_text import as_json
 from melfusion.schema import AudioConfig, DiffusionConfig
 from melfusion.weights_source import WeightsError
 
@@ -49,7 +50,7 @@ PART_FILE = "part.json"  # beside model.safetensors: sizes of a part that no lib
 def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict[str, Any]) -> None:
     """A network of this project → part.json and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PART_FILE).write_text(json.dumps({"audio": dataclasses.asdict(audio), "sizes": sizes}, indent=1) + "\n")
+    (folder / PART_FILE).write_text(as_json({"audio": dataclasses.asdict(audio), "sizes": sizes}))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
 
 

@@ -22,7 +22,8 @@ from melfusion.data.scenes import contract
 from melfusion.frozen import freeze
 from melfusion.judge import Judge
 from melfusion.metrics.intervals import mean_interval, share
-from melfusion.run import RunDirectory, device_name
+from melfusion.preemption import leaving_on_signal
+from melfusion.run import RunDirectory, device_name, write_json
 from melfusion.schema import Config
 from melfusion.scoring import levelled
 from melfusion.train import train
@@ -74,6 +75,7 @@ class ReleaseError(RuntimeError):
     """What cannot be shipped as it is, and why."""
 
 
+@leaving_on_signal(lambda: "between two trainings: parts that are trained are kept")
 def release() -> None:
     """Train what is missing, ship each part as soon as it is there, and check that all fits."""
     for part, (recipe, _) in RECIPES.items():
@@ -179,7 +181,7 @@ def verdicts(judge: Judge, waveform: Tensor, labels: list[dict[str, Any]]) -> li
 def write_floors() -> None:
     """weights/floors.json and weights/README.md: the errors of the shipped parts, float16 tensors run in float32."""
     found = floors()
-    (WEIGHTS / "floors.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(WEIGHTS / "floors.json", found)
     lines = ["# Shipped parts", "", "Each folder has its card.",
              f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
              "`release.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.", "",

@@ -6,7 +6,6 @@ What did not run, wholly or under some seeds, is named; the rest is scored on th
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from melfusion.leakage import SEEN, TOLD, leakage, looks
 from melfusion.memorisation import memorisation
 from melfusion.metrics.intervals import students
 from melfusion.plots import save, suite_figure
-from melfusion.run import device_name
+from melfusion.run import device_name, write_json
 from melfusion.schema import Config, SynapseConfig
 from melfusion.scoring import Ears, Heard, accuracy, confusions
 from melfusion.sounds import ROWS, differing, identity, made_with, note, read_clips, voice
@@ -240,7 +239,7 @@ def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
     """results.json, .md, .png and TensorBoard's HParams in the suite's runs; published, beside the experiments."""
     suite.path.mkdir(parents=True, exist_ok=True)
     stem = suite.path / "results"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(stem.with_suffix(".json"), result)
     stem.with_suffix(".md").write_text(suite_table(result) + "\n")
     if any(not row["floor"] for row in result["rows"]):
         save(suite_figure(result), stem.with_suffix(".png"))

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from melfusion.config import ConfigError, flatten, to_dict
+from melfusion.json_text import as_json
 from melfusion.schema import Config
 
 # Keys that may change between two calls of the same run without making it another experiment
@@ -24,7 +25,8 @@ SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", 
                  "data.retries", "data.timeout_s", "data.val_items",
                  "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
                  "trainer.max_steps", "trainer.accelerator", "trainer.devices",
-                 "trainer.num_nodes", "trainer.strategy", "trainer.val_every", "trainer.checkpoint_every",
+                 "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "trainer.micro_batch_size",
+                 "unet.gradient_checkpointing", "trainer.val_every", "trainer.checkpoint_every",
                  "trainer.keep_", "trainer.async_checkpoints", "guards.",
                  "trainer.log_every", "trainer.media_", "trainer.progress_bar", "trainer.threads")  # fmt: skip
 
@@ -114,7 +116,7 @@ class RunDirectory:
 def write_json(file: Path, tree: Any) -> None:
     """A file that is there is whole, whoever reads it meanwhile and wherever this process dies."""
     part = file.with_name(f".{file.name}.part{os.getpid()}")
-    part.write_text(json.dumps(tree, indent=1) + "\n")
+    part.write_text(as_json(tree))
     part.replace(file)
 
 

@@ -266,8 +266,11 @@ class TrainerConfig:
     devices: str = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: str = "auto"  # auto: bf16-mixed on cuda, 32-true elsewhere
+    # auto (bf16-mixed on cuda, 32-true elsewhere) | 32-true | bf16-mixed | 16-mixed (GPUs) | bf16-true: bf16-mixed, with text
+    # encoder and image model kept in bfloat16, at half their memory
+    precision: str = "auto"
     accumulate: int = 1  # micro-batches per optimizer step
+    micro_batch_size: int | None = None  # at most so many samples at once on a device; accumulate follows, however many there are
     val_every_n_steps: int = 1000
     checkpoint_every_n_steps: int = 1000
     keep_last: int = 2  # newest checkpoints that stay; at least 2, so that a damaged one loses little
@@ -344,7 +347,14 @@ CHOICES = {
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
     "optim.schedule": ("constant", "cosine"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "64"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
+}
+REFUSED = {  # words that one may expect → why they are none, and what to write instead
+    "trainer.precision": {
+        "16-true": "float16 holds neither AdamW's small steps nor small gradients: give 16-mixed, or bf16-true for less memory",
+        "64-true": "the mel front end, losses and what is precomputed are float32: give 32-true",
+        "64": "the mel front end, losses and what is precomputed are float32: give 32-true",
+    },
 }
 REGISTRIES = {
     "synapse.kind": ("melfusion.synapse", "SYNAPSES"),

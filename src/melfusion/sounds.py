@@ -26,6 +26,7 @@ from melfusion.data.datamodule import MusicDataset, collate
 from melfusion.frozen import digest
 from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
+from melfusion.memory import telling_memory
 from melfusion.run import device_name, write_json
 from melfusion.schema import AudioConfig, Config
 from melfusion.scoring import levelled
@@ -60,12 +61,14 @@ def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Ro
     missing = [i for i in range(share[0], len(dataset), share[1]) if not clip_file(folder, dataset, i).is_file()]
     for start in range(0, len(missing), size):
         items = missing[start : start + size]
-        batch = collate([dataset[i] for i in items]).to(system.device)
-        captions = batch.captions if row.caption == "given" else [""] * len(items)
-        image, there = pictures(row, config, dataset, items, batch)
-        log_mel = system.generate(captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale,
-                                  s.negative_prompt, there)  # fmt: skip
-        for i, clip in zip(items, levelled(system.vocode(log_mel).cpu(), config.audio), strict=True):
+        with telling_memory(config, "evaluation", lambda: system):
+            batch = collate([dataset[i] for i in items]).to(system.device)
+            captions = batch.captions if row.caption == "given" else [""] * len(items)
+            image, there = pictures(row, config, dataset, items, batch)
+            log_mel = system.generate(captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale,
+                                      s.negative_prompt, there)  # fmt: skip
+            clips = system.vocode(log_mel).cpu()
+        for i, clip in zip(items, levelled(clips, config.audio), strict=True):
             write_whole(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
 
 

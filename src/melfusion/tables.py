@@ -11,11 +11,15 @@ PAIRED = {"kl": "KL (PANNs)", "clap_score": "CLAP score", "imsm": "IMSM", "imsm_
 
 def table(scores: dict[str, Any]) -> str:
     """Accuracy by row, distances by embedder, paired scores, reasons for what is missing, and what the numbers were taken with."""
-    parts = [attributes(scores)] if scores["chance"] else []
+    parts = [attributes(scores)] if any(row.get("attributes") for row in scores["rows"].values()) else []
     embedders = list(dict.fromkeys(e for row in scores["rows"].values() for e in row.get("distances", {})))
     parts += [distances(scores, name) for name in embedders]
     if any(row.get("paired") for row in scores["rows"].values()):
         parts.append(paired(scores))
+    if not parts:
+        parts.append("\n".join(["| row | clips |", "|---|---|", *(f"| {row} | {e['n']} |" for row, e in scores["rows"].items())]))
+    if "validation" in scores:
+        parts.append(", ".join(f"{name} {value:.4g}" for name, value in scores["validation"].items()) + " after training")
     about = ", ".join(f"{k} {v}" for k, v in scores["about"].items() if v not in (None, {}) and k != "embedders")
     return "\n\n".join([*parts, f"({about})"])
 
@@ -63,13 +67,41 @@ def paired(scores: dict[str, Any]) -> str:
 
 
 def learned(scores: dict[str, Any]) -> str:
-    """What the scores say of the picture, in one sentence."""
+    """What the scores say of the picture."""
     if "gain" not in scores:
         return "No row with the right and one with a shuffled picture: nothing is said of the picture."
+    if not scores["gain"]:
+        return without_labels(scores)
     heard = [name for name, g in scores["gain"].items() if g["mean"] > g["interval"]]
     if not heard:
         return "No attribute of the picture is heard more often than with a shuffled picture: train longer."
     return f"The picture is heard: its {', '.join(heard)} more often than with a shuffled picture, beyond the 95 % interval."
+
+
+def without_labels(scores: dict[str, Any]) -> str:
+    """What can be said of the picture where no attribute was compared: its worth in validation, and scores with one's own item."""
+    lines = ["No attribute of the picture was compared: that needs a judge (judge.weights) and items with labels that it knows."]
+    if words := picture_gain(scores.get("validation", {})):
+        lines.append(words)
+    right, shuffled = (scores["rows"][row] for row in ("right picture", "shuffled picture"))
+    for name, words in PAIRED.items():
+        cells = [mean_cell(row.get("paired", {}).get(name)) for row in (right, shuffled)]
+        if name not in ("kl", "clap_score") and "-" not in cells:  # these two know nothing of the picture
+            lines.append(f"{words} of clips and their item's picture: {cells[0]} where it was shown, {cells[1]} where another was.")
+    if right.get("distances"):
+        lines.append("The distances say how near the clips are to real ones, not whether they follow the picture.")
+    else:
+        lines.append("`melfusion evaluate` measures distances to real clips, by the networks that evaluation.embedders names.")
+    return "\n".join(lines)
+
+
+def picture_gain(validation: dict[str, float]) -> str:
+    """What the right picture was worth in validation; empty where it was not compared with another."""
+    gain, loss = validation.get("val/picture_gain"), validation.get("val/loss")
+    if gain is None or not loss:
+        return ""
+    return (f"val/picture_gain {gain:.3g} ({gain / loss:.2%} of val/loss): so much the validation loss rises when another item's "
+            "picture is shown; near 0 or below, the picture is not used yet.")  # fmt: skip
 
 
 def share_cell(score: dict[str, float] | None) -> str:
@@ -81,4 +113,7 @@ def mean_cell(score: dict[str, Any] | None) -> str:
     """A score with its interval; a dash where there is none."""
     if not score or "why_not" in score:
         return "-"
-    return f"{score['mean']:.3g}" + (f" ± {score['interval']:.2g}" if "interval" in score else "")
+    if score["mean"] is None:  # not finite, as JSON has it
+        return "-"
+    wide = score.get("interval", 0)
+    return f"{score['mean']:.3g}" + (f" ± {'∞' if wide is None else f'{wide:.2g}'}" if "interval" in score else "")

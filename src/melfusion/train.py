@@ -27,15 +27,17 @@ from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.storage import local_name
+from melfusion.devices import accumulation
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.guards import StepGuard
+from melfusion.memory import telling_memory
 from melfusion.music_vae import MusicVAE
-from melfusion.precision import resolve_precision
+from melfusion.precision import precision_of, resolve_precision
 from melfusion.precompute import ensure_precomputed
 from melfusion.preemption import Preemption, leaving_on_signal
 from melfusion.run import RunDirectory, locked, naming_lost_ranks
 from melfusion.schema import Config
-from melfusion.tables import learned, table
+from melfusion.tables import learned, picture_gain, table
 
 logging.getLogger("lightning.pytorch").setLevel(
     logging.WARNING
@@ -81,18 +83,30 @@ def train(config: Config) -> dict[str, Any]:
 
     Raises Preempted where it was asked to leave; the same call then goes on.
     """
-    run = RunDirectory(config)
-    with leaving_on_signal(), run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext():
-        return _train(config, run)
+    run, clock = RunDirectory(config), Clock()
+    hold = run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext()
+    with leaving_on_signal(lambda: standing(run, clock.stage)), hold:
+        return _train(config, run, clock)
 
 
-def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
-    clock = Clock()
+KEPT = {"corpus": ", and the data set is built anew", "parts": ", and parts that are trained are kept",
+        "precompute": ", and precomputing begins anew", "evaluation": ", and clips that are made are kept"}  # fmt: skip
+
+
+def standing(run: RunDirectory, stage: str) -> str:
+    """Where a run is and what of it is kept, in words."""
+    steps = [int(f.stem[5:]) for f in run.checkpoints.glob("step-*.ckpt") if f.stem[5:].isdecimal()]
+    saved = f"step {max(steps)} of {run.config.trainer.max_steps} is saved" if steps else "no step is saved yet"
+    return f"during {stage} of {run.path}: {saved}{KEPT.get(stage, '')}"
+
+
+def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
     run.prepare()
     if (results := run.results()) is not None:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
         report(run, results)
         return results
+    resolve_precision(config.trainer)  # refused here, before anything is made
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     with clock("corpus"), locked(Path(f"{local_name(config.data)}.lock")):
@@ -100,15 +114,16 @@ def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
     if config.stages:
         with clock("parts"):
             ensure_stages(config)
-    if config.task == "melfusion":
-        results = fit_system(config, run, clock)
-    else:
-        with clock("training"):
-            results = fit_part(config, run)
+    with telling_memory(config, "training"):
+        if config.task == "melfusion":
+            results = fit_system(config, run, clock)
+        else:
+            with clock("training"):
+                results = fit_part(config, run)
     if rank_zero_only.rank == 0:
         if config.task == "melfusion" and config.evaluation.items:
-            with clock("evaluation"):
-                evaluate_run(config, run)
+            with clock("evaluation"), telling_memory(config, "evaluation"):
+                evaluate_run(config, run, results)
         results |= {"seconds": clock.seconds}
         run.finish(results)
         report(run, results)
@@ -116,28 +131,31 @@ def _train(config: Config, run: RunDirectory) -> dict[str, Any]:
 
 
 class Clock:
-    """Announces each stage of a run and keeps the seconds it took."""
+    """Announces each stage of a run, and keeps which it is and the seconds each took."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self.stage = "set-up"
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         if rank_zero_only.rank == 0:
             print(f"── {stage}", flush=True)
+        self.stage = stage
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def evaluate_run(config: Config, run: RunDirectory) -> None:
-    """Score the run's EMA weights on the test split: is the picture heard?"""
+def evaluate_run(config: Config, run: RunDirectory, results: dict[str, Any]) -> None:
+    """Score the run's EMA weights on the test split: is the picture heard? Beside what validation found (`results`)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     system, items = load_system(run.path)[0].to(device), splits(config)[0]
     names = rows_of(system)
     sing(system, config, items, run.samples / "test", names, replace=True)  # a longer run speaks anew
     folders = {name: run.samples / "test" / folder_name(name) for name in names}
-    write(evaluate(config, ears(config, embedders=False), items, None, folders, system), run.path)
+    scores = evaluate(config, ears(config, embedders=False), items, None, folders, system)
+    write(scores | {"validation": {name: value for name, value in results.items() if name.startswith("val/")}}, run.path)
 
 
 def report(run: RunDirectory, results: dict[str, Any]) -> None:
@@ -152,6 +170,8 @@ def report(run: RunDirectory, results: dict[str, Any]) -> None:
         scores = json.loads((run.path / "scores.json").read_text())
         print(f"\n{table(scores)}\n\n{learned(scores)}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
     if run.config.task == "melfusion":
+        if not run.config.evaluation.items and (worth := picture_gain(results)):
+            print(worth)
         print(f"""Next:
   make generate CKPT={run.path} IMAGE=data/examples/sea-night-clear.png PROMPT="a tune in A minor"
   make tensorboard
@@ -170,7 +190,8 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
     shapes = build.noise_shapes(config, system)
-    module = MusicDataModule(data, config.audio, config.seed, config.trainer.accumulate, shapes, provenance)
+    module = MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance,
+                             partners=system.extractor is not None)  # fmt: skip
     shown = (
         MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
     )
@@ -193,7 +214,7 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     """Train a part of its own, then export it where `weights: run:NAME` finds it."""
     part = build.part(config)
     shapes = build.noise_shapes(config, part)
-    module = MusicDataModule(config.data, config.audio, config.seed, config.trainer.accumulate, shapes)
+    module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)
     if config.task == "image_diffusion":
         module.require_pictures()
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
@@ -219,12 +240,16 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
     leaving = Preemption(guard, saver, lambda: requeue(os.environ))
     trainer = make_trainer(config, run, [guard, *callbacks, saver, leaving], store, step)
+    if trainer.is_global_zero and resume:
+        print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:
         log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
-    with naming_lost_ranks(run):
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        saver.finish(trainer)
-    scores = trainer.validate(model, datamodule=data, verbose=False)[0]
+    with telling_memory(config, "training", lambda: model):
+        with naming_lost_ranks(run):
+            trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+            saver.finish(trainer)
+            leaving.obey(trainer)
+        scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 
 
@@ -233,19 +258,20 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
 
     What was logged after `step`, where the run goes on, is forgotten: those steps come again.
     """
-    t = config.trainer
+    t, accumulate = config.trainer, accumulation(config)
     board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     devices = check_tasks(t.devices, t.num_nodes, os.environ)
-    slurm = environment_plugin(os.environ)
+    slurm, precision = environment_plugin(os.environ), precision_of(t)
+    precision["plugins"] += [store, *([slurm] if slurm else [])]
     trainer = lightning.Trainer(
         accelerator=t.accelerator, devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-        num_nodes=t.num_nodes, strategy=t.strategy, precision=resolve_precision(t), max_steps=t.max_steps, max_epochs=-1,
-        accumulate_grad_batches=t.accumulate, val_check_interval=t.val_every_n_steps * t.accumulate,
+        num_nodes=t.num_nodes, strategy=t.strategy, max_steps=t.max_steps, max_epochs=-1,
+        accumulate_grad_batches=accumulate, val_check_interval=t.val_every_n_steps * accumulate,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
         log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
         callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=str(run.path), plugins=[store, *([slurm] if slurm else [])],
+        enable_checkpointing=False, default_root_dir=str(run.path), **precision,
     )  # fmt: skip
     # Signals are ours (preemption.py). Lightning's handler speaks to other ranks at a moment of its own, and before each batch
     # its ranks agree on SIGTERM once more, for which the host waits for the device.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data import order
 from melfusion.data.errors import DataError
+from melfusion.data.partners import WithPartners
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
 from melfusion.data.shards import Entry, ShardSet
@@ -104,11 +106,18 @@ def collate(items: list[dict[str, Any]]) -> MusicBatch:
         full_captions=[item.get("full_caption", item["caption"]) for item in items],
         replaced=[pair for item in items for pair in item["replaced"]],
     )
+    if "other" in items[0]:
+        batch.other = _pictures_alone(collate([item["other"] for item in items]))
     if "cached" in items[0]:
         return _collate_cached(batch, [item["cached"] for item in items])
     batch.waveform = stack([item["waveform"] for item in items])
     batch.image = stack([item["image"] for item in items])
     return batch
+
+
+def _pictures_alone(batch: MusicBatch) -> MusicBatch:
+    """Without what conditions or is learned beside the picture."""
+    return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})
 
 
 def _collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
@@ -141,13 +150,15 @@ class MusicDataModule(lightning.LightningDataModule):
     Args:
         noise_shapes: shapes of the per-sample normal draws that the system asks for, by stream name.
         provenance: what precomputed members must have been made from; a difference is a DataError.
+        partners: validation items bring another item's picture, too.
     """
 
     def __init__(self, data: DataConfig, audio: AudioConfig, seed: int = 0, accumulate: int = 1,
-                 noise_shapes: dict[str, tuple] | None = None, provenance: dict[str, Any] | None = None):  # fmt: skip
+                 noise_shapes: dict[str, tuple] | None = None, provenance: dict[str, Any] | None = None,
+                 partners: bool = False):  # fmt: skip
         super().__init__()
         self.data, self.audio, self.seed, self.accumulate = data, audio, seed, accumulate
-        self.noise_shapes, self.provenance = noise_shapes or {}, provenance
+        self.noise_shapes, self.provenance, self.partners = noise_shapes or {}, provenance, partners
         self.shards: ShardSet | None = None
         self.replacements = Replacements()
         self.named: set[str] = set()  # reasons that were logged
@@ -225,14 +236,18 @@ class MusicDataModule(lightning.LightningDataModule):
         return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
 
     def val_dataloader(self) -> DataLoader:
-        return self.spread_dataloader("val", self.data.val_items, *self._ranks)
+        dataset = self.dataset("val").spread(self.data.val_items)
+        return self._once(WithPartners(dataset) if self.partners else dataset, *self._ranks)
 
-    def spread_dataloader(self, split: str, items: int, rank: int = 0, world_size: int = 1) -> DataLoader:
-        """At most `items` samples, evenly over the split, each once: for validation and statistics."""
-        dataset = self.dataset(split).spread(items)
+    def spread_dataloader(self, split: str, items: int) -> DataLoader:
+        """At most `items` samples, evenly over the split, each once: for statistics."""
+        return self._once(self.dataset(split).spread(items))
+
+    def _once(self, dataset: Dataset, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """Each item once over all ranks."""
         return self._loader(dataset, order.EvalBatches(len(dataset), self.micro_batch_size(), rank, world_size))
 
-    def _loader(self, dataset: MusicDataset, batches: Any) -> DataLoader:
+    def _loader(self, dataset: Dataset, batches: Any) -> DataLoader:
         workers = self.data.num_workers
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                           worker_init_fn=heed_only_the_loader, pin_memory=torch.cuda.is_available(),

@@ -48,11 +48,13 @@ def _live(command: list[str], folder: Path, life: int, until: int) -> None:
     process = subprocess.Popen([sys.executable, "-m", "melfusion.torture.faults", f"record:{folder / 'goodput'}:{life}", *command],
                                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + LIMIT_S
-    while process.poll() is None and time.monotonic() < deadline and max(_ends(folder, life), default=0) < until:
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while process.poll() is None and time.monotonic() < deadline and max(_ends(folder, life), default=0) < until:
+            time.sleep(0.02)
+    finally:  # whatever ends this process ends that one
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _ends(folder: Path, life: int) -> dict[int, float]:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,19 +87,25 @@ def fork(live: Callable[[], int]) -> int:
 def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
     """Exit codes of children; all are killed after so many seconds, and those that outlive a dead one by DEADLINE_S."""
     started, codes, gone_at = time.monotonic(), {}, None
-    while len(codes) < len(ranks):
-        for pid in ranks:
-            if pid not in codes and (done := os.waitpid(pid, os.WNOHANG))[0]:
-                codes[pid] = os.waitstatus_to_exitcode(done[1])
-                gone_at = gone_at or time.monotonic()
-        late = gone_at is not None and time.monotonic() > gone_at + DEADLINE_S
-        if late or (kill_after is not None and time.monotonic() > started + kill_after):
+    try:
+        while len(codes) < len(ranks):
             for pid in ranks:
-                if pid not in codes:
-                    os.kill(pid, signal.SIGKILL)
-            kill_after = None
-        time.sleep(0.005)
+                if pid not in codes and (done := os.waitpid(pid, os.WNOHANG))[0]:
+                    codes[pid] = os.waitstatus_to_exitcode(done[1])
+                    gone_at = gone_at or time.monotonic()
+            late = gone_at is not None and time.monotonic() > gone_at + DEADLINE_S
+            if late or (kill_after is not None and time.monotonic() > started + kill_after):
+                _kill(pid for pid in ranks if pid not in codes)
+                kill_after = None
+            time.sleep(0.005)
+    finally:  # whatever ends this process ends its children
+        _kill(pid for pid in ranks if pid not in codes)
     return [codes[pid] for pid in ranks]
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:

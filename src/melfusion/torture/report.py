@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import shutil
 import time
@@ -14,7 +13,8 @@ import torch
 
 from melfusion.config import load_config
 from melfusion.data.corpus import build_scenes
-from melfusion.run import device_name
+from melfusion.preemption import leaving_on_signal
+from melfusion.run import device_name, write_json
 from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
 from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
@@ -22,6 +22,7 @@ from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, ki
 OPTIONS = {"points": int, "seed": int, "out": str, "goodput": str}
 
 
+@leaving_on_signal(lambda: "during torture, which begins anew")
 def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
             scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS, goodput: str = "") -> bool:  # fmt: skip
     """Carry out so many kills and the other scenarios: prints the table, writes torture.md and torture.json beside the jobs.
@@ -50,7 +51,7 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
         words.append(report(goodput, tree["goodput"]))
     text = "\n".join([*HEAD, *map(line, rows), "", *words])
     (folder / "torture.md").write_text(text + "\n")
-    (folder / "torture.json").write_text(json.dumps(tree, indent=1) + "\n")
+    write_json(folder / "torture.json", tree)
     print(f"\n{text}\n{'Nothing was lost.' if passed else 'Something was lost: see the rows above, and the logs in'} {folder}")
     return passed
 
