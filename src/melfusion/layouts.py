@@ -22,6 +22,10 @@ WORDS = {
     PIPELINE: "the folder of a whole pipeline (unet, vae, scheduler and so on)",
     PART: f"a part that melfusion trained ({PART_FILE} and model.safetensors)",
 }
+OF_PART = {  # what a part's `weights:` name, or an embedder's
+    "music_vae": "AutoencoderKL", "vocoder": "SpeechT5HifiGan", "text_encoder": "AutoConfig", "image": PIPELINE,
+    "unet": "UNet2DConditionModel", "judge": PART, "towers": PART, "clip": "CLIPModel", "clap": "ClapModel",
+}  # fmt: skip
 CLIP = {"clip", "CLIPModel"}
 FITS = {  # class → what a config.json may call a network that holds its weights; classes that are not here are not checked
     "AutoencoderKL": {"AutoencoderKL"},
@@ -39,6 +43,8 @@ UNUSUAL = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 # --- what may be there ------------------------------------------------------------------------------------------------
 
 ELSE = "configs/melfusion.yaml names published weights of each part"
+ELSE_OF = {PART: "give shipped or run:NAME", "CLIPModel": "give hub:openai/clip-vit-large-patch14@COMMIT or a folder like it",
+           "ClapModel": "give hub:laion/larger_clap_music_and_speech@COMMIT or a folder like it"}  # fmt: skip
 AUDIOLDM = "hub:cvssp/audioldm-s-full-v2 holds the same parts as such folders, by the strings in configs/melfusion.yaml"
 CONVERT = "let diffusers write one by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
 RUN = "write run:NAME for what a run of this project has exported"
@@ -86,9 +92,10 @@ def misfit(path: Path, wanted: str) -> str | None:
     layout = recognise(path)
     names = layout.holds.get("", set())
     right = {PIPELINE: not layout.cure and "" not in layout.holds, PART: (path / PART_FILE).is_file()}
-    if not layout.broken and right.get(wanted, _fits(names, wanted)):
+    unchecked = wanted not in FITS and wanted not in WORDS
+    if not layout.broken and (unchecked or right.get(wanted, _fits(names, wanted))):
         return None
-    return f"{path} is {layout.what}, but {words(wanted)} is wanted: {layout.cure or _cure(path, layout, wanted)}."
+    return f"{path} is {layout.what}, but {words(wanted)} is wanted: {cure(path, layout, wanted)}."
 
 
 def unstored(folder: Path, wanted: str) -> str | None:
@@ -126,18 +133,21 @@ def words(wanted: str) -> str:
     return WORDS.get(wanted) or f"{'an' if wanted[0] in 'AEIO' else 'a'} {wanted}"
 
 
-def _fits(names: set[str], wanted: str) -> bool:
-    if wanted == "AutoConfig":
-        return bool(names) and not names & NO_TEXT_ENCODER
-    return wanted not in FITS or bool(names & FITS[wanted])
-
-
-def _cure(path: Path, layout: Layout, wanted: str) -> str:
+def cure(path: Path, layout: Layout, wanted: str) -> str:
+    """What to do about something else at a path."""
+    if layout.cure and (layout.broken or wanted not in ELSE_OF):
+        return layout.cure
     if wanted == PIPELINE and "unet" in recognise(path.parent).holds:
         return f"give {path.parent}"
     if fitting := [f":{sub}" for sub, names in layout.holds.items() if sub and _fits(names, wanted)]:
         return f"add {' or '.join(fitting)} to what you gave"
-    return ELSE
+    return ELSE_OF.get(wanted, ELSE)
+
+
+def _fits(names: set[str], wanted: str) -> bool:
+    if wanted == "AutoConfig":
+        return bool(names) and not names & NO_TEXT_ENCODER
+    return bool(names & FITS.get(wanted, set()))
 
 
 def _folder(path: Path) -> Layout:

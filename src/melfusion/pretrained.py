@@ -43,7 +43,7 @@ def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
         return cls.from_pretrained(folder, local_files_only=True, **kwargs)
     except Exception as error:  # they raise OSError, ValueError, KeyError, SafetensorError, JSONDecodeError, …
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
-        if re.search("connect|internet|huggingface.co", first):  # of a folder: nothing was to be fetched
+        if re.search("connect|internet|huggingface.co|Can't load", first):  # of a folder: nothing was to be fetched
             first = f"its files are {some(sorted(p.name for p in folder.iterdir()))}"
         raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
 

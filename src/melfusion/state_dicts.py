@@ -79,11 +79,11 @@ def _kind(tensor: Tensor) -> str:
 def _not_a_state(state: Any) -> str | None:
     """What it is instead, in words."""
     if not isinstance(state, dict):
-        return f"a {type(state).__name__}"
+        return f"a value of type {type(state).__name__}"
     if not state:
         return "an empty dict"
     odd = next(((k, v) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))), None)
-    return odd and f"a {type(odd[1]).__name__} under {odd[0]!r:.80}"
+    return odd and f"a value of type {type(odd[1]).__name__} under {odd[0]!r:.80}"
 
 
 def _mappable(file: Path) -> bool:

