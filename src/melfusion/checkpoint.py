@@ -16,6 +16,7 @@ from melfusion.melfusion import MeLFusion
 from melfusion.memory import is_out_of_memory
 from melfusion.run import write_json
 from melfusion.schema import Config
+from melfusion.state_dicts import some
 
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
 SHIPPED = Path(__file__).parent / "weights" / "melfusion"
@@ -45,7 +46,15 @@ def load_system(path: str | Path | None = None, ema: bool = True,
     config = override(from_dict(stored["config"]), overrides or [])
     system = build.system(config)
     system.on_load_checkpoint(stored)
-    system.load_state_dict(stored["state_dict"] | (stored.get("ema", {}) if ema else {}))
+    average = stored.get("ema") or {} if ema else {}
+    trained = {name for name, p in system.named_parameters() if p.requires_grad}
+    if lost := sorted(trained - average.keys()) if average else []:  # the rest would be mixed with weights of the last step
+        raise CheckpointError(f"{file} has an average that lacks {some(lost)}: use another checkpoint.")
+    try:
+        system.load_state_dict(stored["state_dict"] | average)
+    except RuntimeError as error:  # of many lines
+        words = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{file} does not hold the weights of its own configuration: {words}") from error
     return system.eval(), config
 
 
@@ -63,7 +72,7 @@ def _checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"There is no checkpoint in {file}: give CKPT=runs/<name> of a run that has saved one.")
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # its optimizer's state is not read
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
         if is_out_of_memory(error):
             raise

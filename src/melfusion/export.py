@@ -20,6 +20,7 @@ from melfusion.towers import Towers
 from melfusion.vocoder import Vocoder
 
 STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
+STATISTICS = ("mel_mean", "mel_std", "latent_mean", "latent_std")  # all that stands in it
 TEXTURE_FOLDER = "texture"  # in that of a music VAE
 
 
@@ -53,9 +54,8 @@ def _whole(module: Judge | Towers, config: Config, folder: Path) -> None:
 
 def _music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
     _diffusers(module.autoencoder, folder)
-    names = ("mel_mean", "mel_std", "latent_mean", "latent_std")
     front_end = {"audio": {"framing": config.audio.framing, "level": config.audio.level}}
-    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in names} | front_end))
+    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in STATISTICS} | front_end))
     if (texture := module.texture) is not None:
         write_part(texture, folder / TEXTURE_FOLDER, config.audio, texture.sizes)
 

