@@ -21,11 +21,11 @@ from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.reading import digest_of
+from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
 from melfusion.melfusion import MeLFusion
 from melfusion.precision import resolve_precision
-from melfusion.run import locked
 from melfusion.schema import Config
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def as_in_training(config: Config, device: torch.device) -> torch.autocast:
 
 
 def precompute(config: Config, system: MeLFusion) -> Path:
-    """Write precomputed shards of all splits; returns their folder."""
+    """Write precomputed shards of all splits, unless their folder holds just these; returns the folder."""
     system = system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
     data.setup()
@@ -122,8 +122,17 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     out = precomputed_path(config, wanted)
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
-    write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
+    write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted}, lambda: held(out, config) == wanted,
+                 "data.precompute.path")  # fmt: skip
     return out
+
+
+def held(path: Path, config: Config) -> dict[str, Any] | None:
+    """The provenance of the whole precomputed set in a folder; None where there is none."""
+    try:
+        return ShardSet(path, config.data).info.get("provenance")
+    except DataError:
+        return None
 
 
 def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
@@ -149,9 +158,9 @@ def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[st
     """Precompute where nothing lies yet; returns the folder and the provenance that training must find in it."""
     wanted = provenance(config, system)
     path = precomputed_path(config, wanted)
-    with locked(path.with_name(f".{path.name}.lock")):
-        try:
-            ShardSet(path, config.data)  # what lies in a folder that the user named is not overwritten
-        except DataError:
-            precompute(config, system)
+    settle(path)
+    try:
+        ShardSet(path, config.data)  # what lies in a folder that the user named is not overwritten
+    except DataError:
+        precompute(config, system)
     return path, wanted
