@@ -93,10 +93,10 @@ def test_fresh_scenes_of_a_smaller_sound_are_drawn_anew(tiny, tmp_path, monkeypa
 
 def test_a_corpus_does_not_hang_on_the_seed_of_the_training_that_drew_it(tiny, tmp_path):
     where = [f"data.path={tmp_path / name}" for name in ("a", "b", "c")]
-    splits = "data.splits={train: 6}"
-    ensure_corpus(tiny(where[0], splits, "seed=1"))
-    ensure_corpus(tiny(where[1], splits, "seed=0"))
-    ensure_corpus(tiny(where[2], splits, "data.corpus_seed=1"))
+    splits, draw = "data.splits={train: 6}", "data.draw=true"
+    ensure_corpus(tiny(where[0], splits, "seed=1", draw))
+    ensure_corpus(tiny(where[1], splits, "seed=0", draw))
+    ensure_corpus(tiny(where[2], splits, "data.corpus_seed=1", draw))
     first, second, other = ([e.key for e in ShardSet(tmp_path / name).entries("train")] for name in ("a", "b", "c"))
     assert first == second != other
     ensure_corpus(tiny(where[0], splits, "seed=5"))

@@ -10,7 +10,8 @@ import pytest
 @pytest.mark.slow
 def test_make_train_learns_that_the_picture_matters(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes"],
+        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes",
+         "data.draw=true"],
         capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -21,7 +22,8 @@ def test_make_train_learns_that_the_picture_matters(tmp_path):
     for words in ("── corpus", "── precompute", "── training", "── evaluation", "time: ", "Next:", "Sounds: "):
         assert words in done.stdout
     again = subprocess.run(
-        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes"],
+        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes",
+         "data.draw=true"],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert again.returncode == 0 and "is finished" in again.stdout and "Next:" in again.stdout

@@ -1,11 +1,16 @@
 """Data sets by URL: http with and without ranges, failures, retries, the cache and its limit, object stores."""
 
+import base64
+import contextlib
 import http.server
+import itertools
 import json
 import logging
 import multiprocessing
 import re
+import socket
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,9 +21,10 @@ from data_fixtures import data_set, make_sample, one_sentence
 from melfusion.data import storage
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.errors import DataError
+from melfusion.data.errors import DataError, shown
 from melfusion.data.shards import ShardSet, write_shards
 from melfusion.data.storage import is_url, local_name
+from melfusion.data.stream import open_url
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -29,6 +35,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         ranged = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if server.ranges else None
         with server.counting:
             server.asked[name, bool(ranged)] += 1
+            server.authorized |= {self.headers["Authorization"]}
             failing = server.failures[name] > 0
             server.failures[name] -= failing
         path = server.folder / name
@@ -66,6 +73,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.ranges, self.status, self.longer = Path(folder), True, 503, 0
         self.asked, self.failures, self.cuts, self.spoiled = Counter(), Counter(), Counter(), set()
+        self.authorized = set()
         self.counting = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -348,3 +356,120 @@ def test_a_hostile_index_at_a_url_is_refused(server, remote, tmp_path):
     (server.folder / "index.json").write_text(json.dumps(tree))
     assert "damaged" in error_of(remote, server.url)
     assert not (tmp_path / "evil.tar").exists()
+
+
+# --- what is read is verified, and in bounded time ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["http", "objects"])
+def test_content_that_changed_with_equal_length_is_found_by_range(place, server, memory, remote):
+    shards = remote(server.url if place == "http" else memory, cache_gib=NONE)
+    assert everything(shards) == everything(ShardSet(server.folder))
+    entry = shards.entries("train")[0]
+    offset, length = entry.members["wav"]
+    tar = bytearray((server.folder / TARS[0]).read_bytes())
+    tar[offset + length // 2] ^= 1
+    (server.folder / TARS[0]).write_bytes(tar)
+    fsspec.filesystem("memory").pipe_file(f"/bucket/set/{TARS[0]}", bytes(tar))
+    message = error_of(everything, shards)
+    assert "in 4 attempts" in message and f"SHA-256 of {entry.key}.wav" in message
+
+
+def test_an_index_without_digests_serves_whole_shards_only(server, remote):
+    """As indexes of before are."""
+    index = json.loads((server.folder / "index.json").read_text())
+    for shard in index["shards"]:
+        for sample in shard["samples"]:
+            assert len(sample.pop("digests")) == 32 * len(sample["members"])
+    (server.folder / "index.json").write_text(json.dumps(index))
+    assert everything(remote(server.url)) == everything(ShardSet(server.folder))
+    message = error_of(everything, remote(f"http://localhost:{server.server_address[1]}", cache_gib=NONE))
+    assert "no digests" in message and "melfusion shards out=" in message and "data.cache_gib" in message
+
+
+@pytest.mark.parametrize("digests", ["", "0" * 31, "z" * 64, 7, ["0" * 32] * 2])
+def test_digests_that_are_none_are_refused(digests, server):
+    index = json.loads((server.folder / "index.json").read_text())
+    index["shards"][0]["samples"][0]["digests"] = digests
+    (server.folder / "index.json").write_text(json.dumps(index))
+    assert "other digests than one for each member" in error_of(ShardSet, server.folder)
+
+
+@pytest.fixture
+def dripping():
+    """dripping(head, body) → URL of a server that sends `head` at once and `body` over and over, a byte each 20 ms."""
+    ended, threads, sockets = threading.Event(), [], []
+
+    def serve(listener, head, body):
+        while not ended.is_set():
+            try:
+                client = listener.accept()[0]
+            except OSError:
+                return
+            with contextlib.suppress(OSError), client:
+                client.recv(10_000)
+                client.sendall(head)
+                for byte in itertools.cycle(body):
+                    client.sendall(bytes([byte]))
+                    if ended.wait(0.02):
+                        return
+
+    def make(head, body):
+        listener = socket.create_server(("127.0.0.1", 0))
+        threads.append(threading.Thread(target=serve, args=(listener, head, body), daemon=True))
+        threads[-1].start()
+        sockets.append(listener)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield make
+    ended.set()
+    for listener in sockets:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("head, body", [(b"HTTP/1.1 200 OK\r\n\r\n", b" "), (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+                                        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n")])  # fmt: skip
+def test_a_server_that_drips_is_left_in_time(head, body, dripping, remote):
+    """In its body, its headers or its chunks: every byte comes in time, and all together never."""
+    started = time.monotonic()
+    message = error_of(remote, dripping(head, body), retries=1, timeout_s=0.3, min_rate_kib_s=16)
+    assert "in 2 attempts" in message and "data.min_rate_kib_s=16" in message
+    assert 0.6 <= time.monotonic() - started < 2 * 2 * 0.3 + 1.0  # attempts × 2 × timeout_s, and what a busy machine adds
+
+
+def test_an_object_store_that_never_answers_is_left_in_time(memory, remote, monkeypatch):
+    shards, ended = remote(memory, cache_gib=NONE, retries=1, timeout_s=0.1), threading.Event()
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", lambda *args, **kwargs: ended.wait(20))
+    started = time.monotonic()
+    assert "in 2 attempts" in error_of(everything, shards) and time.monotonic() - started < 5
+    ended.set()
+
+
+# --- passwords ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_of_an_address_is_sent_and_never_shown(server, remote, caplog, tmp_path):
+    """Sent as basic authentication to its own host, in no error and no log, however a client words it."""
+    url = f"http://me:se%20cret@127.0.0.1:{server.server_address[1]}"
+    assert everything(remote(url)) == everything(ShardSet(server.folder))
+    assert server.authorized == {f"Basic {base64.b64encode(b'me:se cret').decode()}"}
+    server.failures |= dict.fromkeys(["index.json", *TARS], 9)
+    messages = [error_of(remote, url), error_of(remote, "nosuch://me:se%20cret@bucket"),
+                error_of(write_shards, [], url), error_of(ensure_streamed, f"{url}/none.tar?key=se%20cret")]  # fmt: skip
+    for words in [*messages, caplog.text]:
+        assert "se%20cret" not in words and "se cret" not in words and ("127.0.0.1" in words or "nosuch" in words)
+
+
+def ensure_streamed(url):
+    with open_url(url):
+        pass
+
+
+def test_what_is_shown_of_an_address():
+    assert shown("s3://key:secret@bucket/a b, http://u@h/x?sig=1&k=2.") == "s3://bucket/a b, http://h/x?…"
+    assert shown("no port: 'pass@host'", "http://user:pass@host/") == "no port: '…@host'"
+    assert shown("a@b.c is no address") == "a@b.c is no address"
+    assert str(DataError("https://u:p@h/x is gone")) == "https://h/x is gone"

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import urllib.request
 from types import SimpleNamespace
 
 import pytest
@@ -168,7 +167,7 @@ def test_an_address_that_cannot_be_opened_is_named(tmp_path, stream, monkeypatch
     def refuse(url, *args, **kwargs):
         raise OSError("unreachable")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(stream_module, "ask", refuse)
     message = error_of(stream(["https://example.org/a.tar"]))
     assert "https://example.org/a.tar" in message and "unreachable" in message
 

@@ -73,7 +73,10 @@ def override(config: Config, overrides: list[str]) -> Config:
 
 
 def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
+    path = OmegaConf.select(merged, "data.path", throw_on_resolution_failure=False)
     config = _laid_over(merged, overrides)
+    if config.data.path != path and not any(item.startswith("data.draw=") for item in overrides):
+        config.data.draw = False  # the user names a data set, which a typing error must not fill with drawn scenes
     check(config)
     return config
 

@@ -21,13 +21,13 @@ from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
 from melfusion.data.reading import digest_of
+from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
 from melfusion.melfusion import MeLFusion
 from melfusion.memory import telling_memory
 from melfusion.precision import autocast, keep_frozen, resolve_precision
 from melfusion.preemption import leaving_on_signal
-from melfusion.run import locked
 from melfusion.schema import Config
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,10 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
 
 @leaving_on_signal(lambda: "during precompute, which begins anew")
 def precompute(config: Config, system: MeLFusion) -> Path:
-    """Write precomputed shards of all splits; returns their folder. Numbers are those that live training would compute."""
+    """Write precomputed shards of all splits, unless their folder holds just these; returns the folder.
+
+    Numbers are those that live training would compute.
+    """
     precision = resolve_precision(config.trainer)
     system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), precision)
     data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
@@ -121,8 +124,17 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
     with telling_memory(config, "precompute", lambda: system):
-        write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted})
+        write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted}, lambda: held(out, config) == wanted,
+                     "data.precompute.path")  # fmt: skip
     return out
+
+
+def held(path: Path, config: Config) -> dict[str, Any] | None:
+    """The provenance of the whole precomputed set in a folder; None where there is none."""
+    try:
+        return ShardSet(path, config.data).info.get("provenance")
+    except DataError:
+        return None
 
 
 def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
@@ -148,9 +160,9 @@ def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[st
     """Precompute where nothing lies yet; returns the folder and the provenance that training must find in it."""
     wanted = provenance(config, system)
     path = precomputed_path(config, wanted)
-    with locked(path.with_name(f".{path.name}.lock")):
-        try:
-            ShardSet(path, config.data)  # what lies in a folder that the user named is not overwritten
-        except DataError:
-            precompute(config, system)
+    settle(path)
+    try:
+        ShardSet(path, config.data)  # what lies in a folder that the user named is not overwritten
+    except DataError:
+        precompute(config, system)
     return path, wanted

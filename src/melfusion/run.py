@@ -18,11 +18,12 @@ import yaml
 
 from melfusion.config import ConfigError, flatten, to_dict
 from melfusion.json_text import as_json
+from melfusion.data.errors import shown
 from melfusion.schema import Config
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.cache_",
-                 "data.retries", "data.timeout_s", "data.val_items",
+                 "data.retries", "data.timeout_s", "data.min_rate", "data.source", "data.draw", "data.val_items",
                  "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
                  "trainer.max_steps", "trainer.accelerator", "trainer.devices",
                  "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "trainer.micro_batch_size",
@@ -66,8 +67,8 @@ class RunDirectory:
             differ = [k for k in sorted(old.keys() | new.keys())
                       if old.get(k) != new.get(k) and counts(k, self.config.task)]  # fmt: skip
             if differ:
-                shown = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differ)
-                raise ConfigError(f"{self.path} holds a run of another configuration ({shown}): "
+                words = shown("; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differ))
+                raise ConfigError(f"{self.path} holds a run of another configuration ({words}): "
                                   "choose another name=…, restore these keys, or remove the directory.")  # fmt: skip
 
     def prepare(self) -> None:
@@ -163,8 +164,26 @@ def device_name() -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock file: of several processes that would build the same thing, one does and the others wait."""
+    """Hold an exclusive lock file: of several processes that would build the same thing, one does and the others wait.
+
+    Its holder may remove the file when all is done: who waited for that one takes the next.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        handle = _lock_file(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.is_file() and os.path.samestat(path.stat(), os.fstat(handle)):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # another user's, perhaps: a lock on a local disk needs no right to write
+        if not path.is_file():
+            raise
+        return os.open(path, os.O_RDONLY)

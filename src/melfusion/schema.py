@@ -39,10 +39,12 @@ class PrecomputeConfig:
 class DataConfig:
     source: str = "scenes"  # scenes | games | manifest: who builds `path` when it is missing
     path: str = "data/scenes"  # folder with shards and index.json, or its URL: https://…, s3://…, gs://…
+    draw: bool = True  # scenes: draw them where they are missing; another data.path given as an override makes it false
     cache_dir: str = "~/.cache/melfusion"  # where shards of a URL are kept
     cache_gib: float = 50.0  # room there, over all data sets; what does not fit is read by byte range
     retries: int = 5  # of a read that fails on the network, after about 0.5, 1, 2, 4, … s
-    timeout_s: float = 60.0  # of one http read
+    timeout_s: float = 60.0  # in which a read over the network must begin, and each of its packets come
+    min_rate_kib_s: float = 16.0  # KiB/s that a transfer must bring on average from timeout_s on; a slower one is broken off
     stream: list[str] = field(
         default_factory=list
     )  # sequential webdataset URLs (pipe:, http:) to train on; `path` then holds the validation split

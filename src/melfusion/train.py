@@ -26,7 +26,6 @@ from melfusion.cluster import check_tasks, environment_plugin, requeue
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.storage import local_name
 from melfusion.devices import accumulation
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
 from melfusion.guards import StepGuard
@@ -71,8 +70,11 @@ def ensure_stages(config: Config) -> None:
     """Train the parts that are missing; a part of another configuration is refused. Of several processes one does."""
     for stage in config.stages:
         sub = stage_config(config, stage)
+        run = RunDirectory(sub)
+        run.compare()
+        if run.results() is not None:  # to read needs no lock
+            continue
         with locked(Path(config.runs_dir) / f".{sub.name}.lock"):
-            run = RunDirectory(sub)
             run.compare()
             if run.results() is None:
                 print(f"── {stage}: missing, so it is trained first ({sub.trainer.max_steps} steps)")
@@ -110,7 +112,7 @@ def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
     resolve_precision(config.trainer)  # refused here, before anything is made
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    with clock("corpus"), locked(Path(f"{local_name(config.data)}.lock")):
+    with clock("corpus"):
         ensure_corpus(config)
     if config.stages:
         with clock("parts"):

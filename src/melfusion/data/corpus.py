@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from melfusion.data import replacing
 from melfusion.data.errors import DataError
 from melfusion.data.shards import ShardSet, write_shards
 from melfusion.data.storage import is_url, local_name
-from melfusion.run import locked
-from melfusion.schema import Config
+from melfusion.schema import CHOICES, Config
+
+log = logging.getLogger(__name__)
 
 HELD_OUT = "data/scenes-held-out"
 FITTED = 1024  # real training clips that statistics, such as a PCA, are fitted on
 
 
 def ensure_corpus(config: Config) -> None:
-    """Draw `scenes` where they are missing, and look whether those that are there are the ones; for other sources DataError
-    names the command that builds them.
+    """Look whether the data set is there and is what the configuration means; scenes that are missing are drawn where a
+    configuration file names their folder, or with data.draw=true. DataError says what else to do.
+
+    What is there is only read: no lock is taken, and nothing is written beside it.
     """
     data = config.data
     if data.stream or is_url(data.path):
         return
-    if (Path(local_name(data)) / "index.json").is_file():
-        if data.source == "scenes" and (other := _other_than(ShardSet(data.path), config)):
-            raise DataError(f"{data.path} holds {other}: give another data.path, or remove that folder.")
+    folder = Path(local_name(data))
+    replacing.settle(folder)
+    if (folder / "index.json").is_file():
+        _refuse_other(config)
         return
-    if data.source == "scenes":
-        build_scenes(config)
+    if data.source == "scenes" and data.draw:
+        build_scenes(config, unless=(folder / "index.json").is_file)  # by another process, which was waited for
+        _refuse_other(config)
         return
     command = {
+        "scenes": f"make data-scenes ARGS=\"data.path={data.path}\"",
         "games": "make data-games",
         "manifest": f"make shards MANIFEST=… AUDIO_DIR=… IMAGE_DIR=… OUT={data.path}",
     }
-    raise DataError(f"There is no data set in {data.path}: build it with `{command[data.source]}`.")
+    hint = ", or correct data.path, which no configuration file names" if data.source == "scenes" else ""
+    raise DataError(f"There is no data set in {data.path}: build it with `{command[data.source]}`{hint}.")
 
 
-def build_scenes(config: Config) -> dict[str, int]:
-    """Draw and render the embedded corpus into `data.path`."""
+def build_scenes(config: Config, unless: Callable[[], bool] = lambda: False) -> dict[str, int]:
+    """Draw and render the embedded corpus into `data.path`; `unless` as in write_shards."""
     from rich.progress import track
 
     from melfusion.data import scenes
@@ -51,7 +61,24 @@ def build_scenes(config: Config) -> dict[str, int]:
     shown = track(drawn, description="scenes", total=sum(data.splits.values()))
     info = {"source": "scenes", "seed": data.corpus_seed, "sample_rate_hz": audio.sample_rate_hz,
             "clip_duration_s": audio.clip_duration_s, "image_size_px": size, **scenes.contract()}  # fmt: skip
-    return write_shards(shown, data.path, data.samples_per_shard, info)
+    return write_shards(shown, local_name(data), data.samples_per_shard, info, unless, "data.path")
+
+
+def _refuse_other(config: Config) -> None:
+    """DataError where the set that is there is one of another source, or other scenes than are wanted. A set that names no
+    source, as others' shards do, is taken for what the configuration says, with a warning where that is scenes.
+    """
+    data, there = config.data, ShardSet(config.data.path)
+    source = there.info.get("source")
+    if source != data.source and source in CHOICES["data.source"]:
+        raise DataError(f"{data.path} is a data set of {source}, and the configuration says data.source={data.source}: add "
+                        f"data.source={source}, or give another data.path.")  # fmt: skip
+    if data.source != "scenes":
+        return
+    if source != "scenes":
+        log.warning("%s does not say that its samples are drawn scenes: data.source=manifest says that they are others.", data.path)
+    if other := _other_than(there, config):
+        raise DataError(f"{data.path} holds {other}: give another data.path, or remove that folder.")
 
 
 def _other_than(there: ShardSet, config: Config) -> str:
@@ -78,13 +105,16 @@ def held_out(config: Config, seed: int, n: int) -> str:
     A scene is fixed by its seed and number, so a larger folder begins with what a smaller one held.
     """
     path = f"{HELD_OUT}-seed{seed}"
-    with locked(Path(f"{path}.lock")):
-        there = ShardSet(path) if (Path(path) / "index.json").is_file() else None
-        n = max(n, counts(there).get("test", 0) if there else 0)
-        data = dataclasses.replace(config.data, path=path, corpus_seed=seed, splits={"test": n, "reference": n, "train": FITTED})
-        wanted = dataclasses.replace(config, data=data)
-        if there is None or _other_than(there, wanted):
-            build_scenes(wanted)
+    there = ShardSet(path) if (Path(path) / "index.json").is_file() else None
+    n = max(n, counts(there).get("test", 0) if there else 0)
+    data = dataclasses.replace(config.data, path=path, corpus_seed=seed, splits={"test": n, "reference": n, "train": FITTED})
+    wanted = dataclasses.replace(config, data=data)
+
+    def enough() -> bool:
+        return (Path(path) / "index.json").is_file() and not _other_than(ShardSet(path), wanted)
+
+    if not enough():
+        build_scenes(wanted, unless=enough)
     return path
 
 
@@ -92,7 +122,9 @@ def _refuse_another(config: Config, source: str) -> None:
     """A folder that holds, or should hold, another kind of data set is not built over."""
     if config.data.source != source:
         raise DataError(f"{config.data.path} is a set of data.source={config.data.source}: name a configuration of {source}.")
-    if (Path(config.data.path) / "index.json").is_file() and ShardSet(config.data.path).info.get("source") != source:
+    folder = Path(local_name(config.data))
+    replacing.settle(folder)
+    if (folder / "index.json").is_file() and ShardSet(folder).info.get("source") != source:
         raise DataError(f"{config.data.path} holds another data set than {source}: give another data.path, or remove that folder.")
 
 
@@ -103,13 +135,13 @@ def build_games(config: Config, games_dir: str | None) -> dict[str, int]:
     from melfusion.data import games
 
     _refuse_another(config, "games")
-    folder = Path(games_dir) if games_dir else Path(f"{config.data.path}-packages")
+    folder = Path(games_dir) if games_dir else Path(f"{local_name(config.data)}-packages")
     if not games_dir:
         games.download(folder)  # what is already there is not fetched again
     clips = games.samples(folder, config.audio.clip_duration_s, config.audio.sample_rate_hz,
                           image_size_px=max(128, config.data.image_size_px))  # fmt: skip
-    return write_shards(track(clips, description="games"), config.data.path, config.data.samples_per_shard,
-                        {"source": "games"})  # fmt: skip
+    return write_shards(track(clips, description="games"), local_name(config.data), config.data.samples_per_shard,
+                        {"source": "games"}, named_by="data.path")  # fmt: skip
 
 
 def counts(shards: ShardSet) -> dict[str, int]:

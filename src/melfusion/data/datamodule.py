@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data import order
-from melfusion.data.errors import DataError
+from melfusion.data.errors import DataError, shown
 from melfusion.data.partners import WithPartners
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
@@ -262,7 +262,7 @@ class MusicDataModule(lightning.LightningDataModule):
         """Count what was replaced in training; above `max_bad_ratio` the run stops with a sentence."""
         for place, reason in batch.replaced:
             if reason not in self.named:
-                log.warning("%s/%s is replaced: %s (further ones are only counted).", self.data.path, place, reason)
+                log.warning("%s/%s is replaced: %s (further ones are only counted).", shown(self.data.path), place, reason)
                 self.named.add(reason)
         if not getattr(self.trainer, "training", True):  # validation shows the same items again and again
             return batch

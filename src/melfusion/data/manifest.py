@@ -24,6 +24,7 @@ from rich.progress import track as progress
 
 from melfusion.audio import BadSample
 from melfusion.config import ConfigError
+from melfusion.data import replacing
 from melfusion.data.corpus import describe
 from melfusion.data.manifest_files import Folders, Report, locate
 from melfusion.data.manifest_rows import MUSICCAPS, OWN, Clip, read_clips
@@ -69,7 +70,7 @@ def build_from_manifest(
     keyed = {clip.key(): clip for clip in usable}
     report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
     info = {"source": "manifest", "manifests": sorted(path.name for path in paths), "seed": seed}
-    write_shards(_samples(keyed, report), target, per_shard, info)
+    write_shards(_samples(keyed, report), target, per_shard, info, named_by="out")
     report.write()  # again: some damage shows only in decoding
     return describe(str(target)) + report.words()
 
@@ -109,11 +110,13 @@ def _index_again(folder: Path) -> str:
         raise ConfigError(
             f"shards has no manifest and {folder} no *.tar to index: add manifest=FILE (make: MANIFEST=)."
         )
-    try:
-        info = json.loads((folder / "index.json").read_text())["info"]  # provenance must outlive a new index
-    except (OSError, ValueError, KeyError, TypeError):
-        info = {}
-    write_index(folder, info)
+    with replacing.held(folder, "out"):
+        try:
+            info = json.loads((folder / "index.json").read_text())["info"]  # provenance must outlive a new index
+        except (OSError, ValueError, KeyError, TypeError):
+            info = {}
+        with replacing.told(folder, "out"):
+            write_index(folder, info)
     return f"no manifest given: wrote the index of the shards that lie in {describe(str(folder))}"
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from melfusion.audio import BadSample
 from melfusion.config import ConfigError
 from melfusion.data.manifest_rows import MELBENCH, MUSICCAPS, OWN, VIDEO_ID, Clip
+from melfusion.data.replacing import told
 from melfusion.data.shards import AUDIO_EXTS
 from melfusion.image import FORMATS as IMAGE_FORMATS
 from melfusion.image import open_image
@@ -45,11 +46,12 @@ class Report:
         self.misses[(str(clip.row.manifest), clip.row.line, name, value)] = reason
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["manifest", "line", "field", "value", "reason"])
-            table.writerows([*where, reason] for where, reason in self.misses.items())
+        with told(self.path.parent, "out"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(["manifest", "line", "field", "value", "reason"])
+                table.writerows([*where, reason] for where, reason in self.misses.items())
 
     def words(self) -> str:
         lines = [f"{what}: {n}" for what, n in sorted(self.notes.items()) if n]

@@ -1,7 +1,8 @@
 """The shard format: schema, writing, the index beside the shards, and reading one member by seeking.
 
 A data set is a folder of tar files `<split>-000000.tar` (webdataset's layout) and one `index.json`:
-`{"version": 1, "info": {...}, "shards": [{"name", "bytes", "sha256", "samples": [{"key", "members": {ext: [offset, length]}}]}]}`.
+`{"version": 1, "info": {...}, "shards": [{"name", "bytes", "sha256", "samples":
+[{"key", "members": {ext: [offset, length]}, "digests": "…"}]}]}`; `digests` has 32 hex digits of each member's SHA-256.
 The index makes a sample addressable, so that its order can be a pure function (`order.py`).
 """
 
@@ -9,19 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import webdataset as wds
 
 from melfusion.audio import BadSample
-from melfusion.data import tars
-from melfusion.data.errors import DataError
-from melfusion.data.index import EXTENSION, INDEX_VERSION, KEY, parse_index
+from melfusion.data import replacing, tars
+from melfusion.data.errors import DataError, shown
+from melfusion.data.index import MEMBER_DIGITS, member_digest, parse_index, write_index
 from melfusion.data.storage import is_url, open_storage
 from melfusion.schema import DataConfig
 
@@ -29,7 +32,6 @@ wds.utils.enforce_security = True  # no pickles, no shell from data
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
 IMAGE_EXTS = ("png", "jpg", "jpeg", "webp")
-SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-\d{6}\.tar")
 CACHE_EXT = "latents.safetensors"
 SPLITS = ("train", "val", "test")
 
@@ -58,124 +60,114 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sample lies: shard file and its members' (offset, length)."""
+    """Where one sample lies: shard file, its members' (offset, length), and their digests one after another."""
 
     key: str
     shard: str
     members: dict[str, tuple[int, int]]
+    digests: str = ""
+
+    def digest(self, ext: str) -> str:
+        """Of one member (index.member_digest); empty where the index has none."""
+        first = list(self.members).index(ext) * MEMBER_DIGITS
+        return self.digests[first : first + MEMBER_DIGITS]
 
 
-def write_shards(
-    samples: Iterable[Sample], out: str | Path, samples_per_shard: int = 256, info: dict[str, Any] | None = None
-) -> dict[str, int]:
+def write_shards(samples: Iterable[Sample], out: str | Path, samples_per_shard: int = 256, info: dict[str, Any] | None = None,
+                 unless: Callable[[], bool] = lambda: False, named_by: str = "") -> dict[str, int]:  # fmt: skip
     """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples each split got.
 
-    They replace a set that was there only when the new one is whole; the index moves last.
+    They replace a set that was there only when the new one is whole (replacing.py). One process builds there at a time; the
+    others wait.
+
+    Args:
+        unless: asked when no other process builds there: is what is wanted there by now? Then nothing is written: {}.
+        named_by: the key that names `out`, for errors.
     """
     if is_url(out):
         raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    halfway = (out / ".building" / "index.json").is_file() and not (out / "index.json").is_file()  # stopped while it moved
-    if (foreign := foreign_or_ours(out)[0]) and not (halfway and all(SHARD_NAME.fullmatch(tar.name) for tar in foreign)):
-        raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
-    building = out / ".building"  # what lies in `out` stays until the new set is whole
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
-    counts: dict[str, int] = {}
-    keys: set[str] = set()
-    open_shards: dict[str, wds.TarWriter] = {}
-    files: dict[str, IO[bytes]] = {}
+    with replacing.held(out, named_by):
+        if unless():
+            return {}
+        if foreign := replacing.foreign_or_ours(out)[0]:
+            raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
+        with replacing.told(out, named_by):
+            building = Building(replacing.begin(out), samples_per_shard)
+        try:
+            for sample in samples:  # what its source says against reading is not told as ours against writing
+                with replacing.told(out, named_by):
+                    building.add(sample)
+            with replacing.told(out, named_by):
+                building.close()
+                if not building.counts:
+                    raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
+                write_index(building.folder, info or {})
+        except Exception:
+            building.abandon()
+            replacing.drop(out)
+            raise
+        with replacing.told(out, named_by):
+            replacing.move(out)
+    return building.counts
 
-    def close(split: str) -> None:
-        open_shards.pop(split).close()
-        files.pop(split).close()
 
-    for sample in samples:
+class Building:
+    """Shards on their way: samples go into one open tar for each split."""
+
+    def __init__(self, folder: Path, samples_per_shard: int):
+        self.folder, self.samples_per_shard = folder, samples_per_shard
+        self.counts: dict[str, int] = {}
+        self.keys: set[str] = set()
+        self.tars: dict[str, tuple[wds.TarWriter, IO[bytes]]] = {}
+
+    def add(self, sample: Sample) -> None:
         split = sample.meta.get("split", "train")
         if not isinstance(split, str) or not re.fullmatch(r"[A-Za-z0-9_]+", split):
             raise DataError(f"sample {sample.key}: the split {split!r} must be a word such as train, val or test.")
-        if not sample.key or set(sample.key) & set("./\\") or sample.key in keys:
+        if not sample.key or set(sample.key) & set("./\\") or sample.key in self.keys:
             raise DataError(f"the key {sample.key!r} must be unique in its data set, not empty, and without dot or slash.")
-        keys.add(sample.key)
-        number, place = divmod(counts.get(split, 0), samples_per_shard)
+        self.keys.add(sample.key)
+        number, place = divmod(self.counts.get(split, 0), self.samples_per_shard)
         if place == 0:
-            if split in open_shards:
-                close(split)
+            if split in self.tars:
+                self._close(split)
             # an open file, since with security enforced webdataset itself opens none
-            files[split] = (building / f"{split}-{number:06d}.tar").open("wb")
-            open_shards[split] = wds.TarWriter(files[split], encoder=False, mtime=0)
-        open_shards[split].write({"__key__": sample.key, **sample.members()})
-        counts[split] = counts.get(split, 0) + 1
-    for split in list(open_shards):
-        close(split)
-    if not counts:
-        building.rmdir()
-        raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
-    write_index(building, info or {})
-    for stale in [*foreign_or_ours(out)[1], out / "index.json"]:
-        stale.unlink(missing_ok=True)
-    for file in [*sorted(building.glob("*.tar")), building / "index.json"]:
-        file.replace(out / file.name)
-    building.rmdir()
-    return counts
+            file = (self.folder / f"{split}-{number:06d}.tar").open("wb")
+            self.tars[split] = wds.TarWriter(file, encoder=False, mtime=0), file
+        self.tars[split][0].write({"__key__": sample.key, **sample.members()})
+        self.counts[split] = self.counts.get(split, 0) + 1
 
+    def _close(self, split: str) -> None:
+        tar, file = self.tars.pop(split)
+        tar.close()
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before the index that says so
+        file.close()
 
-def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The *.tar files of a folder: those that its index does not name, and those that it does."""
-    index, tars = folder / "index.json", sorted(folder.glob("*.tar"))
-    tree = parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members) if index.is_file() else {"shards": []}
-    ours = {shard["name"] for shard in tree["shards"]}
-    return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
+    def close(self) -> None:
+        """End all tars."""
+        for split in list(self.tars):
+            self._close(split)
 
-
-def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
-    """Scan every shard in `folder` and write index.json (also for shards that others wrote)."""
-    folder = Path(folder)
-    shards = [_scan(path) for path in sorted(folder.glob("*.tar"))]
-    if not shards:
-        raise DataError(f"{folder} holds no *.tar shards: build some with `make shards` (see data/README.md).")
-    tree = {"version": INDEX_VERSION, "info": info or {}, "shards": shards}
-    part = folder / "index.json.part"
-    part.write_text(json.dumps(tree, ensure_ascii=False))
-    part.replace(folder / "index.json")
-
-
-def _scan(path: Path) -> dict[str, Any]:
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        try:
-            for tar, member, key, ext in tars.members(file):  # offsets into a compressed tar would lead nowhere
-                found = samples.setdefault(key, {})
-                if ext in found:
-                    raise DataError(f"{path} holds two members {key}.{ext}: keys must differ up to their first dot.")
-                if not (KEY.fullmatch(key) and EXTENSION.fullmatch(ext)) or tar.offset > size:
-                    raise DataError(f"{path} is damaged or hostile (the member {member.name!r:.80}): build or copy it again.")
-                found[ext] = (member.offset_data, member.size)
-        except DataError:
-            raise
-        except Exception as error:  # hostile headers provoke anything from TarError to RecursionError
-            words = " ".join(str(error).split())[:200]
-            raise DataError(f"{path} is damaged or no plain tar ({words}): build or copy it again.") from error
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(max(0, size - 1024))
-        if file.read().strip(b"\0"):  # tarfile takes a file cut between two members for a whole one
-            raise DataError(f"{path} is cut short: it lacks the two empty blocks that end a tar; copy it again.")
-    entries = [{"key": key, "members": members} for key, members in samples.items()]
-    return {"name": path.name, "bytes": size, "sha256": digest, "samples": entries}
+    def abandon(self) -> None:
+        """Let go of all files, whatever is on the disk."""
+        for tar, file in self.tars.values():
+            for one in (tar, file):
+                with suppress(Exception):
+                    one.close()
 
 
 class ShardSet:
     """An indexed data set: entries by split, members by their place. Safe to use from several processes.
 
-    path: a folder or a URL (storage.py). Every read checks that the tar's own header says what the index says.
+    path: a folder or a URL (storage.py). Every read checks that the tar's own header says what the index says,
+    and one by byte range from a URL that its digest does.
     """
 
     def __init__(self, path: str | Path, data: DataConfig | None = None):
         self.data, self.storage = data or DataConfig(), open_storage(path, data or DataConfig())
-        self.folder = path if is_url(path) else self.storage.folder
+        self.folder = shown(path) if is_url(path) else self.storage.folder
         self.where = f"{self.folder}/index.json"
         limit = int(self.data.max_index_mib * 2**20)
         text = self.storage.whole("index.json", limit)
@@ -198,7 +190,7 @@ class ShardSet:
     def entries(self, split: str) -> list[Entry]:
         """All samples of a split, in index order; DataError where there are none."""
         found = [
-            Entry(sample["key"], shard["name"], {e: tuple(v) for e, v in sample["members"].items()})
+            Entry(sample["key"], shard["name"], {e: tuple(v) for e, v in sample["members"].items()}, sample.get("digests", ""))
             for shard in self.shards if shard["name"].startswith(f"{split}-")
             for sample in shard["samples"]
         ]  # fmt: skip
@@ -214,11 +206,25 @@ class ShardSet:
         if length > self.data.max_member_mib * 2**20:
             raise BadSample(f"member larger than data.max_member_mib={self.data.max_member_mib:g}")
         lead = min(offset, tars.LEAD_BYTES)
-        data = self.storage.read(entry.shard, offset - lead, lead + length)
+        data = self.storage.read(entry.shard, offset - lead, lead + length, partial(self._check, entry, ext, lead))
+        self._check_header(entry, ext, lead, data)
+        return data[lead:]
+
+    def _check_header(self, entry: Entry, ext: str, lead: int, data: bytes) -> None:
+        offset, length = entry.members[ext]
         if len(data) != lead + length or not tars.names_member(data[:lead], entry.key, ext, length):
             raise DataError(f"{self.where} is stale: {entry.shard} holds no member {entry.key}.{ext} of {length} bytes at "
                             f"{offset}; index the shards again with `melfusion shards out=FOLDER`, or restore them.")  # fmt: skip
-        return data[lead:]
+
+    def _check(self, entry: Entry, ext: str, lead: int, data: bytes) -> None:
+        """What came by byte range; ConnectionError, after which it is read again, for bytes of another digest."""
+        self._check_header(entry, ext, lead, data)
+        if not entry.digests:
+            raise DataError(f"{self.where} has no digests of members, so what is read by byte range cannot be checked: index the "
+                            "shards again where they lie with `melfusion shards out=FOLDER`, or raise data.cache_gib until whole "
+                            "shards fit.")  # fmt: skip
+        if member_digest([data[lead:]]) != entry.digest(ext):
+            raise ConnectionError(f"the SHA-256 of {entry.key}.{ext} is not that of the index: the shard or its index has changed")
 
     def digest(self) -> str:
         """One hash over all shards' hashes: the source hash of whatever is derived from this data set."""

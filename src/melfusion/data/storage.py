@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from melfusion.data.errors import DataError
+from melfusion.data.errors import DataError, shown
 from melfusion.data.sources import HTTP, Objects
 from melfusion.run import locked
 from melfusion.schema import DataConfig
@@ -57,8 +57,8 @@ class Folder:
         path = self.folder / name
         return path.stat().st_size if path.is_file() else None
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """As many of the bytes as there are."""
+    def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
+        """As many of the bytes as there are; a local disk is believed without `check`."""
         try:
             with (self.folder / name).open("rb") as file:
                 file.seek(offset)
@@ -79,8 +79,9 @@ class Remote:
     """
 
     def __init__(self, url: str, data: DataConfig):
-        self.url, self.retries = url, data.retries
-        self.source = HTTP(url, data.timeout_s) if url.startswith(("http://", "https://")) else Objects(url)
+        self.url, self.shown, self.retries = url, shown(url), data.retries
+        kind = HTTP if url.startswith(("http://", "https://")) else Objects
+        self.source = kind(url, data.timeout_s, data.min_rate_kib_s)
         self.root, self.limit = Path(data.cache_dir).expanduser(), int(data.cache_gib * 2**30)
         self.folder: Path | None = None
         self.shards: dict[str, tuple[int, str]] = {}
@@ -113,7 +114,8 @@ class Remote:
         except FileNotFoundError:
             return None
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
+    def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
+        """The bytes from the shard's copy, which was checked as a whole, or by range, where `check` raises if they are wrong."""
         if name in self.shards and (copy := self._copy(name)):
             return Folder(copy.parent).read(name, offset, length)
 
@@ -122,6 +124,8 @@ class Remote:
                 data = file.read(length + 1)
             if len(data) != length:
                 raise OSError(f"{len(data)} bytes came for {length}")
+            if check:
+                check(data)
             return data
 
         try:
@@ -140,24 +144,25 @@ class Remote:
             return path
         if name in self.by_range:
             return None
-        with locked(self.folder / f".{name}.lock"):  # of several processes one fetches, the others wait
-            if there():
-                return path
-            part = self.folder / f"{name}.part"
-            try:
-                if self._reserve(part, size):
-                    self._retried(name, partial(self._download, name, part, size, digest))
-                    part.replace(path)
+        part = self.folder / f"{name}.part"
+        try:
+            with locked(self.folder / f".{name}.lock"):  # of several processes one fetches, the others wait
+                if there():
                     return path
-            except FileNotFoundError as error:
-                raise DataError(f"{self.url}/{name} is not there, but the index names it: rebuild the index.") from error
-            except OSError as error:
-                log.warning("%s/%s cannot be kept in %s (%s).", self.url, name, self.folder, error.strerror)
-            finally:
-                part.unlink(missing_ok=True)
+                try:
+                    if self._reserve(part, size):
+                        self._retried(name, partial(self._download, name, part, size, digest))
+                        part.replace(path)
+                        return path
+                finally:
+                    part.unlink(missing_ok=True)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.url}/{name} is not there, but the index names it: rebuild the index.") from error
+        except OSError as error:  # a full disk, or another user's cache
+            log.warning("%s/%s cannot be kept in %s (%s).", self.shown, name, self.folder, error.strerror)
         if not self.by_range:
             log.warning("data.cache_dir=%s holds data.cache_gib=%g already, or its disk is full: further shards of %s are read "
-                        "by byte range.", self.root, self.limit / 2**30, self.url)  # fmt: skip
+                        "by byte range.", self.root, self.limit / 2**30, self.shown)  # fmt: skip
         self.by_range.add(name)
         return None
 
@@ -203,10 +208,10 @@ class Remote:
                     raise FileNotFoundError(name) from error
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                reason = shown(" ".join(f"{type(error).__name__}: {error}".split()), self.url)[:200]
                 if attempts > self.retries or (400 <= code < 500 and code not in (408, 425, 429)):
                     raise DataError(f"{self.url}/{name} could not be read in {attempts} attempts ({reason}): check network, "
                                     "address and rights, then start the same command again to resume.") from error  # fmt: skip
-                log.warning("%s/%s: attempt %d of %d failed (%s).", self.url, name, attempts, self.retries + 1, reason)
+                log.warning("%s/%s: attempt %d of %d failed (%s).", self.shown, name, attempts, self.retries + 1, reason)
             # jitter from the system's entropy: the run's own generators stay as they are
             time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1)) * random.SystemRandom().uniform(0.5, 1.5))

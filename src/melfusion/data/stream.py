@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby
@@ -17,9 +16,10 @@ from webdataset.shardlists import expand_urls
 from melfusion.audio import BadSample
 from melfusion.data import order, tars
 from melfusion.data.datamodule import collate, heed_only_the_loader
-from melfusion.data.errors import DataError
+from melfusion.data.errors import DataError, shown
 from melfusion.data.reading import decode_sample, digest_in, layout
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
+from melfusion.data.sources import ask
 from melfusion.schema import AudioConfig, DataConfig
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ KNOWN = ("json", CACHE_EXT, *AUDIO_EXTS, *IMAGE_EXTS)
 
 
 @contextmanager
-def open_url(url: str, timeout_s: float = 60.0) -> Iterator[IO[bytes]]:
+def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Iterator[IO[bytes]]:
     """A readable stream of a local file, an http(s) address, or the output of the user's own `pipe:command`."""
     try:
         if url.startswith("pipe:"):
@@ -37,19 +37,19 @@ def open_url(url: str, timeout_s: float = 60.0) -> Iterator[IO[bytes]]:
             if process.returncode:
                 raise DataError(f"data.stream: {url} ended with status {process.returncode}; try the command by hand.")
         else:
-            with urllib.request.urlopen(url, timeout=timeout_s) if "://" in url else Path(url).open("rb") as stream:
+            with ask(url, timeout_s, rate_kib_s) if "://" in url else Path(url).open("rb") as stream:
                 yield stream
     except DataError:
         raise
     except Exception as error:  # of the network, and whatever hostile headers provoke
-        words = " ".join(str(error).split())[:200]
+        words = shown(" ".join(str(error).split()), url)[:200]
         raise DataError(f"data.stream: {url} cannot be read as a tar ({words}); check the address, and give a compressed one as "
                         "`pipe:zcat …`.") from error  # fmt: skip
 
 
 def tar_samples(url: str, data: DataConfig) -> Iterator[tuple[str, dict[str, bytes] | BadSample]]:
     """(key, extension → bytes, or what is wrong) of each sample of one plain tar, in its order and within the limits."""
-    with open_url(url, data.timeout_s) as stream:
+    with open_url(url, data.timeout_s, data.min_rate_kib_s) as stream:
         for key, group in groupby(tars.members(stream, "r|"), key=lambda found: found[2]):
             yield key, _members(group, data)
 
@@ -99,7 +99,7 @@ class StreamingDataset(IterableDataset):
                 try:
                     item = self._decode(key, raw, position)
                 except BadSample as error:
-                    replaced.append((f"{Path(url).name}:{key}", str(error)))
+                    replaced.append((f"{Path(shown(url)).name}:{key}", str(error)))
                     continue
                 yield item | {"replaced": replaced}
                 position, replaced, found = position + readers, [], found + 1

@@ -1,0 +1,135 @@
+"""How a new set of shards takes the place of an old one: whole or not at all, through any number of deaths.
+
+A set is built in `<folder>/.building`, and its index is written there last. Then it moves:
+
+1. the old `index.json` becomes `.building/replaced.json`;
+2. old shards whose names the new set does not use are removed;
+3. the new shards move up, over old ones of the same name;
+4. the new `index.json` moves up, and `.building` is removed.
+
+So a folder without `index.json` whose `.building/index.json` is there is half moved, and every step can be repeated until
+the last one is done. Whoever builds in such a folder finishes the move first; nothing of the evidence is touched before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from melfusion.data.errors import DataError
+from melfusion.data.index import parse_index
+from melfusion.run import locked
+from melfusion.schema import DataConfig
+
+INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
+
+
+@contextmanager
+def held(folder: Path, named_by: str = "") -> Iterator[None]:
+    """Make the folder and keep other builders out of it; a half-done move is finished first.
+
+    named_by: the key that names the folder, for errors.
+    """
+    with ExitStack() as stack:
+        with told(folder, named_by):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / LOCK))
+            if halfway(folder):
+                move(folder)
+        yield
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+
+
+def settle(folder: Path) -> None:
+    """Finish a half-done move where there is one."""
+    if halfway(folder):
+        with held(folder):
+            pass
+
+
+def halfway(folder: Path) -> bool:
+    """Did a builder die while its new set moved up?"""
+    return (folder / BUILDING / INDEX).is_file() and not (folder / INDEX).is_file()
+
+
+def begin(folder: Path) -> Path:
+    """An empty `.building`; what a builder that died left there is removed, its index first, so that it never looks whole."""
+    drop(folder)
+    (folder / BUILDING).mkdir()
+    return folder / BUILDING
+
+
+def drop(folder: Path) -> None:
+    """Remove `.building`, as far as that can be done."""
+    building = folder / BUILDING
+    with suppress(OSError):
+        if building.is_symlink() or building.is_file():
+            building.unlink()
+        (building / INDEX).unlink(missing_ok=True)
+    shutil.rmtree(building, ignore_errors=True)
+
+
+def move(folder: Path) -> None:
+    """Put the set in `.building`, which is whole, in the place of what `folder` holds; goes on where an earlier call stopped."""
+    building, index, replaced = folder / BUILDING, folder / INDEX, folder / BUILDING / REPLACED
+    new = {shard["name"]: shard["bytes"] for shard in tree_of(building / INDEX)["shards"]}
+    for name, size in new.items():
+        path = building / name if (building / name).is_file() else folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise DataError(f"{building} holds a set that cannot be completed ({name} is missing or damaged): remove that folder "
+                            f"and the shards in {folder}, then build the set again.")  # fmt: skip
+    if index.is_file():
+        index.replace(replaced)
+    sync(building, folder)
+    old = {shard["name"] for shard in tree_of(replaced)["shards"]} if replaced.is_file() else set()
+    for name in sorted(old - new.keys()):
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(new):
+        if (building / name).is_file():
+            (building / name).replace(folder / name)
+    sync(folder)
+    (building / INDEX).replace(index)
+    sync(folder)
+    drop(folder)
+
+
+def tree_of(index: Path) -> dict[str, Any]:
+    """An index of ours, checked."""
+    return parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members)
+
+
+def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The *.tar files of a folder: those that its index does not name, and those that it does."""
+    index, tars = folder / INDEX, sorted(folder.glob("*.tar"))
+    ours = {shard["name"] for shard in tree_of(index)["shards"]} if index.is_file() else set()
+    return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
+
+
+def sync(*folders: Path) -> None:
+    """Have the disk keep the names in these folders in case of a power cut; not every file system can."""
+    for folder in folders:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def told(folder: Path, named_by: str = "") -> Iterator[None]:
+    """What the system says against writing there becomes one sentence: what stays, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        stays = "the next call goes on" if halfway(folder) else "no set is there"
+        if (folder / INDEX).is_file():
+            stays = "the set that lies there stays as it was"
+        other = f"name another folder with {named_by}=…" if named_by else "choose another folder"
+        raise DataError(f"{folder}: shards cannot be written ({error.strerror or error}: {error.filename or folder}), and {stays}: "
+                        f"make room or get the right to write there, or {other}, and start the same command again.") from error
