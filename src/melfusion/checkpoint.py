@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from melfusion import build
 from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import from_dict, override, to_dict
+from melfusion.files import write_json
 from melfusion.melfusion import MeLFusion
 from melfusion.schema import Config
 
@@ -24,8 +25,7 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
-    tree = {"config": to_dict(config), "frozen": system.frozen_digests()}
-    (folder / SYSTEM_FILE).write_text(json.dumps(tree, indent=1) + "\n")
+    write_json(folder / SYSTEM_FILE, {"config": to_dict(config), "frozen": system.frozen_digests()})
 
 
 def load_system(path: str | Path | None = None, ema: bool = True,
@@ -50,7 +50,8 @@ def load_system(path: str | Path | None = None, ema: bool = True,
 def _exported(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / "model.safetensors")
-        return json.loads((folder / SYSTEM_FILE).read_text()) | {"state_dict": {k: t.float() for k, t in tensors.items()}}
+        tree = json.loads((folder / SYSTEM_FILE).read_text())
+        return {"config": dict(tree["config"]), "frozen": tree["frozen"], "state_dict": {k: t.float() for k, t in tensors.items()}}
     except Exception as error:  # safetensors raises its own; json ValueError
         raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}): copy the folder again.") from error
 
@@ -63,6 +64,6 @@ def _checkpoint(file: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): it is truncated, or not a checkpoint "
                               "of melfusion; use an older one.") from error  # fmt: skip
-    if "config" not in stored or "state_dict" not in stored:
+    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict) or "state_dict" not in stored:
         raise CheckpointError(f"{file} is not a checkpoint of a melfusion run: it lacks its configuration.")
     return stored

@@ -28,6 +28,9 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     """A `weights:` string → an existing local folder; WeightsError says what to do where there is none."""
     if weights == "all-MiniLM-L6-v2":
         return _minilm()
+    if weights.startswith(("run:", "shipped:")) and not _stays_inside(name := weights.partition(":")[2]):
+        raise WeightsError(f"{part}.weights={weights!r} leads out of the folder where such weights lie: give a name in it, or the "
+                           "folder itself.")  # fmt: skip
     if weights.startswith("hub:"):
         return _from_hub(weights, part)
     base, _, name = weights.partition(":")
@@ -40,6 +43,11 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
         hint = {"run": "train it first", "shipped": "this version ships none of that name"}.get(base, "check the path")
         raise WeightsError(f"{part}.weights={weights!r}: there is no folder {folder}; {hint}.")
     return folder
+
+
+def _stays_inside(name: str) -> bool:
+    """Is every component of a relative path a name?"""
+    return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def _from_hub(weights: str, part: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from melfusion.data.errors import DataError
 from melfusion.data.shards import ShardSet, write_shards
 from melfusion.data.storage import is_url, local_name
+from melfusion.limits import check_scenes
 from melfusion.run import locked
 from melfusion.schema import Config
 
@@ -77,6 +78,7 @@ def held_out(config: Config, seed: int, n: int) -> str:
 
     A scene is fixed by its seed and number, so a larger folder begins with what a smaller one held.
     """
+    check_scenes(f"seed {seed}, held out,", 2 * n + FITTED, config)
     path = f"{HELD_OUT}-seed{seed}"
     with locked(Path(f"{path}.lock")):
         there = ShardSet(path) if (Path(path) / "index.json").is_file() else None

@@ -19,8 +19,6 @@ from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
 from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
 
-OPTIONS = {"points": int, "seed": int, "out": str, "goodput": str}
-
 
 def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
             scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS, goodput: str = "") -> bool:  # fmt: skip
