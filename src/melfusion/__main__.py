@@ -6,13 +6,14 @@ import difflib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from melfusion import DEFAULT_CONFIG
 from melfusion.config import check_overrides, load_config
-from melfusion.errors import ConfigError, explain
+from melfusion.errors import ConfigError, explain, thread_failed
 from melfusion.options import from_environment, parse
 
 # Each verb checks its options before it imports what is slow: torch, diffusers and Lightning take seconds.
@@ -200,6 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     unnamed = {"listening": os.environ.get("DIR", ""), "submit": ""}
     config = ",".join(names) or unnamed.get(args[0], os.environ.get("CONFIG") or DEFAULT_CONFIG)
+    hook, threading.excepthook = threading.excepthook, thread_failed
     try:
         VERBS[args[0]](config, [a for a in args[1:] if "=" in a])
         sys.stdout.flush()  # here and not at exit, where nobody would say that it cannot be written
@@ -210,6 +212,8 @@ def main(argv: list[str] | None = None) -> int:
         if told[0]:
             print(f"melfusion {args[0]}: {told[0]}", file=sys.stderr)
         return told[1]
+    finally:
+        threading.excepthook = hook
     return 0
 
 

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import logging
 import os
 import re
+import select
 import sys
+import threading
 import traceback
+
+log = logging.getLogger(__name__)
 
 MENDABLE = 2  # exit code of what a user can mend
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -59,17 +65,29 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     return _of_library(error)
 
 
+def thread_failed(args: threading.ExceptHookArgs) -> None:
+    """For `threading.excepthook`: what the system refuses a library's thread is told by whoever uses the thread (loggers.py); all
+    else is shown whole.
+    """
+    if isinstance(args.exc_value, OSError):
+        log.info("%s", _of_system(args.exc_value))
+    else:
+        threading.__excepthook__(args)
+
+
 def _of_system(error: OSError) -> str:
     """Which file, what the system says, what to do."""
     given = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     name = None if given is None else re.sub(r"//[^/@\s]*@", "//", str(given))  # of a URL never the password
-    where = "the output of this command" if name is None and _output_is_gone() else name or f"a file (in {_place(error)})"
+    if name is None and _output_is_gone():
+        name = "the output of this command"
     if error.errno in FULL:
-        return f"the disk of {where} is full ({error.strerror}): free some space there, and run the same command again."
+        full = f"the disk of {name} is full ({error.strerror})" if name else f"a disk is full ({error.strerror}; {_place(error)})"
+        return f"{full}: free some space there, and run the same command again."
     if error.errno == errno.ENOENT and name is not None:
-        return f"{where}: there is no such file or folder; check the path."
+        return f"{name}: there is no such file or folder; check the path."
     cure = CURES.get(error.errno or 0, "look after that, and run the same command again")
-    return f"{where} cannot be used ({error.strerror or _words(error)}): {cure}."
+    return f"{name or f'a file (of {_place(error)})'} cannot be used ({error.strerror or _words(error)}): {cure}."
 
 
 def _of_library(error: BaseException) -> tuple[str, int] | None:
@@ -101,8 +119,14 @@ def _output_is_gone() -> bool:
     """Can what was printed no longer be written? Then nothing more is, at exit either."""
     try:
         sys.stdout.flush()
+        end = select.poll()
+        end.register(sys.stdout.fileno(), 0)
+        gone = any(event & select.POLLERR for _, event in end.poll(0))  # the reader of a pipe has left
+    except io.UnsupportedOperation:  # no file at all
+        return False
     except (OSError, ValueError):
+        gone = True
+    if gone:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -60,7 +61,10 @@ def sync_folder(folder: Path) -> None:
 
 def require_writable(folder: Path) -> None:
     """Make a folder, and a file in it for a moment; OSError where that cannot be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     probe = folder / f".writable.part{os.getpid()}"
     try:
         probe.touch()

@@ -22,7 +22,7 @@ from melfusion.plots import save, spectrogram_figure
 from melfusion.schema import Config
 
 CLIPS_AT_ONCE = 8  # of one batch, which decides about memory
-PNG_BYTES = 100_000  # of a spectrogram, for the estimate
+PNG_BYTES = 60_000  # of a spectrogram, for the estimate
 
 
 def generate(options: dict[str, Any]) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
@@ -32,10 +33,17 @@ class Board(TensorBoardLogger):
         super().__init__(str(folder), name="", version="tensorboard", default_hp_metric=False, purge_step=purge_step)
         self.trouble = Trouble(folder / "tensorboard")
 
+    @property
+    def experiment(self) -> Any:
+        """The SummaryWriter; one that does nothing while the disk takes no file of it."""
+        with self.trouble:
+            return super().experiment
+        return DummyLogger().experiment
+
     def write(self, what: Callable[[Any], Any]) -> None:
         """Call `what` with the SummaryWriter; of a file with half a record TensorBoard reads what lies before it."""
         with self.trouble:
-            what(self.experiment)
+            what(super().experiment)
         if self.trouble.came:
             self._experiment, self.trouble.came = None, False
 

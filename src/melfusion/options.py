@@ -88,7 +88,7 @@ def check_out(folder: Path, out: str | None) -> None:
     try:
         require_writable(folder)
     except OSError as error:
-        raise ConfigError(f"{f'out={out}' if out else folder} cannot be written ({error.strerror}): give another out=…") from None
+        raise ConfigError(f"{f'out={out}' if out else folder} cannot be written ({error.strerror}): give another out=….") from None
 
 
 def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:

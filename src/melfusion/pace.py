@@ -15,7 +15,8 @@ class Pace:
     def __init__(self, total: int, bytes_each: int, folder: Path):
         self.total, self.started, self.told = total, time.perf_counter(), False
         self.room = f"{size(total * bytes_each)} in {folder}"
-        if total * bytes_each > (free := shutil.disk_usage(folder).free):
+        free = (usage := shutil.disk_usage(folder)).free
+        if total * bytes_each > free and usage.total:  # some network drives say that they have no room at all
             raise ConfigError(f"{total} clips need about {self.room}, and its disk has {size(free)} left: give a smaller n, or "
                               "another out=….")  # fmt: skip
 
