@@ -1,7 +1,11 @@
 """Shared by all tests: one thread, no network beyond loopback, a tiny system and batches for it."""
 
 import os
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's code, whatever checkout `melfusion` runs here
+os.environ["PYTHONPATH"] = sys.path[0]  # for the processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 

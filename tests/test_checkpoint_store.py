@@ -85,7 +85,8 @@ def test_each_file_and_name_is_synced_before_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda a, b: [events.append(f"name {Path(b).name}"), replace(a, b)][1])
     save(CheckpointStore(tmp_path / "c"), 3)
     file = "step-000000003.ckpt"
-    assert events == [f"sync .{file}.part", "sync .index.json.part", "name index.json", f"name {file}", "sync c"]
+    part = f"sync .{file}.part{os.getpid()}"
+    assert events == [part, f"sync .index.json.part{os.getpid()}", "name index.json", "sync c", part, f"name {file}", "sync c"]
 
 
 def dies(folder, at):
@@ -127,7 +128,7 @@ def test_a_death_at_any_point_leaves_a_whole_checkpoint(tmp_path, at):
     assert loaded(newest(tmp_path)) == (step, [float(step)])
     store = CheckpointStore(tmp_path)
     store.clean()
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".*.part*"))
     save(store, 2)
     assert loaded(newest(tmp_path)) == (2, [2.0])
 
@@ -175,7 +176,7 @@ def test_a_disk_that_fills_between_file_and_index_is_told_as_well(tmp_path, monk
     def full(folder, index):
         calls.append(1)
         if len(calls) == failing[0]:
-            (folder / ".index.json.part").touch()
+            (folder / ".index.json.part1").touch()
             raise OSError(errno.ENOSPC, "No space left on device")
         real(folder, index)
 
@@ -184,7 +185,7 @@ def test_a_disk_that_fills_between_file_and_index_is_told_as_well(tmp_path, monk
         calls.clear()
         store.failure = None
         store.save_checkpoint(stored(2), store.path(2))
-        assert "the disk is full" in store.failure and not list(tmp_path.glob(".*.part")) and newest(tmp_path)
+        assert "the disk is full" in store.failure and not list(tmp_path.glob(".*.part*")) and newest(tmp_path)
     calls.clear()
     failing[0], store.failure = 1, None
     store.score(2, 0.5)

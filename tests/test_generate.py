@@ -95,7 +95,7 @@ def test_mistakes_give_one_sentence_and_exit_code_2(arguments, words, capsys, mo
 def test_a_file_that_is_no_picture_gives_one_sentence(run, tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(b"no picture")
     assert main(["generate", f"ckpt={run}", f"image={tmp_path / 'x.png'}"]) == 2
-    assert "unreadable image; give a PNG" in capsys.readouterr().err
+    assert "an unreadable image: give a PNG" in capsys.readouterr().err
 
 
 def test_a_truncated_checkpoint_gives_one_sentence(run, tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_generation_and_training_read_a_picture_alike(tmp_path):
     given = generate._pixels(str(path), config)
     np.testing.assert_array_equal(given.numpy()[0], read_image(path.read_bytes(), 16))
     path.write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match="photo.png: unreadable image; give a PNG"):
+    with pytest.raises(ConfigError, match="photo.png is an unreadable image: give a PNG"):
         generate._pixels(str(path), config)
     with pytest.raises(ConfigError, match="no such file"):
         generate._pixels(str(tmp_path / "none.png"), config)

@@ -269,7 +269,7 @@ def test_no_figure_is_claimed_without_listeners(out, tmp_path):
     (out / KEY).unlink()
     assert KEY in refused(summarise, out)
     (out / KEY).write_text("[]")
-    assert "no key" in refused(summarise, out)
+    assert "holds a list where an object is wanted" in refused(summarise, out)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from PIL import Image
 
 from melfusion.__main__ import main
 from melfusion.config import ConfigError
-from melfusion.data.manifest import OPTIONS, build_from_manifest
+from melfusion.data.manifest import build_from_manifest
 from melfusion.data.reading import SampleReader
 from melfusion.data.shards import SPLITS, DataError, Entry, ShardSet, write_index
+from melfusion.options import SHARDS
 from melfusion.schema import AudioConfig, DataConfig
 
 RATE = 8000
@@ -399,7 +400,7 @@ def test_malformed_manifests_are_named_by_file_line_and_field(tmp_path, name, te
 
 
 def test_options_are_asked_for_in_sentences(tmp_path, capsys, monkeypatch):
-    for name in OPTIONS:
+    for name in SHARDS:
         monkeypatch.delenv(name.upper(), raising=False)
     assert main(["shards"]) == 2 and "out=FOLDER" in capsys.readouterr().err
     assert main(["shards", f"out={tmp_path}/out"]) == 2 and "manifest=FILE" in capsys.readouterr().err

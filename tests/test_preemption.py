@@ -20,10 +20,10 @@ from training_jobs import Run, fresh
 from melfusion import PREEMPTED, image
 from melfusion import train as training
 from melfusion.__main__ import main
-from melfusion.callbacks import JSONLines
 from melfusion.checkpoint_store import CheckpointError
 from melfusion.config import ConfigError, load_config
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.loggers import JSONLines
 from melfusion.preemption import Preempted, leaving_on_signal
 from melfusion.run import RankLost, RunDirectory, naming_lost_ranks
 from melfusion.torture import faults

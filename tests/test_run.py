@@ -15,7 +15,7 @@ import yaml
 from data_fixtures import encoded, noise_picture, one_sentence
 
 from melfusion import __main__ as cli
-from melfusion import build, generate, json_text
+from melfusion import build, files, generate, options
 from melfusion.config import ConfigError, load_config, to_dict
 from melfusion.plots import as_array, save, spectrogram_figure
 from melfusion.run import RunDirectory, locked
@@ -130,11 +130,12 @@ def model(here, monkeypatch):
         config = load_config("tiny")
         return build.system(config).eval(), config
 
+    (here / "x").mkdir()
     monkeypatch.setattr(generate, "load_system", load)
 
 
 def test_names_come_from_the_words_and_no_file_is_overwritten(here):
-    name = lambda *args: [str(p) for p in generate._files(*args)]  # noqa: E731
+    name = lambda *args: [str(p) for p in options.clip_files(*args)]  # noqa: E731
     assert name(None, "A calm: rain #1!", 3, 1) == ["outputs/a-calm-rain-1-seed3.wav"]
     assert name("clips", "x", 3, 2) == ["clips/x-seed3.wav", "clips/x-seed4.wav"]
     assert name(None, "♫", 0, 1) == ["outputs/music-seed0.wav"] and len(name(None, "a" * 300, 0, 1)[0]) < 70
@@ -146,7 +147,7 @@ def test_names_come_from_the_words_and_no_file_is_overwritten(here):
 
 
 def test_a_wav_named_is_that_file_and_several_are_numbered():
-    name = lambda *args: [str(p) for p in generate._files(*args)]  # noqa: E731
+    name = lambda *args: [str(p) for p in options.clip_files(*args)]  # noqa: E731
     assert name("a/b.wav", "x", 3, 1) == ["a/b.wav"] and name("b.WAV", "x", 3, 1) == ["b.WAV"]
     assert name("a/b.wav", "x", 3, 3) == ["a/b-0.wav", "a/b-1.wav", "a/b-2.wav"]
 
@@ -185,8 +186,8 @@ def test_the_given_picture_is_never_overwritten(model, here):
 def test_free_text_of_the_environment_is_verbatim(monkeypatch, here):
     monkeypatch.setenv("PROMPT", "calm: `rain` #1 = $HOME [x")
     monkeypatch.setenv("OUT", "")
-    assert generate.options_from_environment() == {"prompt": "calm: `rain` #1 = $HOME [x"}
-    assert cli._parse(["prompt=a=b: #1", "seed=3", "guidance_scale=2"], generate.OPTIONS) == {
+    assert options.from_environment({"PROMPT": "prompt", "OUT": "out"}) == {"prompt": "calm: `rain` #1 = $HOME [x"}
+    assert options.parse(["prompt=a=b: #1", "seed=3", "guidance_scale=2"], options.GENERATE) == {
         "prompt": "a=b: #1", "seed": 3, "guidance_scale": 2.0}  # fmt: skip
 
 
@@ -254,7 +255,7 @@ def test_what_a_user_can_mend_is_one_line_and_code_2(argv, words, capsys, here):
 
 def test_a_bad_picture_is_one_line(capsys, model, here):
     (here / "cat.png").write_bytes(b"junk")
-    assert "cat.png: unreadable image" in stopped(capsys, "generate", "image=cat.png", "ckpt=x")
+    assert "cat.png is an unreadable image" in stopped(capsys, "generate", "image=cat.png", "ckpt=x")
     assert "dog.png: there is no such file" in stopped(capsys, "generate", "image=dog.png", "ckpt=x")
 
 
@@ -305,6 +306,6 @@ def test_no_file_of_a_run_holds_a_number_that_json_has_not(config):
 def test_json_files_are_written_in_one_way():
     """But for hashes, lines, and trees of integers and texts."""
     others = {"callbacks.py", "checkpoint_store.py", "export.py", "guards.py", "hearing.py"}
-    source = Path(json_text.__file__).parent
+    source = Path(files.__file__).parent
     writes = {f.relative_to(source) for f in source.rglob("*.py") if re.search(r"\bjson\.dumps?\(", f.read_text())}
-    assert {str(f) for f in writes if f.parts[0] != "data"} - others == {"json_text.py"}
+    assert {str(f) for f in writes if f.parts[0] != "data"} - others == {"files.py"}

@@ -6,47 +6,57 @@ import difflib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 from melfusion import DEFAULT_CONFIG
+from melfusion.config import check_overrides, load_config
+from melfusion.errors import ConfigError, explain, thread_failed
+from melfusion.options import from_environment, parse
 
-TRUTHS = {"true": True, "false": False}
+# Each verb checks its options before it imports what is slow: torch, diffusers and Lightning take seconds.
 
 
 def _train(config: str, options: list[str]) -> None:
-    from melfusion.config import load_config
+    settings = load_config(config, options)
+
     from melfusion.run import refuse_login_node
     from melfusion.train import train
 
-    settings = load_config(config, options)
     if config != DEFAULT_CONFIG:
         refuse_login_node(os.environ)
     train(settings)
 
 
 def _release_scenes(config: str, options: list[str]) -> None:
+    parse(options, {})
+
     from melfusion.release import release
 
-    _parse(options, {})
     release()
 
 
 def _generate(config: str, options: list[str]) -> None:
-    from melfusion.generate import OPTIONS, generate, options_from_environment
+    from melfusion.options import GENERATE, check_generate
 
-    generate(options_from_environment() | _parse(options, OPTIONS))
+    given = from_environment({"IMAGE": "image", "PROMPT": "prompt", "OUT": "out", "CKPT": "ckpt"}) | parse(options, GENERATE)
+    check_generate(given)
+
+    from melfusion.generate import generate
+
+    generate(given)
 
 
 def _precompute(config: str, options: list[str]) -> None:
+    settings = load_config(config, options)
+
     from melfusion import build
-    from melfusion.config import load_config
     from melfusion.data.corpus import describe, ensure_corpus
     from melfusion.precompute import precompute
     from melfusion.train import ensure_stages
 
-    settings = load_config(config, options)
     ensure_corpus(settings)
     ensure_stages(settings)
     print(describe(str(precompute(settings, build.system(settings)))))
@@ -55,27 +65,37 @@ def _precompute(config: str, options: list[str]) -> None:
 
 
 def _evaluate(config: str, options: list[str]) -> None:
-    from melfusion.evaluate import OPTIONS, run
+    from melfusion.options import EVALUATE, check_evaluate
 
-    own = [item for item in options if item.partition("=")[0] in OPTIONS]
-    environment = {name.lower(): os.environ[name] for name in ("CKPT", "OUT") if os.environ.get(name)}
-    run(config, environment | _parse(own, OPTIONS), [item for item in options if item not in own])
+    own, others = _split(options, EVALUATE)
+    given = from_environment({"CKPT": "ckpt", "OUT": "out"}) | parse(own, EVALUATE)
+    check_evaluate(given)
+    check_overrides(others)
+
+    from melfusion.evaluate import run
+
+    run(config, given, others)
 
 
 def _ablate(config: str, options: list[str]) -> None:
-    from melfusion.ablate import OPTIONS, ablate
+    from melfusion.options import ABLATE
+    from melfusion.submit import load_cluster
+    from melfusion.suites import load_suite
+
+    own, others = _split(options, ABLATE)
+    given = from_environment({"SUITE": "suite"}) | parse(own, ABLATE)
+    if given.get("suite"):
+        load_suite(given["suite"], load_cluster(others)[2])
+
+    from melfusion.ablate import ablate
     from melfusion.run import refuse_login_node
 
-    own = [item for item in options if item.partition("=")[0] in OPTIONS]
-    given = {"suite": os.environ["SUITE"]} if os.environ.get("SUITE") else {}
-    given |= _parse(own, OPTIONS)
     if given.get("cluster") is None:
         refuse_login_node(os.environ)
-    ablate(given, [item for item in options if item not in own])
+    ablate(given, others)
 
 
 def _submit(words: str, options: list[str]) -> None:
-    from melfusion.config import ConfigError
     from melfusion.submit import submit
 
     verb, *names = words.split(",")
@@ -89,47 +109,52 @@ def _submit(words: str, options: list[str]) -> None:
 
 
 def _listening(folder: str, options: list[str]) -> None:
-    from pathlib import Path
-
-    from melfusion.config import ConfigError
-    from melfusion.listening import report
-
-    folder = _parse(options, {"dir": str}).get("dir") or folder
+    folder = parse(options, {"dir": str}).get("dir") or folder
     if not folder:
         raise ConfigError("listening needs the folder of a study: `melfusion listening dir=FOLDER`.")
+
+    from melfusion.listening import report
+
     report(Path(folder))
 
 
 def _shards(config: str, options: list[str]) -> None:
-    from melfusion.data.manifest import OPTIONS, build_from_manifest
+    from melfusion.options import SHARDS
 
-    given = {k: os.environ[k.upper()] for k in OPTIONS if os.environ.get(k.upper())}
-    print(build_from_manifest(**(given | _parse(options, OPTIONS))))
+    given = from_environment({name.upper(): name for name in SHARDS}) | parse(options, SHARDS)
+
+    from melfusion.data.manifest import build_from_manifest
+
+    print(build_from_manifest(**given))
 
 
 def _data_scenes(config: str, options: list[str]) -> None:
-    from melfusion.config import load_config
+    settings = load_config(config, options)
+
     from melfusion.data.corpus import build_scenes, describe
 
-    settings = load_config(config, options)
     build_scenes(settings)
     print(describe(settings.data.path))
 
 
 def _data_games(config: str, options: list[str]) -> None:
-    from melfusion.config import load_config
+    settings = load_config("games" if config == DEFAULT_CONFIG else config, options)
+
     from melfusion.data.corpus import build_games, describe
 
-    settings = load_config("games" if config == DEFAULT_CONFIG else config, options)
     build_games(settings, os.environ.get("GAMES_DIR"))
     print(describe(settings.data.path))
 
 
 def _torture(config: str, options: list[str]) -> None:
-    from melfusion.torture.report import OPTIONS, torture
+    from melfusion.options import TORTURE
+
+    given = {"goodput": "tiny"} | parse(options, TORTURE)
+
+    from melfusion.torture.report import torture
     from melfusion.torture.scenarios import TortureError
 
-    if not torture(**({"goodput": "tiny"} | _parse(options, OPTIONS))):
+    if not torture(**given):
         raise TortureError("a fault cost something, see the table.")
 
 
@@ -152,27 +177,15 @@ def _stray(verb: str, names: list[str]) -> str | None:
     return f"{unused[0]!r} is no key=value; quote values that hold spaces." if unused else None
 
 
-def _parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
-    """['seed=3'] → {'seed': 3}; the text after the first `=` is taken verbatim."""
-    from melfusion.config import ConfigError
-
-    parsed: dict[str, Any] = {}
-    for item in options:
-        key, _, value = item.partition("=")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(f"There is no option {key!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
-                              f"known are {', '.join(known) or 'none'}.")  # fmt: skip
-        try:
-            parsed[key] = TRUTHS[value.lower()] if known[key] is bool else known[key](value)
-        except (ValueError, KeyError):
-            kind = "true or false" if known[key] is bool else f"a valid {known[key].__name__}"
-            raise ConfigError(f"{key}={value!r} is not {kind}.") from None
-    return parsed
+def _split(options: list[str], own: dict[str, type]) -> tuple[list[str], list[str]]:
+    """A verb's own options, and the others, which are keys of configurations."""
+    ours = [item for item in options if item.partition("=")[0] in own]
+    return ours, [item for item in options if item not in ours]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; errors a user can mend are one sentence and exit code 2."""
+    """Entry point; errors a user can mend are one sentence and exit code 2 (errors.py), with their traceback where the
+    environment has MELFUSION_TRACEBACK."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] not in VERBS:
         near = difflib.get_close_matches(args[0], VERBS, n=1) if args else []
@@ -188,13 +201,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     unnamed = {"listening": os.environ.get("DIR", ""), "submit": ""}
     config = ",".join(names) or unnamed.get(args[0], os.environ.get("CONFIG") or DEFAULT_CONFIG)
+    hook, threading.excepthook = threading.excepthook, thread_failed
     try:
         VERBS[args[0]](config, [a for a in args[1:] if "=" in a])
-    except (ValueError, RuntimeError) as error:
-        if type(error).__module__.startswith("melfusion"):
-            print(f"melfusion {args[0]}: {error}", file=sys.stderr)
-            return getattr(error, "code", 2)
-        raise
+        sys.stdout.flush()  # here and not at exit, where nobody would say that it cannot be written
+    except BaseException as error:
+        told = None if os.environ.get("MELFUSION_TRACEBACK") else explain(error)
+        if told is None:
+            raise
+        if told[0]:
+            print(f"melfusion {args[0]}: {told[0]}", file=sys.stderr)
+        return told[1]
+    finally:
+        threading.excepthook = hook
     return 0
 
 

@@ -7,9 +7,8 @@ model's job. Whatever is there already is kept, and a row that fails does not st
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
+import logging
 import shlex
 import signal
 import traceback
@@ -22,84 +21,26 @@ from melfusion import PREEMPTED
 from melfusion.bench import Bench, block, metas_of, suite_bench
 from melfusion.checkpoint import load_system
 from melfusion.checkpoint_store import CheckpointError
-from melfusion.config import ConfigError, check, flatten, load_config, to_dict
+from melfusion.config import ConfigError
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule, MusicDataset
+from melfusion.errors import DamagedFile
 from melfusion.evaluate import ears, row_files, told, yardstick
+from melfusion.files import read_json, write_json
 from melfusion.frozen import digest
 from melfusion.melfusion import MeLFusion
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding
 from melfusion.preemption import Preempted, leaving_on_signal
-from melfusion.run import RunDirectory, write_json
+from melfusion.run import RunDirectory
 from melfusion.schema import ClusterConfig, Config
 from melfusion.scoring import Ears, accuracy
 from melfusion.side_by_side import Command, run_side_by_side
 from melfusion.sounds import ROWS, claim, identity, make_clips, read_clips
 from melfusion.submit import Job, alone, load_cluster, send
+from melfusion.suites import Suite, load_suite
 from melfusion.train import train
 
-OPTIONS = {"suite": str, "rows": str, "jobs": int, "table": bool, "publish": bool, "cluster": str}
-BUDGET = ("trainer.max_steps", "trainer.precision", "data.global_batch_size", "data.path", "ablation.seeds", "ablation.items",
-          "ablation.test_seed", "ablation.guidance", "ablation.search_items")  # fmt: skip
-OWN = ("name", "seed")  # of each model of a suite
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """The rows of one folder, in the order of their file names, and where their runs lie."""
-
-    name: str
-    rows: dict[str, Path]
-    overrides: tuple[str, ...] = ()
-    read: dict[str, Config] = dataclasses.field(default_factory=dict)  # what was loaded, each once
-
-    @property
-    def path(self) -> Path:
-        return Path(self.config(next(iter(self.rows)), None).runs_dir) / self.name
-
-    def clips(self, row: str, seed: int) -> Path:
-        """The folder of a row's clips for one seed's share of the held-out items."""
-        return self.path / row / f"seed{seed}" / "test"
-
-    def config(self, row: str, seed: int | None) -> Config:
-        """The row under a seed, in its place; a copy, to be changed at will. Without a seed, as the files have it."""
-        if row not in self.read:
-            self.read[row] = load_config(str(self.rows[row]), list(self.overrides))
-        config = copy.deepcopy(self.read[row])
-        if seed is not None:
-            config.runs_dir, config.name, config.seed = str(self.path / row), f"seed{seed}", seed
-            check(config)
-        return config
-
-    def first(self, row: str) -> Config:
-        """The row under its first seed, for what all seeds share."""
-        return self.config(row, self.config(row, None).ablation.seeds[0])
-
-    def model_of(self, row: str) -> str:
-        """The row whose checkpoint this row speaks through: itself, unless it says otherwise."""
-        return self.first(row).ablation.checkpoint_of or row
-
-
-def load_suite(name: str, overrides: list[str]) -> Suite:
-    """experiments/<name>/; ConfigError where it is missing, a row refers to none, or budgets differ."""
-    folder = Path("experiments") / name
-    rows = {file.stem: file for file in sorted(folder.glob("*.yaml")) if not file.name.startswith("_")}
-    if not rows:
-        known = sorted(p.name for p in Path("experiments").glob("*") if any(p.glob("*.yaml")))
-        raise ConfigError(f"suite={name!r}: there is no folder {folder} with rows; suites are {', '.join(known)}.")
-    if given := [o for o in overrides if o.partition("=")[0] in OWN]:
-        raise ConfigError(f"{given[0]} would be the same for all models of a suite: ablation.seeds=[…] says which seeds there are.")
-    suite = Suite(name, rows, tuple(overrides))
-    for row in rows:
-        if (model := suite.model_of(row)) not in rows:
-            raise ConfigError(f"{rows[row]}: ablation.checkpoint_of={model!r} is no row of {folder}.")
-    budgets = {row: flatten(to_dict(suite.first(row))) for row in rows}
-    for key in BUDGET:
-        given = {str(budget[key]): row for row, budget in budgets.items()}
-        if len(given) > 1:
-            raise ConfigError(f"The rows of {folder} have unequal budgets: {key} is "
-                              f"{', '.join(f'{value} in {row}' for value, row in given.items())}; give all the same.")  # fmt: skip
-    return suite
+log = logging.getLogger(__name__)
 
 
 @leaving_on_signal(lambda: "between two trainings: models that are trained and clips that are made are kept")
@@ -199,7 +140,14 @@ def test_items(config: Config, seed: int) -> MusicDataset:
 def chosen_guidance(suite: Suite, row: str) -> dict[str, Any]:
     """What `choose_guidance` last found for a model; empty where the suite looks for no scale."""
     kept = suite.path / row / "guidance.json"
-    return json.loads(kept.read_text()) if suite.first(row).ablation.guidance and kept.is_file() else {}
+    if not suite.first(row).ablation.guidance or not kept.exists():
+        return {}
+    try:
+        found = read_json(kept, "it is passed over, and the scale is chosen again")
+        return found if {"scale", "made", "tried"} <= found.keys() else {}
+    except DamagedFile as error:
+        log.warning("%s", error)
+        return {}
 
 
 def choose_guidance(suite: Suite, row: str) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -15,14 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from melfusion.errors import BadSample as BadSample
+from melfusion.files import write_whole
 from melfusion.schema import AudioConfig
 
 LOG_FLOOR = 1e-5  # AudioLDM's clamp before the logarithm
 LOWEST_RATE_HZ = 1000  # a lower rate is a damaged header; resampling from it would multiply the samples
-
-
-class BadSample(ValueError):
-    """A sample that cannot be used; the message is the reason that is counted and logged."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,11 @@ def stated_level(audio: AudioConfig) -> dict[str, str | float]:
     return {"level": audio.level, "loudness_dbfs": audio.loudness_dbfs if audio.level == "rms" else audio.peak_dbfs}
 
 
-def write_wav(path: str, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
-    """(S,) → 16-bit PCM; the caller's directory must exist."""
-    soundfile.write(path, np.clip(np.asarray(waveform, dtype=np.float32), -1, 1), sample_rate_hz, subtype="PCM_16")
+def write_wav(path: str | Path, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
+    """(S,) → 16-bit PCM, whole or not at all; the caller's directory must exist."""
+    data, clip = io.BytesIO(), np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
+    soundfile.write(data, clip, sample_rate_hz, subtype="PCM_16", format="WAV")
+    write_whole(Path(path), data.getvalue())
 
 
 def mel_matrix(audio: AudioConfig) -> np.ndarray:

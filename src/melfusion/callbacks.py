@@ -1,33 +1,22 @@
-"""What a run shows while it trains (TensorBoard, metrics.jsonl) and the EMA of what it trains."""
+"""What a run shows while it trains (scalars, media; loggers.py writes them) and the EMA of what it trains."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 
 from melfusion.audio import write_wav
 from melfusion.data.datamodule import MusicDataset, collate
+from melfusion.loggers import Board, Trouble
 from melfusion.plots import as_array, save, spectrogram_figure
 from melfusion.precision import between_steps
 from melfusion.schema import AudioConfig, SamplingConfig
-
-
-def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ("val/loss",)) -> None:
-    """Put the configuration into TensorBoard's HParams tab, scored by curves of the same run: its val/loss, or those named."""
-    plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
-    for summary in hparams(plain, dict.fromkeys(scores, 0.0)):
-        board.file_writer.add_summary(summary)
 
 
 class EMA(Callback):
@@ -133,40 +122,6 @@ class TrainingScalars(Callback):
         return {f"train/loss_by_timestep/{i}": s / c for i, (s, c) in enumerate(zip(sums, counts, strict=True)) if c}
 
 
-class JSONLines(Logger):
-    """metrics.jsonl: one object per logging step; a number that is not finite is null, since JSON has no such numbers."""
-
-    name, version = "jsonl", ""
-
-    def __init__(self, path: Path, resumed_step: int = 0):
-        super().__init__()
-        self.path = path
-        if path.is_file() and rank_zero_only.rank == 0:
-            self._forget_after(resumed_step)
-
-    def _forget_after(self, step: int) -> None:
-        """Leave out what a run logged after its last checkpoint: those steps come again. A torn last line goes, too."""
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if (json.loads(line)["step"] or 0) <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(kept))
-        part.replace(self.path)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        numbers = {k: float(v) for k, v in metrics.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: v if math.isfinite(v) else None for k, v in numbers.items()}}) + "\n")
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """They are in config.yaml."""
-
-
 MEDIA_ITEMS = 8
 
 
@@ -182,14 +137,16 @@ class Media(Callback):
         self.dataset, self.audio, self.sampling, self.out = dataset, audio, sampling, out
         self.items, self.every, self.ema = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema
         self.batch: Any = None
-        self.written = -1
+        self.written, self.trouble = -1, Trouble(out)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.items == 0:
             return
         self.batch = collate([self.dataset[i] for i in range(self.items)])
-        board = trainer.loggers[0].experiment
         self.reference = pl_module.log_mel(self.batch.waveform.to(pl_module.device)).cpu()
+        trainer.loggers[0].write(self._references)
+
+    def _references(self, board: Any) -> None:
         for i in range(self.items):
             tag = f"item{i}"
             if self.batch.has_image[i]:
@@ -232,18 +189,21 @@ class Media(Callback):
         pl_module.train()
         if self.ema:
             self.ema._swap(pl_module)
-        self._show(trainer.loggers[0].experiment, log_mel.cpu(), waveform)
+        self._show(trainer.loggers[0], log_mel.cpu(), waveform)
 
-    def _show(self, board: Any, log_mel: Tensor, waveform: Tensor) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
+    def _show(self, board: Board, log_mel: Tensor, waveform: Tensor) -> None:
+        """Into TensorBoard and as files; on a full disk those of them that still have room."""
         for i in range(self.items):
             pair = {"reference": self.reference[i, 0], f"generated, step {self.written}": log_mel[i, 0]}
             figure = spectrogram_figure(pair, self.audio, self.batch.captions[i])
-            board.add_image(f"item{i}/spectrograms", as_array(figure), self.written, dataformats="HWC")
-            self._sound(board, f"item{i}/generated", waveform[i], self.written)
+            array, tag = as_array(figure), f"item{i}"
+            board.write(lambda to, a=array, t=tag: to.add_image(f"{t}/spectrograms", a, self.written, dataformats="HWC"))
+            board.write(lambda to, i=i: self._sound(to, f"item{i}/generated", waveform[i], self.written))
             stem = self.out / f"step{self.written:07d}-{i}-{self.batch.keys[i]}"
-            save(figure, f"{stem}.png")
-            write_wav(f"{stem}.wav", waveform[i], self.audio.sample_rate_hz)
+            with self.trouble:
+                self.out.mkdir(parents=True, exist_ok=True)
+                save(figure, f"{stem}.png")
+                write_wav(f"{stem}.wav", waveform[i], self.audio.sample_rate_hz)
 
     def _panel(self, log_mels: dict[str, Tensor]) -> Any:
         return as_array(spectrogram_figure(log_mels, self.audio))

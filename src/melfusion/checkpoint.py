@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from melfusion import build
 from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import from_dict, override, to_dict
+from melfusion.files import write_json
 from melfusion.melfusion import MeLFusion
 from melfusion.memory import is_out_of_memory
-from melfusion.run import write_json
 from melfusion.schema import Config
 from melfusion.state_dicts import some
 
@@ -27,8 +27,7 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
-    tree = {"config": to_dict(config), "frozen": system.frozen_digests()}
-    write_json(folder / SYSTEM_FILE, tree)
+    write_json(folder / SYSTEM_FILE, {"config": to_dict(config), "frozen": system.frozen_digests()})
 
 
 def load_system(path: str | Path | None = None, ema: bool = True,
@@ -61,7 +60,8 @@ def load_system(path: str | Path | None = None, ema: bool = True,
 def _exported(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / "model.safetensors")
-        return json.loads((folder / SYSTEM_FILE).read_text()) | {"state_dict": {k: t.float() for k, t in tensors.items()}}
+        tree = json.loads((folder / SYSTEM_FILE).read_text())
+        return {"config": dict(tree["config"]), "frozen": tree["frozen"], "state_dict": {k: t.float() for k, t in tensors.items()}}
     except Exception as error:  # safetensors raises its own; json ValueError
         if is_out_of_memory(error):
             raise
@@ -78,6 +78,6 @@ def _checkpoint(file: Path) -> dict[str, Any]:
             raise
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): it is truncated, or not a checkpoint "
                               "of melfusion; use an older one.") from error  # fmt: skip
-    if "config" not in stored or "state_dict" not in stored:
+    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict) or "state_dict" not in stored:
         raise CheckpointError(f"{file} is not a checkpoint of a melfusion run: it lacks its configuration.")
     return stored

@@ -6,16 +6,15 @@ index before it gets its name, so whatever a crash leaves is either whole and li
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +22,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_map
+
+from melfusion.errors import FULL, DamagedFile
+from melfusion.files import read_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -90,21 +92,21 @@ class CheckpointStore(TorchCheckpointIO):
         self.wait()
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
-        part = path.with_name(f".{path.name}.part")
-        file: Digesting | None = None
+        step, file = checkpoint["global_step"], None
+
+        def content(raw: IO[bytes]) -> None:
+            nonlocal file
+            file = Digesting(raw)
+            torch.save(checkpoint, file)
+            raw.flush()
+            os.fsync(raw.fileno())
+            entry = {"step": step, "bytes": raw.tell(), "sha256": file.sha256.hexdigest()}
+            write_index(self.folder, read_index(self.folder) | {path.name: entry})
+
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as raw:
-                file = Digesting(raw)
-                torch.save(checkpoint, file)
-                raw.flush()
-                os.fsync(raw.fileno())
-                size = raw.tell()
-            entry = {"step": checkpoint["global_step"], "bytes": size, "sha256": file.sha256.hexdigest()}
-            write_index(self.folder, read_index(self.folder) | {path.name: entry})
-            part.replace(path)
-            sync_folder(self.folder)
-            self.prune(entry["step"])
+            write_whole(path, content, lasting=True)
+            self.prune(step)
         except (OSError, RuntimeError) as error:
             self.clean()
             self.failure = failed(path, file.error if file and file.error else error)
@@ -113,7 +115,7 @@ class CheckpointStore(TorchCheckpointIO):
         """Note the validation loss of the newest checkpoint, which is of this step, and drop what is no longer the best."""
         self.wait()
         index = read_index(self.folder)
-        if (name := self.path(step).name) in index and isfinite(loss):
+        if (name := self.path(step).name) in index and math.isfinite(loss):
             index[name]["loss"] = loss
             try:
                 write_index(self.folder, index)
@@ -140,45 +142,41 @@ class CheckpointStore(TorchCheckpointIO):
 
     def clean(self) -> None:
         """Remove what a write that failed left; only for the one that holds the run."""
-        for part in self.folder.glob(".*.part"):
+        for part in self.folder.glob(".*.part*"):
             part.unlink()
 
 
 def failed(path: Path, error: Exception) -> str:
     """The sentence for a checkpoint that could not be written."""
     code = getattr(error, "errno", None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    reason = "the disk is full" if full else " ".join(str(error).split())[:200]
+    full, words = code in FULL, getattr(error, "strerror", None) or str(error)
+    reason = "the disk is full" if full else " ".join(words.split())[:200]
     cure = "free some space" if full else "mend that"
     return (f"{path} could not be written ({reason}): the checkpoints before it are whole; {cure} and run the same command "
             "again, which goes on from the newest of them.")  # fmt: skip
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name → {step, bytes, sha256, loss?}; empty where there is no index or it cannot be read."""
-    try:
-        index = json.loads((folder / INDEX).read_text())
-        return {name: entry for name, entry in index.items() if {"step", "bytes", "sha256"} <= entry.keys()}
-    except (OSError, ValueError, AttributeError):
+    """Name → {step, bytes, sha256, loss?}; damaged entries are left out, and all of an index that is missing or damaged."""
+    if not (folder / INDEX).exists():
         return {}
+    try:
+        index = read_json(folder / INDEX, "it is passed over, and checkpoints are known by their files alone")
+    except DamagedFile as error:
+        log.warning("%s", error)
+        return {}
+    return {name: entry for name, entry in index.items() if _is_entry(name, entry)}
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    """Does it name a file of this folder, and hold what an entry holds?"""
+    kinds = {"step": int, "bytes": int, "sha256": str} | ({"loss": float} if isinstance(entry, dict) and "loss" in entry else {})
+    return (Path(name).name == name and name.endswith(".ckpt") and isinstance(entry, dict)
+            and all(type(entry.get(key)) is kind for key, kind in kinds.items()))  # fmt: skip
 
 
 def write_index(folder: Path, index: dict[str, dict[str, Any]]) -> None:
-    part = folder / f".{INDEX}.part"
-    with part.open("w") as file:
-        json.dump(index, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / INDEX)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(folder / INDEX, json.dumps(index, indent=1), lasting=True)
 
 
 def newest(folder: Path, before: int | None = None) -> Path | None:
@@ -201,7 +199,7 @@ def newest(folder: Path, before: int | None = None) -> Path | None:
 def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, str | None]]:
     """Checkpoints from the newest on, each with what is wrong with it; files without an entry are older than the index."""
     index = read_index(folder)
-    files = sorted(folder.glob("*.ckpt"), key=lambda p: (index.get(p.name, {}).get("step", -1), p.stat().st_mtime), reverse=True)
+    files = sorted(folder.glob("*.ckpt"), key=lambda p: (index.get(p.name, {}).get("step", -1), p.lstat().st_mtime), reverse=True)
     for path in files:
         if before is not None and index.get(path.name, {}).get("step", before) >= before:
             continue
@@ -209,14 +207,32 @@ def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, s
 
 
 def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
-    """What is wrong with a file, in words; None where its size and digest are those of its entry."""
-    if entry is None:
-        return None if zipfile.is_zipfile(path) else "it is cut short or no checkpoint"
-    if (size := path.stat().st_size) != entry["bytes"]:
+    """What is wrong with a file, in words; None where size and digest are those of its entry and it holds a checkpoint."""
+    if not path.is_file():
+        return "it is no regular file"
+    if entry is not None and (size := path.stat().st_size) != entry["bytes"]:
         return f"it has {size} bytes of {entry['bytes']}"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return None if found == entry["sha256"] else "its SHA-256 is not the one it was written with"
+    try:
+        if entry is not None:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                    return "its SHA-256 is not the one it was written with"
+        return None if is_checkpoint(path) else "it is no checkpoint of melfusion"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Does it hold a step and weights? Only names and shapes are read."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        stored = torch.load(path, map_location="meta", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # of a foreign zip torch raises anything from RuntimeError to UnpicklingError
+        return False
+    return isinstance(stored, dict) and {"global_step", "state_dict"} <= stored.keys()
 
 
 class SaveCheckpoints(Callback):

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import functools
 import logging
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from melfusion.schema import CHOICES, REFUSED, REGISTRIES, Config
+from melfusion.errors import ConfigError as ConfigError
+from melfusion.limits import check_limits, check_names
+from melfusion.schema import CHOICES, Config
 
 log = logging.getLogger(__name__)
 
 CONFIG_DIR = Path(__file__).parent / "configs"
-
-
-class ConfigError(ValueError):
-    """What is wrong in a configuration, where, and what to write instead."""
 
 
 def valid_keys(cls: type = Config, prefix: str = "") -> list[str]:
@@ -146,14 +143,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Words from fixed lists, sizes that must divide; raises ConfigError."""
+    """Words from fixed lists, names that stay in their folders, sizes that must divide; raises ConfigError."""
     flat = flatten(to_dict(config))
-    registries = {key: tuple(getattr(import_module(module), name)) for key, (module, name) in REGISTRIES.items()}
-    for key, words in (CHOICES | registries).items():
-        if why := REFUSED.get(key, {}).get(flat[key]):
-            raise ConfigError(f"{key}={flat[key]} is not offered, since {why}.")
-        if flat[key] not in words:
-            raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
+    _check_words(flat)
+    check_names(config)
+    check_limits(config)
     if unknown := [stage for stage in config.stages if stage not in ("music_vae", "image_diffusion")]:
         raise ConfigError(f"stages names {unknown[0]!r}; stages are music_vae and image_diffusion.")
     if config.image.model != "diffusion" and "image_diffusion" in config.stages:
@@ -219,6 +213,18 @@ def check(config: Config) -> None:
             f"data.global_batch_size={config.data.global_batch_size} is not a multiple of "
             f"trainer.accumulate={config.trainer.accumulate}."
         )
+
+
+def _check_words(flat: dict[str, Any]) -> None:
+    for key, words in CHOICES.items():
+        if flat[key] not in words:
+            raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Keys, types and words of a dotlist, whatever configuration it will be laid over; ConfigError names what is wrong."""
+    flat = flatten(to_dict(_laid_over(OmegaConf.structured(Config), overrides)))
+    _check_words(flat)
 
 
 def _base_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConfig]]:

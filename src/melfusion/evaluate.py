@@ -16,29 +16,30 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import DEFAULT_CONFIG, build
-from melfusion.audio import LogMel, stated_level
+from melfusion.audio import LogMel, stated_level, write_wav
 from melfusion.bench import Bench, fresh, metas_of, own, tracks_of
 from melfusion.checkpoint import load_system
 from melfusion.config import ConfigError, flatten, load_config, override
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataset
+from melfusion.files import write_json, write_whole
 from melfusion.frozen import freeze
 from melfusion.hearing import hear_real, hear_reconstructions
 from melfusion.listening import Clip, write_blind, write_page
 from melfusion.melfusion import MeLFusion
 from melfusion.memory import telling_memory
 from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder
+from melfusion.options import check_evaluate, evaluation_folder, read_share
 from melfusion.pairs import Partners
 from melfusion.plots import save, spectrogram_figure
 from melfusion.preemption import leaving_on_signal
-from melfusion.run import device_name, write_json
+from melfusion.run import device_name
 from melfusion.schema import Config
 from melfusion.scoring import Ears, Heard, accuracy, gains, levelled
-from melfusion.sounds import ROWS, claim, clip_file, make_clips, read_clips, sound_files, write_whole
+from melfusion.sounds import ROWS, claim, clip_file, make_clips, read_clips, sound_files
 from melfusion.tables import learned, table
 from melfusion.yardstick import Yardstick
 
-OPTIONS = {"ckpt": str, "wavs": str, "n": int, "data.seed": int, "out": str, "rows": str, "share": str, "listening": bool}
 DEFAULT_ROWS = ("right picture", "shuffled picture", "no picture")
 SHOWN = 12  # items on the listening page
 MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
@@ -47,6 +48,7 @@ MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
 @leaving_on_signal(lambda: "during evaluation: clips that are made are kept")
 def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The verb: make what is missing, score it, write scores.json, scores.md and index.html into `out`."""
+    check_evaluate(options)
     system, config = None, None
     if not options.get("wavs"):
         if config_name != DEFAULT_CONFIG:
@@ -55,13 +57,10 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
         system, config = load_system(options.get("ckpt"), overrides=overrides)
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
     config = config or load_config(config_name, overrides)
-    for name, least in (("n", 1), ("data.seed", 0)):
-        if options.get(name, least) < least:
-            raise ConfigError(f"{name}={options[name]} must be at least {least}.")
     config.evaluation.items = options.get("n", config.evaluation.items)
     bench = splits(config, options.get("data.seed"))
     items = bench.items
-    out = Path(options.get("out") or (Path(options.get("ckpt") or options.get("wavs") or "outputs/shipped") / "evaluation"))
+    out = evaluation_folder(options)
     names = options["rows"].replace("-", " ").split(",") if options.get("rows") else rows_of(system)
     if unknown := [name for name in names if name not in ROWS]:
         raise ConfigError(f"rows names {unknown[0]!r}; rows are {', '.join(ROWS)}.")
@@ -78,14 +77,6 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
     pages(config, items, folders, out, bool(options.get("listening")))
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
     return scores
-
-
-def read_share(text: str) -> tuple[int, int]:
-    """'2/8' → (2, 8); ConfigError for anything else."""
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise ConfigError(f"share={text!r} must read I/N with I from 0 to N-1, such as share=0/4.")
-    return int(part), int(parts)
 
 
 def splits(config: Config, seed: int | None = None) -> Bench:
@@ -203,7 +194,7 @@ def write(scores: dict[str, Any], folder: Path) -> None:
     """scores.json, scores.md (the table and what it says) and the curves' tab of TensorBoard."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scores.json", scores)
-    (folder / "scores.md").write_text(f"{table(scores)}\n\n{learned(scores)}\n")
+    write_whole(folder / "scores.md", f"{table(scores)}\n\n{learned(scores)}\n")
     with SummaryWriter(str(folder / "tensorboard")) as board:
         board.add_text("scores", table(scores))
         for row, entry in scores["rows"].items():
@@ -222,7 +213,7 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
         picture = drawn / f"{key}.png" if item["has_image"] else None
         if picture:
             Image.open(io.BytesIO(items.reader.picture(items.entries[i]))).save(picture)
-        write_whole(clip_file(real, items, i), torch.as_tensor(item["waveform"]), config.audio.sample_rate_hz)
+        write_wav(clip_file(real, items, i), torch.as_tensor(item["waveform"]), config.audio.sample_rate_hz)
         for name, folder in {"real": real, **folders}.items():
             if (wav := clip_file(folder, items, i)).is_file():
                 if wav.is_relative_to(out):  # a folder that was given stays as it is
@@ -243,7 +234,7 @@ def alike(clip: Clip, out: Path, config: Config) -> Clip:
     copy = out / "given" / f"{clip.wav.name}.wav"
     copy.parent.mkdir(parents=True, exist_ok=True)
     _, waveform = next(read_clips([clip.wav], config.audio, 1))
-    write_whole(copy, levelled(waveform, config.audio)[0], config.audio.sample_rate_hz)
+    write_wav(copy, levelled(waveform, config.audio)[0], config.audio.sample_rate_hz)
     return dataclasses.replace(clip, wav=copy)
 
 

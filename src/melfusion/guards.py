@@ -8,7 +8,6 @@ computes, and only then lets what follows a step happen: learning rate, EMA, cou
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import statistics
 from collections import deque
@@ -26,6 +25,7 @@ from melfusion.batch import MusicBatch
 from melfusion.callbacks import EMA
 from melfusion.checkpoint_store import newest
 from melfusion.data import order
+from melfusion.files import write_json
 from melfusion.schema import GuardConfig
 
 log = logging.getLogger(__name__)
@@ -176,13 +176,17 @@ class StepGuard(Callback):
 
     def _describe(self, step: Step, seen: dict[str, float], why: list[str]) -> Path:
         """Write what the step was made of. Its random numbers follow from seed and positions (data/order.py)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step-{step.number:09d}-rank{self.trainer.global_rank}.json"
         samples = [{"keys": s["keys"], "positions": s["positions"].tolist()} for s in step.samples]
-        file.write_text(json.dumps({
+        tree = {
             "step": step.number, "why": why, "seen": {k: v if abs(v) < float("inf") else str(v) for k, v in seen.items()},
             "micro_batches": samples, "generator": {"kind": "Philox", "key": [self.seed, order.KEY], "streams": order.STREAMS},
-        }, indent=1) + "\n")  # fmt: skip
+        }  # fmt: skip
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, tree)
+        except OSError as error:
+            log.warning("%s cannot be written (%s).", file, error.strerror)
         return file
 
     @rank_zero_only

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
-from melfusion.audio import BadSample
+from melfusion.errors import BadSample
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit gives way to `max_pixels`, which is checked before a pixel is decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no format whose decoder starts another program

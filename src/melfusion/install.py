@@ -2,18 +2,22 @@
 
 It uses PYTHON=, else the active virtual or conda environment, else makes `.venv`; a torch that is already there and
 fits setup.cfg is kept; it does nothing while setup.cfg and requirements-no-deps.txt are unchanged; of several callers
-one installs and the others wait. Standard library only.
+one installs and the others wait. Several checkouts may share an environment: `make` always runs the code of its own folder
+(PYTHONPATH), and which one the command `melfusion` runs is said, and changed only where packages must be installed anyway.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVEN = ((3, 11), (3, 12))
@@ -55,9 +59,34 @@ def version(python: Path) -> tuple[int, int] | None:
 
 
 def wanted() -> str:
-    """Hash of what decides about the installed packages."""
+    """Hash of what decides about the installed packages; checkouts whose lists agree share it."""
     files = (ROOT / "setup.cfg", ROOT / "requirements-no-deps.txt")
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + str(ROOT).encode()).hexdigest()
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+def checkout(python: Path) -> Path | None:
+    """The folder whose code the environment's own `melfusion` runs; None where it is not installed from a folder."""
+    code = "import importlib.metadata as m; print(m.distribution('melfusion').read_text('direct_url.json') or '')"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=env, cwd="/")
+    try:
+        url = json.loads(done.stdout)["url"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
+
+
+def in_place(python: Path, stamp: Path) -> bool:
+    """Are the packages there? Says so where the command `melfusion` runs another checkout than this one."""
+    if not stamp.is_file() or stamp.read_text() != wanted():
+        return False
+    other = checkout(python)
+    if other is None or other == ROOT:
+        return True
+    if other.is_dir():
+        print(f"melfusion set-up: {python.parents[1]} is shared with {other}, whose code the command `melfusion` runs there; make "
+              f"here runs that of {ROOT} (`pip install -e .` here moves the command).", file=sys.stderr)  # fmt: skip
+    return other.is_dir()
 
 
 def install(python: Path) -> None:
@@ -73,19 +102,23 @@ def main() -> None:
     """Print nothing and do nothing when all is in place."""
     python = environment(dict(os.environ))
     stamp = python.parents[1] / ".melfusion-installed"
-    if stamp.is_file() and stamp.read_text() == wanted():
+    if in_place(python, stamp):
         return
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
         fail("packages are missing, and a SLURM step of several tasks must not install them: run `make install` first.")
     with (ROOT / ".install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if stamp.is_file() and stamp.read_text() == wanted():
+        if in_place(python, stamp):
             return
         if not python.is_file():
             make_venv(python)
         if version(python) not in PROVEN:
             fail(f"{python} is Python {version(python)}; melfusion is proven on 3.11 and 3.12: give PYTHON= one of them.")
+        before = checkout(python)
         install(python)
+        if before not in (None, ROOT):
+            print(f"melfusion set-up: the command `melfusion` of {python.parents[1]} now runs {ROOT}; it ran {before} before.",
+                  file=sys.stderr)  # fmt: skip
         stamp.write_text(wanted())
 
 

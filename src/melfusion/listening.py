@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import random
 from dataclasses import dataclass, replace
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.config import ConfigError
-from melfusion.json_text import as_json
+from melfusion.errors import DamagedFile
+from melfusion.files import as_json, read_json, write_json, write_whole
 from melfusion.metrics.intervals import students
 from melfusion.pages import fill, image, paragraph, player, source, write
-from melfusion.run import write_json
 
 KEY = "listening-key.json"
+MOST_BYTES = 16 << 20  # of a key or a file of answers
 SCALES = {"ovl": ("Overall quality", "bad", "excellent"), "rel": ("Relevance to picture and text", "no fit", "perfect fit")}
 
 
@@ -71,10 +71,10 @@ def write_blind(clips: list[Clip], out: Path, seed: int) -> Path:
     study = _write_key(named, sounds, list(dict.fromkeys(clip.row for clip in clips)), out, seed)
     for number, (name, clip) in enumerate(named.items(), 1):
         copy, item, picture = out / "listening" / f"{name}{clip.wav.suffix}", items[clip.key], None
-        copy.write_bytes(sounds[name])
+        write_whole(copy, sounds[name])
         if item.picture:  # whose own name could tell the item
             picture = copy.with_name(f"{name}-picture{item.picture.suffix}")
-            picture.write_bytes(item.picture.read_bytes())
+            write_whole(picture, item.picture.read_bytes())
         shown = image(picture, out, f"picture that clip {number} should fit", "picture") + paragraph(item.caption or "(no words)")
         cards.append(_card(name, number, shown + player(copy, out, f"clip {number}")))
     body = fill("listening.html", study=study, n=str(len(cards)), cards="".join(cards), script=source("listening.js"))
@@ -84,7 +84,7 @@ def write_blind(clips: list[Clip], out: Path, seed: int) -> Path:
 def summarise(folder: Path) -> dict[str, Any]:
     """All answers*.json of a study → row → answers, listeners, OVL and REL with 95 % intervals; ConfigError says what is wrong."""
     clips, rows, study = _read_key(folder / KEY)
-    sheets = sorted((_sheet(file, clips, study) for file in _sheets(folder)), key=lambda sheet: str(sheet.get("saved", "")))
+    sheets = sorted((_sheet(file, clips, study) for file in _sheets(folder)), key=lambda sheet: str(sheet.get("saved", ""))[:40])
     given = [((sheet["listener"].strip(), answer["id"]), answer) for sheet in sheets for answer in sheet["answers"]]
     kept = dict(given)  # the last answer of a listener to a clip
     if not kept:
@@ -107,7 +107,7 @@ def report(folder: Path) -> None:
         "where two or more listened, over each listener's mean; over the clips of one listener, they say nothing about others."
     )
     write_json(folder / "listening.json", told)
-    (folder / "listening.md").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "listening.md", text + "\n")
     print(text)
 
 
@@ -137,18 +137,21 @@ def _write_key(named: dict[str, Clip], sounds: dict[str, bytes], rows: list[str]
     before = (out / KEY).read_bytes() if (out / KEY).is_file() else b""
     if before != data and (answers := _sheets(out)):
         raise ConfigError(f"{answers[0]} answers an earlier study: move answers and {KEY} away, or give another folder.")
-    (out / KEY).write_bytes(data)
+    write_whole(out / KEY, data)
     return hashlib.sha256(data).hexdigest()
 
 
 def _read_key(file: Path) -> tuple[dict[str, Any], list[str], str]:
     """Clips by name, row names, and the study that answers must name."""
-    if not file.is_file():
+    cure = "bring back the one that was written with the page"
+    if not file.exists():
         raise ConfigError(f"{file.parent} holds no {KEY}: give a folder that `melfusion evaluate listening=true` wrote.")
-    key = _json(file)
-    if not isinstance(key, dict) or not {"clips", "rows"} <= key.keys():
-        raise ConfigError(f"{file} is no key of a listening study: bring back the one that was written with the page.")
-    return key["clips"], key["rows"], hashlib.sha256(file.read_bytes()).hexdigest()
+    key = _json(file, cure)
+    clips, rows = key.get("clips"), key.get("rows")
+    whole = isinstance(clips, dict) and isinstance(rows, list) and all(isinstance(row, str) for row in rows)
+    if not whole or not all(isinstance(clip, dict) and clip.get("row") in rows for clip in clips.values()):
+        raise ConfigError(f"{file} is no key of a listening study: {cure}.")
+    return clips, rows, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _sheets(folder: Path) -> list[Path]:
@@ -157,8 +160,8 @@ def _sheets(folder: Path) -> list[Path]:
 
 def _sheet(file: Path, clips: dict[str, Any], study: str) -> dict[str, Any]:
     """One file of answers, checked in every value that is used."""
-    sheet = _json(file)
-    if not isinstance(sheet, dict) or sheet.get("version") != 1 or not isinstance(sheet.get("answers"), list):
+    sheet = _json(file, "save it again, or move it away")
+    if sheet.get("version") != 1 or not isinstance(sheet.get("answers"), list):
         raise ConfigError(f"{file} is no file of answers of version 1: save it again from listening.html, or move it away.")
     if sheet.get("study") != study:
         raise ConfigError(f"{file} answers another study than that of the {KEY} beside it: move it to the folder of its own.")
@@ -166,19 +169,20 @@ def _sheet(file: Path, clips: dict[str, Any], study: str) -> dict[str, Any]:
         raise ConfigError(f'{file} names no listener: write a name or id into its "listener".')
     for answer in sheet["answers"]:
         name = answer.get("id") if isinstance(answer, dict) else answer
-        if not isinstance(name, str) or name not in clips:
-            raise ConfigError(f"{file} answers a clip {name!r} that {KEY} does not know: save it again from listening.html.")
+        if not isinstance(answer, dict) or not isinstance(name, str) or name not in clips:
+            shown = repr(name)[:80]
+            raise ConfigError(f"{file} answers a clip {shown} that {KEY} does not know: save it again from listening.html.")
         for scale in SCALES:
             if type(value := answer.get(scale)) is not int or not 0 <= value <= 100:
-                raise ConfigError(f"{file} has {scale}={value!r} for clip {name}: give whole numbers from 0 to 100.")
+                raise ConfigError(f"{file} has {scale}={repr(value)[:80]} for clip {name}: give whole numbers from 0 to 100.")
     return sheet
 
 
-def _json(file: Path) -> Any:
+def _json(file: Path, cure: str) -> dict[str, Any]:
     try:
-        return json.loads(file.read_bytes())
-    except (ValueError, OSError, RecursionError):
-        raise ConfigError(f"{file} cannot be read as JSON: save it again, or move it away.") from None
+        return read_json(file, cure, MOST_BYTES)
+    except DamagedFile as error:
+        raise ConfigError(str(error)) from None
 
 
 def _row(given: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
+from melfusion.files import write_whole
+
 WEB = Path(__file__).parent / "web"
 
 
@@ -15,7 +17,7 @@ def write(file: Path, title: str, body: str) -> Path:
     """One whole page around `body`, a <body> element."""
     page = fill("page.html", title=escape(title), style=source("pages.css"), body=body)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8", errors="replace")  # a file name need not be UTF-8
+    write_whole(file, page.encode(errors="replace"))  # a file name need not be UTF-8
     return file
 
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from melfusion.files import write_whole
 from melfusion.schema import AudioConfig
 
 
@@ -77,9 +78,9 @@ def _plain(text: str) -> str:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG."""
+    """Write a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    write_whole(Path(path), lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
 def as_array(figure: Figure) -> np.ndarray:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel
 
-from melfusion.json_text import as_json
+from melfusion.files import as_json
 from melfusion.layouts import PART, PART_FILE, PIPELINE, misfit, unstored, variant
 from melfusion.schema import AudioConfig, DiffusionConfig
 from melfusion.state_dicts import fill, read_state, some, unwrapped

@@ -19,11 +19,12 @@ from melfusion.checkpoint import export_system, load_system
 from melfusion.config import load_config, override
 from melfusion.data.datamodule import MusicDataModule, collate
 from melfusion.data.scenes import contract
+from melfusion.files import write_json
 from melfusion.frozen import freeze
 from melfusion.judge import Judge
 from melfusion.metrics.intervals import mean_interval, share
 from melfusion.preemption import leaving_on_signal
-from melfusion.run import RunDirectory, device_name, write_json
+from melfusion.run import RunDirectory, device_name
 from melfusion.schema import Config
 from melfusion.scoring import levelled
 from melfusion.train import train

@@ -14,24 +14,26 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from melfusion import build
-from melfusion.ablate import Suite, chosen_guidance, sung, trained
+from melfusion.ablate import chosen_guidance, sung, trained
 from melfusion.audio import stated_level
 from melfusion.bench import Bench, block, linked, metas_of, suite_bench, tracks_of
-from melfusion.callbacks import log_hparams
 from melfusion.checkpoint_store import CheckpointError, newest
 from melfusion.config import flatten, to_dict
 from melfusion.data.datamodule import left_out
 from melfusion.evaluate import ears, partners_of, told, yardstick
+from melfusion.files import write_json, write_whole
 from melfusion.hearing import hear_real, hear_reconstructions
 from melfusion.leakage import SEEN, TOLD, leakage, looks
+from melfusion.loggers import log_hparams
 from melfusion.memorisation import memorisation
 from melfusion.metrics.intervals import students
 from melfusion.plots import save, suite_figure
-from melfusion.run import device_name, write_json
+from melfusion.run import device_name
 from melfusion.schema import Config, SynapseConfig
 from melfusion.scoring import Ears, Heard, accuracy, confusions
 from melfusion.sounds import ROWS, differing, identity, made_with, note, read_clips, voice
 from melfusion.suite_tables import suite_table
+from melfusion.suites import Suite
 
 RESULTS = Path("experiments") / "results"
 
@@ -194,7 +196,7 @@ def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, A
     model, config = suite.model_of(row), suite.first(row)
     chosen = {"scale": config.sampling.guidance_scale, "tried": {}} | chosen_guidance(suite, model)
     seeds = seeds_of(panel, heard)
-    notes = {str(seed): note(suite.clips(row, seed)) for seed in seeds}
+    notes = {str(seed): note(suite.clips(row, seed)) for seed in seeds}  # which `ran` has read: a damaged one is not scored
     found: dict[str, Any] = {"seeds": seeds, "device": sorted({n["device"] for n in notes.values() if "device" in n}),
                              "guidance_scale": chosen["scale"], "by_seed": by_seed(panel, heard)}  # fmt: skip
     found["guidance_tried"] = {scale: scores["accuracy"] for scale, scores in chosen["tried"].items() if "accuracy" in scores}
@@ -240,7 +242,7 @@ def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
     suite.path.mkdir(parents=True, exist_ok=True)
     stem = suite.path / "results"
     write_json(stem.with_suffix(".json"), result)
-    stem.with_suffix(".md").write_text(suite_table(result) + "\n")
+    write_whole(stem.with_suffix(".md"), suite_table(result) + "\n")
     if any(not row["floor"] for row in result["rows"]):
         save(suite_figure(result), stem.with_suffix(".png"))
     for row in result["rows"]:

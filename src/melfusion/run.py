@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
+import logging
 import os
 import shutil
 import socket
@@ -17,13 +17,16 @@ import torch
 import yaml
 
 from melfusion.config import ConfigError, flatten, to_dict
-from melfusion.json_text import as_json
 from melfusion.data.errors import shown
+from melfusion.errors import DamagedFile
+from melfusion.files import read_json, read_regular, write_json, write_whole
 from melfusion.schema import Config
+
+log = logging.getLogger(__name__)
 
 # Keys that may change between two calls of the same run without making it another experiment
 SAFE_PREFIXES = ("name", "runs_dir", "stages", "sampling.", "data.num_workers", "data.max_bad_ratio", "data.cache_",
-                 "data.retries", "data.timeout_s", "data.min_rate", "data.source", "data.draw", "data.val_items",
+                 "data.retries", "data.timeout_s", "data.min_rate", "data.source", "data.draw", "data.val_items", "data.max_scenes",
                  "vocoder.", "judge.", "towers.", "evaluation.", "ablation.",
                  "trainer.max_steps", "trainer.accelerator", "trainer.devices",
                  "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "trainer.micro_batch_size",
@@ -61,9 +64,9 @@ class RunDirectory:
     def compare(self) -> None:
         """Check that what is there came from this configuration; ConfigError names the keys that differ."""
         stored, tree = self.path / "config.yaml", to_dict(self.config)
-        if stored.is_file():
+        if stored.exists():
             # a key that came after that run was made had its default then
-            old, new = flatten(to_dict(Config())) | flatten(yaml.safe_load(stored.read_text())), flatten(tree)
+            old, new = flatten(to_dict(Config())) | flatten(stored_tree(stored)), flatten(tree)
             differ = [k for k in sorted(old.keys() | new.keys())
                       if old.get(k) != new.get(k) and counts(k, self.config.task)]  # fmt: skip
             if differ:
@@ -76,9 +79,7 @@ class RunDirectory:
         self.compare()
         stored, tree = self.path / "config.yaml", to_dict(self.config)
         self.path.mkdir(parents=True, exist_ok=True)
-        part = stored.with_suffix(f".part{os.getpid()}")
-        part.write_text(yaml.safe_dump(tree, sort_keys=False))
-        part.replace(stored)
+        write_whole(stored, yaml.safe_dump(tree, sort_keys=False))
 
     @contextlib.contextmanager
     def hold(self, wait_s: float = 10.0) -> Iterator[None]:
@@ -88,7 +89,7 @@ class RunDirectory:
         killed run's loader processes may outlive it a little.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        with (self.path / ".lock").open("a+", errors="replace") as file:
             deadline = time.monotonic() + wait_s
             while not _try_lock(file):
                 if time.monotonic() > deadline:
@@ -103,22 +104,32 @@ class RunDirectory:
             yield
 
     def results(self) -> dict[str, Any] | None:
-        """Results of a finished run with at least the steps asked for now, or None."""
-        if not self.results_file.is_file():
+        """Results of a finished run with at least the steps asked for now, or None: a damaged file is logged and made anew."""
+        if not self.results_file.exists():
             return None
-        results = json.loads(self.results_file.read_text())
-        return results if results["step"] >= self.config.trainer.max_steps else None
+        try:
+            results = read_json(self.results_file, "it is passed over, and the run's end is done again")
+            return results if results["step"] >= self.config.trainer.max_steps else None
+        except (DamagedFile, KeyError, TypeError) as error:
+            log.warning("%s", error if isinstance(error, DamagedFile) else f"{self.results_file} names no step: it is passed over.")
+            return None
 
     def finish(self, results: dict[str, Any]) -> None:
         """Mark the run finished."""
         write_json(self.results_file, results)
 
 
-def write_json(file: Path, tree: Any) -> None:
-    """A file that is there is whole, whoever reads it meanwhile and wherever this process dies."""
-    part = file.with_name(f".{file.name}.part{os.getpid()}")
-    part.write_text(as_json(tree))
-    part.replace(file)
+def stored_tree(file: Path) -> dict[str, Any]:
+    """The keys of a run's config.yaml; DamagedFile where it holds none, with what to do."""
+    cure = "remove it, and the same command writes it anew; the run's checkpoints are untouched"
+    data = read_regular(file, cure)
+    try:
+        tree = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, NUL, tags, torn
+        raise DamagedFile(f"{file} cannot be read as YAML ({' '.join(str(error).split())[:100]}): {cure}.") from None
+    if not isinstance(tree, dict):
+        raise DamagedFile(f"{file} {'is empty' if tree is None else 'holds no keys'}: {cure}.")
+    return {str(key): value for key, value in tree.items()}
 
 
 class RankLost(RuntimeError):

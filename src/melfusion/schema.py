@@ -65,6 +65,7 @@ class DataConfig:
     max_bad_ratio: float = 0.2  # above this share of replaced training samples the run stops
     val_items: int = 64  # samples of the val split used at each validation
     splits: dict[str, int] = field(default_factory=lambda: {"train": 2048, "val": 128, "test": 128})  # scenes: how many
+    max_scenes: int = 100_000  # scenes: more are only drawn where this says so
     corpus_seed: int = 0  # scenes: which ones; `seed` decides what a training makes of them
     leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys
     samples_per_shard: int = 256
@@ -329,7 +330,8 @@ class Config:
     ablation: AblationConfig = field(default_factory=AblationConfig)
 
 
-# Allowed words of the string keys, and where a registry has them
+# Allowed words of the string keys. Those that a registry has stand here too, since a registry's file imports torch, and a
+# misspelt word should not wait for that; a test holds both against each other.
 CHOICES = {
     "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
     "audio.framing": ("hifigan", "centred"),
@@ -350,6 +352,12 @@ CHOICES = {
     "optim.schedule": ("constant", "cosine"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
+    "synapse.kind": ("none", "kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix", "controlnet", "language_of_audio"),
+    "synapse.match": ("pool", "pool_2d"),
+    "sampling.sampler": ("ddim", "dpm"),
+    "judge.kind": ("conv", "recurrent", "pitch"),
+    "ablation.told": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
+    "ablation.corpus_test": ("fresh", "split"),
 }
 REFUSED = {  # words that one may expect → why they are none, and what to write instead
     "trainer.precision": {
@@ -357,12 +365,4 @@ REFUSED = {  # words that one may expect → why they are none, and what to writ
         "64-true": "the mel front end, losses and what is precomputed are float32: give 32-true",
         "64": "the mel front end, losses and what is precomputed are float32: give 32-true",
     },
-}
-REGISTRIES = {
-    "synapse.kind": ("melfusion.synapse", "SYNAPSES"),
-    "synapse.match": ("melfusion.synapse", "MATCHES"),
-    "sampling.sampler": ("melfusion.sampler", "SAMPLERS"),
-    "judge.kind": ("melfusion.judge", "NETWORKS"),
-    "ablation.told": ("melfusion.sounds", "ROWS"),
-    "ablation.corpus_test": ("melfusion.bench", "SUITES"),
 }

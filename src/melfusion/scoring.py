@@ -6,10 +6,8 @@ brought to one loudness first. Its distance to real clips: yardstick.py; what it
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from melfusion.audio import BadSample, normalise_level
+from melfusion.files import write_whole
 from melfusion.frozen import digest
 from melfusion.judge import Judge
 from melfusion.metrics.embedders import HEARS, ClipImage, Embedder
@@ -51,23 +50,26 @@ class Heard:
 
     def keep(self, file: Path) -> Heard:
         """Write it whole for `kept`, where there is room and leave to write; returns itself."""
-        part = file.with_name(f".{file.name}.part{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(dataclasses.asdict(self), part)
-            part.replace(file)
+            write_whole(file, lambda part: torch.save(dataclasses.asdict(self), part))
         except (OSError, RuntimeError) as error:  # of a full disk torch raises the latter
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             log.warning("What was heard is not kept, so it will be heard again: %s", error)
         return self
 
     @classmethod
     def kept(cls, file: Path, keys: list[str]) -> Heard | None:
-        """What `keep` wrote of these clips; None where there is nothing, something else, or a damaged file."""
+        """What `keep` wrote of these clips; None where there is nothing, something else, or a damaged file, which is logged."""
+        if not file.exists():
+            return None
         try:
-            heard = cls(**torch.load(file, weights_only=True))
+            heard = cls(**torch.load(file, weights_only=True)) if file.is_file() else cls()
+            parts = (heard.classes, heard.embeddings, heard.towers)
+            whole = all(len(values) == len(heard.keys) for part in parts for values in part.values())
         except Exception:  # of a damaged file torch raises many kinds
+            whole = False
+        if not whole or not file.is_file():
+            log.warning("%s is damaged and passed over: its clips are heard again.", file)
             return None
         return heard if heard.keys == keys else None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,11 +21,14 @@ from melfusion.batch import MusicBatch
 from melfusion.config import ConfigError
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataset, collate
+from melfusion.errors import DamagedFile
+from melfusion.file_kinds import read_picture
+from melfusion.files import read_json, write_json
 from melfusion.frozen import digest
-from melfusion.image import read_image
 from melfusion.melfusion import MeLFusion
 from melfusion.memory import telling_memory
-from melfusion.run import device_name, write_json
+from melfusion.pace import Pace
+from melfusion.run import device_name
 from melfusion.schema import AudioConfig, Config
 from melfusion.scoring import levelled
 from melfusion.vocoder import GriffinLim
@@ -59,6 +60,7 @@ def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Ro
     s, size = config.sampling, config.evaluation.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(share[0], len(dataset), share[1]) if not clip_file(folder, dataset, i).is_file()]
+    pace = Pace(len(missing), 2 * AudioGeometry(config.audio).num_samples, folder)
     for start in range(0, len(missing), size):
         items = missing[start : start + size]
         with telling_memory(config, "evaluation", lambda: system):
@@ -69,7 +71,8 @@ def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Ro
                                       s.negative_prompt, there)  # fmt: skip
             clips = system.vocode(log_mel).cpu()
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
-            write_whole(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
+            write_wav(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
+        pace.tell(start + len(items))
 
 
 def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int],
@@ -83,7 +86,8 @@ def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int],
         permuted = order.permutation(config.seed, 0, len(dataset))
         others = collate([dataset[int(permuted[i])] for i in items]).to(batch.image.device)
         return others.image, others.has_image
-    one = torch.from_numpy(read_image(outside_picture(config).read_bytes(), config.data.image_size_px))
+    one = torch.from_numpy(read_picture("evaluation.outside_picture", outside_picture(config), config.data.image_size_px,
+                                        config.data.max_image_pixels))  # fmt: skip
     return one.expand(len(items), -1, -1, -1).to(batch.image.device), None
 
 
@@ -136,25 +140,21 @@ def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Ro
 
 def differing(folder: Path, made: dict[str, Any]) -> str:
     """Names of what a folder's clips were made with otherwise; empty where nothing is, or nothing was noted."""
-    there = note(folder)
+    try:
+        there = note(folder)
+    except DamagedFile as error:  # whatever made them is not known any more
+        return f"system or setting, since {str(error).partition(': ')[0]}"
     return ", ".join(name for name in made if there.get(name) != made[name]) if there else ""
 
 
 def note(folder: Path) -> dict[str, Any]:
-    """What `claim` noted of a folder's clips."""
+    """What `claim` noted of a folder's clips; DamagedFile where that cannot be read."""
     file = folder / NOTE
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read_json(file, f"remove {folder}, and its clips are made again") if file.exists() else {}
 
 
 def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
     return folder / f"{dataset.entries[item].key}.wav"
-
-
-def write_whole(file: Path, clip: Tensor, sample_rate_hz: int) -> None:
-    """A wav that is there is whole: of two processes or an interrupted one, none leaves half a file."""
-    part = file.with_name(f".{file.stem}.part{os.getpid()}.wav")
-    write_wav(str(part), clip, sample_rate_hz)
-    part.replace(file)
 
 
 def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:

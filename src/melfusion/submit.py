@@ -7,6 +7,7 @@ handlers (submitit's loader ignores SIGTERM), the exit code reaches SLURM, nothi
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from typing import Any
 
 from melfusion import PREEMPTED
 from melfusion.config import CONFIG_DIR, ConfigError, config_path, load_config, load_plain
+from melfusion.limits import one_line
 from melfusion.schema import ClusterConfig
 
 # What the Makefile's variables say, verbatim; PYTHONPATH since `make` gives a relative one
@@ -53,7 +55,12 @@ def load_cluster(options: list[str]) -> tuple[ClusterConfig, set[str], list[str]
 
 
 def check(settings: ClusterConfig) -> None:
-    """Sizes, words and the form of the time; raises ConfigError."""
+    """Sizes, words, the form of the time, and that no text brings a line of its own into the script; raises ConfigError."""
+    for key, value in dataclasses.asdict(settings).items():
+        one_line(f"cluster.{key}", value)
+    for key, value in settings.extra.items():
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", key) or isinstance(value, dict | list):
+            raise ConfigError(f"cluster.extra has {key}={value!r}: give an option of sbatch without its dashes, and one value.")
     if not re.fullmatch(r"(\d+-)?\d{1,3}:\d\d:\d\d", settings.time):
         raise ConfigError(f"cluster.time={settings.time!r} is no [days-]hours:minutes:seconds: write \"24:00:00\" or "
                           "\"2-00:00:00\", in quotes where it stands in a file.")  # fmt: skip

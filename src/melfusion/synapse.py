@@ -1,6 +1,6 @@
 """The visual synapse: how the picture's self-attention keys and values enter the music UNet's cross-attention.
 
-The file to edit for an ablation: a kind is one class and one line in SYNAPSES. MeLFusion eq. 5-6:
+The file to edit for an ablation: a kind is one class, one line in SYNAPSES, and its word in schema.CHOICES. MeLFusion eq. 5-6:
 K ← α·K_image + (1-α)·K_music, V ← α·V_image + (1-α)·V_music, in every decoder layer, α learned.
 """
 

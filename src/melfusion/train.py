@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import os
 import time
@@ -15,11 +14,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion import build
-from melfusion.callbacks import EMA, JSONLines, Media, TrainingScalars, log_hparams
+from melfusion.callbacks import EMA, Media, TrainingScalars
 from melfusion.checkpoint import load_system
 from melfusion.checkpoint_store import CheckpointStore, SaveCheckpoints, newest
 from melfusion.cluster import check_tasks, environment_plugin, requeue
@@ -27,8 +25,11 @@ from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.devices import accumulation
+from melfusion.errors import DamagedFile
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
+from melfusion.files import read_json
 from melfusion.guards import StepGuard
+from melfusion.loggers import Board, JSONLines, log_hparams
 from melfusion.memory import telling_memory
 from melfusion.music_vae import MusicVAE
 from melfusion.precision import precision_of, resolve_precision
@@ -42,6 +43,8 @@ from melfusion.weights_source import shown
 logging.getLogger("lightning.pytorch").setLevel(
     logging.WARNING
 )  # after its import, which sets INFO: tips, `max_steps reached`
+
+log = logging.getLogger(__name__)
 
 STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
 
@@ -163,15 +166,14 @@ def evaluate_run(config: Config, run: RunDirectory, results: dict[str, Any]) -> 
 
 def report(run: RunDirectory, results: dict[str, Any]) -> None:
     """What was learned, where the time went, where the sounds are, what to try next."""
-    seconds = results["seconds"]
+    seconds = results.get("seconds", {})
     total = sum(seconds.values())
     print(f"\n{run.path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if isinstance(v, float | int)))
     print("time: " + ", ".join(f"{stage} {s:.0f} s ({s / max(total, 1e-9):.0%})" for stage, s in seconds.items()))
-    if results["replaced"]:
+    if results.get("replaced"):
         print(f"replaced samples: {results['replaced']}")
-    if (run.path / "scores.json").is_file():
-        scores = json.loads((run.path / "scores.json").read_text())
-        print(f"\n{table(scores)}\n\n{learned(scores)}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
+    if words := scored(run.path / "scores.json"):
+        print(f"\n{words}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
     if run.config.task == "melfusion":
         if not run.config.evaluation.items and (worth := picture_gain(results)):
             print(worth)
@@ -181,6 +183,18 @@ def report(run: RunDirectory, results: dict[str, Any]) -> None:
   make train ARGS="name=mix synapse.kind=kv_mix\"""")
     else:
         print("Look: `make tensorboard` shows the curves.")
+
+
+def scored(file: Path) -> str:
+    """A run's scores in words; empty where there are none, or none that can be read."""
+    if not file.exists():
+        return ""
+    try:
+        scores = read_json(file, f"it is passed over; `melfusion evaluate ckpt={file.parent}` scores again")
+        return f"{table(scores)}\n\n{learned(scores)}"
+    except (DamagedFile, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s", error if isinstance(error, DamagedFile) else f"{file} holds no scores: it is passed over.")
+        return ""
 
 
 def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
@@ -246,7 +260,7 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     if trainer.is_global_zero and resume:
         print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:
-        log_hparams(trainer.loggers[0].experiment, flatten(to_dict(config)))
+        trainer.loggers[0].write(lambda board: log_hparams(board, flatten(to_dict(config))))
     with telling_memory(config, "training", lambda: model):
         with naming_lost_ranks(run):
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -262,7 +276,7 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
     What was logged after `step`, where the run goes on, is forgotten: those steps come again.
     """
     t, accumulate = config.trainer, accumulation(config)
-    board = TensorBoardLogger(str(run.path), name="", version="tensorboard", default_hp_metric=False, purge_step=step + 1)
+    board = Board(run.path, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
     devices = check_tasks(t.devices, t.num_nodes, os.environ)
     slurm, precision = environment_plugin(os.environ), precision_of(t)

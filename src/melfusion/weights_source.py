@@ -31,6 +31,9 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     said = f"{part}.weights={shown(weights)!r}"
     if weights == "all-MiniLM-L6-v2":
         return _minilm()
+    if weights.startswith(("run:", "shipped:")) and not _stays_inside(name := weights.partition(":")[2]):
+        raise WeightsError(f"{part}.weights={weights!r} leads out of the folder where such weights lie: give a name in it, or the "
+                           "folder itself.")  # fmt: skip
     if weights.startswith("hub:"):
         return _from_hub(weights, part, said)
     if "://" in weights:
@@ -55,6 +58,11 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
 def shown(weights: str | None) -> str | None:
     """A `weights:` string for an error or a page: without what may be a password in it."""
     return weights and re.sub(r"(:/+)\S*@", r"\1…@", re.sub(r"(:/+[^\s?#]*)[?#]\S*", r"\1?…", weights))
+
+
+def _stays_inside(name: str) -> bool:
+    """Is every component of a relative path a name?"""
+    return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def _from_hub(weights: str, part: str, said: str) -> Path:

@@ -12,6 +12,7 @@ from melfusion.data import replacing
 from melfusion.data.errors import DataError
 from melfusion.data.shards import ShardSet, write_shards
 from melfusion.data.storage import is_url, local_name
+from melfusion.limits import check_scenes
 from melfusion.schema import CHOICES, Config
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def held_out(config: Config, seed: int, n: int) -> str:
 
     A scene is fixed by its seed and number, so a larger folder begins with what a smaller one held.
     """
+    check_scenes(f"seed {seed}, held out,", 2 * n + FITTED, config)
     path = f"{HELD_OUT}-seed{seed}"
     there = ShardSet(path) if (Path(path) / "index.json").is_file() else None
     n = max(n, counts(there).get("test", 0) if there else 0)

@@ -31,9 +31,7 @@ from melfusion.data.manifest_rows import MUSICCAPS, OWN, Clip, read_clips
 from melfusion.data.shards import AUDIO_EXTS, SPLITS, DataError, Sample, write_index, write_shards
 from melfusion.data.splits import components
 from melfusion.image import open_image, to_rgb
-
-OPTIONS: dict[str, type] = {"manifest": str, "audio_dir": str, "image_dir": str, "out": str, "split_ratios": str,
-                            "seed": int, "duration_s": float, "samples_per_shard": int, "cut": bool}  # fmt: skip
+from melfusion.options import SHARDS
 
 
 def build_from_manifest(
@@ -87,7 +85,7 @@ def _target(out: str | None) -> Path:
 def _number(name: str, value: Any, least: float) -> float:
     """An option that may be text from the environment."""
     try:
-        number = OPTIONS[name](value)
+        number = SHARDS[name](value)
     except ValueError:
         number = math.nan
     if not least <= number < math.inf:

@@ -13,13 +13,12 @@ import torch
 
 from melfusion.config import load_config
 from melfusion.data.corpus import build_scenes
+from melfusion.files import write_json
 from melfusion.preemption import leaving_on_signal
-from melfusion.run import device_name, write_json
+from melfusion.run import device_name
 from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
 from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
-
-OPTIONS = {"points": int, "seed": int, "out": str, "goodput": str}
 
 
 @leaving_on_signal(lambda: "during torture, which begins anew")

@@ -1,0 +1,132 @@
+"""Errors that a user can mend: our own, and those of the system and its libraries → one sentence and an exit code.
+
+Standard library only, and no library is imported to know its errors: one that is not loaded raised none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import re
+import select
+import sys
+import threading
+import traceback
+
+log = logging.getLogger(__name__)
+
+MENDABLE = 2  # exit code of what a user can mend
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+UNREAD = 141  # 128 + SIGPIPE: whoever read the output went away
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
+
+CURES = {
+    errno.ENOENT: "check the path", errno.ENOTDIR: "a part of this path is a file, so give another path",
+    errno.EISDIR: "it is a folder where a file is wanted", errno.EEXIST: "move it away, or give another path",
+    errno.EACCES: "give yourself the right to it, or another path", errno.EPERM: "give yourself the right to it, or another path",
+    errno.EROFS: "give a folder on a disk that may be written (runs_dir=…, out=…, data.path=…)",
+    errno.ENAMETOOLONG: "give a shorter name", errno.EMFILE: "raise `ulimit -n`, or use fewer data.num_workers",
+    errno.ENFILE: "close other programs, or use fewer data.num_workers",
+    errno.EIO: "the disk or the network drive fails, so look after it", errno.ESTALE: "mount that network drive anew",
+    errno.ENOMEM: "free memory: fewer data.num_workers or a smaller batch needs less",
+}  # fmt: skip
+
+
+class ConfigError(ValueError):
+    """What is wrong in a configuration or option, where, and what to write instead."""
+
+
+class BadSample(ValueError):
+    """A sample that cannot be used; the message is the reason that is counted and logged."""
+
+
+class DamagedFile(ValueError):
+    """A file of this project that cannot be read as what it should be: which, why, what to do."""
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The sentence and exit code for an error that a user can mend; None for a bug, whose traceback is wanted."""
+    if isinstance(error, SystemExit):  # Lightning turns an interrupt into one
+        error = error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on from what was saved.", INTERRUPTED
+    if isinstance(error, BrokenPipeError) and _output_is_gone():
+        return "", UNREAD
+    if isinstance(error, Exception) and type(error).__module__.startswith("melfusion"):
+        return str(error), getattr(error, "code", MENDABLE)
+    if isinstance(error, OSError) and (error.errno is not None or error.filename is not None):
+        return _of_system(error), MENDABLE
+    if isinstance(error, MemoryError):
+        return (f"the memory of this machine is used up{f' ({_words(error)})' if str(error) else ''}: use a smaller batch "
+                "(data.global_batch_size with more trainer.accumulate, evaluation.batch_size) or fewer data.num_workers."), MENDABLE
+    return _of_library(error)
+
+
+def thread_failed(args: threading.ExceptHookArgs) -> None:
+    """For `threading.excepthook`: what the system refuses a library's thread is told by whoever uses the thread (loggers.py); all
+    else is shown whole.
+    """
+    if isinstance(args.exc_value, OSError):
+        log.info("%s", _of_system(args.exc_value))
+    else:
+        threading.__excepthook__(args)
+
+
+def _of_system(error: OSError) -> str:
+    """Which file, what the system says, what to do."""
+    given = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    name = None if given is None else re.sub(r"//[^/@\s]*@", "//", str(given))  # of a URL never the password
+    if name is None and _output_is_gone():
+        name = "the output of this command"
+    if error.errno in FULL:
+        full = f"the disk of {name} is full ({error.strerror})" if name else f"a disk is full ({error.strerror}; {_place(error)})"
+        return f"{full}: free some space there, and run the same command again."
+    if error.errno == errno.ENOENT and name is not None:
+        return f"{name}: there is no such file or folder; check the path."
+    cure = CURES.get(error.errno or 0, "look after that, and run the same command again")
+    return f"{name or f'a file (of {_place(error)})'} cannot be used ({error.strerror or _words(error)}): {cure}."
+
+
+def _of_library(error: BaseException) -> tuple[str, int] | None:
+    """Errors of the sound, picture and tensor libraries, where they are loaded."""
+    kinds = {"soundfile": ("SoundFileError", "a sound file"), "PIL": ("UnidentifiedImageError", "a picture"),
+             "safetensors": ("SafetensorError", "a safetensors file")}  # fmt: skip
+    for module, (name, what) in kinds.items():
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            full = any(word in str(error) for word in ("StorageFull", "No space left", "os error 28"))
+            cure = "free some space on its disk" if full else "check that file, its folder and the room on its disk"
+            return f"{what} cannot be read or written ({_words(error)}): {cure}.", MENDABLE
+    return None
+
+
+def _words(error: BaseException) -> str:
+    """An error's own words in one line of bounded length."""
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def _place(error: BaseException) -> str:
+    """Where an error without a file name was raised: the last file of this package, and its line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if f"{os.sep}melfusion{os.sep}" in frame.filename] or frames
+    return f"{os.path.basename(ours[-1].filename)}, line {ours[-1].lineno}" if ours else "this program"  # noqa: PTH119
+
+
+def _output_is_gone() -> bool:
+    """Can what was printed no longer be written? Then nothing more is, at exit either."""
+    try:
+        sys.stdout.flush()
+        end = select.poll()
+        end.register(sys.stdout.fileno(), 0)
+        gone = any(event & select.POLLERR for _, event in end.poll(0))  # the reader of a pipe has left
+    except io.UnsupportedOperation:  # no file at all
+        return False
+    except (OSError, ValueError):
+        gone = True
+    if gone:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone

@@ -1,0 +1,118 @@
+"""Files that are whole or not there at all, and what a damaged one is called. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from melfusion.errors import DamagedFile
+
+MAX_JSON_BYTES = 64 << 20  # of a file of ours that is read whole
+
+
+def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], lasting: bool = False) -> None:
+    """Write beside `path`, then rename: a file that is there is whole, whoever reads it meanwhile and wherever this ends.
+
+    Args:
+        content: bytes, text (stored as UTF-8), or what writes into the open file it is given.
+        lasting: wait until file and name would outlive a power cut.
+    Raises OSError that names `path`; what was half written is removed.
+    """
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # not the name of the half-written one
+        raise
+    if lasting:
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """A tree as `as_json` has it, whole or not at all."""
+    write_whole(path, as_json(tree))
+
+
+def as_json(tree: Any) -> str:
+    """A tree as indented text with a newline at its end; numbers that are not finite become null."""
+    return json.dumps(finite(tree), indent=1, allow_nan=False) + "\n"
+
+
+def finite(tree: Any) -> Any:
+    """The tree with None in place of each number that is not finite."""
+    if isinstance(tree, dict):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and a file in it for a moment; OSError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    probe = folder / f".writable.part{os.getpid()}"
+    try:
+        probe.touch()
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    probe.unlink()
+
+
+def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file, never of a pipe or device, which could be waited for without end.
+
+    DamagedFile for anything else or for more than `most` bytes; `cure` says what to do.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DamagedFile(f"{path} is no regular file: {cure}.")
+        if about.st_size > most:
+            raise DamagedFile(f"{path} has {about.st_size / (1 << 20):.0f} MiB, more than {most >> 20}: {cure}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read ({error.strerror}): {cure}.") from error
+
+
+def read_json(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object that a JSON file holds; DamagedFile where it holds none, with what to do."""
+    data = read_regular(path, cure, most)
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100] if data.strip() else "it is empty"
+        raise DamagedFile(f"{path} cannot be read as JSON ({reason}): {cure}.") from None
+    if not isinstance(tree, dict):
+        raise DamagedFile(f"{path} holds a {type(tree).__name__} where an object is wanted: {cure}.")
+    return tree
