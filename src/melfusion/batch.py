@@ -64,6 +64,11 @@ class MusicBatch(_Movable):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def first(self, n: int) -> MusicBatch:
+        """Its first n samples."""
+        lists = {f.name: value[:n] for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), list)}
+        return dataclasses.replace(self._map(lambda t: t[:n]), **lists)
+
     def pictures_differ(self, other: MusicBatch) -> Tensor:
         """(B,) bool: is the picture there and here not the same, or only one of the two there?"""
         seen = self.has_image > 0

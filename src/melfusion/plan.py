@@ -7,50 +7,58 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from melfusion.batch import MusicBatch
 from melfusion.data.corpus import counts
 from melfusion.data.datamodule import MusicDataModule, collate
+from melfusion.devices import accumulation, world_size
 from melfusion.melfusion import MeLFusion
 from melfusion.optim import TrainedModule
-from melfusion.precompute import as_in_training, compute, with_stored
+from melfusion.precision import autocast, resolve_precision
+from melfusion.precompute import compute, held, precomputed_path, provenance, with_stored
 from melfusion.schema import Config
 
-TIMED = 3  # repetitions, the first of which warms up
-PROBED = 8  # samples of a batch that is not trained on
+PROBED = 4  # samples of a batch that is not trained on
 
 
 def plan_part(config: Config, part: TrainedModule, data: MusicDataModule) -> dict[str, float]:
     """Stage → seconds, of a part that trains itself."""
-    batch = first_batch(data, config)
-    return {"training": config.trainer.max_steps * config.trainer.accumulate * seconds_of_a_step(config, part, batch)}
+    return {"training": micro_batches(config) * seconds_of_a_step(config, part, first_batch(data, config))}
 
 
-def plan(config: Config, system: MeLFusion, data: MusicDataModule, stored: bool) -> dict[str, float]:
-    """Stage → seconds: precompute where it is enabled and nothing is `stored` yet, training, evaluation.
+def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, float]:
+    """Stage → seconds: precompute where it is enabled and nothing is stored yet, training, evaluation.
 
     Uses the first training samples. Nothing that a training depends on changes: no weight moves and no number is drawn.
     """
     batch, wanted = first_batch(data, config), {}
     if config.data.precompute.enabled:
         few = batch.first(PROBED)
-        with as_in_training(config, system.device):
+        with autocast(resolve_precision(config.trainer), system.device.type):
             each = seconds(lambda: compute(system, few)) / len(few)
-            batch = with_stored(batch, compute(system, batch))
-        if not stored:
+            batch = with_stored(batch, {name: repeated(t, len(batch)) for name, t in compute(system, few).items()})
+        made = provenance(config, system)
+        if held(precomputed_path(config, made), config) != made:
             wanted["precompute"] = each * sum(counts(data.shards).values())
-    steps = config.trainer.max_steps * config.trainer.accumulate
-    wanted["training"] = steps * seconds_of_a_step(config, system, batch)
+    wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch)
     if config.evaluation.items:
         rows = 1 if system.extractor is None else 3
-        wanted["evaluation"] = rows * config.evaluation.items * seconds_of_a_clip(config, system, batch.first(PROBED))
+        few = first_batch(data, config).first(PROBED)
+        wanted["evaluation"] = rows * config.evaluation.items * seconds_of_a_clip(config, system, few)
     return wanted
+
+
+def micro_batches(config: Config) -> int:
+    """Of all steps, on one device."""
+    return config.trainer.max_steps * accumulation(config)
 
 
 def first_batch(data: MusicDataModule, config: Config) -> MusicBatch:
     """The micro-batch that training begins with."""
     dataset = data.dataset("train", training=True)
-    return collate([dataset[i] for i in range(data.micro_batch_size())])
+    size = config.data.global_batch_size // (accumulation(config) * world_size(config.trainer))
+    return collate([dataset[i] for i in range(max(1, size))])
 
 
 def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) -> float:
@@ -58,7 +66,7 @@ def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) 
     batch = batch.to(module.device)
 
     def step() -> None:
-        with as_in_training(config, module.device):
+        with autocast(resolve_precision(config.trainer), module.device.type):
             loss = module.training_step(batch, 0)
         (loss["loss"] if isinstance(loss, dict) else loss).backward()
         module.zero_grad(set_to_none=True)
@@ -71,29 +79,35 @@ def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) 
 
 def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> float:
     """Of one generated clip among several: what every clip costs once, and each sampler step."""
-    s, image = config.sampling, batch.image
+    s, batch = config.sampling, batch.to(system.device)
 
     def generate(steps: int) -> Callable[[], object]:
-        return lambda: system.vocode(system.generate(batch.captions, image, num_inference_steps=steps,
+        return lambda: system.vocode(system.generate(batch.captions, batch.image, num_inference_steps=steps,
                                                      guidance_scale=s.guidance_scale))  # fmt: skip
 
     system.eval()
-    one, two = seconds(generate(1)), seconds(generate(2))
-    return (one + (s.num_inference_steps - 1) * max(0.0, two - one)) / len(batch)
+    one, three = seconds(generate(1)), seconds(generate(3), warm=True)
+    return (one + (s.num_inference_steps - 1) * max(0.0, three - one) / 2) / len(batch)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """The least of a few repetitions after the first."""
-    took = []
-    for _ in range(TIMED):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+def repeated(tensor: Tensor, n: int) -> Tensor:
+    """n rows, those that are there again and again."""
+    return tensor[torch.arange(n, device=tensor.device) % len(tensor)]
+
+
+def seconds(work: Callable[[], object], warm: bool = False) -> float:
+    """Of a call, after one that warms up unless all is warm."""
+    for _ in range(1 if warm else 2):
+        wait_for_device()
         started = time.perf_counter()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - started)
-    return min(took[1:])
+        wait_for_device()
+    return time.perf_counter() - started
+
+
+def wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def in_words(stages: dict[str, float]) -> str:

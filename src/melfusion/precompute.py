@@ -19,7 +19,7 @@ from torch import Tensor
 
 from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
-from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate
+from melfusion.data.datamodule import MusicDataModule, MusicDataset, collate, collate_cached
 from melfusion.data.reading import digest_of
 from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, DataError, Sample, ShardSet, write_shards
@@ -79,6 +79,12 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     for layer, (key, value) in matched.items():
         out |= {f"key.{layer}": key, f"value.{layer}": value}
     return out
+
+
+def with_stored(batch: MusicBatch, tensors: dict[str, Tensor]) -> MusicBatch:
+    """The batch as it comes from precomputed shards: what `compute` made in place of sounds and pictures."""
+    rows = [{name: t[i].cpu() for name, t in tensors.items()} for i in range(len(batch))]
+    return collate_cached(dataclasses.replace(batch, waveform=None, image=None), rows)
 
 
 @leaving_on_signal(lambda: "during precompute, which begins anew")

@@ -32,6 +32,7 @@ from melfusion.guards import StepGuard
 from melfusion.loggers import Board, JSONLines, log_hparams
 from melfusion.memory import telling_memory
 from melfusion.music_vae import MusicVAE
+from melfusion.plan import in_words, plan, plan_part
 from melfusion.precision import precision_of, resolve_precision
 from melfusion.precompute import ensure_precomputed
 from melfusion.preemption import Preemption, leaving_on_signal
@@ -200,13 +201,15 @@ def scored(file: Path) -> str:
 def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
     """Train the conditioned UNet."""
     system = build.system(config)
-    data = copy.deepcopy(config.data)
+    data, shapes = copy.deepcopy(config.data), build.noise_shapes(config, system)
     provenance = None
+    if worth_a_plan(config, run):
+        raw = MusicDataModule(config.data, config.audio, config.seed, noise_shapes=shapes)
+        print(f"plan: {in_words(plan(config, system, raw))} on this machine", flush=True)
     if data.precompute.enabled:
         with clock("precompute"):
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
-    shapes = build.noise_shapes(config, system)
     module = MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance,
                              partners=system.extractor is not None)  # fmt: skip
     shown = (
@@ -227,6 +230,12 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any
     return results
 
 
+def worth_a_plan(config: Config, run: RunDirectory) -> bool:
+    """Is this the start of a run that takes so long that its reader wants to know how long?"""
+    new = not any(run.checkpoints.glob("*.ckpt"))
+    return new and config.trainer.max_steps >= 100 and not config.data.stream and rank_zero_only.rank == 0
+
+
 def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     """Train a part of its own, then export it where `weights: run:NAME` finds it."""
     part = build.part(config)
@@ -234,6 +243,8 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)
     if config.task == "image_diffusion":
         module.require_pictures()
+    if worth_a_plan(config, run):
+        print(f"plan: {in_words(plan_part(config, part, module))} on this machine", flush=True)
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
     if rank_zero_only.rank != 0:
         return results

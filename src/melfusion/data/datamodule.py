@@ -109,7 +109,7 @@ def collate(items: list[dict[str, Any]]) -> MusicBatch:
     if "other" in items[0]:
         batch.other = _pictures_alone(collate([item["other"] for item in items]))
     if "cached" in items[0]:
-        return _collate_cached(batch, [item["cached"] for item in items])
+        return collate_cached(batch, [item["cached"] for item in items])
     batch.waveform = stack([item["waveform"] for item in items])
     batch.image = stack([item["image"] for item in items])
     return batch
@@ -120,7 +120,7 @@ def _pictures_alone(batch: MusicBatch) -> MusicBatch:
     return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})
 
 
-def _collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
+def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
     stacked = {name: torch.stack([c[name] for c in cached]) for name in cached[0]}
     floats = {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
     layers = sorted(name.removeprefix("key.") for name in floats if name.startswith("key."))
