@@ -153,6 +153,15 @@ def test_an_empty_folder_and_a_clone_without_its_large_files(part, tmp_path):
     assert "spiece.model is a Git LFS pointer), but" in (message := refusal(part, tmp_path)) and "git lfs pull" in message
 
 
+def test_a_clone_may_lack_the_formats_that_are_not_read(tiny, tmp_path):
+    t5_text(tmp_path)
+    for name in ("flax_model.msgpack", "pytorch_model.bin", "tf_model.h5"):
+        (tmp_path / name).write_text(POINTER)
+    build.text_encoder(tiny(f"text_encoder.weights={tmp_path}"))
+    (tmp_path / "model.safetensors").write_text(POINTER)
+    assert "model.safetensors is a Git LFS pointer" in refusal("text_encoder", tmp_path)
+
+
 def test_pointers_in_place_of_single_files(tmp_path):
     (tmp_path / "pytorch_model_main.bin").write_text(POINTER)
     assert "git lfs pull" in refusal("unet", tmp_path)

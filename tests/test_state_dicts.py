@@ -8,7 +8,7 @@ import torch
 from data_fixtures import one_sentence
 from metric_fixtures import vggish_state
 from safetensors.torch import load_file, save_file
-from test_build import error_of, music_unet, tango
+from test_build import error_of, music_unet, t5_text, tango
 
 from melfusion import build
 from melfusion.checkpoint import export_system, load_system
@@ -119,9 +119,10 @@ def test_the_parts_after_it_draw_the_same_numbers_as_without_weights(tiny, tmp_p
 
 
 def test_an_embedders_file_may_be_wrapped(tmp_path):
-    torch.save({"state_dict": prefixed(vggish_state(), "module.")}, tmp_path / "a.pth")
+    state = vggish_state()
+    torch.save({"state_dict": prefixed(state, "module.")}, tmp_path / "a.pth")
     network = embedder("vggish", str(tmp_path), AudioConfig()).network
-    assert all(torch.equal(network.state_dict()[name], t) for name, t in vggish_state().items())
+    assert all(torch.equal(network.state_dict()[name], t) for name, t in state.items())
 
 
 @pytest.mark.parametrize(("content", "words"), [({}, "an empty dict"), ({"a.b": torch.zeros(1)}, "'a.b'")])
@@ -138,6 +139,18 @@ def test_weights_that_the_configuration_does_not_describe_are_refused(tiny, tmp_
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     save_file(load_file(file) | {"class_embedding.weight": torch.zeros(2)}, file, metadata={"format": "pt"})
     assert "'class_embedding.weight'" in error_of(build.synaptic_unet, config, 16, None)
+
+
+def test_what_a_larger_model_holds_beside_a_text_encoder_is_named_once_it_is_unknown(tiny, tmp_path, caplog):
+    published = t5_text(tmp_path)
+    file = tmp_path / "model.safetensors"
+    for name in ("decoder.final_layer_norm.weight", "lm_head.weight"):
+        save_file(load_file(file) | {name: torch.zeros(2)}, file, metadata={"format": "pt"})
+    config = tiny(f"text_encoder.weights={tmp_path}")
+    assert digest(build.text_encoder(config).network) == digest(published) and "is not used" not in caplog.text
+    save_file(load_file(file) | {"stranger.weight": torch.zeros(2)}, file, metadata={"format": "pt"})
+    build.text_encoder(config)
+    assert "holds more than a T5EncoderModel, which is not used: 'stranger.weight'" in caplog.text
 
 
 @pytest.mark.parametrize("change", [lambda t: {}, lambda t: t | {"mel_mean": None}, lambda t: t | {"latent_std": 1.0},

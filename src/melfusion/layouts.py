@@ -69,6 +69,7 @@ FOLDERS = (
 )
 STORED = re.compile(r"(?:model|pytorch_model|diffusion_pytorch_model)"  # weights, or the index of weights in several files
                     r"(?:\.(fp16|bf16))?\.(safetensors|bin)(\.index(?:\.(fp16|bf16))?\.json)?")  # fmt: skip
+SMALL = (".json", ".txt", ".model")  # configurations and tokenizers
 HEADER_BYTES = 64 << 20  # at most, whatever a file says
 
 
@@ -90,10 +91,7 @@ class Layout(NamedTuple):
 def misfit(path: Path, wanted: str) -> str | None:
     """What a path is where something else is wanted, and what to do, as a sentence; None where it looks right."""
     layout = recognise(path)
-    names = layout.holds.get("", set())
-    right = {PIPELINE: not layout.cure and "" not in layout.holds, PART: (path / PART_FILE).is_file()}
-    unchecked = wanted not in FITS and wanted not in WORDS
-    if not layout.broken and (unchecked or right.get(wanted, _fits(names, wanted))):
+    if not layout.broken and _right(path, layout, wanted):
         return None
     return f"{path} is {layout.what}, but {words(wanted)} is wanted: {cure(path, layout, wanted)}."
 
@@ -102,7 +100,7 @@ def unstored(folder: Path, wanted: str) -> str | None:
     """What keeps a folder from holding all weights of the network that its config.json describes, as a sentence."""
     if (found := _stored(folder)) is None:
         return f"{folder} has the config.json of {words(wanted)} and no weights ({_some(folder)}): copy its safetensors file there."
-    if lost := found[1]:
+    if lost := [name for name in found[1] if not (folder / name).is_file()]:
         return f"{folder} lacks {len(lost)} of the files of its weights, the first {lost[0]}: copy the folder again."
     return None
 
@@ -144,6 +142,15 @@ def cure(path: Path, layout: Layout, wanted: str) -> str:
     return ELSE_OF.get(wanted, ELSE)
 
 
+def _right(path: Path, layout: Layout, wanted: str) -> bool:
+    if wanted == PIPELINE:  # whose parts are looked at one by one, later
+        return "" not in layout.holds and not layout.cure
+    if wanted == PART:
+        return (path / PART_FILE).is_file()
+    unchecked = wanted not in FITS and wanted not in WORDS
+    return unchecked or _fits(layout.holds.get("", set()), wanted)
+
+
 def _fits(names: set[str], wanted: str) -> bool:
     if wanted == "AutoConfig":
         return bool(names) and not names & NO_TEXT_ENCODER
@@ -154,7 +161,8 @@ def _folder(path: Path) -> Layout:
     entries = sorted(path.iterdir())
     if not entries:
         return Layout("an empty folder", cure="copy its files again", broken=True)
-    if pointers := [p.name for p in entries if is_pointer(p)]:
+    weights = _stored(path)  # weights in a format that is not read may stay pointers
+    if pointers := [p.name for p in entries if (not weights or p.suffix in SMALL or p.name in weights[1]) and is_pointer(p)]:
         return Layout(f"a clone that lacks its large files ({pointers[0]} is a Git LFS pointer)", cure="run `git lfs pull` in it",
                       broken=True)  # fmt: skip
     holds = {p.name: _names(p / "config.json") for p in entries if (p / "config.json").is_file()}
@@ -189,13 +197,12 @@ def _names(config: Path) -> set[str]:
 
 
 def _stored(folder: Path) -> tuple[str | None, list[str]] | None:
-    """(fp16, bf16 or None for the plain type, the files that are missing) of the weights that a library would take first."""
+    """(fp16, bf16 or None for the plain type, the names of their files) of the weights that a library takes first."""
     found = []
     for match in filter(None, (STORED.fullmatch(p.name) for p in folder.iterdir())):
         shards = _tree(folder / match[0]).get("weight_map") if match[3] else None
-        names = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
-        lost = sorted(name for name in names if not (folder / name).is_file())
-        found.append((match[1] or match[4] or "", match[2] == "bin", bool(match[3]), lost))
+        names = sorted({str(name) for name in shards.values()} if isinstance(shards, dict) else {match[0]})
+        found.append((match[1] or match[4] or "", match[2] == "bin", bool(match[3]), names))
     return (min(found)[0] or None, min(found)[3]) if found else None
 
 
