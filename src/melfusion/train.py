@@ -24,6 +24,7 @@ from melfusion.cluster import check_tasks, environment_plugin, requeue
 from melfusion.config import ConfigError, flatten, overlay, to_dict
 from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.errors import shown
 from melfusion.devices import accumulation
 from melfusion.errors import DamagedFile
 from melfusion.evaluate import ears, evaluate, folder_name, rows_of, sing, splits, write
@@ -39,7 +40,6 @@ from melfusion.preemption import Preemption, leaving_on_signal
 from melfusion.run import RunDirectory, locked, naming_lost_ranks
 from melfusion.schema import Config
 from melfusion.tables import learned, picture_gain, table
-from melfusion.weights_source import shown
 
 logging.getLogger("lightning.pytorch").setLevel(
     logging.WARNING

@@ -15,6 +15,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from melfusion.data.errors import shown
 from melfusion.layouts import OF_PART, recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -31,14 +32,13 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     said = f"{part}.weights={shown(weights)!r}"
     if weights == "all-MiniLM-L6-v2":
         return _minilm()
-    if weights.startswith(("run:", "shipped:")) and not _stays_inside(name := weights.partition(":")[2]):
-        raise WeightsError(f"{part}.weights={weights!r} leads out of the folder where such weights lie: give a name in it, or the "
-                           "folder itself.")  # fmt: skip
     if weights.startswith("hub:"):
         return _from_hub(weights, part, said)
     if "://" in weights:
         raise WeightsError(f"{said} is an address, and a folder is wanted: copy it to this machine or give hub:OWNER/NAME@COMMIT.")
     base, _, name = weights.partition(":")
+    if base in ("run", "shipped") and name and not _stays_inside(name):
+        raise WeightsError(f"{said} leads out of the folder where such weights lie: give a name in it, or the folder itself.")
     folder = Path(base) / name
     if base == "shipped":
         folder = Path(__file__).parent / "weights" / (name or part)
@@ -53,11 +53,6 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
             hint = f"of folders {base} has {', '.join(sorted(p.name for p in Path(base).iterdir() if p.is_dir())) or 'none'}"
         raise WeightsError(f"{said}: there is no folder {folder}; {hint}.")
     return folder
-
-
-def shown(weights: str | None) -> str | None:
-    """A `weights:` string for an error or a page: without what may be a password in it."""
-    return weights and re.sub(r"(:/+)\S*@", r"\1…@", re.sub(r"(:/+[^\s?#]*)[?#]\S*", r"\1?…", weights))
 
 
 def _stays_inside(name: str) -> bool:

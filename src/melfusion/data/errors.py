@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, urlsplit
 
-ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s]*@)?([^\s?]*)(\?[^\s,;'\")>]+)?")
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:\S*@)?([^\s?#]*)([?#][^\s,;'\")>]+)?")
 HIDDEN = "…"
 
 

@@ -17,6 +17,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, CLIPMod
 
 from melfusion.audio import LogMel
 from melfusion.clip_features import clip_pixels
+from melfusion.data.errors import shown
 from melfusion.frozen import digest, freeze
 from melfusion.judge import Judge
 from melfusion.metrics.panns import Cnn14
@@ -24,7 +25,7 @@ from melfusion.metrics.vggish import VGGish
 from melfusion.pretrained import loaded, pretrained
 from melfusion.schema import AudioConfig
 from melfusion.state_dicts import read_state, some
-from melfusion.weights_source import WeightsError, resolve, shown
+from melfusion.weights_source import WeightsError, resolve
 
 # what each can and cannot hear, for the tables
 HEARS = {
