@@ -86,7 +86,7 @@ def test_a_validation_that_did_not_end_is_made_up_for(runs):
     assert parts(steps=5, val=3) == 0 and numbers(parts) == numbers(whole)
 
 
-@pytest.mark.parametrize("fault", ["sigterm@2", "sigusr1@2"])
+@pytest.mark.parametrize("fault", ["sigterm@2", pytest.param("sigusr1@2", marks=pytest.mark.slow)])
 def test_a_signal_of_the_last_step_is_obeyed_when_it_is_saved(runs, capsys, scontrol, fault):
     run = runs("job")
     assert run(steps=3, every=100, plant=[fault]) == PREEMPTED
