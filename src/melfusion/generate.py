@@ -93,7 +93,8 @@ def _pixels(path: str | None, config: Config) -> torch.Tensor | None:
     if not Path(path).is_file():
         raise ConfigError(f"image={path}: there is no such file.")
     try:
-        pixels = read_image(Path(path).read_bytes(), config.data.image_size_px, config.data.max_image_pixels)
+        pixels = read_image(Path(path).read_bytes(), config.data.image_size_px, config.data.max_image_pixels,
+                            config.data.max_image_work)  # fmt: skip
     except BadSample as error:
         raise ConfigError(f"image={path}: {error}; give a PNG, JPEG or WebP picture.") from error
     return torch.from_numpy(pixels)[None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 from collections import Counter
@@ -59,7 +60,7 @@ class Heard:
         except (OSError, RuntimeError) as error:  # of a full disk torch raises the latter
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-            log.warning("What was heard is not kept, so it will be heard again: %s", error)
+            _not_kept(file.parent, getattr(error, "strerror", None) or type(error).__name__)
         return self
 
     @classmethod
@@ -70,6 +71,11 @@ class Heard:
         except Exception:  # of a damaged file torch raises many kinds
             return None
         return heard if heard.keys == keys else None
+
+
+@functools.cache  # once for each folder: the same holds for all that is heard
+def _not_kept(folder: Path, reason: str) -> None:
+    log.warning("What was heard is not kept in %s (%s), so it will be heard again.", folder, reason)
 
 
 class Ears:
