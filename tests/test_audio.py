@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from data_fixtures import chord, sound, tone
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
@@ -278,3 +279,30 @@ def test_the_peak_level_is_that_of_the_published_data_sets():
         np.testing.assert_allclose(normalise_level(clip, TANGO), wanted, atol=2e-6)
     with pytest.raises(BadSample, match="silence"):
         normalise_level(np.full(16000, 0.3, np.float32), TANGO)  # a constant is no sound
+
+
+# --- counted work -------------------------------------------------------------------------------------------------------
+
+
+def test_more_samples_than_the_limit_are_refused_before_they_are_decoded(monkeypatch):
+    data = sound(np.zeros((8000, 3)), 8000)
+    assert len(read_audio(data, SMALL, max_samples=24_000)) == 8000
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
+    with pytest.raises(BadSample, match="^audio of more frames × channels than data.max_audio_samples=23999$"):
+        read_audio(data, SMALL, max_samples=23_999)
+
+
+@pytest.mark.parametrize("rate, frames", [(44100, 0), (44100, 1), (11025, 100), (48000, 16385), (96000, 99_991), (22050, 40_000)])
+def test_blocks_are_resampled_to_the_bits_of_the_whole(rate, frames):
+    waveform = np.random.default_rng(0).uniform(-1, 1, frames).astype(np.float32)
+    assert np.array_equal(read_audio(sound(waveform, rate, subtype="FLOAT"), SMALL), soxr.resample(waveform, rate, 8000))
+
+
+def test_a_long_sound_of_a_high_rate_takes_the_memory_of_its_result():
+    """16 million samples, 64 MB as floats, of which 0.7 million stay."""
+    data = sound(np.zeros(16_000_000, np.int16), 192_000, "FLAC")
+    tracemalloc.start()
+    waveform = read_audio(data, SMALL)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(waveform) == round(16_000_000 / 24) and peak < 12e6

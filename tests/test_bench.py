@@ -5,7 +5,7 @@ from data_fixtures import data_set, make_sample, one_sentence
 
 from melfusion import bench
 from melfusion.bench import block, linked, own, suite_bench, tracks_of
-from melfusion.config import ConfigError
+from melfusion.config import ConfigError, load_config
 from melfusion.data.corpus import build_games, build_scenes, ensure_corpus
 from melfusion.data.shards import DataError, ShardSet
 
@@ -117,3 +117,34 @@ def test_a_set_of_another_source_is_not_built_over(tiny, tmp_path):
                 build(config)
             assert str(mine) in one_sentence(caught.value)
     assert len(ShardSet(mine).entries("train")) == 4
+
+
+# --- whose folder may be filled, and whose set it is ----------------------------------------------------------------------
+
+
+def test_only_a_folder_that_a_configuration_file_names_is_drawn_into_unasked(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: tiny\ndata: {path: drawn, splits: {train: 2}}\n")
+    assert [load_config(str(mine), [*options]).data.draw for options in ((), ("data.path=drawn",), ("data.path=typo",),
+            ("data.path=other", "data.draw=true"))] == [True, True, False, True]  # fmt: skip
+    with pytest.raises(DataError, match="no data set in typo: build it with `make data-scenes .*correct data.path") as caught:
+        ensure_corpus(load_config(str(mine), ["data.path=typo"]))
+    assert one_sentence(caught.value) and [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
+    build_scenes(load_config(str(mine), ["data.path=typo"]))  # `make data-scenes` always draws
+    ensure_corpus(load_config(str(mine)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drawn", "mine.yaml", "typo"]
+
+
+def test_a_set_of_another_source_is_remarked(tiny, tmp_path, caplog):
+    for source, wanted in (("manifest", "scenes"), ("scenes", "games"), ("games", "manifest")):
+        folder = data_set(tmp_path / source, [make_sample("a")], info={"source": source})
+        words = f"is a data set of {source}, .*data.source={wanted}: add data.source={source}"
+        with pytest.raises(DataError, match=words) as caught:
+            ensure_corpus(tiny(f"data.path={folder}", f"data.source={wanted}"))
+        assert one_sentence(caught.value)
+        if source != "scenes":
+            ensure_corpus(tiny(f"data.path={folder}", f"data.source={source}"))
+    assert not caplog.text
+    ensure_corpus(tiny(f"data.path={data_set(tmp_path / 'theirs', [make_sample('a')])}"))
+    assert "does not say that its samples are drawn scenes" in caplog.text

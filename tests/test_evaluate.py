@@ -257,7 +257,8 @@ def test_the_verb_in_shares_with_fresh_scenes_and_without_a_configuration(config
     """ckpt= brings its own configuration; shares make the clips, and the call without one scores what they made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
-    config.data.path, config.runs_dir, config.trainer.max_steps, config.trainer.media_items = "data/small", "runs", 1, 0
+    config.data.path, config.data.draw, config.runs_dir = "data/small", True, "runs"
+    config.trainer.max_steps, config.trainer.media_items = 1, 0
     config.evaluation.items, config.judge.weights, config.towers.weights = 0, None, None
     config.data.splits = {"train": 8, "val": 4, "test": 4}
     train(config)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from data_fixtures import data_set, make_sample, one_sentence
 
+from melfusion import build as build_module
+from melfusion import precompute
 from melfusion.data import replacing
 from melfusion.data.corpus import build_scenes, ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
@@ -224,6 +226,30 @@ def test_who_waited_for_a_lock_that_was_removed_takes_the_next(tmp_path):
         patch.setattr(os, "open", overtaken)
         with locked(path):
             assert path.is_file()
+
+
+def test_what_is_precomputed_already_is_not_computed_again(tiny, tmp_path, monkeypatch):
+    """Two `melfusion precompute` at once, or one after another; a folder that cannot be made is a sentence."""
+    folder = data_set(tmp_path / "set", [make_sample(f"{split}{i}", split) for split in ("train", "val") for i in range(2)])
+    config = tiny(f"data.path={folder}", "data.source=manifest")
+    system = build_module.system(config).eval()
+    path = precompute.precompute(config, system)
+    assert keys(path).keys() == {"train0", "train1", "val0", "val1"}
+    half_moved_back(path)
+    monkeypatch.setattr(precompute, "compute", None)
+    assert precompute.precompute(config, system) == path == precompute.ensure_precomputed(config, system)[0]
+    assert keys(path).keys() == {"train0", "train1", "val0", "val1"}
+    (tmp_path / "file").touch()
+    config.data.precompute.path = f"{tmp_path}/file/stored"
+    with pytest.raises(DataError, match="cannot be written .*data.precompute.path=…") as caught:
+        precompute.ensure_precomputed(config, system)
+    assert one_sentence(caught.value)
+
+
+def half_moved_back(folder):
+    """As if the builder had died before the index moved."""
+    (folder / ".building").mkdir()
+    (folder / "index.json").replace(folder / ".building" / "index.json")
 
 
 # --- another user's data ----------------------------------------------------------------------------------------------

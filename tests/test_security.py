@@ -486,7 +486,8 @@ def refuse(*args, **kwargs):
 socket.socket, socket.create_connection, socket.getaddrinfo = Closed, refuse, refuse
 {planted}
 from melfusion.__main__ import main
-sys.exit(main(["train", "scenes,tiny", "runs_dir={runs}", "data.path={data}", "trainer.media_items=1"]))
+sys.exit(main(["train", "scenes,tiny", "runs_dir={runs}", "data.path={data}", "data.draw=true",
+               "trainer.media_items=1"]))
 """
 
 

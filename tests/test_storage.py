@@ -259,6 +259,14 @@ def test_a_full_disk_means_ranges_not_the_end(server, remote, monkeypatch, tmp_p
     assert everything(remote(server.url)) == everything(ShardSet(server.folder)) and kept(tmp_path) == []
 
 
+def test_a_cache_that_another_user_owns_means_ranges(server, remote, monkeypatch, caplog):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(storage, "locked", refused)
+    assert everything(remote(server.url)) == everything(ShardSet(server.folder)) and "cannot be kept" in caplog.text
+
+
 def test_a_cache_folder_that_cannot_be_made_is_a_sentence(server, tmp_path, tiny):
     (tmp_path / "file").write_text("")
     message = error_of(ShardSet, server.url, tiny(f"data.cache_dir={tmp_path / 'file'}").data)

@@ -6,6 +6,7 @@ Shapes: waveform (B, S) in [-1, 1] at `sample_rate_hz`; log_mel (B, 1, T, F), na
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,12 @@ class AudioGeometry:
 
 
 def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0, max_rate_hz: int = 192_000,
-               max_channels: int = 32) -> np.ndarray:  # fmt: skip
-    """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason."""
+               max_channels: int = 32, max_samples: int = 250_000_000) -> np.ndarray:  # fmt: skip
+    """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason.
+
+    The limits are data.max_audio_*; what the header says is held against them before anything is decoded. Blocks are
+    resampled as they come, to the bits that the whole would give, so that memory holds the result and one block.
+    """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = file.samplerate
@@ -55,21 +60,34 @@ def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0, max
                 raise BadSample(f"audio has more than data.max_audio_channels={max_channels} channels")
             if file.frames > max_audio_s * rate:
                 raise BadSample(f"audio longer than data.max_audio_s={max_audio_s:g} s")
-            # block by block, since a header may promise more than there is; not so MP3, whose decoder stumbles at each block
-            size = file.frames if file.format == "MP3" else 1 << 14
-            parts = [np.zeros(0, np.float32)]
-            while len(block := file.read(size, dtype="float32", always_2d=True)):
-                parts.append(block.mean(axis=1))
-            waveform = np.concatenate(parts)
+            if file.frames * file.channels > max_samples:
+                raise BadSample(f"audio of more frames × channels than data.max_audio_samples={max_samples}")
+            resample = _resampler(rate, audio.sample_rate_hz)
+            parts = [resample(block, False) for block in _mono_blocks(file)]
+            waveform = np.concatenate([*parts, resample(np.zeros(0, np.float32), True)])
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample("unreadable audio") from error
-    if not np.isfinite(waveform).all():
-        raise BadSample("audio holds NaN or infinity")
-    if rate != audio.sample_rate_hz:
-        waveform = soxr.resample(waveform, rate, audio.sample_rate_hz)
-    return waveform.astype(np.float32)
+    return waveform
+
+
+def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """float32 (S,) each: the mean of the channels."""
+    # block by block, since a header may promise more than there is; not so MP3, whose decoder stumbles at each block
+    size = file.frames if file.format == "MP3" else 1 << 14
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
+        mono = block.mean(axis=1)
+        if not np.isfinite(mono).all():
+            raise BadSample("audio holds NaN or infinity")
+        yield mono
+
+
+def _resampler(rate: int, wanted: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """(block (S,), is it the last?) → what of the resampled sound is ready by then."""
+    if rate == wanted:
+        return lambda block, last: block
+    return soxr.ResampleStream(rate, wanted, 1, dtype="float32").resample_chunk
 
 
 def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from melfusion.errors import BadSample, ConfigError
 from melfusion.image import FORMATS, read_image
+from melfusion.schema import DataConfig
 
 MOST_BYTES = 256 << 20
 CONVERT, WANTED = "convert it to PNG", "give a PNG, JPEG or WebP picture"
@@ -60,9 +61,9 @@ def picture_bytes(option: str, path: str | Path) -> bytes:
     return data
 
 
-def read_picture(option: str, path: str | Path, size_px: int, max_pixels: int) -> np.ndarray:
-    """A picture that a user named → float32 (3, size_px, size_px) in [-1, 1]; ConfigError where it cannot be read."""
+def read_picture(option: str, path: str | Path, data: DataConfig) -> np.ndarray:
+    """A picture that a user named → float32 (3, H, W) in [-1, 1] of the data's size; ConfigError where it cannot be read."""
     try:
-        return read_image(picture_bytes(option, path), size_px, max_pixels)
+        return read_image(picture_bytes(option, path), data.image_size_px, data.max_image_pixels, data.max_image_work)
     except BadSample as error:
         raise ConfigError(f"{option}={path}: {error}; {WANTED}.") from error

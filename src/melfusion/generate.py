@@ -111,7 +111,7 @@ def _pixels(path: str | None, config: Config) -> torch.Tensor | None:
         raise ConfigError(
             f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out."
         )
-    return torch.from_numpy(read_picture("image", path, config.data.image_size_px, config.data.max_image_pixels))[None]
+    return torch.from_numpy(read_picture("image", path, config.data))[None]
 
 
 def open_picture(path: str) -> Any:

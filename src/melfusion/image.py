@@ -7,29 +7,34 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from melfusion import picture_work
 from melfusion.errors import BadSample
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit gives way to `max_pixels`, which is checked before a pixel is decoded
+MAX_PIXELS, MAX_WORK = 50_000_000, 1_000_000_000  # data.max_image_pixels and data.max_image_work, unless given
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no format whose decoder starts another program
 
 
-def read_image(data: bytes, size_px: int, max_pixels: int = 50_000_000) -> np.ndarray:
+def read_image(data: bytes, size_px: int, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WORK) -> np.ndarray:
     """Encoded bytes → float32 (3, size_px, size_px) in [-1, 1].
 
     The central square is resized to `size_px`. Transparency lies on white, grey becomes RGB, 16-bit values are
     scaled to 8 bits, and EXIF orientation is obeyed. Raises BadSample with the reason.
     """
-    return to_pixels(open_image(data, max_pixels), size_px)
+    return to_pixels(open_image(data, max_pixels, max_work), size_px)
 
 
-def open_image(data: bytes, max_pixels: int = 50_000_000) -> Image.Image:
-    """Encoded bytes → a decoded PIL image; its size is checked before a pixel is decoded."""
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WORK) -> Image.Image:
+    """Encoded bytes → a decoded PIL image; its size, and pixels × scans, are checked before a pixel is decoded."""
     if not data:
         raise BadSample("empty image")
     try:
+        passes = picture_work.scans(data)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise BadSample(f"image larger than data.max_image_pixels={max_pixels}")
+        if picture_work.work(image, data, passes) > max_work:
+            raise BadSample(f"image of more pixels × scans than data.max_image_work={max_work}")
         image.load()
         image = ImageOps.exif_transpose(image)  # a phone's picture stands upright
     except BadSample:

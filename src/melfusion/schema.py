@@ -53,7 +53,9 @@ class DataConfig:
     crop: str = "random"  # random (drawn from seed, epoch, position; not where latents are precomputed) | start
     image_size_px: int = 512
     max_image_pixels: int = 50_000_000  # a larger picture is refused before it is decoded
+    max_image_work: int = 1_000_000_000  # pixels × scans (a progressive JPEG has about 10) above which one is refused, too
     max_audio_s: float = 1200.0  # longer audio is refused before it is decoded
+    max_audio_samples: int = 250_000_000  # and that of more frames × channels: 20 minutes of 96 kHz stereo have 230 million
     max_audio_rate_hz: int = 192_000
     max_audio_channels: int = 32
     max_member_mib: float = 256.0  # a larger member is never read

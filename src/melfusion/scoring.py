@@ -7,6 +7,7 @@ brought to one loudness first. Its distance to real clips: yardstick.py; what it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -54,7 +55,7 @@ class Heard:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, lambda part: torch.save(dataclasses.asdict(self), part))
         except (OSError, RuntimeError) as error:  # of a full disk torch raises the latter
-            log.warning("What was heard is not kept, so it will be heard again: %s", error)
+            _not_kept(file.parent, getattr(error, "strerror", None) or type(error).__name__)
         return self
 
     @classmethod
@@ -72,6 +73,11 @@ class Heard:
             log.warning("%s is damaged and passed over: its clips are heard again.", file)
             return None
         return heard if heard.keys == keys else None
+
+
+@functools.cache  # once for each folder: the same holds for all that is heard
+def _not_kept(folder: Path, reason: str) -> None:
+    log.warning("What was heard is not kept in %s (%s), so it will be heard again.", folder, reason)
 
 
 class Ears:

@@ -86,8 +86,7 @@ def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int],
         permuted = order.permutation(config.seed, 0, len(dataset))
         others = collate([dataset[int(permuted[i])] for i in items]).to(batch.image.device)
         return others.image, others.has_image
-    one = torch.from_numpy(read_picture("evaluation.outside_picture", outside_picture(config), config.data.image_size_px,
-                                        config.data.max_image_pixels))  # fmt: skip
+    one = torch.from_numpy(read_picture("evaluation.outside_picture", outside_picture(config), config.data))  # fmt: skip
     return one.expand(len(items), -1, -1, -1).to(batch.image.device), None
 
 

@@ -92,12 +92,13 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
     if audio_ext is None:
         raise BadSample("no audio")
-    waveform = read_audio(read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels)
+    waveform = read_audio(read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels,
+                          data.max_audio_samples)  # fmt: skip
     item["waveform"] = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
     item["has_image"] = np.float32(image_ext is not None)
     item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
     if image_ext is not None:
-        item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels)
+        item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels, data.max_image_work)
     return item
 
 
