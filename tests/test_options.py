@@ -119,6 +119,8 @@ def test_no_cluster_setting_brings_a_line_of_its_own(option):
 def test_amounts_that_are_not_meant_are_refused_with_the_key_that_allows_them():
     with pytest.raises(ConfigError, match=r"sampling.num_inference_steps=1001 must be at most diffusion.num_train_timesteps=1000"):
         load_config("tiny", ["sampling.num_inference_steps=1001"])
+    with pytest.raises(ConfigError, match="ablation.items asks for 2000000 scenes, more than data.max_scenes"):
+        load_config("tiny", ["ablation.items=1000000"])
     with pytest.raises(ConfigError, match="data.splits holds -1"):
         load_config("tiny", ["data.splits.train=-1"])
     assert load_config("tiny", ["data.splits.train=200000", "data.max_scenes=300000"]).data.splits["train"] == 200000

@@ -31,6 +31,8 @@ def check_limits(config: Config) -> None:
         raise ConfigError(f"data.splits holds {few}: a number of scenes is at least 0.")
     if config.data.source == "scenes":
         check_scenes("data.splits", sum(config.data.splits.values()), config)
+    if config.ablation.corpus_test == "fresh":  # now, and not when all rows are trained
+        check_scenes("ablation.items", 2 * config.ablation.items, config)
 
 
 def check_scenes(key: str, n: int, config: Config) -> None:

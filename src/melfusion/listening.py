@@ -168,8 +168,10 @@ def _sheet(file: Path, clips: dict[str, Any], study: str) -> dict[str, Any]:
     if not isinstance(sheet.get("listener"), str) or not sheet["listener"].strip():
         raise ConfigError(f'{file} names no listener: write a name or id into its "listener".')
     for answer in sheet["answers"]:
-        name = answer.get("id") if isinstance(answer, dict) else answer
-        if not isinstance(answer, dict) or not isinstance(name, str) or name not in clips:
+        if not isinstance(answer, dict):
+            raise ConfigError(f"{file} holds an answer that is no object, {repr(answer)[:80]}: save it again from listening.html.")
+        name = answer.get("id")
+        if not isinstance(name, str) or name not in clips:
             shown = repr(name)[:80]
             raise ConfigError(f"{file} answers a clip {shown} that {KEY} does not know: save it again from listening.html.")
         for scale in SCALES:
