@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from melfusion.errors import ConfigError as ConfigError
 from melfusion.limits import check_limits, check_names
-from melfusion.schema import CHOICES, Config
+from melfusion.schema import CHOICES, REFUSED, Config
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +217,8 @@ def check(config: Config) -> None:
 
 def _check_words(flat: dict[str, Any]) -> None:
     for key, words in CHOICES.items():
+        if why := REFUSED.get(key, {}).get(flat[key]):
+            raise ConfigError(f"{key}={flat[key]} is not offered, since {why}.")
         if flat[key] not in words:
             raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
 
