@@ -16,6 +16,7 @@ from data_fixtures import encoded, noise_picture, one_sentence
 
 from melfusion import __main__ as cli
 from melfusion import build, files, generate, options
+from melfusion import train as training
 from melfusion.config import ConfigError, load_config, to_dict
 from melfusion.plots import as_array, save, spectrogram_figure
 from melfusion.run import RunDirectory, locked
@@ -90,6 +91,17 @@ def test_a_finished_run_knows_its_results_until_more_steps_are_asked_for(config,
     assert RunDirectory(config).results() is None
     config.trainer.max_steps = 1
     assert RunDirectory(config).results()["val/loss"] == 0.5
+
+
+def test_a_part_that_is_trained_is_taken_without_a_lock(tiny, tmp_path, monkeypatch):
+    """Its run may be another user's."""
+    config = tiny(f"runs_dir={tmp_path}", "stages=[music_vae]", "music_vae.weights=run:vae")
+    part = RunDirectory(training.stage_config(config, "music_vae"))
+    part.prepare()
+    part.finish({"step": 10**6})
+    monkeypatch.setattr(training, "locked", None)
+    training.ensure_stages(config)
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_one_holds_the_lock_and_the_other_waits(tmp_path):
