@@ -9,7 +9,7 @@ from PIL import Image
 
 from melfusion.__main__ import main
 from melfusion.checkpoint_store import newest
-from melfusion.config import load_config
+from melfusion.config import ConfigError, load_config
 from melfusion.generate import generate
 from melfusion.train import train
 
@@ -63,6 +63,22 @@ def test_a_batch_gives_what_single_calls_give(run, tmp_path):
     alone = generate({"ckpt": run, "prompt": "t", "seed": 1, "out": str(tmp_path / "s")})
     a, b = (soundfile.read(f)[0] for f in (both[1], alone[0]))
     assert np.corrcoef(a, b)[0, 1] > 0.99
+
+
+def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, picture, tmp_path, monkeypatch, capsys):
+    from melfusion import generate as module
+
+    seen, render = [], module.render
+    monkeypatch.setattr(module, "CLIPS_AT_ONCE", 2)
+    monkeypatch.setattr(module, "render", lambda *args: [seen.append(args[-1]), render(*args)][1])
+    options = {"ckpt": run, "image": picture(1), "seed": 4, "num_inference_steps": 1, "duration_s": 0.5}
+    files = generate(options | {"n": 5, "out": str(tmp_path / "many")})
+    assert seen == [[4, 5], [6, 7], [8]] and [len(soundfile.read(f)[0]) for f in files] == [4096] * 5
+    assert "2 of 5 clips are made; the others take about" in capsys.readouterr().out
+    alone = generate(options | {"seed": 8, "out": str(tmp_path / "alone.wav")})
+    assert alone[0].read_bytes() == files[4].read_bytes()  # a batch of one, as a call of its own
+    with pytest.raises(ConfigError, match="num_inference_steps=1001 must be at most 1000"):
+        generate(options | {"num_inference_steps": 1001})
 
 
 def test_picture_alone_and_another_duration(run, picture, tmp_path):

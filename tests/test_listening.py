@@ -282,7 +282,7 @@ def test_no_figure_is_claimed_without_listeners(out, tmp_path):
         ({"listener": 3}, "names no listener"),
         ({"answers": [{"id": "abc", "ovl": 1, "rel": 1}]}, "clip 'abc'"),
         ({"answers": [{"id": ["abc"], "ovl": 1, "rel": 1}]}, "clip ['abc']"),
-        ({"answers": [3]}, "clip 3"),
+        ({"answers": [3]}, "holds an answer that is no object, 3"),
         ({"ovl": 101}, "ovl=101"),
         ({"rel": -1}, "rel=-1"),
         ({"rel": 5.5}, "rel=5.5"),
