@@ -22,7 +22,7 @@ LABELS = ({"place": "sea", "time": "dawn", "weather": "rain", "tonic": "C", "mod
 @pytest.fixture
 def tiny():
     """tiny(overrides…) → Config of random twins."""
-    from melfusion.config import load_config
+    from melfusion.assembly.configuration import load_config
 
     return lambda *overrides: load_config("tiny", list(overrides))
 
@@ -30,9 +30,9 @@ def tiny():
 @pytest.fixture
 def make_batch():
     """make_batch(config, system, n=4, seed=0) → MusicBatch of random sounds, pictures and draws, as a loader gives."""
-    from melfusion import build
-    from melfusion.audio import AudioGeometry
-    from melfusion.data.datamodule import collate
+    from melfusion.assembly import system as build
+    from melfusion.data.collate import collate
+    from melfusion.media.mel import AudioGeometry
 
     def make(config, system, n=4, seed=0, images=True):
         rng, items = np.random.default_rng(seed), []

@@ -20,15 +20,14 @@ import numpy as np
 import torch
 from data_fixtures import data_set, make_sample
 
-from melfusion.audio import BadSample
-from melfusion.config import load_config
+from melfusion.assembly.configuration import load_config
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.errors import DataError
+from melfusion.data.index import write_index
 from melfusion.data.reading import decode_sample
-from melfusion.data.shards import ShardSet, write_index
+from melfusion.data.shards import ShardSet
 from melfusion.data.stream import tar_samples
-from melfusion.pretrained import load_part, read_part, stored_schedule, tango_state
-from melfusion.weights_source import WeightsError
+from melfusion.errors import BadSample, DataError, WeightsError
+from melfusion.models.published import load_part, read_part, stored_schedule, tango_state
 
 EXPECTED = (BadSample, DataError, WeightsError)
 SECONDS, MEMORY_MB = 20.0, 400  # of one case, on a machine that others use too; of growth over the whole process

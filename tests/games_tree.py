@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from melfusion.data.games import GAMES
+from melfusion.data.games.tuples import GAMES
 
 RATE_HZ = 16000
 

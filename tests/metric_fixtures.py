@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.audio_utils import mel_filter_bank
 
-from melfusion.scoring import Heard
-from melfusion.twins import byte_tokenizer
+from melfusion.evaluation.scoring import Heard
+from melfusion.models.twins import byte_tokenizer
 
 CONVOLUTIONS = {0: (1, 64), 3: (64, 128), 6: (128, 256), 8: (256, 256), 11: (256, 512), 13: (512, 512)}
 VGGISH_SHAPES = (

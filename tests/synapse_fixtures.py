@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from melfusion.unet import SynapticUNet
+from melfusion.models.unet import SynapticUNet
 
 CHANNELS, TEXT_WIDTH, PROMPT_WIDTH, LENGTH = 4, 12, 8, 6
 

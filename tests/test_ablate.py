@@ -17,16 +17,21 @@ import torch
 import yaml
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
-from melfusion import ablate as lab
-from melfusion import side_by_side
 from melfusion.__main__ import main
-from melfusion.ablate import RowFailed, ablate, command_line, load_suite
-from melfusion.config import ConfigError, config_path, flatten, load_config, override
-from melfusion.metrics.embedders import Embedder, JudgeEmbedding
-from melfusion.preemption import Preempted
-from melfusion.results import conclude
-from melfusion.schema import Config, VocoderConfig
-from melfusion.scoring import Ears
+from melfusion.assembly.configuration import load_config, override
+from melfusion.assembly.schema import Config
+from melfusion.config.check import flatten
+from melfusion.config.load import config_path
+from melfusion.errors import ConfigError, Preempted
+from melfusion.evaluation.scoring import Ears
+from melfusion.lab import run as lab
+from melfusion.lab import side_by_side
+from melfusion.lab.results import conclude
+from melfusion.lab.run import RowFailed
+from melfusion.lab.suite import load_suite
+from melfusion.listeners.embedders import Embedder, JudgeEmbedding
+from melfusion.models.options import VocoderConfig
+from melfusion.verbs.ablate import ablate, command_line
 
 BASE = """base: tiny
 data: {path: data/small, splits: {train: 16, val: 12, test: 12}}
@@ -43,7 +48,7 @@ def suite(tmp_path, monkeypatch):
     """A suite of three rows in a folder of its own: `text`, `ours`, and `permuted`, which speaks through `ours`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(lab.__file__).parents[1]))
-    monkeypatch.setattr("melfusion.data.corpus.FITTED", 24)
+    monkeypatch.setattr("melfusion.data.sources.FITTED", 24)
     folder = tmp_path / "experiments" / "small"
     folder.mkdir(parents=True)
     (folder / "_base.yaml").write_text(BASE)
@@ -56,8 +61,9 @@ def suite(tmp_path, monkeypatch):
 @pytest.fixture
 def random_judge(monkeypatch):
     """A judge that was never trained, so that no weights are needed."""
-    from melfusion import build, evaluate
-    from melfusion.frozen import freeze
+    from melfusion.assembly import system as build
+    from melfusion.evaluation import scores as evaluate
+    from melfusion.models.frozen import freeze
 
     def ears(config, embedders=True):
         with build._seeded(3):
@@ -67,7 +73,7 @@ def random_judge(monkeypatch):
 
     for module in (lab, evaluate):
         monkeypatch.setattr(module, "ears", ears)
-    from melfusion import results
+    from melfusion.lab import results
 
     monkeypatch.setattr(results, "ears", ears)
 
@@ -193,7 +199,7 @@ def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tm
     base = base.replace("{seeds: [0, 1],", "{corpus_test: split, seeds: [0, 1],").replace(", guidance: [1, 3]", "")
     (suite / "_base.yaml").write_text(base)
     listener = lambda config, embedders=True: Ears(config.audio, None, [Embedder("level", Level())])  # noqa: E731
-    monkeypatch.setattr("melfusion.results.ears", listener)
+    monkeypatch.setattr("melfusion.lab.results.ears", listener)
     result = ablate({"suite": "small"}, [])
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == ["real", "reconstruction", "ours", "permuted", "text"] and result["linked"] == {"track": 6}
@@ -251,7 +257,7 @@ def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
     monkeypatch.setattr(side_by_side.subprocess, "Popen", lambda command, env, **_: calls.append((command, env)) or ended())
     monkeypatch.setattr(side_by_side.os, "sched_getaffinity", lambda _: range(9))
     monkeypatch.setattr(side_by_side, "POLL_S", 0)
-    monkeypatch.setattr("melfusion.results.conclude", lambda *_, **__: None)
+    monkeypatch.setattr("melfusion.lab.results.conclude", lambda *_, **__: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ablate({"suite": "small", "jobs": 2}, ["trainer.max_steps=3"])
     assert sorted(command[3:5] for command, _ in calls) == [["ablate", "suite=small"]] * 2
@@ -297,7 +303,7 @@ def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsy
     strike = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     if where == "conclude":
         monkeypatch.setattr(lab, "run_jobs", lambda *_: [])
-        monkeypatch.setattr("melfusion.results.conclude", strike)
+        monkeypatch.setattr("melfusion.lab.results.conclude", strike)
     monkeypatch.setattr(lab, "make_clips", strike)
     assert main(["ablate", "suite=small", "ablation.guidance=[]", "ablation.seeds=[0]", "trainer.max_steps=1"]) == 75
     assert "SIGTERM arrived between two trainings: models that are trained and clips" in capsys.readouterr().err
@@ -311,7 +317,7 @@ def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(su
     def ears(config):
         raise Heard(config.judge.weights)
 
-    monkeypatch.setattr("melfusion.results.ears", ears)
+    monkeypatch.setattr("melfusion.lab.results.ears", ears)
     monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
     with pytest.raises(Heard, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
@@ -352,7 +358,7 @@ suite_of_the_repository = functools.cache(lambda name: load_suite(name, []))
 
 @pytest.mark.parametrize("file", ROW_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeypatch):
-    from melfusion import build
+    from melfusion.assembly import system as build
 
     monkeypatch.chdir(EXPERIMENTS.parent)
     suite = suite_of_the_repository(file.parent.name)  # equal budgets, and checkpoint_of names a row
@@ -372,7 +378,7 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
 @pytest.mark.parametrize("name", sorted({file.parent.name for file in ROW_FILES}))
 def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp_path, monkeypatch, random_judge):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("melfusion.data.corpus.FITTED", 24)
+    monkeypatch.setattr("melfusion.data.sources.FITTED", 24)
     Path("experiments").symlink_to(EXPERIMENTS)
     tiny = flatten({k: v for k, v in yaml.safe_load(config_path("tiny").read_text()).items() if k != "base"})
     judge = "judge.attributes={place: [sea, forest, desert, city, mountains, meadow], time: [dawn, noon, dusk, night]}"

@@ -12,19 +12,12 @@ import torch
 from data_fixtures import chord, sound, tone
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from melfusion.audio import (
-    AudioGeometry,
-    BadSample,
-    LogMel,
-    crop_clip,
-    normalise_level,
-    pad_clip,
-    read_audio,
-    write_wav,
-)
-from melfusion.config import load_config
-from melfusion.schema import AudioConfig
-from melfusion.vocoder import GriffinLim
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import BadSample
+from melfusion.media.mel import AudioGeometry, LogMel
+from melfusion.media.options import AudioConfig
+from melfusion.media.sound import crop_clip, normalise_level, pad_clip, read_audio, write_wav
+from melfusion.models.griffin_lim import GriffinLim
 
 PUBLISHED = AudioConfig()
 SMALL = AudioConfig(sample_rate_hz=8000, n_fft_samples=256, hop_length_samples=128, n_mels=16, f_max_hz=4000.0,

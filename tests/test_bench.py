@@ -3,11 +3,12 @@
 import pytest
 from data_fixtures import data_set, make_sample, one_sentence
 
-from melfusion import bench
-from melfusion.bench import block, linked, own, suite_bench, tracks_of
-from melfusion.config import ConfigError, load_config
-from melfusion.data.corpus import build_games, build_scenes, ensure_corpus
-from melfusion.data.shards import DataError, ShardSet
+from melfusion.assembly.configuration import load_config
+from melfusion.data.shards import ShardSet
+from melfusion.data.sources import build_games, build_scenes, ensure_corpus
+from melfusion.errors import ConfigError, DataError
+from melfusion.evaluation import test_sets as bench
+from melfusion.evaluation.test_sets import block, linked, own, suite_bench, tracks_of
 
 
 def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):
@@ -73,7 +74,7 @@ def test_fresh_scenes_are_of_scenes_alone(tiny, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"data.seed=3.*leave it out"):
         bench.fresh(tiny("data.source=games"), 3, 4)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
+    monkeypatch.setattr("melfusion.data.sources.FITTED", 6)
     made = bench.fresh(tiny("data.path=data/small"), 3, 4)
     assert len(made.items) == len(made.reference) == 4 and not set(keys(made.items)) & set(keys(made.reference))
     assert not made.of_training
@@ -82,7 +83,7 @@ def test_fresh_scenes_are_of_scenes_alone(tiny, tmp_path, monkeypatch):
 def test_fresh_scenes_of_a_smaller_sound_are_drawn_anew(tiny, tmp_path, monkeypatch):
     """A folder is kept by its seed; what a tiny configuration drew there is silent behind its second for a longer one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
+    monkeypatch.setattr("melfusion.data.sources.FITTED", 6)
     small, longer = tiny(), tiny("audio.clip_duration_s=2.048")
     first = bench.fresh(small, 3, 4).items
     again = bench.fresh(longer, 3, 2).items

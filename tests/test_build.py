@@ -12,12 +12,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from melfusion import build
-from melfusion.config import ConfigError, load_config
-from melfusion.diffusion import alphas_cumprod
-from melfusion.frozen import digest
-from melfusion.schema import DiffusionConfig
-from melfusion.weights_source import WeightsError
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import ConfigError, WeightsError
+from melfusion.models.diffusion.process import alphas_cumprod
+from melfusion.models.frozen import digest
+from melfusion.models.options import DiffusionConfig
 
 SCHEDULER = {
     "_class_name": "PNDMScheduler", "beta_start": 0.001, "beta_end": 0.02, "beta_schedule": "linear",

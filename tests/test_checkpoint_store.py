@@ -13,16 +13,11 @@ import pytest
 import torch
 from training_jobs import Run, fresh
 
-from melfusion import checkpoint_store
-from melfusion.checkpoint_store import (
-    CheckpointError,
-    CheckpointStore,
-    SaveCheckpoints,
-    newest,
-    read_index,
-    write_index,
-)
+from melfusion.errors import CheckpointError
+from melfusion.state import checkpoint_store
+from melfusion.state.checkpoint_store import CheckpointStore, newest, read_index, write_index
 from melfusion.torture.jobs import fork, wait
+from melfusion.training.checkpoints import SaveCheckpoints
 
 
 def stored(step, value=None, size=4000):
@@ -59,7 +54,8 @@ def test_the_index_holds_step_size_and_the_digest_of_the_file(tmp_path):
 GROWTH = """
 import json, resource, sys, torch
 from pathlib import Path
-from melfusion.checkpoint_store import CheckpointStore, newest
+from melfusion.state.checkpoint_store import CheckpointStore
+from melfusion.state.checkpoint_store import newest
 def peak():  # in MiB; ru_maxrss would be that of the parent where it was larger
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
 store = CheckpointStore(Path(sys.argv[1]), asynchronous=sys.argv[2] == "async")
@@ -147,7 +143,8 @@ FULL = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from melfusion.checkpoint_store import CheckpointStore, newest
+from melfusion.state.checkpoint_store import CheckpointStore
+from melfusion.state.checkpoint_store import newest
 store = CheckpointStore(Path(sys.argv[1]))
 make = lambda step: {"global_step": step, "state_dict": {"w": torch.full((4000,), float(step))}}
 store.save_checkpoint(make(1), store.path(1))

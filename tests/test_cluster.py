@@ -14,9 +14,9 @@ import torch
 from data_fixtures import one_sentence
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from melfusion.checkpoint_store import newest
-from melfusion.cluster import check_tasks, environment_plugin, requeue
-from melfusion.config import ConfigError
+from melfusion.cluster.slurm import check_tasks, environment_plugin, requeue
+from melfusion.errors import ConfigError
+from melfusion.state.checkpoint_store import newest
 
 JOB = {"SLURM_JOB_ID": "4242", "SLURM_JOB_NAME": "melfusion", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}
 

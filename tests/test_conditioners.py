@@ -17,12 +17,12 @@ from synapse_fixtures import (
 )
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
-from melfusion import build
-from melfusion.clip_features import ClipFeatures, clip_pixels
-from melfusion.config import ConfigError
-from melfusion.frozen import digest
-from melfusion.synapse import LanguageOfAudio
-from melfusion.unet import SynapticUNet
+from melfusion.assembly import system as build
+from melfusion.errors import ConfigError
+from melfusion.models.frozen import digest
+from melfusion.models.image_clip import ClipFeatures, clip_pixels
+from melfusion.models.synapse.language import LanguageOfAudio
+from melfusion.models.unet import SynapticUNet
 
 KINDS = {"controlnet": {"match": "pool_2d", "num_tokens": 16}, "language_of_audio": {"num_tokens": 5}}
 

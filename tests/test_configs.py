@@ -7,20 +7,14 @@ import torch
 import yaml
 from data_fixtures import one_sentence
 
-from melfusion import build
-from melfusion.config import (
-    CONFIG_DIR,
-    ConfigError,
-    config_path,
-    flatten,
-    from_dict,
-    load_config,
-    overlay,
-    to_dict,
-    valid_keys,
-)
-from melfusion.frozen import digest
-from melfusion.melfusion import MeLFusion
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import from_dict, load_config, overlay
+from melfusion.assembly.schema import to_dict
+from melfusion.config.check import flatten, valid_keys
+from melfusion.config.load import CONFIG_DIR, config_path
+from melfusion.errors import ConfigError
+from melfusion.models.frozen import digest
+from melfusion.models.system import MeLFusion
 
 SHIPPED = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 FULL_SCALE = ("melfusion", "melbench", "musiccaps")

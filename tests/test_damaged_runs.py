@@ -15,17 +15,18 @@ import torch
 from data_fixtures import one_sentence
 
 from melfusion import __main__ as cli
-from melfusion import callbacks, listening
-from melfusion.ablate import chosen_guidance
-from melfusion.checkpoint import load_system
-from melfusion.checkpoint_store import CheckpointError, newest, read_index
-from melfusion.config import ConfigError, load_config
-from melfusion.errors import DamagedFile
-from melfusion.loggers import JSONLines
-from melfusion.run import RunDirectory
-from melfusion.scoring import Heard
-from melfusion.sounds import differing, note
-from melfusion.train import scored
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.load import load_system
+from melfusion.errors import CheckpointError, ConfigError, DamagedFile
+from melfusion.evaluation import study as listening
+from melfusion.evaluation.clips import differing, note
+from melfusion.evaluation.scoring import Heard
+from melfusion.lab.guidance import chosen_guidance
+from melfusion.state.checkpoint_store import newest, read_index
+from melfusion.state.run_directory import RunDirectory
+from melfusion.training import scalars as callbacks
+from melfusion.training.loggers import JSONLines
+from melfusion.verbs.train import scored
 
 
 class Job:

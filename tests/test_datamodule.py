@@ -11,14 +11,14 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sen
 from PIL import Image
 from safetensors.torch import save
 
-from melfusion import build
 from melfusion.__main__ import VERBS
-from melfusion.config import ConfigError
+from melfusion.assembly import system as build
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.shards import DataError, ShardSet
-from melfusion.image import read_image
-from melfusion.precompute import ensure_precomputed, precompute
+from melfusion.data.shards import ShardSet
+from melfusion.errors import ConfigError, DataError
+from melfusion.media.pictures import read_image
+from melfusion.training.precompute import ensure_precomputed, precompute
 
 SHAPES = {"noise": (4, 16, 4), "vae_noise": (4, 16, 4)}
 PICTURE = encoded(noise_picture())

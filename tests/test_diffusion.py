@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from melfusion import diffusion
-from melfusion.schema import DiffusionConfig
+from melfusion.models.diffusion import process as diffusion
+from melfusion.models.options import DiffusionConfig
 
 TYPES = ("epsilon", "v_prediction")
 

@@ -18,12 +18,12 @@ from torch import nn
 from transformers import ClapFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from melfusion.frozen import freeze
-from melfusion.metrics import embedders
-from melfusion.metrics.embedders import Embedder, JudgeEmbedding, clip, embedder, resample
-from melfusion.schema import AudioConfig
-from melfusion.twins import byte_tokenizer
-from melfusion.weights_source import WeightsError
+from melfusion.errors import WeightsError
+from melfusion.listeners import embedders
+from melfusion.listeners.embedders import Embedder, JudgeEmbedding, clip, embedder, resample
+from melfusion.media.options import AudioConfig
+from melfusion.models.frozen import freeze
+from melfusion.models.twins import byte_tokenizer
 
 AUDIO = AudioConfig()
 NAMES = ("vggish", "panns")

@@ -172,8 +172,8 @@ def test_a_file_is_whole_or_what_it_was(content, tmp_path, disk):
 def test_sounds_and_pictures_are_whole_or_not_there(tiny, tmp_path, disk):
     import torch
 
-    from melfusion.audio import write_wav
-    from melfusion.plots import save, spectrogram_figure
+    from melfusion.media.figures import save, spectrogram_figure
+    from melfusion.media.sound import write_wav
 
     figure = spectrogram_figure({"mel": torch.zeros(16, 16)}, tiny().audio)
     disk(3000)

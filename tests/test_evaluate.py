@@ -11,19 +11,19 @@ import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 from torch import nn
 
-from melfusion import build
 from melfusion.__main__ import main
-from melfusion.audio import write_wav
-from melfusion.bench import Bench
-from melfusion.config import ConfigError
+from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.evaluate import evaluate, pages, row_files, sing, write
-from melfusion.metrics.embedders import Embedder
+from melfusion.errors import ConfigError
+from melfusion.evaluation.clips import ROWS, identity, made_with, make_clips, read_clips, sound_files
+from melfusion.evaluation.scores import evaluate, pages, row_files, sing, write
+from melfusion.evaluation.scoring import Ears
+from melfusion.evaluation.tables import learned, table
+from melfusion.evaluation.test_sets import Bench
+from melfusion.listeners.embedders import Embedder
+from melfusion.media.sound import write_wav
 from melfusion.metrics.intervals import mean_interval, wilson
-from melfusion.scoring import Ears
-from melfusion.sounds import ROWS, identity, made_with, make_clips, read_clips, sound_files
-from melfusion.tables import learned, table
-from melfusion.train import train
+from melfusion.training.run import train
 
 
 def test_intervals_are_the_textbook_ones():
@@ -57,7 +57,7 @@ def items(config):
 @pytest.fixture
 def told(monkeypatch):
     """Every call of `generate`: (captions, image, seeds, …)."""
-    from melfusion.melfusion import MeLFusion
+    from melfusion.models.system import MeLFusion
 
     calls, inner = [], MeLFusion.generate
     monkeypatch.setattr(
@@ -256,7 +256,7 @@ def test_options_without_sense_are_one_sentence(option, words, tmp_path, capsys,
 def test_the_verb_in_shares_with_fresh_scenes_and_without_a_configuration(config, tmp_path, monkeypatch, capsys):
     """ckpt= brings its own configuration; shares make the clips, and the call without one scores what they made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("melfusion.data.corpus.FITTED", 6)
+    monkeypatch.setattr("melfusion.data.sources.FITTED", 6)
     config.data.path, config.data.draw, config.runs_dir = "data/small", True, "runs"
     config.trainer.max_steps, config.trainer.media_items = 1, 0
     config.evaluation.items, config.judge.weights, config.towers.weights = 0, None, None

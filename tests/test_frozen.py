@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from melfusion.frozen import digest, freeze
+from melfusion.models.frozen import digest, freeze
 
 
 class Part(nn.Module):

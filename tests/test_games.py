@@ -11,7 +11,7 @@ from games_tree import build_tree, flare, hedgewars, text
 from melfusion.data import games
 from melfusion.data.games.scene import Skip
 from melfusion.data.games.supertux import parse_sexpr
-from melfusion.data.shards import DataError
+from melfusion.errors import DataError
 
 
 @pytest.fixture(scope="module")

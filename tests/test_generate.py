@@ -8,10 +8,11 @@ import soundfile
 from PIL import Image
 
 from melfusion.__main__ import main
-from melfusion.checkpoint_store import newest
-from melfusion.config import ConfigError, load_config
-from melfusion.generate import generate
-from melfusion.train import train
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import ConfigError
+from melfusion.state.checkpoint_store import newest
+from melfusion.training.run import train
+from melfusion.verbs.generate import generate
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_batch_gives_what_single_calls_give(run, tmp_path):
 
 
 def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, picture, tmp_path, monkeypatch, capsys):
-    from melfusion import generate as module
+    from melfusion.verbs import generate as module
 
     seen, render = [], module.render
     monkeypatch.setattr(module, "CLIPS_AT_ONCE", 2)
@@ -123,7 +124,7 @@ def test_a_truncated_checkpoint_gives_one_sentence(run, tmp_path, capsys):
 
 def test_free_text_from_the_environment_is_taken_verbatim(run, tmp_path, monkeypatch):
     seen = []
-    from melfusion import generate as module
+    from melfusion.verbs import generate as module
 
     monkeypatch.setattr(module, "generate", seen.append)
     monkeypatch.setenv("PROMPT", "calm: rain `x` #1 = $5")

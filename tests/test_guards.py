@@ -12,18 +12,21 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from training_jobs import Run, once
 
-from melfusion import build, guards, optim
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
-from melfusion.callbacks import EMA, Media
-from melfusion.checkpoint_store import CheckpointStore
-from melfusion.config import load_config
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.guards import GuardError, StepGuard, not_finite, threshold
-from melfusion.run import RunDirectory
-from melfusion.schema import GuardConfig
+from melfusion.models import trained as optim
+from melfusion.state.checkpoint_store import CheckpointStore
+from melfusion.state.run_directory import RunDirectory
 from melfusion.torture.faults import Recorder
-from melfusion.train import make_trainer
+from melfusion.training import guard as guards
+from melfusion.training.ema import EMA
+from melfusion.training.fit import make_trainer
+from melfusion.training.guard import GuardError, StepGuard, not_finite, threshold
+from melfusion.training.media_log import Media
 
 # what each planted fault makes not finite
 SEEN = {"nan-input": ["input", "output", "gradient"], "nan-latents": ["output", "gradient"], "nan-loss": ["output"],

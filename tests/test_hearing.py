@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from melfusion import build
+from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.hearing import hear_real, hear_reconstructions
-from melfusion.metrics.embedders import Embedder
-from melfusion.scoring import Ears, Heard
+from melfusion.evaluation.cache import hear_real, hear_reconstructions
+from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.listeners.embedders import Embedder
 
 
 class Ear(torch.nn.Module):
@@ -94,7 +94,7 @@ def test_reconstructions_are_those_of_their_voice(data):
     assert count() == 5
     system.vocoder.corrections += 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("melfusion.vocoder.corrected", lambda waveform, *_: waveform)
+        patch.setattr("melfusion.models.vocoder.corrected", lambda waveform, *_: waveform)
         hear_reconstructions(ears, system, of(config), 5)
     assert count() == 5
 

@@ -9,10 +9,10 @@ import pytest
 from data_fixtures import encoded, noise_picture
 from PIL import Image
 
-from melfusion import generate
-from melfusion.audio import BadSample
-from melfusion.config import ConfigError, load_config
-from melfusion.image import open_image, read_image, to_pixels
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import BadSample, ConfigError
+from melfusion.media.pictures import open_image, read_image, to_pixels
+from melfusion.verbs import generate
 
 
 def flat(mode: str, colour, size=(6, 4), **options) -> bytes:

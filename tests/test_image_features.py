@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from PIL import Image
 from synapse_fixtures import PROMPT_WIDTH, music_inputs, randn, small_image_unet, small_image_vae, small_unet
 
-from melfusion import diffusion
 from melfusion.batch import MusicBatch
-from melfusion.frozen import freeze
-from melfusion.image import read_image
-from melfusion.image_features import ImageFeatureExtractor, read_self_attention
-from melfusion.layers import attention_layers
-from melfusion.schema import DiffusionConfig, OptimConfig
-from melfusion.unet import SynapticUNet
+from melfusion.media.pictures import read_image
+from melfusion.models.diffusion import process as diffusion
+from melfusion.models.frozen import freeze
+from melfusion.models.image_diffusion import ImageFeatureExtractor, read_self_attention
+from melfusion.models.options import DiffusionConfig, OptimConfig
+from melfusion.models.synapse.layers import attention_layers
+from melfusion.models.unet import SynapticUNet
 
 READINGS = ("inverted", "fixed", "noised")
 PROMPT = randn(1, 3, PROMPT_WIDTH, seed=40)

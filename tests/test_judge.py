@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from data_fixtures import one_sentence
 
-from melfusion import build
-from melfusion.config import ConfigError, load_config
-from melfusion.judge import NETWORKS, JudgeNetwork, RecurrentNetwork, augment, cross_entropy
-from melfusion.pitch import PitchNetwork, Semitones
-from melfusion.schema import AudioConfig
-from melfusion.weights_source import WeightsError
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import ConfigError, WeightsError
+from melfusion.listeners.judge import augment, cross_entropy
+from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork, RecurrentNetwork
+from melfusion.listeners.pitch import PitchNetwork, Semitones
+from melfusion.media.options import AudioConfig
 
 
 @pytest.fixture(params=["conv", "recurrent"])

@@ -12,11 +12,11 @@ from metric_fixtures import clap_twin
 from safetensors.torch import save_file
 from test_build import stable_diffusion, t5_text
 
-from melfusion import build
-from melfusion.config import load_config
-from melfusion.frozen import digest
-from melfusion.metrics.embedders import embedder
-from melfusion.weights_source import WeightsError
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import WeightsError
+from melfusion.listeners.embedders import embedder
+from melfusion.models.frozen import digest
 
 TINY = load_config("tiny", ["synapse.kind=none"])
 ONE = torch.zeros(1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from synapse_fixtures import randn
 
-from melfusion.data import scenes
-from melfusion.image import read_image
-from melfusion.leakage import SEEN, TOLD, Looks, bags, classify, leakage
+from melfusion.data.scenes import corpus as scenes
+from melfusion.evaluation.leakage import SEEN, TOLD, Looks, bags, classify, leakage
+from melfusion.media.pictures import read_image
 
 
 def encoder(captions):

@@ -12,9 +12,9 @@ import soundfile
 from PIL import Image
 
 from melfusion.__main__ import main
-from melfusion.config import ConfigError
-from melfusion.listening import KEY, SCALES, Clip, report, summarise, write_blind, write_page
-from melfusion.pages import source
+from melfusion.errors import ConfigError
+from melfusion.evaluation.html import source
+from melfusion.evaluation.study import KEY, SCALES, Clip, report, summarise, write_blind, write_page
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & $5 ${name} $title `b` <img src=x onerror=y>"
 ROWS = ("zither system", "kazoo system")

@@ -14,12 +14,13 @@ import soundfile
 from PIL import Image
 
 from melfusion.__main__ import main
-from melfusion.config import ConfigError
-from melfusion.data.manifest import build_from_manifest
+from melfusion.data.index import write_index
+from melfusion.data.manifest.build import build_from_manifest
+from melfusion.data.options import SHARDS, DataConfig
 from melfusion.data.reading import SampleReader
-from melfusion.data.shards import SPLITS, DataError, Entry, ShardSet, write_index
-from melfusion.options import SHARDS
-from melfusion.schema import AudioConfig, DataConfig
+from melfusion.data.shards import SPLITS, Entry, ShardSet
+from melfusion.errors import ConfigError, DataError
+from melfusion.media.options import AudioConfig
 
 RATE = 8000
 

@@ -8,9 +8,9 @@ from itertools import product
 import pytest
 import torch
 
-from melfusion import build
-from melfusion.melfusion import CheckpointError
-from melfusion.sampler import sample
+from melfusion.assembly import system as build
+from melfusion.errors import CheckpointError
+from melfusion.models.diffusion.samplers import sample
 
 KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from synapse_fixtures import randn
 
-from melfusion.memorisation import memorisation, nearest
-from melfusion.scoring import Heard
+from melfusion.evaluation.memorisation import memorisation, nearest
+from melfusion.evaluation.scoring import Heard
 
 
 def heard(prefix, x):

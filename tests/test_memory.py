@@ -4,15 +4,18 @@ import pytest
 import torch
 from data_fixtures import one_sentence
 
-from melfusion import build, generate
 from melfusion.__main__ import main
-from melfusion.checkpoint import load_system
-from melfusion.config import ConfigError, load_config
-from melfusion.devices import accumulation, world_size
-from melfusion.melfusion import MeLFusion
-from melfusion.memory import CURES, OutOfMemory, is_out_of_memory, telling_memory
-from melfusion.sounds import ROWS, make_clips
-from melfusion.train import train
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.devices import accumulation, world_size
+from melfusion.assembly.load import load_system
+from melfusion.assembly.memory import CURES, OutOfMemory, telling_memory
+from melfusion.errors import ConfigError
+from melfusion.evaluation.clips import ROWS, make_clips
+from melfusion.models.device import is_out_of_memory
+from melfusion.models.system import MeLFusion
+from melfusion.training.run import train
+from melfusion.verbs import generate
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB.")
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
@@ -77,8 +80,8 @@ def test_precompute_generation_and_evaluation_say_it_too(tiny, tiny_corpus, tmp_
     system, config = load_system(tmp_path / "job")
     items = [{}]
     planted(monkeypatch, MeLFusion, "generate", MemoryError())
-    monkeypatch.setattr("melfusion.sounds.clip_file", lambda folder, dataset, i: folder / f"{i}.wav")
-    monkeypatch.setattr("melfusion.sounds.collate", lambda some: make_nothing())
+    monkeypatch.setattr("melfusion.evaluation.clips.clip_file", lambda folder, dataset, i: folder / f"{i}.wav")
+    monkeypatch.setattr("melfusion.evaluation.clips.collate", lambda some: make_nothing())
     with pytest.raises(OutOfMemory, match="during evaluation .*parameters take .*: give evaluation.batch_size=16, or a device"):
         make_clips(system, config, items, ROWS["no picture"], tmp_path / "clips")
     with pytest.raises(OutOfMemory, match="during generation .*a smaller n, or a shorter duration_s"):

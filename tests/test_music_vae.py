@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from melfusion import build
-from melfusion.audio import LOG_FLOOR
-from melfusion.frozen import digest
-from melfusion.music_vae import MusicVAE, modulation_distance
-from melfusion.weights_source import WeightsError
+from melfusion.assembly import system as build
+from melfusion.errors import WeightsError
+from melfusion.media.mel import LOG_FLOOR
+from melfusion.models.frozen import digest
+from melfusion.models.music_vae import MusicVAE, modulation_distance
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 

@@ -7,8 +7,8 @@ import torch
 from synapse_fixtures import synaptic
 from torch import nn
 
-from melfusion.optim import LearningRate, TrainedModule, configure_optimizer
-from melfusion.schema import OptimConfig
+from melfusion.models.options import OptimConfig
+from melfusion.models.trained import LearningRate, TrainedModule, configure_optimizer
 
 
 def configured(groups, max_steps=None, **optim):

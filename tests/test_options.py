@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from melfusion import limits
-from melfusion.config import ConfigError, load_config
+from melfusion.assembly import check as limits
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.schema import CHOICES
+from melfusion.errors import ConfigError, WeightsError
 from melfusion.errors import ConfigError as Same
-from melfusion.options import clip_files
-from melfusion.pace import Pace, duration, size
-from melfusion.schema import CHOICES
-from melfusion.submit import load_cluster
-from melfusion.suites import load_suite
-from melfusion.weights_source import WeightsError, resolve
+from melfusion.evaluation.pace import Pace, duration, size
+from melfusion.lab.suite import load_suite
+from melfusion.models.weights import resolve
+from melfusion.verbs.options import clip_files
+from melfusion.verbs.submit import load_cluster
 
 # where the words of a key have their meaning: a registry line for each word of schema.CHOICES, and no other
 REGISTRIES = {
-    "synapse.kind": ("melfusion.synapse", "SYNAPSES"), "synapse.match": ("melfusion.synapse", "MATCHES"),
-    "sampling.sampler": ("melfusion.sampler", "SAMPLERS"), "judge.kind": ("melfusion.judge", "NETWORKS"),
-    "ablation.told": ("melfusion.sounds", "ROWS"), "ablation.corpus_test": ("melfusion.bench", "SUITES"),
+    "synapse.kind": ("melfusion.models.synapse.base", "SYNAPSES"), "synapse.match": ("melfusion.models.synapse.base", "MATCHES"),
+    "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"), "judge.kind": ("melfusion.listeners.judge", "NETWORKS"),
+    "ablation.told": ("melfusion.evaluation.clips", "ROWS"), "ablation.corpus_test": ("melfusion.evaluation.test_sets", "SUITES"),
 }  # fmt: skip
 
 WRONG = [  # a call, and words of the sentence that answers it
@@ -125,7 +126,7 @@ def test_amounts_that_are_not_meant_are_refused_with_the_key_that_allows_them():
         load_config("tiny", ["data.splits.train=-1"])
     assert load_config("tiny", ["data.splits.train=200000", "data.max_scenes=300000"]).data.splits["train"] == 200000
     with pytest.raises(ConfigError, match=r"100001024 scenes.*data.max_scenes=100001024"):
-        from melfusion.data.corpus import held_out
+        from melfusion.data.sources import held_out
 
         held_out(load_config("tiny"), 5, 50_000_000)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from melfusion.data import order
-from melfusion.data.errors import DataError
-from melfusion.data.order import EvalBatches, TrainBatches, generator, permutation, sample_index, substitute_index
+from melfusion.data.order import EvalBatches, TrainBatches, permutation, sample_index, substitute_index
+from melfusion.errors import DataError
+from melfusion.randomness import generator
 
 CASES = np.random.default_rng(0)
 

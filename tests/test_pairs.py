@@ -8,13 +8,13 @@ from metric_fixtures import clap_twin, hiss, panns_state, vggish_state, write_cl
 from synapse_fixtures import randn
 from torch import nn
 
-from melfusion.audio import write_wav
-from melfusion.bench import own
-from melfusion.evaluate import ears, evaluate
+from melfusion.evaluation.paired import Partners
+from melfusion.evaluation.scores import ears, evaluate
+from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.tables import table
+from melfusion.evaluation.test_sets import own
+from melfusion.media.sound import write_wav
 from melfusion.metrics.imsm import imsm
-from melfusion.pairs import Partners
-from melfusion.scoring import Ears, Heard
-from melfusion.tables import table
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 from PIL import Image, ImageFile
 
-from melfusion import picture_work
-from melfusion.audio import BadSample
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.image import open_image
+from melfusion.errors import BadSample
+from melfusion.media import picture_work
+from melfusion.media.pictures import open_image
 
 
 def chunk(name, data=b""):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from melfusion import build
+from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.frozen import digest
-from melfusion.plan import first_batch, in_words, plan, plan_part, repeated
-from melfusion.precompute import compute, with_stored
+from melfusion.models.frozen import digest
+from melfusion.training.plan import first_batch, in_words, plan, plan_part, repeated
+from melfusion.training.precompute import compute, with_stored
 
 
 @pytest.fixture

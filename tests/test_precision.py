@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from melfusion import build
-from melfusion.checkpoint import load_system
-from melfusion.checkpoint_store import newest
-from melfusion.config import ConfigError
-from melfusion.precision import keep_frozen, resolve_precision
-from melfusion.schema import TrainerConfig
-from melfusion.synapse import attention
-from melfusion.train import train
+from melfusion.assembly import system as build
+from melfusion.assembly.load import load_system
+from melfusion.assembly.options import TrainerConfig
+from melfusion.errors import ConfigError
+from melfusion.models.synapse.base import attention
+from melfusion.state.checkpoint_store import newest
+from melfusion.training.precision import keep_frozen, resolve_precision
+from melfusion.training.run import train
 
 
 def test_attention_is_fp32_under_autocast_on_a_cpu():

@@ -17,16 +17,18 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from slurm_stubs import install
 from training_jobs import Run, fresh
 
-from melfusion import PREEMPTED, image
-from melfusion import train as training
+from melfusion import PREEMPTED
 from melfusion.__main__ import main
-from melfusion.checkpoint_store import CheckpointError
-from melfusion.config import ConfigError, load_config
+from melfusion.assembly.configuration import load_config
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.loggers import JSONLines
-from melfusion.preemption import Preempted, leaving_on_signal
-from melfusion.run import RankLost, RunDirectory, naming_lost_ranks
+from melfusion.errors import CheckpointError, ConfigError, Preempted, RankLost
+from melfusion.media import pictures as image
+from melfusion.state.run_directory import RunDirectory
 from melfusion.torture import faults
+from melfusion.training import fit as training
+from melfusion.training.fit import naming_lost_ranks
+from melfusion.training.loggers import JSONLines
+from melfusion.training.preemption import leaving_on_signal
 
 
 @pytest.fixture
@@ -154,7 +156,8 @@ def test_handlers_are_put_back_whatever_happens():
 TWO = """
 import json, sys
 from pathlib import Path
-from melfusion.torture.jobs import Job, spans
+from melfusion.torture.jobs import Job
+from melfusion.torture.jobs import spans
 job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16"), world=2)
 codes = job.start(planted="sigusr1@5:1")
 codes += job.start()

@@ -15,11 +15,13 @@ import torch
 from data_fixtures import one_sentence
 from safetensors.torch import load_file
 
-from melfusion import build, release
 from melfusion.__main__ import main
-from melfusion.checkpoint import CheckpointError, export_system, load_system
-from melfusion.config import load_config
-from melfusion.generate import generate
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.load import export_system, load_system
+from melfusion.errors import CheckpointError
+from melfusion.lab import recipes as release
+from melfusion.verbs.generate import generate
 
 
 def test_shipped_parts_fit_and_each_has_its_card():

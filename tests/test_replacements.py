@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.replacements import SHOWN, Replacements
-from melfusion.train import train
+from melfusion.training.run import train
 
 PAIRS = [("train-000000.tar:a", "silent"), ("train-000001.tar:b:c", "silent"), ("train-000000.tar:d", "too long")]
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from data_fixtures import data_set, make_sample, one_sentence
 
-from melfusion import build as build_module
-from melfusion import precompute
+from melfusion.assembly import system as build_module
 from melfusion.data import replacing
-from melfusion.data.corpus import build_scenes, ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.errors import DataError
-from melfusion.data.manifest import build_from_manifest
+from melfusion.data.manifest.build import build_from_manifest
 from melfusion.data.shards import ShardSet, write_shards
-from melfusion.run import locked
+from melfusion.data.sources import build_scenes, ensure_corpus
+from melfusion.errors import DataError
+from melfusion.files import locked
+from melfusion.training import precompute
 
 
 class Death(BaseException):

@@ -15,12 +15,17 @@ import yaml
 from data_fixtures import encoded, noise_picture, one_sentence
 
 from melfusion import __main__ as cli
-from melfusion import build, files, generate, options
-from melfusion import train as training
-from melfusion.config import ConfigError, load_config, to_dict
-from melfusion.plots import as_array, save, spectrogram_figure
-from melfusion.run import RunDirectory, locked
-from melfusion.tables import mean_cell
+from melfusion import files
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.schema import to_dict
+from melfusion.errors import ConfigError
+from melfusion.evaluation.tables import mean_cell
+from melfusion.files import locked
+from melfusion.media.figures import as_array, save, spectrogram_figure
+from melfusion.state.run_directory import RunDirectory
+from melfusion.training import fit as training
+from melfusion.verbs import generate, options
 
 # --- run directories ------------------------------------------------------------------------------------------------
 
@@ -300,7 +305,7 @@ def test_training_on_a_login_node_is_refused_and_names_submit(tmp_path, monkeypa
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert "make submit" in stopped(capsys, "train", "melbench,tiny", "data.path=none")
     reached = []
-    monkeypatch.setattr("melfusion.train.train", reached.append)
+    monkeypatch.setattr("melfusion.training.run.train", reached.append)
     assert cli.main(["train"]) == 0  # the embedded default may run anywhere
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert cli.main(["train", "melbench,tiny"]) == 0 and len(reached) == 2

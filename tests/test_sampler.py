@@ -7,11 +7,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from synapse_fixtures import PROMPT_WIDTH, empty_caption, randn, seeded
 
-from melfusion import diffusion
 from melfusion.batch import Conditioning
-from melfusion.image_features import ImageFeatureExtractor
-from melfusion.sampler import ddim_invert, ddim_reverse, guidance_weights, guided, make_scheduler, sample
-from melfusion.schema import DiffusionConfig
+from melfusion.models.diffusion import process as diffusion
+from melfusion.models.diffusion.guidance import guidance_weights, guided
+from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
+from melfusion.models.diffusion.samplers import make_scheduler, sample
+from melfusion.models.image_diffusion import ImageFeatureExtractor
+from melfusion.models.options import DiffusionConfig
 
 TYPES = ("epsilon", "v_prediction")
 

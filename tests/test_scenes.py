@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from melfusion.data import scenes, scenes_music
-from melfusion.data.shards import DataError
+from melfusion.data.scenes import corpus as scenes
+from melfusion.data.scenes import music as scenes_music
+from melfusion.errors import DataError
 
 FACTORS = {
     "place": scenes.PLACES,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from metric_fixtures import heard
 
-from melfusion.metrics.embedders import Embedder
-from melfusion.schema import AudioConfig
-from melfusion.scoring import Ears, accuracy, confusions, gains, levelled
+from melfusion.evaluation.scoring import Ears, accuracy, confusions, gains, levelled
+from melfusion.listeners.embedders import Embedder
+from melfusion.media.options import AudioConfig
 
 AUDIO = AudioConfig(sample_rate_hz=8000, clip_duration_s=1.0)
 

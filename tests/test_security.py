@@ -26,16 +26,17 @@ from safetensors.torch import save, save_file
 from transformers import AutoTokenizer, CLIPTextModel
 
 import melfusion
-from melfusion.audio import BadSample, read_audio
 from melfusion.data import stream
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.errors import DataError
+from melfusion.data.index import write_index
+from melfusion.data.options import DataConfig
 from melfusion.data.reading import decode_sample, read_cached, read_meta
-from melfusion.data.shards import ShardSet, write_index
-from melfusion.image import open_image
-from melfusion.pretrained import load_part, loaded, pretrained, read_part, stored_schedule, tango_state
-from melfusion.schema import AudioConfig, DataConfig
-from melfusion.weights_source import WeightsError
+from melfusion.data.shards import ShardSet
+from melfusion.errors import BadSample, DataError, WeightsError
+from melfusion.media.options import AudioConfig
+from melfusion.media.pictures import open_image
+from melfusion.media.sound import read_audio
+from melfusion.models.published import load_part, loaded, pretrained, read_part, stored_schedule, tango_state
 
 SOURCE = Path(melfusion.__file__).parent
 LIMITS = DataConfig()
@@ -507,7 +508,7 @@ def test_the_main_job_opens_no_socket(tmp_path):
 
 def test_a_socket_in_the_main_job_would_be_seen(tmp_path):
     planted = textwrap.dedent("""
-        from melfusion.data import corpus
+        from melfusion.data import sources as corpus
         def ensure(config): socket.create_connection(("127.0.0.1", 9))
         corpus.ensure_corpus = ensure""")
     done, opened = run_without_sockets(tmp_path, planted)

@@ -12,7 +12,9 @@ import pytest
 import webdataset
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
-from melfusion.data.shards import DataError, Sample, ShardSet, write_index, write_shards
+from melfusion.data.index import write_index
+from melfusion.data.shards import Sample, ShardSet, write_shards
+from melfusion.errors import DataError
 
 
 def error_of(call, *args):

@@ -10,12 +10,12 @@ from metric_fixtures import vggish_state
 from safetensors.torch import load_file, save_file
 from test_build import error_of, music_unet, t5_text, tango
 
-from melfusion import build
-from melfusion.checkpoint import export_system, load_system
-from melfusion.checkpoint_store import CheckpointError
-from melfusion.frozen import digest
-from melfusion.metrics.embedders import embedder
-from melfusion.schema import AudioConfig
+from melfusion.assembly import system as build
+from melfusion.assembly.load import export_system, load_system
+from melfusion.errors import CheckpointError
+from melfusion.listeners.embedders import embedder
+from melfusion.media.options import AudioConfig
+from melfusion.models.frozen import digest
 
 TEXT = {"text_encoder.shared.weight": torch.zeros(3)}
 FILE = "pytorch_model_main.bin"

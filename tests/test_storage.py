@@ -19,12 +19,12 @@ import pytest
 from data_fixtures import data_set, make_sample, one_sentence
 
 from melfusion.data import storage
-from melfusion.data.corpus import ensure_corpus
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.errors import DataError, shown
 from melfusion.data.shards import ShardSet, write_shards
+from melfusion.data.sources import ensure_corpus
 from melfusion.data.storage import is_url, local_name
 from melfusion.data.stream import open_url
+from melfusion.errors import DataError, shown
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -274,7 +274,7 @@ def test_a_cache_folder_that_cannot_be_made_is_a_sentence(server, tmp_path, tiny
 
 
 def fetch_all(url, cache, start):
-    from melfusion.schema import DataConfig
+    from melfusion.data.options import DataConfig
 
     shards = ShardSet(url, DataConfig(cache_dir=cache))
     start.wait()

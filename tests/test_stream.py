@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
-from melfusion import build
+from melfusion.assembly import system as build
 from melfusion.data import order
 from melfusion.data import stream as stream_module
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.reading import digest_of
-from melfusion.data.shards import DataError
 from melfusion.data.stream import StreamingDataset, open_url
-from melfusion.precompute import ensure_precomputed
+from melfusion.errors import DataError
+from melfusion.training.precompute import ensure_precomputed
 
 SHAPES = {"noise": (4, 16, 4)}
 

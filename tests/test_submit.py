@@ -19,9 +19,11 @@ import yaml
 from data_fixtures import one_sentence
 
 from melfusion import __main__ as cli
-from melfusion.config import CONFIG_DIR, ConfigError
-from melfusion.schema import ClusterConfig
-from melfusion.submit import CARRIED, load_cluster, submit
+from melfusion.cluster.options import ClusterConfig
+from melfusion.cluster.submit import CARRIED
+from melfusion.config.load import CONFIG_DIR
+from melfusion.errors import ConfigError
+from melfusion.verbs.submit import load_cluster, submit
 
 ROOT = Path(__file__).parents[1]
 

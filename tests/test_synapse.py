@@ -19,9 +19,10 @@ from synapse_fixtures import (
     text_masks,
 )
 
-from melfusion.layers import LayerSpec, attention_layers, block_names, choose_layers, layer_specs
-from melfusion.processor import SynapseProcessor
-from melfusion.synapse import MATCHES, SYNAPSES, pool, pool_2d
+from melfusion.models.synapse.kinds import SYNAPSES
+from melfusion.models.synapse.layers import LayerSpec, attention_layers, block_names, choose_layers, layer_specs
+from melfusion.models.synapse.matching import MATCHES, pool, pool_2d
+from melfusion.models.synapse.processor import SynapseProcessor
 
 KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
 MIXING = ("kv_mix", "kv_mix_proj", "context_mix")

@@ -6,9 +6,9 @@ import logging
 import pytest
 import torch
 
-from melfusion import build
-from melfusion.config import load_config
-from melfusion.frozen import digest, freeze
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.models.frozen import digest, freeze
 
 CAPTIONS = ["", "rain", "a slow tune", "x" * 40]
 

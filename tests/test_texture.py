@@ -7,11 +7,11 @@ import pytest
 import torch
 from data_fixtures import one_sentence
 
-from melfusion import build
-from melfusion.frozen import digest, freeze
-from melfusion.sounds import voice
-from melfusion.texture import Texture
-from melfusion.weights_source import WeightsError
+from melfusion.assembly import system as build
+from melfusion.errors import WeightsError
+from melfusion.evaluation.clips import voice
+from melfusion.models.frozen import digest, freeze
+from melfusion.models.texture import Texture
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 

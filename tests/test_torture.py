@@ -16,7 +16,8 @@ from melfusion.torture.scenarios import SCENARIOS, Row, compare, killed, saved_b
 SOME = """
 import json, sys
 exec(sys.argv[3])
-from melfusion.torture import report, scenarios
+from melfusion.torture import report
+from melfusion.torture import scenarios
 chosen = [getattr(scenarios, name) for name in sys.argv[2].split(",") if name]
 print(json.dumps(report.torture(int(sys.argv[1]), 3, sys.argv[4], chosen)))
 """
@@ -50,21 +51,21 @@ begin = order.TrainBatches.__init__
 order.TrainBatches.__init__ = lambda self, m, r, w, consumed=0: begin(self, m, r, w, consumed + (1 if consumed else 0))
 """),
     "the guard ignores what is not finite": (0, "not_finite", "bits", """
-from melfusion.guards import StepGuard
+from melfusion.training.guard import StepGuard
 judge = StepGuard.judge
 StepGuard.judge = lambda self, optimizer, norm: [judge(self, optimizer, norm), setattr(optimizer, "found_inf", None)]
 """),
     "checkpoints are lost": (0, "damaged_checkpoint", "survived", """
-from melfusion.checkpoint_store import CheckpointStore
+from melfusion.state.checkpoint_store import CheckpointStore
 prune = CheckpointStore.prune
 CheckpointStore.prune = lambda self, step: [setattr(self, "keep_last", 1), setattr(self, "keep_best", 0), prune(self, step)]
 """),
     "the average is forgotten": (0, "foreign_tmpdir", "bits", """
-from melfusion.callbacks import EMA
+from melfusion.training.ema import EMA
 EMA.on_load_checkpoint = lambda *args: None
 """),
     "nothing is saved at a signal": (0, "asked_to_leave", "survived", """
-from melfusion.checkpoint_store import SaveCheckpoints
+from melfusion.training.checkpoints import SaveCheckpoints
 SaveCheckpoints.finish = lambda self, trainer: self.store.wait()
 """),
 }  # fmt: skip

@@ -9,12 +9,14 @@ import torch
 from data_fixtures import data_set, make_sample, one_sentence
 from safetensors.torch import load_file
 
-from melfusion import build
-from melfusion.config import load_config
-from melfusion.data.datamodule import MusicDataModule, collate
-from melfusion.precompute import precompute, provenance
-from melfusion.towers import PAIRS, Towers, info_nce
-from melfusion.weights_source import WeightsError, resolve
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import load_config
+from melfusion.data.collate import collate
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.errors import WeightsError
+from melfusion.listeners.towers import PAIRS, Towers, info_nce
+from melfusion.models.weights import resolve
+from melfusion.training.precompute import precompute, provenance
 
 CAPTIONS = ["a music box by the sea", "drums in the city", "a flute in a forest", "strings on a mountain"]
 

@@ -12,16 +12,15 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics import Metric
 
-from melfusion import build
-from melfusion.callbacks import EMA
-from melfusion.checkpoint import load_system
-from melfusion.checkpoint_store import newest
-from melfusion.config import ConfigError
+from melfusion.assembly import system as build
+from melfusion.assembly.load import load_system
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.shards import DataError
-from melfusion.precompute import ensure_precomputed
-from melfusion.run import RunDirectory
-from melfusion.train import stage_config, train
+from melfusion.errors import ConfigError, DataError
+from melfusion.state.checkpoint_store import newest
+from melfusion.state.run_directory import RunDirectory
+from melfusion.training.ema import EMA
+from melfusion.training.precompute import ensure_precomputed
+from melfusion.training.run import stage_config, train
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_resume_continues_the_same_curve_to_the_bit(tiny_run, accumulate):
 
 
 def test_training_shows_each_sample_once_an_epoch_across_a_resume(tiny_run, monkeypatch):
-    from melfusion.melfusion import MeLFusion
+    from melfusion.models.system import MeLFusion
 
     seen, inner = [], MeLFusion.training_step
     monkeypatch.setattr(MeLFusion, "training_step", lambda self, b, i: seen.extend(b.keys) or inner(self, b, i))

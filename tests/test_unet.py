@@ -19,11 +19,11 @@ from synapse_fixtures import (
     text_masks,
 )
 
-from melfusion.diffusion import alphas_cumprod
-from melfusion.image_features import ImageFeatureExtractor
-from melfusion.processor import SynapseProcessor
-from melfusion.schema import DiffusionConfig
-from melfusion.unet import SynapticUNet
+from melfusion.models.diffusion.process import alphas_cumprod
+from melfusion.models.image_diffusion import ImageFeatureExtractor
+from melfusion.models.options import DiffusionConfig
+from melfusion.models.synapse.processor import SynapseProcessor
+from melfusion.models.unet import SynapticUNet
 
 ALPHA = ("kv_mix", "kv_mix_proj", "decoupled", "context_mix")
 KINDS = (*ALPHA, "concat")

@@ -8,11 +8,13 @@ import torch
 from data_fixtures import chord, one_sentence
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-from melfusion import build
-from melfusion.audio import LogMel
-from melfusion.schema import AudioConfig
-from melfusion.vocoder import GriffinLim, HifiGan, Vocoder, corrected
-from melfusion.weights_source import WeightsError
+from melfusion.assembly import system as build
+from melfusion.errors import WeightsError
+from melfusion.media.mel import LogMel
+from melfusion.media.options import AudioConfig
+from melfusion.models.griffin_lim import GriffinLim
+from melfusion.models.hifigan import HifiGan
+from melfusion.models.vocoder import Vocoder, corrected
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def test_a_few_samples_more_or_less_are_evened(given, wanted):
 
 @pytest.mark.parametrize("framing", ["hifigan", "centred"])
 def test_inverse_stft_undoes_the_front_ends_stft(framing):
-    from melfusion.vocoder import inverse_stft
+    from melfusion.models.vocos import inverse_stft
 
     front = LogMel(AudioConfig(n_fft_samples=256, hop_length_samples=80, framing=framing))
     waveform = torch.randn(2, 20 * 80)
@@ -164,9 +166,9 @@ def test_inverse_stft_undoes_the_front_ends_stft(framing):
 
 
 def test_vocos_trains_is_written_and_comes_back(tiny, make_batch, tmp_path):
-    from melfusion import build
-    from melfusion.config import load_config
-    from melfusion.weights_source import WeightsError
+    from melfusion.assembly import system as build
+    from melfusion.assembly.configuration import load_config
+    from melfusion.errors import WeightsError
 
     config = load_config("vocoder,tiny", [])
     vocoder = build.part(config)
@@ -203,7 +205,7 @@ def test_it_trains_at_every_size_that_its_segments_hold(tiny, make_batch, monkey
 
 
 def test_spectral_distance_is_zero_for_the_same_sound_and_grows():
-    from melfusion.vocoder import spectral_distance
+    from melfusion.models.vocoder import spectral_distance
 
     sound = torch.randn(2, 8192)
     assert spectral_distance(sound, sound).tolist() == [0, 0]

@@ -10,12 +10,14 @@ import huggingface_hub
 import pytest
 from data_fixtures import one_sentence
 
-from melfusion import weights_source
-from melfusion.config import CONFIG_DIR, ConfigError, load_config
-from melfusion.metrics.embedders import embedder
-from melfusion.schema import AudioConfig
-from melfusion.train import stage_config
-from melfusion.weights_source import WeightsError, resolve
+from melfusion.assembly.configuration import load_config
+from melfusion.config.load import CONFIG_DIR
+from melfusion.errors import ConfigError, WeightsError
+from melfusion.listeners.embedders import embedder
+from melfusion.media.options import AudioConfig
+from melfusion.models import weights as weights_source
+from melfusion.models.weights import resolve
+from melfusion.training.run import stage_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

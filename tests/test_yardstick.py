@@ -5,8 +5,8 @@ import pytest
 import torch
 from metric_fixtures import heard, labels
 
-from melfusion.tables import distances as distance_table
-from melfusion.yardstick import Yardstick
+from melfusion.evaluation.reference import Yardstick
+from melfusion.evaluation.tables import distances as distance_table
 
 
 def test_distances_grow_with_the_shift_and_carry_intervals():

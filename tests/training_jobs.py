@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from melfusion import train as training
 from melfusion.__main__ import main
 from melfusion.torture import faults
 from melfusion.torture.jobs import state
+from melfusion.training import fit as training
 
 
 class Run:

@@ -12,50 +12,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 from melfusion import DEFAULT_CONFIG
-from melfusion.config import check_overrides, load_config
+from melfusion.assembly.configuration import check_overrides, load_config
 from melfusion.errors import ConfigError, explain, thread_failed
-from melfusion.options import from_environment, parse
-
-# Each verb checks its options before it imports what is slow: torch, diffusers and Lightning take seconds.
+from melfusion.verbs.options import from_environment, parse
 
 
 def _train(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
 
-    from melfusion.run import refuse_login_node
-    from melfusion.train import train
+    from melfusion.cluster.slurm import refuse_login_node
+    from melfusion.training.run import train
 
     if config != DEFAULT_CONFIG:
         refuse_login_node(os.environ)
     train(settings)
 
-
 def _release_scenes(config: str, options: list[str]) -> None:
     parse(options, {})
 
-    from melfusion.release import release
+    from melfusion.lab.recipes import release
 
     release()
 
-
 def _generate(config: str, options: list[str]) -> None:
-    from melfusion.options import GENERATE, check_generate
+    from melfusion.verbs.options import GENERATE, check_generate
 
     given = from_environment({"IMAGE": "image", "PROMPT": "prompt", "OUT": "out", "CKPT": "ckpt"}) | parse(options, GENERATE)
     check_generate(given)
 
-    from melfusion.generate import generate
+    from melfusion.verbs.generate import generate
 
     generate(given)
-
 
 def _precompute(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
 
-    from melfusion import build
-    from melfusion.data.corpus import describe, ensure_corpus
-    from melfusion.precompute import precompute
-    from melfusion.train import ensure_stages
+    from melfusion.assembly import system as build
+    from melfusion.data.sources import describe, ensure_corpus
+    from melfusion.training.precompute import precompute
+    from melfusion.training.run import ensure_stages
 
     ensure_corpus(settings)
     ensure_stages(settings)
@@ -63,40 +58,37 @@ def _precompute(config: str, options: list[str]) -> None:
     if not settings.data.precompute.enabled:
         print("Training looks at these with data.precompute.enabled=true, which this configuration has not.")
 
-
 def _evaluate(config: str, options: list[str]) -> None:
-    from melfusion.options import EVALUATE, check_evaluate
+    from melfusion.verbs.options import EVALUATE, check_evaluate
 
     own, others = _split(options, EVALUATE)
     given = from_environment({"CKPT": "ckpt", "OUT": "out"}) | parse(own, EVALUATE)
     check_evaluate(given)
     check_overrides(others)
 
-    from melfusion.evaluate import run
+    from melfusion.verbs.evaluate import run
 
     run(config, given, others)
 
-
 def _ablate(config: str, options: list[str]) -> None:
-    from melfusion.options import ABLATE
-    from melfusion.submit import load_cluster
-    from melfusion.suites import load_suite
+    from melfusion.lab.suite import load_suite
+    from melfusion.verbs.options import ABLATE
+    from melfusion.verbs.submit import load_cluster
 
     own, others = _split(options, ABLATE)
     given = from_environment({"SUITE": "suite"}) | parse(own, ABLATE)
     if given.get("suite"):
         load_suite(given["suite"], load_cluster(others)[2])
 
-    from melfusion.ablate import ablate
-    from melfusion.run import refuse_login_node
+    from melfusion.cluster.slurm import refuse_login_node
+    from melfusion.verbs.ablate import ablate
 
     if given.get("cluster") is None:
         refuse_login_node(os.environ)
     ablate(given, others)
 
-
 def _submit(words: str, options: list[str]) -> None:
-    from melfusion.submit import submit
+    from melfusion.verbs.submit import submit
 
     verb, *names = words.split(",")
     known = [v for v in VERBS if v not in ("submit", "tensorboard")]
@@ -107,47 +99,42 @@ def _submit(words: str, options: list[str]) -> None:
         raise ConfigError(stray)
     submit(verb, names, options, os.environ.get("CONFIG") or DEFAULT_CONFIG)
 
-
 def _listening(folder: str, options: list[str]) -> None:
     folder = parse(options, {"dir": str}).get("dir") or folder
     if not folder:
         raise ConfigError("listening needs the folder of a study: `melfusion listening dir=FOLDER`.")
 
-    from melfusion.listening import report
+    from melfusion.evaluation.study import report
 
     report(Path(folder))
 
-
 def _shards(config: str, options: list[str]) -> None:
-    from melfusion.options import SHARDS
+    from melfusion.data.options import SHARDS
 
     given = from_environment({name.upper(): name for name in SHARDS}) | parse(options, SHARDS)
 
-    from melfusion.data.manifest import build_from_manifest
+    from melfusion.data.manifest.build import build_from_manifest
 
     print(build_from_manifest(**given))
-
 
 def _data_scenes(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
 
-    from melfusion.data.corpus import build_scenes, describe
+    from melfusion.data.sources import build_scenes, describe
 
     build_scenes(settings)
     print(describe(settings.data.path))
 
-
 def _data_games(config: str, options: list[str]) -> None:
     settings = load_config("games" if config == DEFAULT_CONFIG else config, options)
 
-    from melfusion.data.corpus import build_games, describe
+    from melfusion.data.sources import build_games, describe
 
     build_games(settings, os.environ.get("GAMES_DIR"))
     print(describe(settings.data.path))
 
-
 def _torture(config: str, options: list[str]) -> None:
-    from melfusion.options import TORTURE
+    from melfusion.verbs.options import TORTURE
 
     given = {"goodput": "tiny"} | parse(options, TORTURE)
 
@@ -157,12 +144,10 @@ def _torture(config: str, options: list[str]) -> None:
     if not torture(**given):
         raise TortureError("a fault cost something, see the table.")
 
-
 def _tensorboard(config: str, options: list[str]) -> None:
     from tensorboard import main as board
 
     os.execv(sys.executable, [sys.executable, "-m", board.__name__, "--logdir", "runs", *options])
-
 
 VERBS: dict[str, Callable[[str, list[str]], None]] = {
     "train": _train, "evaluate": _evaluate, "ablate": _ablate, "generate": _generate, "precompute": _precompute, "shards": _shards,
@@ -170,18 +155,15 @@ VERBS: dict[str, Callable[[str, list[str]], None]] = {
     "submit": _submit, "torture": _torture, "tensorboard": _tensorboard,
 }  # fmt: skip
 
-
 def _stray(verb: str, names: list[str]) -> str | None:
     """A sentence on the first word that this verb has no use for."""
     unused = names if verb in ("generate", "shards") else names[1:] if verb == "listening" else []
     return f"{unused[0]!r} is no key=value; quote values that hold spaces." if unused else None
 
-
 def _split(options: list[str], own: dict[str, type]) -> tuple[list[str], list[str]]:
     """A verb's own options, and the others, which are keys of configurations."""
     ours = [item for item in options if item.partition("=")[0] in own]
     return ours, [item for item in options if item not in ours]
-
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; errors a user can mend are one sentence and exit code 2 (errors.py), with their traceback where the
@@ -215,7 +197,6 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         threading.excepthook = hook
     return 0
-
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,21 +1,72 @@
-"""Files that are whole or not there at all, and what a damaged one is called. Standard library only."""
+"""Files that are whole or not there, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
 import stat
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from melfusion.errors import DamagedFile
+from melfusion.errors import ConfigError, DamagedFile
+
+LONGEST_NAME = 200  # bytes: room is left for what locks and half-written files add to it
+
+def one_name(key: str, name: str) -> str:
+    """`name` where it is one component of a path, so that what is made under it stays in its folder; else ConfigError."""
+    one_line(key, name)
+    if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise ConfigError(f"{key}={name[:LONGEST_NAME]!r} is no name of a folder: give one without slashes that does not begin "
+                          f"with a dot, of at most {LONGEST_NAME} bytes.")  # fmt: skip
+    return name
+
+def one_line(key: str, value: Any) -> None:
+    """ConfigError where a text, or one inside a list or dict, holds a line break or another control character."""
+    if isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            one_line(key, item)
+    elif isinstance(value, str) and (bad := [c for c in value if unicodedata.category(c) in ("Cc", "Zl", "Zp")]):
+        raise ConfigError(f"{key}={value[:80]!r} holds the control character {bad[0]!r}: leave it out.")
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock file: of several processes that would build the same thing, one does and the others wait.
+
+    Its holder may remove the file when all is done: who waited for that one takes the next.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = _lock_file(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.is_file() and os.path.samestat(path.stat(), os.fstat(handle)):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+def _lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # another user's, perhaps: a lock on a local disk needs no right to write
+        if not path.is_file():
+            raise
+        return os.open(path, os.O_RDONLY)
 
 MAX_JSON_BYTES = 64 << 20  # of a file of ours that is read whole
-
 
 def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], lasting: bool = False) -> None:
     """Write beside `path`, then rename: a file that is there is whole, whoever reads it meanwhile and wherever this ends.
@@ -45,16 +96,13 @@ def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], l
     if lasting:
         sync_folder(path.parent)
 
-
 def write_json(path: Path, tree: Any) -> None:
     """A tree as `as_json` has it, whole or not at all."""
     write_whole(path, as_json(tree))
 
-
 def as_json(tree: Any) -> str:
     """A tree as indented text with a newline at its end; numbers that are not finite become null."""
     return json.dumps(finite(tree), indent=1, allow_nan=False) + "\n"
-
 
 def finite(tree: Any) -> Any:
     """The tree with None in place of each number that is not finite."""
@@ -64,7 +112,6 @@ def finite(tree: Any) -> Any:
         return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
-
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder last through a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -72,7 +119,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
 
 def require_writable(folder: Path) -> None:
     """Make a folder, and a file in it for a moment; OSError where that cannot be."""
@@ -88,7 +134,6 @@ def require_writable(folder: Path) -> None:
         raise
     probe.unlink()
 
-
 def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file, never of a pipe or device, which could be waited for without end.
 
@@ -103,7 +148,6 @@ def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DamagedFile(f"{path} cannot be read ({error.strerror}): {cure}.") from error
-
 
 def read_json(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The object that a JSON file holds; DamagedFile where it holds none, with what to do."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import signal
-import threading
 from collections import Counter
 from typing import Any
 
@@ -14,135 +11,27 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from melfusion.audio import BadSample
 from melfusion.batch import MusicBatch
 from melfusion.data import order
-from melfusion.data.errors import DataError, shown
+from melfusion.data.collate import collate, heed_only_the_loader
+from melfusion.data.dataset import MusicDataset
+from melfusion.data.options import DataConfig
 from melfusion.data.partners import WithPartners
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
 from melfusion.data.shards import Entry, ShardSet
-from melfusion.schema import AudioConfig, DataConfig
+from melfusion.errors import DataError, shown
+from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
-
-MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
-
-
-class MusicDataset(Dataset):
-    """Map-style: global position → sample dict with its own random draws; bad samples are replaced in place."""
-
-    def __init__(self, reader: SampleReader, split: str, seed: int, training: bool, noise_shapes: dict[str, tuple]):
-        self.reader, self.seed, self.training, self.noise_shapes = reader, seed, training, noise_shapes
-        self.entries = reader.entries = reader.shards.entries(split)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def spread(self, n: int) -> MusicDataset:
-        """Keep at most `n` entries, evenly over the split."""
-        self.entries = order.spread(self.entries, n)
-        return self
-
-    def first(self, n: int) -> MusicDataset:
-        """Keep the first `n` entries."""
-        self.entries = self.entries[:n]
-        return self
-
-    def readable(self) -> MusicDataset:
-        """Keep what can be read, and say what is left out: in training another sample may stand in, in a score none may."""
-        kept, bad = [], []
-        for entry in self.entries:
-            try:
-                self.reader(entry, 0.0)
-                kept.append(entry)
-            except BadSample as error:
-                bad.append(f"{entry.shard}:{entry.key}, {error}")
-        if bad:
-            log.warning("%s: %d of %d items cannot be read and are not scored, the first %s", self.reader.shards.folder, len(bad),
-                        len(self.entries), bad[0])  # fmt: skip
-        self.entries = kept
-        return self
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        n = len(self.entries)
-        index = order.sample_index(self.seed, position, n) if self.training else position % n
-        random_crop = self.training and self.reader.data.crop == "random"
-        crop = order.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
-        replaced = []
-        for attempt in range(MAX_SUBSTITUTES):
-            entry = self.entries[index]
-            try:
-                item = self.reader(entry, crop)
-                draws = order.draws(self.seed, position, self.noise_shapes)
-                return item | {"position": position, "draws": draws, "replaced": replaced}
-            except BadSample as error:
-                replaced.append((f"{entry.shard}:{entry.key}", str(error)))
-                index = order.substitute_index(self.seed, position, attempt, n)
-        raise DataError(
-            f"{self.reader.shards.folder}: {MAX_SUBSTITUTES} samples in a row could not be read, the last for "
-            f"{replaced[-1][1]!r}; check or rebuild the data set."
-        )
-
 
 def left_out(labels: dict[str, Any], patterns: list[dict[str, str]]) -> bool:
     """Do the labels have all values of any of the patterns (data.leave_out)?"""
     return any(all(name in labels and str(labels[name]) == str(value) for name, value in pattern.items()) for pattern in patterns)
 
-
-def collate(items: list[dict[str, Any]]) -> MusicBatch:
-    """Sample dicts → MusicBatch."""
-
-    def stack(arrays: list[Any]) -> torch.Tensor:
-        return torch.stack([torch.as_tensor(a) for a in arrays])
-
-    batch = MusicBatch(
-        keys=[item["key"] for item in items],
-        captions=[item["caption"] for item in items],
-        position=torch.tensor([item["position"] for item in items]),
-        has_image=torch.tensor([float(item.get("has_image", 0)) for item in items]),
-        draws={name: stack([item["draws"][name] for item in items]) for name in items[0]["draws"]},
-        labels=[item["labels"] for item in items],
-        full_captions=[item.get("full_caption", item["caption"]) for item in items],
-        replaced=[pair for item in items for pair in item["replaced"]],
-    )
-    if "other" in items[0]:
-        batch.other = _pictures_alone(collate([item["other"] for item in items]))
-    if "cached" in items[0]:
-        return collate_cached(batch, [item["cached"] for item in items])
-    batch.waveform = stack([item["waveform"] for item in items])
-    batch.image = stack([item["image"] for item in items])
-    return batch
-
-
 def _pictures_alone(batch: MusicBatch) -> MusicBatch:
     """Without what conditions or is learned beside the picture."""
     return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})
-
-
-def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
-    stacked = {name: torch.stack([c[name] for c in cached]) for name in cached[0]}
-    floats = {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
-    layers = sorted(name.removeprefix("key.") for name in floats if name.startswith("key."))
-    batch.latent_moments, batch.text_embeds = floats["latent_moments"], floats["text_embeds"]
-    batch.text_mask, batch.has_image = floats["text_mask"].bool(), floats["has_image"]
-    batch.image_latents = floats.get("image_latents")
-    batch.visual_features = {k: (floats[f"key.{k}"], floats[f"value.{k}"]) for k in layers} or None
-    return batch
-
-
-def heed_only_the_loader(worker: int) -> None:
-    """In a loader process: a cluster's signal to the whole job is for the run, which saves and ends its workers itself."""
-    signals = {signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # of this thread and those it starts, so that only `watch` has them
-
-    def watch() -> None:
-        while (got := signal.sigwaitinfo(signals)).si_signo != signal.SIGTERM or got.si_pid != os.getppid():
-            continue
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
-
 
 class MusicDataModule(lightning.LightningDataModule):
     """Loaders over one indexed data set.

@@ -14,22 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from melfusion.data.errors import DataError
-
-# One stream per purpose: adding a purpose never shifts another's numbers.
-STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch")
-KEY = 0x6D656C66  # second half of every generator's key
-
-
-def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:
-    """Counter-based (Philox) generator of one purpose of one position: no state is carried between samples."""
-    counter = [0, position, epoch, STREAMS.index(stream)]
-    return np.random.Generator(np.random.Philox(key=[seed, KEY], counter=counter))
-
-
-def torch_seed(seed: int, number: int) -> int:
-    """For torch's own generator at one micro-batch: what a layer draws from it does not depend on what was drawn before."""
-    return int(generator(seed, "torch", 0, number).integers(2**63))
+from melfusion.errors import DataError
+from melfusion.randomness import generator
 
 
 @lru_cache(maxsize=4)
@@ -37,32 +23,19 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """(n,) order of the samples in one epoch."""
     return generator(seed, "order", epoch).permutation(n)
 
-
 def sample_index(seed: int, position: int, n: int) -> int:
     """Global position → index of the sample shown there."""
     epoch, place = divmod(position, n)
     return int(permutation(seed, epoch, n)[place])
 
-
 def substitute_index(seed: int, position: int, attempt: int, n: int) -> int:
     """Who stands in, at this position, for a sample that cannot be read."""
     return int(generator(seed, "substitute", attempt, position).integers(n))
-
-
-def draws(seed: int, position: int, noise_shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """Every random number of one position: uniform timestep and drop, standard normal arrays by stream name."""
-    uniform = {name: generator(seed, name, 0, position).random(dtype=np.float32) for name in ("timestep", "drop")}
-    return uniform | {
-        name: generator(seed, name, 0, position).standard_normal(shape, dtype=np.float32)
-        for name, shape in noise_shapes.items()
-    }
-
 
 def spread(all_of: Sequence[Any], n: int) -> list[Any]:
     """At most n of them, evenly: the first ones may all come from one track."""
     total, n = len(all_of), min(n, len(all_of))
     return [all_of[i * total // n] for i in range(n)]  # none for n = 0
-
 
 class TrainBatches:
     """Batch sampler of one rank: yields lists of global positions, from `consumed` on, without end.
@@ -78,7 +51,6 @@ class TrainBatches:
         while True:
             yield list(range(start, start + self.micro))
             start += self.world * self.micro
-
 
 class EvalBatches:
     """Batch sampler of one rank over items 0 … n-1, each once over all ranks: in order, striding over ranks.

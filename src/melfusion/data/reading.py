@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 
-from melfusion.audio import BadSample, crop_clip, normalise_level, pad_clip, read_audio
+from melfusion.data.options import DataConfig
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, Entry, ShardSet
-from melfusion.image import read_image
-from melfusion.schema import AudioConfig, DataConfig
+from melfusion.errors import BadSample
+from melfusion.media.options import AudioConfig
+from melfusion.media.pictures import read_image
+from melfusion.media.sound import crop_clip, normalise_level, pad_clip, read_audio
 
 CACHED = ("latent_moments", "text_embeds", "text_mask", "has_image")  # what precomputed members hold at least
-VOTERS = 5  # precomputed samples whose common layout is the one that all must have
 
+VOTERS = 5  # precomputed samples whose common layout is the one that all must have
 
 def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
     """The sample's JSON; BadSample where it is not an object, or too large."""
@@ -41,7 +43,6 @@ def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
         raise BadSample("labels are not an object")
     return meta
 
-
 def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
     """Precomputed tensors; BadSample for a header that is too large, missing names and what is not finite."""
     if int.from_bytes(data[:8], "little") > limits.max_json_kib * 2**10:
@@ -56,12 +57,10 @@ def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
         raise BadSample(f"{CACHE_EXT} holds NaN or infinity")
     return tensors
 
-
 def digest_of(provenance: dict[str, Any], source: bool = False) -> str:
     """Twelve hex digits for what precomputed members were made with: parts and settings, and with `source` the data set."""
     parts = {name: value for name, value in provenance.items() if source or name != "source"}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
 
 def digest_in(cached: bytes) -> str | None:
     """The digest that a precomputed member carries; None where it has none."""
@@ -69,7 +68,6 @@ def digest_in(cached: bytes) -> str | None:
         return json.loads(cached[8 : 8 + int.from_bytes(cached[:8], "little")])["__metadata__"]["made_with"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
-
 
 def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig,
                   data: DataConfig) -> dict[str, Any]:  # fmt: skip
@@ -101,11 +99,9 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
         item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels, data.max_image_work)
     return item
 
-
 def layout(item: dict[str, Any]) -> tuple:
     """Names, types and shapes of an item's precomputed tensors; () for a raw one."""
     return tuple(sorted((name, str(t.dtype), tuple(t.shape)) for name, t in item.get("cached", {}).items()))
-
 
 class SampleReader:
     """Entries of a ShardSet → plain arrays that fit into one batch."""

@@ -20,13 +20,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from melfusion.data.errors import DataError
 from melfusion.data.index import parse_index
-from melfusion.run import locked
-from melfusion.schema import DataConfig
+from melfusion.data.options import DataConfig
+from melfusion.errors import DataError
+from melfusion.files import locked
 
 INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
-
 
 @contextmanager
 def held(folder: Path, named_by: str = "") -> Iterator[None]:
@@ -44,25 +43,21 @@ def held(folder: Path, named_by: str = "") -> Iterator[None]:
         with suppress(OSError):
             (folder / LOCK).unlink()
 
-
 def settle(folder: Path) -> None:
     """Finish a half-done move where there is one."""
     if halfway(folder):
         with held(folder):
             pass
 
-
 def halfway(folder: Path) -> bool:
     """Did a builder die while its new set moved up?"""
     return (folder / BUILDING / INDEX).is_file() and not (folder / INDEX).is_file()
-
 
 def begin(folder: Path) -> Path:
     """An empty `.building`; what a builder that died left there is removed, its index first, so that it never looks whole."""
     drop(folder)
     (folder / BUILDING).mkdir()
     return folder / BUILDING
-
 
 def drop(folder: Path) -> None:
     """Remove `.building`, as far as that can be done."""
@@ -72,7 +67,6 @@ def drop(folder: Path) -> None:
             building.unlink()
         (building / INDEX).unlink(missing_ok=True)
     shutil.rmtree(building, ignore_errors=True)
-
 
 def move(folder: Path) -> None:
     """Put the set in `.building`, which is whole, in the place of what `folder` holds; goes on where an earlier call stopped."""
@@ -97,18 +91,15 @@ def move(folder: Path) -> None:
     sync(folder)
     drop(folder)
 
-
 def tree_of(index: Path) -> dict[str, Any]:
     """An index of ours, checked."""
     return parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members)
-
 
 def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
     """The *.tar files of a folder: those that its index does not name, and those that it does."""
     index, tars = folder / INDEX, sorted(folder.glob("*.tar"))
     ours = {shard["name"] for shard in tree_of(index)["shards"]} if index.is_file() else set()
     return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
-
 
 def sync(*folders: Path) -> None:
     """Have the disk keep the names in these folders in case of a power cut; not every file system can."""
@@ -119,7 +110,6 @@ def sync(*folders: Path) -> None:
                 os.fsync(handle)
         finally:
             os.close(handle)
-
 
 @contextmanager
 def told(folder: Path, named_by: str = "") -> Iterator[None]:

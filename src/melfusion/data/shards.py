@@ -21,20 +21,21 @@ from typing import IO, Any
 
 import webdataset as wds
 
-from melfusion.audio import BadSample
 from melfusion.data import replacing, tars
-from melfusion.data.errors import DataError, shown
 from melfusion.data.index import MEMBER_DIGITS, member_digest, parse_index, write_index
+from melfusion.data.options import DataConfig
 from melfusion.data.storage import is_url, open_storage
-from melfusion.schema import DataConfig
+from melfusion.errors import BadSample, DataError, shown
 
 wds.utils.enforce_security = True  # no pickles, no shell from data
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
-IMAGE_EXTS = ("png", "jpg", "jpeg", "webp")
-CACHE_EXT = "latents.safetensors"
-SPLITS = ("train", "val", "test")
 
+IMAGE_EXTS = ("png", "jpg", "jpeg", "webp")
+
+CACHE_EXT = "latents.safetensors"
+
+SPLITS = ("train", "val", "test")
 
 @dataclass
 class Sample:
@@ -57,7 +58,6 @@ class Sample:
             members[self.image_ext] = self.image
         return members | self.extra
 
-
 @dataclass(frozen=True)
 class Entry:
     """Where one sample lies: shard file, its members' (offset, length), and their digests one after another."""
@@ -71,7 +71,6 @@ class Entry:
         """Of one member (index.member_digest); empty where the index has none."""
         first = list(self.members).index(ext) * MEMBER_DIGITS
         return self.digests[first : first + MEMBER_DIGITS]
-
 
 def write_shards(samples: Iterable[Sample], out: str | Path, samples_per_shard: int = 256, info: dict[str, Any] | None = None,
                  unless: Callable[[], bool] = lambda: False, named_by: str = "") -> dict[str, int]:  # fmt: skip
@@ -110,7 +109,6 @@ def write_shards(samples: Iterable[Sample], out: str | Path, samples_per_shard: 
         with replacing.told(out, named_by):
             replacing.move(out)
     return building.counts
-
 
 class Building:
     """Shards on their way: samples go into one open tar for each split."""
@@ -156,7 +154,6 @@ class Building:
             for one in (tar, file):
                 with suppress(Exception):
                     one.close()
-
 
 class ShardSet:
     """An indexed data set: entries by split, members by their place. Safe to use from several processes.

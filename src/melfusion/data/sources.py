@@ -1,196 +1,157 @@
-"""Remote files, whole or by byte range: http(s) by itself, every other kind of address through fsspec.
-
-Every transfer is bounded as a whole, headers included: after `data.timeout_s`, and at every later moment, it must have brought
-`data.min_rate_kib_s` on average. N bytes take at most 2 × timeout_s + N / rate, however slowly a server drips.
-"""
+"""From a configuration to the shards it names: which source builds them, and what to do where none can."""
 
 from __future__ import annotations
 
-import base64
-import functools
-import http.client
-import io
-import ssl
-import threading
-import time
+import dataclasses
+import logging
+import os
 from collections.abc import Callable
-from functools import partial
-from typing import IO, Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from pathlib import Path
 
-import fsspec
+from melfusion.assembly.schema import CHOICES, Config
+from melfusion.data import replacing
+from melfusion.data.shards import ShardSet, write_shards
+from melfusion.data.storage import is_url, local_name
+from melfusion.errors import ConfigError, DataError
 
-from melfusion.data.errors import DataError
+log = logging.getLogger(__name__)
 
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
-CHUNK = 1 << 20  # bytes asked of an object store at a time
+def check_scenes(key: str, n: int, config: Config) -> None:
+    """Refuse to draw more scenes than `data.max_scenes`."""
+    if n > (most := config.data.max_scenes):
+        raise ConfigError(f"{key} asks for {n} scenes, more than data.max_scenes={most}: give fewer, or data.max_scenes={n} where "
+                          "they are really wanted.")  # fmt: skip
 
+HELD_OUT = "data/scenes-held-out"
 
-class Pace:
-    """How slow one transfer may be; only the time spent in waiting for bytes counts."""
+FITTED = 1024  # real training clips that statistics, such as a PCA, are fitted on
 
-    def __init__(self, timeout_s: float, rate_kib_s: float):
-        self.timeout_s, self.rate, self.spent_s, self.got = timeout_s, rate_kib_s * 1024, 0.0, 0
+def ensure_corpus(config: Config) -> None:
+    """Look whether the data set is there and is what the configuration means; scenes that are missing are drawn where a
+    configuration file names their folder, or with data.draw=true. DataError says what else to do.
 
-    def took(self, seconds: float, size: int) -> None:
-        """TimeoutError where so many further bytes, after so long, are too few."""
-        self.spent_s, self.got = self.spent_s + seconds, self.got + size
-        if self.spent_s > self.timeout_s + self.got / self.rate:
-            raise TimeoutError(f"{self.got} bytes came in {self.spent_s:.0f} s, below data.min_rate_kib_s={self.rate / 1024:g}")
+    What is there is only read: no lock is taken, and nothing is written beside it.
+    """
+    data = config.data
+    if data.stream or is_url(data.path):
+        return
+    folder = Path(local_name(data))
+    replacing.settle(folder)
+    if (folder / "index.json").is_file():
+        _refuse_other(config)
+        return
+    if data.source == "scenes" and data.draw:
+        build_scenes(config, unless=(folder / "index.json").is_file)  # by another process, which was waited for
+        _refuse_other(config)
+        return
+    command = {
+        "scenes": f"make data-scenes ARGS=\"data.path={data.path}\"",
+        "games": "make data-games",
+        "manifest": f"make shards MANIFEST=… AUDIO_DIR=… IMAGE_DIR=… OUT={data.path}",
+    }
+    hint = ", or correct data.path, which no configuration file names" if data.source == "scenes" else ""
+    raise DataError(f"There is no data set in {data.path}: build it with `{command[data.source]}`{hint}.")
 
+def build_scenes(config: Config, unless: Callable[[], bool] = lambda: False) -> dict[str, int]:
+    """Draw and render the embedded corpus into `data.path`; `unless` as in write_shards."""
+    from rich.progress import track
 
-class PacedStream(io.RawIOBase):
-    """A socket's stream under a Pace."""
+    from melfusion.data.scenes import corpus as scenes
 
-    def __init__(self, raw: io.RawIOBase, pace: Pace):
-        self.raw, self.pace = raw, pace
+    data, audio = config.data, config.audio
+    _refuse_another(config, "scenes")
+    size = max(128, data.image_size_px)
+    drawn = scenes.samples(data.corpus_seed, data.splits, audio.clip_duration_s, audio.sample_rate_hz, size,
+                           processes=len(os.sched_getaffinity(0)) if sum(data.splits.values()) > 200 else 1)  # fmt: skip
+    shown = track(drawn, description="scenes", total=sum(data.splits.values()))
+    info = {"source": "scenes", "seed": data.corpus_seed, "sample_rate_hz": audio.sample_rate_hz,
+            "clip_duration_s": audio.clip_duration_s, "image_size_px": size, **scenes.contract()}  # fmt: skip
+    return write_shards(shown, local_name(data), data.samples_per_shard, info, unless, "data.path")
 
-    def readable(self) -> bool:
-        return True
+def _refuse_other(config: Config) -> None:
+    """DataError where the set that is there is one of another source, or other scenes than are wanted. A set that names no
+    source, as others' shards do, is taken for what the configuration says, with a warning where that is scenes.
+    """
+    data, there = config.data, ShardSet(config.data.path)
+    source = there.info.get("source")
+    if source != data.source and source in CHOICES["data.source"]:
+        raise DataError(f"{data.path} is a data set of {source}, and the configuration says data.source={data.source}: add "
+                        f"data.source={source}, or give another data.path.")  # fmt: skip
+    if data.source != "scenes":
+        return
+    if source != "scenes":
+        log.warning("%s does not say that its samples are drawn scenes: data.source=manifest says that they are others.", data.path)
+    if other := _other_than(there, config):
+        raise DataError(f"{data.path} holds {other}: give another data.path, or remove that folder.")
 
-    def readinto(self, buffer: Any) -> int | None:
-        started = time.monotonic()
-        size = self.raw.readinto(buffer)
-        self.pace.took(time.monotonic() - started, size or 0)
-        return size
+def _other_than(there: ShardSet, config: Config) -> str:
+    """In words, why drawn scenes are not those of a configuration: another seed, too few, or sound and pictures too small."""
+    info, held, found = there.info, counts(there), []
+    if info.get("source") != "scenes":
+        return ""
+    if info["seed"] != config.data.corpus_seed:
+        found.append(f"scenes of seed {info['seed']}, not data.corpus_seed={config.data.corpus_seed}")
+    for split, n in config.data.splits.items():
+        if held.get(split, 0) < n:
+            found.append(f"{held.get(split, 0)} scenes for {split}, not {n}")
+    wanted = {"sample_rate_hz": config.audio.sample_rate_hz, "clip_duration_s": config.audio.clip_duration_s,
+              "image_size_px": config.data.image_size_px}  # fmt: skip
+    for name, least in wanted.items():
+        if info.get(name, least) < least:
+            found.append(f"scenes of {name} {info[name]}, less than {least}")
+    return " and ".join(found)
 
-    def close(self) -> None:
-        self.raw.close()
-        super().close()
+def held_out(config: Config, seed: int, n: int) -> str:
+    """A folder of freshly drawn scenes of any seed: `test` and `reference` of at least n clips each, `train` for statistics.
 
+    A scene is fixed by its seed and number, so a larger folder begins with what a smaller one held.
+    """
+    check_scenes(f"seed {seed}, held out,", 2 * n + FITTED, config)
+    path = f"{HELD_OUT}-seed{seed}"
+    there = ShardSet(path) if (Path(path) / "index.json").is_file() else None
+    n = max(n, counts(there).get("test", 0) if there else 0)
+    data = dataclasses.replace(config.data, path=path, corpus_seed=seed, splits={"test": n, "reference": n, "train": FITTED})
+    wanted = dataclasses.replace(config, data=data)
 
-class PacedResponse(http.client.HTTPResponse):
-    """An answer whose status line, headers and body come under one Pace."""
+    def enough() -> bool:
+        return (Path(path) / "index.json").is_file() and not _other_than(ShardSet(path), wanted)
 
-    def __init__(self, pace: Pace, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.fp = io.BufferedReader(PacedStream(self.fp.detach(), pace))
+    if not enough():
+        build_scenes(wanted, unless=enough)
+    return path
 
+def _refuse_another(config: Config, source: str) -> None:
+    """A folder that holds, or should hold, another kind of data set is not built over."""
+    if config.data.source != source:
+        raise DataError(f"{config.data.path} is a set of data.source={config.data.source}: name a configuration of {source}.")
+    folder = Path(local_name(config.data))
+    replacing.settle(folder)
+    if (folder / "index.json").is_file() and ShardSet(folder).info.get("source") != source:
+        raise DataError(f"{config.data.path} holds another data set than {source}: give another data.path, or remove that folder.")
 
-@functools.cache  # certificates are read once
-def opener(timeout_s: float, rate_kib_s: float) -> OpenerDirector:
-    """urllib's opener, with its proxies and redirects, each of whose answers comes under a Pace."""
+def build_games(config: Config, games_dir: str | None) -> dict[str, int]:
+    """Fetch the games' packages where no GAMES_DIR is given, cut their music into clips, and write `data.path`."""
+    from rich.progress import track
 
-    def connect(kind: type, *args: Any, **kwargs: Any) -> http.client.HTTPConnection:
-        made = kind(*args, **kwargs)
-        made.response_class = lambda *a, **k: PacedResponse(Pace(timeout_s, rate_kib_s), *a, **k)
-        return made
+    from melfusion.data import games
 
-    trusted = ssl.create_default_context()
+    _refuse_another(config, "games")
+    folder = Path(games_dir) if games_dir else Path(f"{local_name(config.data)}-packages")
+    if not games_dir:
+        games.download(folder)  # what is already there is not fetched again
+    clips = games.samples(folder, config.audio.clip_duration_s, config.audio.sample_rate_hz,
+                          image_size_px=max(128, config.data.image_size_px))  # fmt: skip
+    return write_shards(track(clips, description="games"), local_name(config.data), config.data.samples_per_shard,
+                        {"source": "games"}, named_by="data.path")  # fmt: skip
 
-    class Plain(HTTPHandler):
-        def http_open(self, request: Request) -> Any:
-            return self.do_open(partial(connect, http.client.HTTPConnection), request)
+def counts(shards: ShardSet) -> dict[str, int]:
+    """Split → how many samples it has."""
+    found: dict[str, int] = {}
+    for shard in shards.shards:
+        split = shard["name"].rsplit("-", 1)[0]
+        found[split] = found.get(split, 0) + len(shard["samples"])
+    return found
 
-    class Secure(HTTPSHandler):
-        def https_open(self, request: Request) -> Any:
-            return self.do_open(partial(connect, http.client.HTTPSConnection, context=trusted), request)
-
-    return build_opener(Plain, Secure)
-
-
-def ask(url: str, timeout_s: float, rate_kib_s: float, headers: dict[str, str] | None = None, method: str = "GET") -> Any:
-    """The answer to one http(s) request; user and password of the address are sent to that host alone, as basic authentication."""
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    web = parts.scheme in ("http", "https")
-    request = Request(urlunsplit(parts._replace(netloc=host)) if web else url, headers=headers or {}, method=method)
-    if user and web:
-        name, _, password = map(unquote, user.partition(":"))
-        token = base64.b64encode(f"{name}:{password}".encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {token}")
-    return opener(timeout_s, rate_kib_s).open(request, timeout=timeout_s)
-
-
-class HTTP:
-    """Files under an http(s) address."""
-
-    def __init__(self, url: str, timeout_s: float, rate_kib_s: float):
-        self.url, self.ask = url, partial(ask, timeout_s=timeout_s, rate_kib_s=rate_kib_s)
-
-    def open(self, name: str, offset: int = 0, length: int | None = None) -> IO[bytes]:
-        ranged = {} if length is None else {"Range": f"bytes={offset}-{offset + length - 1}"}
-        answer = self.ask(f"{self.url}/{quote(name)}", headers={"Accept-Encoding": "identity"} | ranged)
-        if ranged and answer.status != 206:
-            answer.close()
-            raise DataError(f"{self.url}/{name}: the server gives no byte ranges, and the shard does not fit into the cache: "
-                            "raise data.cache_gib, or serve the shards from elsewhere.")  # fmt: skip
-        return answer
-
-    def size(self, name: str) -> int:
-        with self.ask(f"{self.url}/{quote(name)}", method="HEAD") as answer:
-            return int(answer.headers["Content-Length"])
-
-
-class Objects:
-    """Files of any other kind of URL, through fsspec."""
-
-    def __init__(self, url: str, timeout_s: float, rate_kib_s: float):
-        self.url, self.timeout_s, self.rate = url, timeout_s, rate_kib_s * 1024
-        protocol = url.partition("://")[0]
-        try:
-            fsspec.get_filesystem_class(protocol)
-        except ImportError as error:
-            raise DataError(f"{url} needs one more package: run `pip install {PACKAGES.get(protocol, protocol)}`.") from error
-        except ValueError as error:
-            raise DataError(f"{url}: fsspec knows no {protocol}:// addresses; give a folder or another URL.") from error
-
-    def _at(self, name: str) -> tuple[Any, str]:
-        return fsspec.core.url_to_fs(f"{self.url}/{name}")  # kept by fsspec, one for each process
-
-    def _within(self, size: int, call: Callable[[], Any]) -> Any:
-        """What a call that brings so many bytes returns, in the time that those may take."""
-        return within(2 * self.timeout_s + size / self.rate, call)
-
-    def open(self, name: str, offset: int = 0, length: int | None = None) -> IO[bytes]:
-        files, path = self._at(name)  # here, since fsspec keeps one for each thread
-        if length is not None:
-            return io.BytesIO(self._within(length, lambda: files.cat_file(path, start=offset, end=offset + length)))
-        file = self._within(0, lambda: files.open(path, "rb"))
-        return io.BufferedReader(Chunks(file, self._within), CHUNK)
-
-    def size(self, name: str) -> int:
-        files, path = self._at(name)
-        return self._within(0, lambda: files.size(path))
-
-
-class Chunks(io.RawIOBase):
-    """A file of an object store, read in chunks of which each has its time."""
-
-    def __init__(self, file: IO[bytes], bounded: Callable[[int, Callable[[], bytes]], bytes]):
-        self.file, self.bounded = file, bounded
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), CHUNK)
-        data = self.bounded(size, lambda: self.file.read(size))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-
-def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call` returns or raises; TimeoutError after so many seconds, when a thread that no one waits for is left with it."""
-    ended: list[tuple[Any, BaseException | None]] = []
-
-    def run() -> None:
-        try:
-            ended.append((call(), None))
-        except BaseException as error:
-            ended.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not ended:
-        raise TimeoutError(f"nothing came in {seconds:.0f} s")
-    value, error = ended[0]
-    if error is not None:
-        raise error
-    return value
+def describe(path: str) -> str:
+    """Counts of a data set in words."""
+    return f"{path}: " + ", ".join(f"{n} {split}" for split, n in sorted(counts(ShardSet(path)).items()))

@@ -1,5 +1,7 @@
 """Train, val and test for paired data: whatever shares a track or a picture stays in one split."""
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +22,6 @@ def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
         low, high = sorted((root((0, track)), root((1, picture))))
         parent[high] = low  # the smallest member names the component, whatever the order of the pairs
     return [hashlib.sha256(root((0, track))[1].encode()).hexdigest()[:10] for track, _ in pairs]
-
 
 def split_components(
     pairs: Sequence[tuple[str, str]],

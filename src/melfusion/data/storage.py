@@ -19,21 +19,20 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from melfusion.data.errors import DataError, shown
-from melfusion.data.sources import HTTP, Objects
-from melfusion.run import locked
-from melfusion.schema import DataConfig
+from melfusion.data.options import DataConfig
+from melfusion.data.remote import HTTP, Objects
+from melfusion.errors import DataError, shown
+from melfusion.files import locked
 
 log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def is_url(path: str | os.PathLike) -> bool:
     """Does `data.path` name another place than this machine's files?"""
     return "://" in str(path) and not str(path).startswith("file://")
-
 
 def local_name(data: DataConfig) -> str:
     """Where files that belong beside the data set (locks, precomputed shards) begin: its path, for a URL one in the cache."""
@@ -41,11 +40,9 @@ def local_name(data: DataConfig) -> str:
         return data.path.removeprefix("file://")
     return str(Path(data.cache_dir).expanduser() / hashlib.sha256(data.path.encode()).hexdigest()[:16])
 
-
 def open_storage(path: str | os.PathLike, data: DataConfig) -> Folder | Remote:
     """The place a data set's path or URL names."""
     return Remote(str(path).rstrip("/"), data) if is_url(path) else Folder(str(path).removeprefix("file://"))
-
 
 class Folder:
     """A local folder."""
@@ -70,7 +67,6 @@ class Folder:
     def whole(self, name: str, limit: int) -> bytes | None:
         """A small file's bytes, at most limit + 1 of them; None where there is none."""
         return self.read(name, 0, limit + 1) if (self.folder / name).is_file() else None
-
 
 class Remote:
     """A URL: whole shards kept in `data.cache_dir` up to `data.cache_gib`; what does not fit is read by byte range.

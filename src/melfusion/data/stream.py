@@ -13,19 +13,18 @@ from typing import IO, Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
 
-from melfusion.audio import BadSample
 from melfusion.data import order, tars
-from melfusion.data.datamodule import collate, heed_only_the_loader
-from melfusion.data.errors import DataError, shown
+from melfusion.data.collate import collate, heed_only_the_loader
+from melfusion.data.options import DataConfig
 from melfusion.data.reading import decode_sample, digest_in, layout
+from melfusion.data.remote import ask
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
-from melfusion.data.sources import ask
-from melfusion.schema import AudioConfig, DataConfig
+from melfusion.errors import BadSample, DataError, shown
+from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
 
 KNOWN = ("json", CACHE_EXT, *AUDIO_EXTS, *IMAGE_EXTS)
-
 
 @contextmanager
 def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Iterator[IO[bytes]]:
@@ -46,13 +45,11 @@ def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Ite
         raise DataError(f"data.stream: {url} cannot be read as a tar ({words}); check the address, and give a compressed one as "
                         "`pipe:zcat …`.") from error  # fmt: skip
 
-
 def tar_samples(url: str, data: DataConfig) -> Iterator[tuple[str, dict[str, bytes] | BadSample]]:
     """(key, extension → bytes, or what is wrong) of each sample of one plain tar, in its order and within the limits."""
     with open_url(url, data.timeout_s, data.min_rate_kib_s) as stream:
         for key, group in groupby(tars.members(stream, "r|"), key=lambda found: found[2]):
             yield key, _members(group, data)
-
 
 def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | BadSample:
     """One sample's members that are known, the others empty; of one that breaks a limit no further byte is kept."""
@@ -70,7 +67,6 @@ def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | Bad
             if ext in KNOWN and len(raw[ext]) != member.size:
                 raise DataError(f"data.stream: a tar ends within {member.name!r:.80}; check the address.")
     return wrong or raw
-
 
 class StreamingDataset(IterableDataset):
     """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason.
@@ -123,7 +119,6 @@ class StreamingDataset(IterableDataset):
         if layout(item) != self.expected:
             raise BadSample(f"{CACHE_EXT} is laid out unlike the first sample's")
         return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
-
 
 def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int,
                   made_with: str | None = None) -> DataLoader:  # fmt: skip

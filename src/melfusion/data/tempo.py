@@ -1,5 +1,7 @@
 """The tempo of a waveform, for captions."""
 
+from __future__ import annotations
+
 import numpy as np
 
 

@@ -16,15 +16,14 @@ import time
 from pathlib import Path
 
 MEAN_TIMES_S = {"30 minutes": 1800.0, "3 hours": 10800.0}
-LIMIT_S = 3600.0
 
+LIMIT_S = 3600.0
 
 def share(restart_s: float, step_s: float, checkpoint_s: float, interval: int, between_failures_s: float) -> float:
     """Useful time over all time, with a checkpoint every `interval` steps and a failure every so many seconds."""
     writing = checkpoint_s / (interval * step_s + checkpoint_s)
     failure = restart_s + interval * step_s / 2
     return (1 - writing) * max(0.0, 1 - failure / between_failures_s)
-
 
 def measure(config: str, interval: int, folder: Path) -> dict[str, float]:
     """Seconds of a restart, a step and a checkpoint, and the steps lost, of a job that is killed between two checkpoints."""
@@ -41,7 +40,6 @@ def measure(config: str, interval: int, folder: Path) -> dict[str, float]:
     return {"restart_s": again[resumed + 1] - started, "step_s": step_s, "checkpoint_s": max(0.0, pauses[interval + 1] - step_s),
             "lost_steps": max(first) - resumed, "interval": interval}  # fmt: skip
 
-
 def _live(command: list[str], folder: Path, life: int, until: int) -> None:
     """One life of the job, in a process group of its own, killed once it has ended a step."""
     log = (folder / f"goodput{life}.txt").open("w")
@@ -56,13 +54,11 @@ def _live(command: list[str], folder: Path, life: int, until: int) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-
 def _ends(folder: Path, life: int) -> dict[int, float]:
     """Step → when it ended."""
     file = folder / "goodput" / f"life{life:03d}-rank0.txt"
     lines = [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
     return {int(line[1]): float(line[2]) for line in lines if line[0] == "end" and len(line) == 3}
-
 
 def report(config: str, found: dict[str, float]) -> str:
     """In words, against the goals."""

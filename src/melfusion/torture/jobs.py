@@ -19,8 +19,8 @@ from melfusion import __main__ as cli
 from melfusion.torture import faults
 
 STEPS, EVERY, VALIDATED = 12, 2, 5  # steps of a job; how often it saves, and validates
-DEADLINE_S = 60.0  # within which every rank must have ended once one of them is gone
 
+DEADLINE_S = 60.0  # within which every rank must have ended once one of them is gone
 
 @dataclasses.dataclass
 class Job:
@@ -64,11 +64,9 @@ class Job:
         devices = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
         return cli.main(["train", "tiny", f"runs_dir={self.folder / 'runs'}", "name=job", *workload(), *devices, *self.options])
 
-
 def workload() -> list[str]:
     return [f"trainer.max_steps={STEPS}", f"trainer.checkpoint_every_n_steps={EVERY}",
             f"trainer.val_every_n_steps={VALIDATED}", "trainer.media_items=0", "data.splits.train=40"]  # fmt: skip
-
 
 def fork(live: Callable[[], int]) -> int:
     """The process id of a child that lives and exits with what `live` returns."""
@@ -82,7 +80,6 @@ def fork(live: Callable[[], int]) -> int:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
-
 
 def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
     """Exit codes of children; all are killed after so many seconds, and those that outlive a dead one by DEADLINE_S."""
@@ -102,20 +99,14 @@ def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
         _kill(pid for pid in ranks if pid not in codes)
     return [codes[pid] for pid in ranks]
 
-
 def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-# --- what came of a job ---------------------------------------------------------------------------------------------
-
 
 def state(path: Path) -> dict[str, np.ndarray]:
     """Weights, average and optimizer state of a checkpoint, by name, as bytes."""
@@ -124,7 +115,6 @@ def state(path: Path) -> dict[str, np.ndarray]:
     for number, entry in stored["optimizer_states"][0]["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in entry.items()}
     return {name: t.contiguous().reshape(-1).view(torch.uint8).numpy() for name, t in tensors.items()}
-
 
 def differing_bits(a: Path | None, b: Path | None) -> int:
     """Of two checkpoints; a missing one differs in all."""
@@ -135,7 +125,6 @@ def differing_bits(a: Path | None, b: Path | None) -> int:
         total += int(np.bitwise_count(x ^ y).sum()) if x.shape == y.shape else 8 * max(x.size, y.size)
     return total if one and two else max(total, 1)
 
-
 def trained_on(job: Job) -> dict[int, tuple[int, str]]:
     """Position → step and sample, of the steps that count: what a later life took up again from an earlier step is undone."""
     seen: dict[int, tuple[int, str]] = {}
@@ -145,19 +134,16 @@ def trained_on(job: Job) -> dict[int, tuple[int, str]]:
         seen |= {int(line[2]): (int(line[1]), line[3]) for line in lines if line[0] == "sample" and len(line) == 4}
     return seen
 
-
 def spans(job: Job) -> list[tuple[int, int]]:
     """Of each life that trained: the step it went on from, and the last that it ended."""
     found = [[int(line[1]) for line in lines if line[0] in ("resume", "end")] for lines in records(job)]
     return [(min(steps), max(steps)) for steps in found if steps]
-
 
 def records(job: Job) -> Iterator[list[list[str]]]:
     """What the Recorder wrote in each life, over all ranks, line by line in words; a torn line is left out."""
     for life in range(job.lives):
         files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
         yield [line.split() for file in files for line in file.read_text().splitlines(True) if line.endswith("\n")]
-
 
 def curves(job: Job) -> dict[tuple[int, str], float]:
     """(step, tag) → logged number, of all that is logged but the speed."""

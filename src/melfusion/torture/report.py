@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from melfusion.config import load_config
-from melfusion.data.corpus import build_scenes
+from melfusion.assembly.configuration import load_config
+from melfusion.data.sources import build_scenes
 from melfusion.files import write_json
-from melfusion.preemption import leaving_on_signal
-from melfusion.run import device_name
+from melfusion.models.device import device_name
 from melfusion.torture.goodput import measure, report
 from melfusion.torture.jobs import fork, wait
 from melfusion.torture.scenarios import SCENARIOS, Ordeal, Row, TortureError, kills
+from melfusion.training.preemption import leaving_on_signal
 
 
 @leaving_on_signal(lambda: "during torture, which begins anew")
@@ -54,9 +54,7 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
     print(f"\n{text}\n{'Nothing was lost.' if passed else 'Something was lost: see the rows above, and the logs in'} {folder}")
     return passed
 
-
 HEAD = ("| fault | injected | survived | samples lost | bits differing | |", "|---|---|---|---|---|---|")
-
 
 def line(row: Row) -> str:
     return f"| {row.fault} | {row.injected} | {row.survived} | {row.lost} | {row.bits} | {row.words} |"

@@ -1,5 +1,7 @@
 """From tuples to samples: splits, captions, and each track cut into clips that get its pictures in turn."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import logging
@@ -15,21 +17,20 @@ import soxr
 from melfusion.data.games.drawing import cover
 from melfusion.data.games.packages import ELSEWHERE
 from melfusion.data.games.tuples import GameTuple, read_games
-from melfusion.data.shards import DataError, Sample
+from melfusion.data.shards import Sample
 from melfusion.data.splits import components, split_components
 from melfusion.data.tempo import estimate_tempo
+from melfusion.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 SILENCE_DB = -50.0  # a clip whose RMS lies below this, relative to full scale, is silent
-
 
 def caption(item: GameTuple, tempo_bpm: int | None) -> str:
     """'Game music for TITLE, a THEME PLACE in GAME, by ARTIST, N BPM.', leaving out what is unknown or said twice."""
     kind = item.place if item.theme.casefold() == item.title.casefold() else f"{item.theme} {item.place}".strip()
     text = f"Game music for {item.title}, {'an' if kind[0] in 'aeiou' else 'a'} {kind} in {item.game}"
     return text + (f", by {item.artist}" if item.artist else "") + (f", {tempo_bpm} BPM." if tempo_bpm else ".")
-
 
 def samples(
     games_dir: Path,
@@ -69,7 +70,6 @@ def samples(
         counts["tuple without a clip of its own"] += max(0, len(group) - number)
     logger.warning("games: skipped %s", dict(counts))
 
-
 def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:
     """`split` and `component` of every tuple; tuples whose pictures share art are kept together too.
 
@@ -83,14 +83,12 @@ def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:
     names = components(pairs + links)
     return [{"split": splits[i], "component": names[i]} for i in range(len(pairs))]
 
-
 def read_mono(track: Path, sample_rate_hz: int) -> np.ndarray:
     """The whole track [T], float32: mean of its channels, resampled, turned down where it would clip."""
     audio, rate_hz = soundfile.read(track, dtype="float32", always_2d=True)
     waveform = audio.mean(axis=1)
     waveform = soxr.resample(waveform, rate_hz, sample_rate_hz) if rate_hz != sample_rate_hz else waveform
     return waveform / max(1.0, float(np.abs(waveform).max(initial=0.0)))
-
 
 def audible_clips(
     waveform: np.ndarray, clip_duration_s: float, sample_rate_hz: int, counts: Counter[str]
@@ -103,7 +101,6 @@ def audible_clips(
             counts["silent clip"] += 1
         else:
             yield round(start / sample_rate_hz, 3), clip
-
 
 def _sample(
     item: GameTuple, clip: np.ndarray, sample_rate_hz: int, image_size_px: int, split: str, labels: dict

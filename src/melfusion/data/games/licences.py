@@ -1,5 +1,7 @@
 """Which licence a file has, as a Debian copyright file states it."""
 
+from __future__ import annotations
+
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +19,6 @@ def read_licences(copyright_file: Path) -> list[tuple[str, str]]:
             name = fields["License"].splitlines()[0].strip()
             rules += [(pattern, name) for pattern in fields["Files"].split()]
     return rules
-
 
 def licence_of(path: str, licences: list[tuple[str, str]]) -> str:
     return next((name for pattern, name in reversed(licences) if fnmatchcase(path, pattern)), "not stated")

@@ -5,6 +5,8 @@ reason why there is none. Files are data from strangers: paths may not leave the
 whatever is malformed becomes a reason, never an exception.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,12 +15,11 @@ from pathlib import Path
 from PIL import Image
 
 MAX_TEXT_BYTES = 8 << 20
-MISSING = "names a file that is not there"
 
+MISSING = "names a file that is not there"
 
 class Skip(Exception):
     """Something cannot become a scene; the message says why and is counted."""
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -33,10 +34,9 @@ class Scene:
     own_license: str | None = None  # as the level itself states it
     parts: tuple[str, ...] = ()  # art that other pictures may show too: such pictures belong in one split
 
-
 Found = Iterator[Scene | str]
-Find = Callable[[str], Path]
 
+Find = Callable[[str], Path]
 
 def attempt(items: Iterable, build: Callable[..., Iterable[Scene | str]]) -> Found:
     """`build(item)` for every item, with what goes wrong turned into a reason."""
@@ -48,7 +48,6 @@ def attempt(items: Iterable, build: Callable[..., Iterable[Scene | str]]) -> Fou
         except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
             yield "malformed file"
 
-
 def read_text(path: Path) -> str:
     """A text file's content: UTF-8, or Latin-1 where it is not."""
     if path.stat().st_size > MAX_TEXT_BYTES:
@@ -59,7 +58,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         return raw.decode("latin-1")
 
-
 def inside(root: Path, name: str) -> Path:
     """The file `name` (which may start with a slash or use backslashes) below `root`."""
     path = (root / re.sub(r"[\\/]+", "/", name).lstrip("/")).resolve()
@@ -67,12 +65,10 @@ def inside(root: Path, name: str) -> Path:
         raise Skip(MISSING)
     return path
 
-
 def settings(path: Path) -> list[tuple[str, str]]:
     """The `key = value` lines of a file, in order."""
     pairs = (line.partition("=") for line in read_text(path).splitlines() if "=" in line)
     return [(key.strip(), value.strip()) for key, _, value in pairs]
-
 
 def words(name: str) -> str:
     """'BlueRock_Forest' -> 'Blue Rock Forest'."""

@@ -1,5 +1,7 @@
 """Which games there are, and the ⟨picture, track⟩ pairings found in their packages, each with its facts."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 from collections import Counter
@@ -15,7 +17,6 @@ from melfusion.data.games.licences import licence_of, read_licences
 from melfusion.data.games.scene import Found, Scene, Skip, attempt
 
 MAX_TRACK_S = 900.0  # tracks are decoded whole
-
 
 @dataclass(frozen=True)
 class GameTuple:
@@ -34,7 +35,6 @@ class GameTuple:
     track_s: float
     parts: tuple[str, ...] = ()  # art that other pictures show too; such tuples stay in one split
 
-
 @dataclass(frozen=True)
 class Game:
     """One Debian package; `source` is how its copyright file calls the `data` folder below usr/share/games."""
@@ -45,14 +45,12 @@ class Game:
     source: str
     read: Callable[[Path], Found]
 
-
 GAMES = {
     "hedgewars-data": Game("Hedgewars", "battlefield", "hedgewars/Data", "share/hedgewars/Data", hedgewars.read),
     "supertux-data": Game("SuperTux", "level", "supertux2", "data", supertux.read),
     "flare-game": Game("Flare", "area", "flare/mods", "mods", flare.read),
     "extremetuxracer-data": Game("Extreme Tux Racer", "downhill race", "etr", "data", tuxracer.read),
 }
-
 
 def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
     """All tuples below `games_dir` (one folder per package), each (track, picture) once; counts of what was skipped."""
@@ -72,7 +70,6 @@ def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
                 skipped[f"{game.name}: {skip}"] += 1
     return list(tuples.values()), dict(skipped)
 
-
 def _tuple(scene: Scene, package: str, data: Path, licences: list[tuple[str, str]]) -> GameTuple:
     game, track = GAMES[package], scene.track.relative_to(data).as_posix()
     track_s, tag = _track_facts(scene.track)
@@ -86,7 +83,6 @@ def _tuple(scene: Scene, package: str, data: Path, licences: list[tuple[str, str
         theme=scene.theme, place=game.place, track_id=f"{package}/{track}", track_s=track_s,
         parts=tuple(f"{package}/{part}" for part in scene.parts),
     )  # fmt: skip
-
 
 @functools.lru_cache(maxsize=1024)
 def _track_facts(track: Path) -> tuple[float, str | None]:

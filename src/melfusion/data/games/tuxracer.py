@@ -1,5 +1,7 @@
 """Extreme Tux Racer: a course has a preview, a race names course and theme, a theme names music."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
@@ -29,7 +31,6 @@ def read(data: Path) -> Found:
 
     listings = sorted(data.glob("courses/*/courses.lst"))
     yield from attempt([(path, record) for path in listings for record in _records(path)], course_scene)
-
 
 def _records(path: Path) -> list[dict[str, str]]:
     """A `.lst` file: records start with `*`, fields are `[name] value`."""

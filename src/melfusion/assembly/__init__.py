@@ -1,0 +1,1 @@
+"""A configuration → objects: one file per kind of part."""

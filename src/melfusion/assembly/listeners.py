@@ -1,0 +1,57 @@
+"""Judge and towers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from melfusion.assembly.schema import Config
+from melfusion.assembly.text import text_encoder
+from melfusion.assembly.weights import _check_audio, _folder, _seeded
+from melfusion.listeners.judge import Judge
+from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork
+from melfusion.listeners.towers import ImageTower, Towers
+from melfusion.media.mel import LogMel
+from melfusion.models.frozen import freeze
+from melfusion.models.options import TextEncoderConfig
+from melfusion.models.published import read_part, sized
+
+
+def judge(config: Config) -> Judge:
+    """The classifier of sounds, from a folder this project wrote or random init."""
+    c, folder = config.judge, _folder(config, "judge")
+
+    # the first judges were written before there were kinds
+    def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
+        front_end, network = NETWORKS[kind]
+        hears, attributes = front_end(config.audio), {name: list(classes) for name, classes in attributes.items()}
+        network = network(hears.shape(0)[1], width, embedding)
+        made = Judge(network, hears, attributes, embedding, config.optim, config.trainer.max_steps)
+        made.sizes = {"kind": kind, "width": width, "embedding": embedding, "attributes": attributes}
+        return made
+
+    if folder is None:
+        return sized_judge(c.width, c.embedding, c.attributes, c.kind)
+    made_for, sizes = read_part(folder)
+    _check_audio(made_for, config, "judge")
+    return sized(sized_judge, folder, **sizes)
+
+def towers(config: Config) -> Towers:
+    """The contrastive models with the text encoder they were trained with, from a folder this project wrote or random init."""
+    c, folder = config.towers, _folder(config, "towers")
+
+    def sized_towers(**sizes: Any) -> Towers:
+        width, embedding, text = sizes["width"], sizes["embedding"], TextEncoderConfig(**sizes["text_encoder"])
+        with _seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
+            encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=text)))
+        sound = JudgeNetwork(config.audio.n_mels, width, embedding)
+        made = Towers(ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim,
+                      config.trainer.max_steps)  # fmt: skip
+        made.sizes = sizes
+        return made
+
+    if folder is None:
+        return sized_towers(width=c.width, embedding=c.embedding, text_encoder=dataclasses.asdict(config.text_encoder))
+    made_for, sizes = read_part(folder)
+    _check_audio(made_for, config, "towers")
+    return sized(sized_towers, folder, **sizes)

@@ -1,0 +1,81 @@
+"""Checkpoints and exported folders → the system with EMA weights, ready to generate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from melfusion.assembly import system as build
+from melfusion.assembly.configuration import from_dict, override
+from melfusion.assembly.schema import Config, to_dict
+from melfusion.errors import CheckpointError
+from melfusion.files import write_json
+from melfusion.models.device import is_out_of_memory
+from melfusion.models.state_dicts import some
+from melfusion.models.system import MeLFusion
+from melfusion.state.checkpoint_store import newest
+
+SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
+
+SHIPPED = Path(__file__).parent / "weights" / "melfusion"
+
+def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
+    """What trained (with EMA where `load_system` gave it) → folder: a model on top of the parts its configuration names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
+    save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
+    write_json(folder / SYSTEM_FILE, {"config": to_dict(config), "frozen": system.frozen_digests()})
+
+def load_system(path: str | Path | None = None, ema: bool = True,
+                overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:  # fmt: skip
+    """A `.ckpt` of this project, a run directory (its newest), an exported folder, or None for the shipped model.
+
+    Returns the system in eval mode and its configuration, with `overrides` (a dotlist) laid over it. Raises
+    CheckpointError where the file is missing, cannot be read, or belongs to other frozen parts.
+    """
+    file = SHIPPED if path is None else Path(path)
+    if (file / SYSTEM_FILE).is_file():
+        stored = _exported(file)
+    else:
+        stored = _checkpoint(newest(file / "checkpoints") or file / "checkpoints" if file.is_dir() else file)
+    config = override(from_dict(stored["config"]), overrides or [])
+    system = build.system(config)
+    system.on_load_checkpoint(stored)
+    average = stored.get("ema") or {} if ema else {}
+    trained = {name for name, p in system.named_parameters() if p.requires_grad}
+    if lost := sorted(trained - average.keys()) if average else []:  # the rest would be mixed with weights of the last step
+        raise CheckpointError(f"{file} has an average that lacks {some(lost)}: use another checkpoint.")
+    try:
+        system.load_state_dict(stored["state_dict"] | average)
+    except RuntimeError as error:  # of many lines
+        words = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{file} does not hold the weights of its own configuration: {words}") from error
+    return system.eval(), config
+
+def _exported(folder: Path) -> dict[str, Any]:
+    try:
+        tensors = load_file(folder / "model.safetensors")
+        tree = json.loads((folder / SYSTEM_FILE).read_text())
+        return {"config": dict(tree["config"]), "frozen": tree["frozen"], "state_dict": {k: t.float() for k, t in tensors.items()}}
+    except Exception as error:  # safetensors raises its own; json ValueError
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}): copy the folder again.") from error
+
+def _checkpoint(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(f"There is no checkpoint in {file}: give CKPT=runs/<name> of a run that has saved one.")
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # its optimizer's state is not read
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): it is truncated, or not a checkpoint "
+                              "of melfusion; use an older one.") from error  # fmt: skip
+    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict) or "state_dict" not in stored:
+        raise CheckpointError(f"{file} is not a checkpoint of a melfusion run: it lacks its configuration.")
+    return stored

@@ -1,0 +1,65 @@
+"""Options of training, evaluation and the lab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class EvaluationConfig:
+    """What `train` measures at its end: attribute accuracy with the right, a shuffled and no picture."""
+
+    items: int = 0  # test clips after training (0: none), and of `evaluate` (0: all)
+    batch_size: int = 32
+    embedders: dict[str, str] = field(default_factory=dict)  # name (metrics/embedders.py) → its weights; judge: the judge's own
+    clip: str | None = None  # weights of CLIP: with the embedder clap, IMSM as the paper has it
+    pca_dimensions: int = 32  # at most, before Fréchet distances; 0: none, as published FAD and FD are, where N carries that
+    text_judge: str | None = None  # weights of a judge that hears what captions tell
+    outside_picture: str | None = None  # a picture that is no scene; null: a portrait that comes with matplotlib
+
+@dataclass
+class AblationConfig:
+    """How a suite of experiments/ runs and hears its rows."""
+
+    question: str = ""  # what the row asks, for the table
+    seeds: list[int] = field(default_factory=lambda: [0])
+    corpus_test: str = "fresh"  # fresh (newly drawn scenes) | split (the corpus's own test split, against its val split)
+    test_seed: int = 90001  # of the newly drawn scenes
+    items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds balances places but for one clip
+    checkpoint_of: str | None = None  # another row whose trained model this row only tells something else
+    told: str = "right picture"  # key of sounds.ROWS
+    baseline: str = "text_only"  # the row that gains are relative to
+    guidance: list[float] = field(default_factory=list)  # scales tried on validation scenes; none: sampling.guidance_scale
+    search_items: int = 120  # validation clips of each scale
+    test_judge: str | None = None  # weights of the judge that hears the table; null: the one that chose
+
+@dataclass
+class TrainerConfig:
+    max_steps: int = 100_000  # optimizer steps
+    accelerator: str = "auto"
+    devices: str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    # auto (bf16-mixed on cuda, 32-true elsewhere) | 32-true | bf16-mixed | 16-mixed (GPUs) | bf16-true: bf16-mixed, with text
+    # encoder and image model kept in bfloat16, at half their memory
+    precision: str = "auto"
+    accumulate: int = 1  # micro-batches per optimizer step
+    micro_batch_size: int | None = None  # at most so many samples at once on a device; accumulate follows, however many there are
+    val_every_n_steps: int = 1000
+    checkpoint_every_n_steps: int = 1000
+    keep_last: int = 2  # newest checkpoints that stay; at least 2, so that a damaged one loses little
+    keep_best: int = 1  # checkpoints of the lowest val/loss that stay beside them
+    async_checkpoints: bool = False  # write in a thread, at the cost of a copy of the trained state in host memory
+    log_every_n_steps: int = 10
+    media_every_n_steps: int = 5000
+    media_items: int = 8
+    progress_bar: bool = True
+    threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+
+@dataclass
+class GuardConfig:
+    """When a training step is skipped, told of, or undone (guards.py)."""
+
+    max_bad_steps: int = 10  # in a row with a non-finite input, loss or gradient; then the run stops
+    spike_factor: float = 10.0  # a loss this many robust standard deviations above the median of the last 100 is a spike; 0: off
+    rollback_after: int = 0  # spikes in a row after which the last checkpoint before them is taken up again; 0: never

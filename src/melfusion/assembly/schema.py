@@ -1,0 +1,91 @@
+"""Every option of a run with its unit and default, composed of the parts' own dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from melfusion.assembly.options import AblationConfig, EvaluationConfig, GuardConfig, TrainerConfig
+from melfusion.data.options import DataConfig
+from melfusion.listeners.options import JudgeConfig, TowersConfig
+from melfusion.media.options import AudioConfig
+from melfusion.models.options import (
+    DiffusionConfig,
+    ImageConfig,
+    MusicVAEConfig,
+    OptimConfig,
+    SamplingConfig,
+    SynapseConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VocoderConfig,
+)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain containers only: what `save_hyperparameters` and weights-only loading accept."""
+    return dataclasses.asdict(config)
+
+@dataclass
+class Config:
+    name: str | None = None  # of the run directory; default: the configs' stems
+    task: str = "melfusion"  # melfusion | music_vae | vocoder | image_diffusion | judge | towers
+    seed: int = 0
+    runs_dir: str = "runs"
+    stages: list[str] = field(default_factory=list)  # configs laid over this one and trained first where missing
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    music_vae: MusicVAEConfig = field(default_factory=MusicVAEConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    synapse: SynapseConfig = field(default_factory=SynapseConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    guards: GuardConfig = field(default_factory=GuardConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+
+# Allowed words of the string keys. Those that a registry has stand here too, since a registry's file imports torch, and a
+# misspelt word should not wait for that; a test holds both against each other.
+CHOICES = {
+    "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
+    "audio.framing": ("hifigan", "centred"),
+    "audio.level": ("rms", "peak"),
+    "music_vae.trainable": ("all", "decoder", "texture"),
+    "vocoder.kind": ("griffin_lim", "vocos"),
+    "data.source": ("scenes", "games", "manifest"),
+    "data.crop": ("random", "start"),
+    "data.precompute.dtype": ("float32", "float16"),
+    "text_encoder.family": ("bert", "t5", "clip"),
+    "image.model": ("diffusion", "clip"),
+    "image.prediction_type": ("epsilon", "v_prediction"),
+    "image.reading": ("inverted", "fixed", "noised"),
+    "synapse.alpha_share": ("all", "block", "layer", "head"),
+    "unet.trainable": ("auto", "all", "decoder", "cross_attn", "synapse"),
+    "diffusion.loss_space": ("output", "v"),
+    "diffusion.prediction_type": ("epsilon", "v_prediction"),
+    "optim.schedule": ("constant", "cosine"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
+    "synapse.kind": ("none", "kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix", "controlnet", "language_of_audio"),
+    "synapse.match": ("pool", "pool_2d"),
+    "sampling.sampler": ("ddim", "dpm"),
+    "judge.kind": ("conv", "recurrent", "pitch"),
+    "ablation.told": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
+    "ablation.corpus_test": ("fresh", "split"),
+}
+
+REFUSED = {  # words that one may expect → why they are none, and what to write instead
+    "trainer.precision": {
+        "16-true": "float16 holds neither AdamW's small steps nor small gradients: give 16-mixed, or bf16-true for less memory",
+        "64-true": "the mel front end, losses and what is precomputed are float32: give 32-true",
+        "64": "the mel front end, losses and what is precomputed are float32: give 32-true",
+    },
+}

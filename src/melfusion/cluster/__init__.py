@@ -1,0 +1,1 @@
+"""SLURM: the batch script of a job, and what a process finds out inside one."""

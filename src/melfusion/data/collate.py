@@ -1,0 +1,60 @@
+"""Samples → MusicBatch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import torch
+
+from melfusion.batch import MusicBatch
+from melfusion.data.datamodule import _pictures_alone
+
+
+def collate(items: list[dict[str, Any]]) -> MusicBatch:
+    """Sample dicts → MusicBatch."""
+
+    def stack(arrays: list[Any]) -> torch.Tensor:
+        return torch.stack([torch.as_tensor(a) for a in arrays])
+
+    batch = MusicBatch(
+        keys=[item["key"] for item in items],
+        captions=[item["caption"] for item in items],
+        position=torch.tensor([item["position"] for item in items]),
+        has_image=torch.tensor([float(item.get("has_image", 0)) for item in items]),
+        draws={name: stack([item["draws"][name] for item in items]) for name in items[0]["draws"]},
+        labels=[item["labels"] for item in items],
+        full_captions=[item.get("full_caption", item["caption"]) for item in items],
+        replaced=[pair for item in items for pair in item["replaced"]],
+    )
+    if "other" in items[0]:
+        batch.other = _pictures_alone(collate([item["other"] for item in items]))
+    if "cached" in items[0]:
+        return collate_cached(batch, [item["cached"] for item in items])
+    batch.waveform = stack([item["waveform"] for item in items])
+    batch.image = stack([item["image"] for item in items])
+    return batch
+
+def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
+    stacked = {name: torch.stack([c[name] for c in cached]) for name in cached[0]}
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
+    layers = sorted(name.removeprefix("key.") for name in floats if name.startswith("key."))
+    batch.latent_moments, batch.text_embeds = floats["latent_moments"], floats["text_embeds"]
+    batch.text_mask, batch.has_image = floats["text_mask"].bool(), floats["has_image"]
+    batch.image_latents = floats.get("image_latents")
+    batch.visual_features = {k: (floats[f"key.{k}"], floats[f"value.{k}"]) for k in layers} or None
+    return batch
+
+def heed_only_the_loader(worker: int) -> None:
+    """In a loader process: a cluster's signal to the whole job is for the run, which saves and ends its workers itself."""
+    signals = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # of this thread and those it starts, so that only `watch` has them
+
+    def watch() -> None:
+        while (got := signal.sigwaitinfo(signals)).si_signo != signal.SIGTERM or got.si_pid != os.getppid():
+            continue
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()

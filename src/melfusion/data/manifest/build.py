@@ -1,0 +1,209 @@
+"""Shards from the user's own files: own manifests, ExtMusicCaps JSON and MeLBench's CSVs; formats: data/README.md.
+
+Three passes: read the manifests (`manifest_rows`), find and check every file (`manifest_files`; what cannot be used goes
+to `<out>/missing.csv`), write. Splits and keys hang on names and contents, never on order.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from rich.progress import track as progress
+
+from melfusion.data import replacing
+from melfusion.data.index import write_index
+from melfusion.data.manifest.files import Folders, Report, locate
+from melfusion.data.manifest.rows import MUSICCAPS, OWN, Clip, read_clips
+from melfusion.data.options import SHARDS
+from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample, write_shards
+from melfusion.data.sources import describe
+from melfusion.data.splits import components
+from melfusion.errors import BadSample, ConfigError, DataError
+from melfusion.media.pictures import open_image, to_rgb
+
+
+def build_from_manifest(
+    manifest: str | None = None, out: str | None = None, audio_dir: str | None = None, image_dir: str | None = None,
+    split_ratios: str | None = None, seed: int | str = 0, duration_s: float | str | None = None,
+    samples_per_shard: int | str = 256, cut: bool | str = False,
+) -> str:  # fmt: skip
+    """Write shards, index.json and missing.csv to `out`; returns the counts in words.
+
+    `manifest` may hold globs and commas; without it the shards that lie in `out` are indexed again. `split_ratios` is
+    like "80/10/10", `duration_s` the length of excerpts; `cut` makes such excerpts of every whole track, one after another.
+    Raises ConfigError for options, DataError for all else.
+    """
+    target = _target(out)
+    if not manifest:
+        return _index_again(target)
+    seed, per_shard = int(_number("seed", seed, 0)), int(_number("samples_per_shard", samples_per_shard, 1))
+    length_s = None if duration_s is None else _number("duration_s", duration_s, 0.1)
+    ratios, folders, report = _ratios(split_ratios), Folders(audio_dir, image_dir), Report(target / "missing.csv")
+    if foreign := [p for p in target.glob("*.tar") if not re.fullmatch(r"(train|val|test)-\d{6}", p.stem)]:
+        raise DataError(f"{foreign[0]} is not ours, and shards replace every .tar in out: give another out=FOLDER.")
+    paths = _manifests(manifest, report.path)
+    clips = [clip for path in paths for clip in read_clips(path, length_s)]
+    if not audio_dir and any(clip.kind is not OWN for clip in clips):
+        raise ConfigError(f"{manifest} does not say in which folder its audio lies: add audio_dir=FOLDER.")
+    usable = [clip for clip in progress(clips, "check files") if locate(clip, folders, report)]
+    report.write()
+    if not usable:
+        raise DataError(f"{manifest}: none of {len(clips)} samples can be used; {report.path} says why: "
+                        "check audio_dir, image_dir and the paths in the manifest.")  # fmt: skip
+    if str(cut).lower() == "true":
+        usable = [piece for clip in usable for piece in pieces(clip, folders)]
+    assign_splits(usable, ratios, seed, report.notes)
+    keyed = {clip.key(): clip for clip in usable}
+    report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
+    info = {"source": "manifest", "manifests": sorted(path.name for path in paths), "seed": seed}
+    write_shards(_samples(keyed, report), target, per_shard, info, named_by="out")
+    report.write()  # again: some damage shows only in decoding
+    return describe(str(target)) + report.words()
+
+def _target(out: str | None) -> Path:
+    if not out:
+        raise ConfigError("shards has no folder to write to: add out=FOLDER (with make: OUT=FOLDER).")
+    target = Path(out).expanduser()
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"out={out} is a file: name a folder.")
+    return target
+
+def _number(name: str, value: Any, least: float) -> float:
+    """An option that may be text from the environment."""
+    try:
+        number = SHARDS[name](value)
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        raise ConfigError(f"{name}={value!r} is not a number of at least {least}: correct it.")
+    return number
+
+def _ratios(text: str | None) -> tuple[float, ...] | None:
+    """'80/10/10' → (80, 10, 10)."""
+    if not text:
+        return None
+    found = re.fullmatch("[/,: ]+".join([r"(\d*\.?\d+)"] * 3), text.strip())
+    if not found or not any(map(float, found.groups())):
+        raise ConfigError(f"split_ratios={text!r} are not shares of train, val and test: write them like 80/10/10.")
+    return tuple(map(float, found.groups()))
+
+def _index_again(folder: Path) -> str:
+    if not any(folder.glob("*.tar")):
+        raise ConfigError(
+            f"shards has no manifest and {folder} no *.tar to index: add manifest=FILE (make: MANIFEST=)."
+        )
+    with replacing.held(folder, "out"):
+        try:
+            info = json.loads((folder / "index.json").read_text())["info"]  # provenance must outlive a new index
+        except (OSError, ValueError, KeyError, TypeError):
+            info = {}
+        with replacing.told(folder, "out"):
+            write_index(folder, info)
+    return f"no manifest given: wrote the index of the shards that lie in {describe(str(folder))}"
+
+def _manifests(names: str, skip: Path) -> list[Path]:
+    """The files that names and globs, separated by commas, stand for; our own report `skip` is none of them."""
+    paths: dict[Path, None] = {}
+    for name in [names] if Path(names).is_file() else filter(None, map(str.strip, names.split(","))):
+        path = Path(name).expanduser()
+        globbed = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207, since Path.glob takes no absolute pattern
+        found = [path] if path.is_file() else map(Path, globbed)
+        files = [path for path in found if path.is_file() and path.resolve() != skip.resolve()]
+        if not files:
+            hint = f"name the files in it, such as {name}/*.csv" if path.is_dir() else "check the path"
+            raise DataError(f"manifest={name}: there is no such file: {hint}.")
+        paths |= dict.fromkeys(files)
+    return list(paths)
+
+def pieces(clip: Clip, folders: Folders) -> list[Clip]:
+    """A whole track → excerpts one after another, the last at least half as long as the others.
+
+    What is an excerpt already, or too short for two, stays as it is.
+    """
+    n = int(folders.audio_facts(clip.audio)[1] / clip.excerpt_s + 0.5)
+    if clip.start_s is not None or n < 2:
+        return [clip]
+    starts = [round(i * clip.excerpt_s, 6) for i in range(n)]
+    return [replace(clip, start_s=s, meta=clip.meta | {"labels": clip.meta["labels"] | {"start_s": s}}) for s in starts]
+
+def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
+    """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component; and the labels
+    `track` and `component`, by which evaluation knows what belongs together.
+
+    A component is what shares a track (by name or contents) or a picture (by contents): it stays together, and other
+    components, added or missing, do not move it. Only a split that would be empty takes the component nearest to it.
+    """
+    links = [(clip.name, f"{i} {digest}") for clip in clips for i, digest in enumerate(clip.digests)]
+    names = dict(zip([track for track, _ in links], components(links), strict=True))
+    given: dict[str, set[str]] = {}
+    for clip in clips:
+        given.setdefault(names[clip.name], set()).update({clip.meta["split"]} - {None})
+    ratios = ratios or (MUSICCAPS if all(clip.kind is MUSICCAPS for clip in clips) else OWN).ratios
+    ends = np.cumsum(ratios) / sum(ratios)  # where the share of each split ends, from 0 to 1
+    place = {n: int(hashlib.sha256(f"{seed} {n}".encode()).hexdigest()[:12], 16) / 16**12 for n in given}
+    drawn = {n: SPLITS[np.searchsorted(ends[:2], place[n], "right")] for n in given}
+    chosen = {n: min(said) if said else drawn[n] for n, said in given.items()}
+    for i, split in enumerate(SPLITS):
+        held = Counter(chosen.values())
+        free = [n for n in chosen if not given[n] and held[chosen[n]] > 1]
+        if ratios[i] and not held[split] and len(chosen) >= len(SPLITS) and free:
+            chosen[min(free, key=lambda n, i=i: (abs(place[n] - ends[i]), n))] = split
+    for clip in clips:
+        clip.meta["split"] = clip.meta["split"] or chosen[names[clip.name]]
+        track = hashlib.sha256(clip.name.encode()).hexdigest()[:10]  # the name may be a path of this machine
+        clip.meta["labels"] = {"track": track, "component": names[clip.name]} | clip.meta["labels"]
+    notes["components with several splits, as the manifest says"] = sum(len(said) > 1 for said in given.values())
+
+def _samples(clips: dict[str, Clip], report: Report) -> Iterator[Sample]:
+    order = sorted(clips, key=lambda key: hashlib.sha256(key.encode()).digest())  # mixed, for readers without an index
+    for key in progress(order, "write shards"):
+        clip, image = clips[key], None
+        name = clip.kind.audio
+        try:
+            audio_ext = clip.audio.suffix[1:].lower()
+            if clip.start_s is None and audio_ext in AUDIO_EXTS:
+                audio = clip.audio.read_bytes()
+            else:
+                audio_ext, audio = "flac", _flac(clip)
+            name = clip.kind.image
+            if clip.image:
+                image = clip.image.read_bytes() if clip.image_ext else _png(clip.image)
+        except (BadSample, OSError) as error:
+            report.miss(clip, name, error)
+            continue
+        yield Sample(key, audio, audio_ext, image, clip.image_ext or "png", clip.meta)
+
+def _flac(clip: Clip) -> bytes:
+    """The excerpt, or the whole file, at its own rate and channels; integers keep their values up to 24 bits."""
+    buffer = io.BytesIO()
+    try:
+        with clip.audio.open("rb") as file, soundfile.SoundFile(file) as sound:
+            rate, kind = sound.samplerate, sound.subtype
+            sound.seek(round((clip.start_s or 0) * rate))
+            length = -1 if clip.start_s is None else round(clip.excerpt_s * rate)
+            frames = sound.read(length, "int32" if kind.startswith("PCM") else "float32", always_2d=True)
+        if not len(frames) or not np.isfinite(frames).all():
+            raise BadSample("audio holds NaN or infinity, or ends before the excerpt")
+        frames = frames.clip(-1, 1) if frames.dtype == np.float32 else frames
+        depth = "PCM_24" if kind in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE") else "PCM_16"
+        soundfile.write(buffer, frames, rate, format="FLAC", subtype=depth)
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        raise BadSample("audio cannot be decoded or stored as flac") from error
+    return buffer.getvalue()
+
+def _png(path: Path) -> bytes:
+    buffer = io.BytesIO()
+    to_rgb(open_image(path.read_bytes())).save(buffer, "PNG")
+    return buffer.getvalue()

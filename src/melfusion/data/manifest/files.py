@@ -1,0 +1,231 @@
+"""Clips → their files, each found and checked; what is missing or unreadable goes into a report."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from itertools import takewhile
+from pathlib import Path
+
+import soundfile
+from PIL import Image
+
+from melfusion.data.manifest.rows import MELBENCH, MUSICCAPS, OWN, VIDEO_ID, Clip
+from melfusion.data.replacing import told
+from melfusion.data.shards import AUDIO_EXTS
+from melfusion.errors import BadSample, ConfigError
+from melfusion.media.pictures import FORMATS as IMAGE_FORMATS
+from melfusion.media.pictures import open_image
+
+# libsndfile cannot read those from m4a on: they are looked for so that missing.csv can say what to convert
+AUDIO_SUFFIXES = (*AUDIO_EXTS, "oga", "opus", "aiff", "aif", "au", "caf", "w64", "m4a", "mp4", "webm", "aac", "wma")
+
+IMAGE_KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's format → extension in the shard
+
+# what may follow the id in a file's name, start and end in seconds: ID_30.mp3, ID_30_40.flac, [ID]-[30-40].wav
+SPAN = r"\]?[_-]\[?(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?\]?"
+
+NO_GENRE = ("image", "images", "img", "imgs", "picture", "pictures", "frame", "frames")  # folders that name none
+
+SLACK = 1.05  # codecs pad: a file at most this much longer than a published excerpt is that excerpt
+
+class Report:
+    """What could not be used, row by row, and what else is worth a word."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.misses: dict[tuple[str, int, str, str], str] = {}  # (manifest, line, field, value) → reason
+        self.notes: Counter[str] = Counter()
+
+    def miss(self, clip: Clip, name: str, error: Exception) -> None:
+        value = (clip.name if name == clip.kind.audio else clip.picture) or ""
+        reason = f"cannot be opened ({error.strerror})" if isinstance(error, OSError) else str(error)
+        self.misses[(str(clip.row.manifest), clip.row.line, name, value)] = reason
+
+    def write(self) -> None:
+        with told(self.path.parent, "out"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(["manifest", "line", "field", "value", "reason"])
+                table.writerows([*where, reason] for where, reason in self.misses.items())
+
+    def words(self) -> str:
+        lines = [f"{what}: {n}" for what, n in sorted(self.notes.items()) if n]
+        if self.misses:
+            rows = len({where[:2] for where in self.misses})
+            lines.append(f"rows with missing or unreadable files: {rows}, listed in {self.path}")
+            reasons = Counter(f"{name}: {reason}" for (_, _, name, _), reason in self.misses.items())
+            lines += [f"  {reason}: {n}" for reason, n in reasons.most_common()]
+        return "".join(f"\n{line}" for line in lines)
+
+class Folders:
+    """The folders that files are taken from, each indexed once; links that lie in them are followed."""
+
+    def __init__(self, audio_dir: str | None, image_dir: str | None):
+        self.audio_dir, self.image_dir = (Path(d).expanduser() if d else None for d in (audio_dir, image_dir))
+        for name, folder in (("audio_dir", self.audio_dir), ("image_dir", self.image_dir)):
+            if folder and not folder.is_dir():
+                raise ConfigError(f"{name}={folder} is not a folder: check the path.")
+        self.files = functools.cache(_by_name)
+        self.audio_facts, self.image_facts = functools.cache(_audio_facts), functools.cache(_image_facts)
+
+    @functools.cached_property
+    def videos(self) -> dict[str, list[Path]]:
+        """Audio files by each 11 characters of their names that could be a video id."""
+        ids: dict[str, list[Path]] = {}
+        for path in (path for paths in self.files(self.audio_dir).values() for path in paths):
+            if path.suffix[1:].lower() in AUDIO_SUFFIXES:
+                for found in re.finditer(rf"(?<![A-Za-z0-9])(?=({VIDEO_ID})(?![A-Za-z0-9]))", path.stem):
+                    ids.setdefault(found[1], []).append(path)
+        return ids
+
+    def audio(self, clip: Clip) -> Path:
+        """The file of a clip's audio; BadSample says why there is none."""
+        if clip.kind is OWN:
+            return _own_file(clip.name, self.audio_dir, clip.row.manifest.parent)
+        if clip.kind is MUSICCAPS:
+            path, files = Path(clip.name.replace("\\", "/")), self.files(self.audio_dir)
+            names = [path.name, *(f"{path.stem}.{suffix}" for suffix in AUDIO_SUFFIXES)]
+            return _nearest(next((files[name] for name in names if name in files), []), path.name)
+        found = [(_span(clip, path), path) for path in self.videos.get(clip.name, [])]
+        if clip.start_s is not None:  # a file that says it starts elsewhere is another excerpt
+            found = [(span, path) for span, path in found if not span or abs(span[0] - clip.start_s) < 1]
+        if not found:
+            raise BadSample("no audio file of this video" + ("" if clip.start_s is None else " with this start"))
+        rank = AUDIO_SUFFIXES.index
+        return min(found, key=lambda f: (f[0] is None, rank(f[1].suffix[1:].lower()), len(f[1].name), f[1]))[1]
+
+    def image(self, clip: Clip) -> Path:
+        """The file of a clip's picture; in the published formats a base name is enough, its path only a hint."""
+        if clip.kind is OWN:
+            return _own_file(clip.picture, self.image_dir, clip.row.manifest.parent)
+        wanted = clip.picture.replace("\\", "/")
+        for root in filter(None, (self.image_dir, clip.row.manifest.parent)):
+            if path := _below(root, wanted):
+                return path
+        named = self.files(self.image_dir).get(Path(wanted).name, []) if self.image_dir else []
+        return _nearest(named, f"{clip.meta['labels'].get('genre', '')}/{wanted}")
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Every regular file below `folder`, by its base name."""
+    files: dict[str, list[Path]] = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place) / name for name in sorted(names)):
+            if path.is_file():
+                files.setdefault(path.name, []).append(path)
+    return files
+
+def _below(root: Path, name: str) -> Path | None:
+    """The file `root`/`name`, unless the name leads out of `root`."""
+    inside = Path(os.path.normpath(name))
+    outside = inside.is_absolute() or inside.parts[:1] == ("..",)
+    return root / inside if not outside and (root / inside).is_file() else None
+
+def _own_file(name: str, *roots: Path | None) -> Path:
+    """A file that the user's own manifest names: by an absolute path, or below one of the roots."""
+    if Path(name).is_absolute():
+        paths = [Path(name)] if Path(name).is_file() else []
+    else:
+        paths = [path for root in roots if root and (path := _below(root, name))]
+    if not paths:
+        outside = Path(os.path.normpath(name)).parts[:1] == ("..",)
+        raise BadSample("path leads out of the manifest's folder and the given ones" if outside else "file not found")
+    return paths[0]
+
+def _nearest(files: list[Path], wanted: str) -> Path:
+    """The file whose last folders agree longest with those of `wanted`; BadSample where two agree equally."""
+
+    def agreement(path: Path) -> int:
+        pairs = zip(path.parts[::-1], wanted.split("/")[::-1], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0].lower() == pair[1].lower(), pairs))
+
+    best = sorted(files, key=agreement, reverse=True)
+    if not best:
+        raise BadSample("file not found")
+    if len(best) > 1 and agreement(best[0]) == agreement(best[1]):
+        raise BadSample("several files have this name: give its folder too")
+    return best[0]
+
+def _span(clip: Clip, path: Path) -> tuple[float, float | None] | None:
+    """Start and end in seconds that a file's name states after the video id."""
+    video = re.escape(clip.name) if clip.kind is MELBENCH else rf"^\[?{VIDEO_ID}"
+    found = re.search(rf"{video}{SPAN}$", path.stem)
+    return (float(found[1]), float(found[2]) if found[2] else None) if found else None
+
+def _audio_facts(path: Path) -> tuple[str, float]:
+    """Digest and length in seconds."""
+    if not path.stat().st_size:
+        raise BadSample("empty audio")
+    try:
+        with path.open("rb") as file, soundfile.SoundFile(file) as sound:
+            seconds = sound.frames / sound.samplerate
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
+        known = path.suffix[1:].lower() in AUDIO_EXTS
+        raise BadSample("unreadable audio" + ("" if known else ": convert it to flac, wav, mp3 or ogg")) from error
+    if not seconds:
+        raise BadSample("empty audio")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), seconds
+
+def _image_facts(path: Path) -> tuple[str, str]:
+    """Digest and the extension it keeps in a shard, empty where it must be encoded again; BadSample without pixels."""
+    data = path.read_bytes()
+    open_image(data)  # decodes every pixel, but what it returns no longer knows its format
+    kind = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).format
+    return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(kind, "")
+
+def locate(clip: Clip, folders: Folders, report: Report) -> bool:
+    """Find and check the clip's files; False, with every reason in the report, where one cannot be used."""
+    usable = True
+    for name, value, find in ((clip.kind.audio, clip.name, _find_audio), (clip.kind.image, clip.picture, _find_image)):
+        try:
+            if value is not None:
+                find(clip, folders)
+        except (BadSample, OSError) as error:
+            report.miss(clip, name, error)
+            usable = False
+    report.notes["samples without a caption"] += usable and not clip.meta["caption"]
+    report.notes["samples without a picture"] += usable and clip.picture is None
+    return usable
+
+def _find_audio(clip: Clip, folders: Folders) -> None:
+    clip.audio = folders.audio(clip)
+    digest, seconds = folders.audio_facts(clip.audio)
+    clip.digests, clip.start_s = (digest,), _excerpt_start(clip, seconds)
+    if clip.start_s is not None:
+        clip.meta["labels"]["start_s"] = clip.start_s
+
+def _find_image(clip: Clip, folders: Folders) -> None:
+    clip.image = folders.image(clip)
+    digest, clip.image_ext = folders.image_facts(clip.image)
+    clip.digests = (*clip.digests, digest)
+    labels, folder = clip.meta["labels"], clip.image.parent
+    plain, genre = (re.sub(r"[\W_]", "", text).lower() for text in (folder.name, str(labels.get("genre", ""))))
+    top = folder in (folders.image_dir, clip.row.manifest.parent)
+    if clip.kind is MELBENCH and not top and plain not in (*NO_GENRE, genre):
+        labels.setdefault("sub_genre", folder.name)
+
+def _excerpt_start(clip: Clip, seconds: float) -> float | None:
+    """Where to cut a file of this length, in seconds; None where it is stored as it is."""
+    start = clip.start_s
+    if clip.kind is OWN:
+        if start is None or (start == 0 and seconds <= clip.excerpt_s):
+            return None
+    elif seconds <= clip.excerpt_s * SLACK:
+        return None
+    elif start is None:
+        span = _span(clip, clip.audio)
+        if not span and clip.kind is MUSICCAPS:
+            return None
+        # a file about as long as the span it names holds that span and nothing before it
+        whole = not span or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
+        start = 0.0 if whole else span[0]
+    if start >= seconds:
+        raise BadSample(f"start_s lies behind the end of the audio ({seconds:.1f} s)")
+    return start

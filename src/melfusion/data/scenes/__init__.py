@@ -1,0 +1,1 @@
+"""Drawn pictures and rendered music: controlled pairs, like CLEVR's."""

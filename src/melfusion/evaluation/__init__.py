@@ -1,0 +1,1 @@
+"""Evaluation sets, generated clips, their scores and pages."""

@@ -1,0 +1,1 @@
+"""Suites of experiments/: rows, trainings, tables; the recipes of the shipped parts."""

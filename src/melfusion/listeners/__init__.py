@@ -1,0 +1,1 @@
+"""Networks that score sound, pictures and words."""

@@ -1,0 +1,95 @@
+"""Judge: waveform → what is heard in it, as logits of each attribute and an embedding; trains itself on labelled clips.
+
+It says whether a picture is heard in generated music (attribute accuracy). It knows only the classes it was taught. What
+one kind of network was used to choose, another kind should test: see NETWORKS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from melfusion.batch import MusicBatch
+from melfusion.models.trained import TrainedModule
+
+
+class Judge(TrainedModule):
+    """Built network and log-mel front end in; `forward` gives logits by attribute.
+
+    Args:
+        attributes: name → its classes, as they stand in a sample's `labels`.
+    """
+
+    def __init__(self, network: nn.Module, log_mel: nn.Module, attributes: dict[str, list[str]], embedding: int = 128,
+                 optim: Any = None, max_steps: int | None = None):  # fmt: skip
+        super().__init__()
+        self.network, self.log_mel, self.attributes = network, log_mel, attributes
+        self.heads = nn.ModuleDict({name: nn.Linear(embedding, len(classes)) for name, classes in attributes.items()})
+        self.optim, self.max_steps = optim, max_steps
+        self.accuracies = nn.ModuleDict({name: MeanMetric() for name in attributes})
+        self.val_loss = MeanMetric()
+
+    def embedding(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) → (B, D)."""
+        return self.network(self.log_mel(waveform))
+
+    def forward(self, waveform: Tensor) -> dict[str, Tensor]:
+        """waveform (B, S) → attribute → logits (B, classes)."""
+        return self._logits(self.log_mel(waveform))
+
+    def _logits(self, log_mel: Tensor) -> dict[str, Tensor]:
+        embedded = F.gelu(self.network(log_mel))
+        return {name: head(embedded) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def hear(self, waveform: Tensor) -> list[dict[str, str]]:
+        """waveform (B, S) → the most likely class of each attribute, per clip."""
+        best = {name: logits.argmax(1).tolist() for name, logits in self(waveform).items()}
+        return [{name: self.attributes[name][best[name][i]] for name in best} for i in range(len(waveform))]
+
+    def targets(self, labels: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Class numbers (B,) of each attribute; -100, which no loss counts, where a sample does not tell it."""
+        def number(name: str, label: dict[str, Any]) -> int:
+            classes = self.attributes[name]
+            return classes.index(label[name]) if label.get(name) in classes else -100
+        return {name: torch.tensor([number(name, label) for label in labels], device=self.device)
+                for name in self.attributes}  # fmt: skip
+
+    def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
+        log_mel = augment(self.log_mel(batch.waveform), batch.draws["augment"])
+        logits, wanted = self._logits(log_mel), self.targets(batch.labels)
+        loss = sum(cross_entropy(logits[name], wanted[name], label_smoothing=0.05) for name in logits) / len(logits)
+        self.log_loss(loss, len(batch))
+        return loss
+
+    def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
+        logits, wanted = self(batch.waveform), self.targets(batch.labels)
+        for name in logits:
+            told = wanted[name] >= 0
+            self.val_loss.update(cross_entropy(logits[name], wanted[name]), told.sum())
+            self.accuracies[name].update((logits[name].argmax(1) == wanted[name])[told].float())
+        self.log("val/loss", self.val_loss, prog_bar=True)
+        self.log_dict({f"val/accuracy/{name}": metric for name, metric in self.accuracies.items()}, prog_bar=True)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [*self.network.parameters(), *self.heads.parameters()]}]
+
+def cross_entropy(logits: Tensor, wanted: Tensor, **kwargs: float) -> Tensor:
+    """Mean over the samples whose class is told (not -100); 0 where none is."""
+    return F.cross_entropy(logits, wanted, reduction="sum", **kwargs) / (wanted >= 0).sum().clamp(min=1)
+
+def augment(log_mel: Tensor, noise: Tensor) -> Tensor:
+    """What a VAE and a vocoder do to a clip, so that they do not deceive the judge: noise, tilt, gain, and blur.
+
+    `noise` (B, T, F) is the sample's own; its corner values set how much of each.
+    """
+    amount = noise[:, 0, :4].clamp(-2, 2)[:, :, None, None]  # (B, 4, 1, 1)
+    ramp = torch.linspace(-1, 1, log_mel.shape[3], device=log_mel.device)
+    blurred = F.avg_pool2d(F.pad(log_mel, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = (amount[:, 0:1] / 2).clamp(min=0)
+    mixed = log_mel + share * (blurred - log_mel) + 0.25 * amount[:, 1:2] + 0.25 * amount[:, 2:3] * ramp
+    return mixed + 0.3 * amount[:, 3:4].clamp(min=0) * noise[:, None]

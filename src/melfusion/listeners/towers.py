@@ -1,0 +1,136 @@
+"""Towers: what a picture, or a sound, has in common with its caption, as closeness of embeddings; trains itself.
+
+Two separate spaces, as CLIP (arXiv 2103.00020) for picture and caption and CLAP (2206.04769) for sound and caption: a
+text map of each own stands on one frozen sentence embedding. They know the words and pictures they were taught.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from melfusion.batch import MusicBatch
+from melfusion.listeners.judge import augment
+from melfusion.models.text_encoder import TextEncoder
+from melfusion.models.trained import TrainedModule
+
+PAIRS = ("image", "audio")
+
+FIRST_TEMPERATURE, LEAST_TEMPERATURE = 0.07, 0.01  # CLIP's
+
+SIDE = 32  # pixels that the image tower sees
+
+ENCODED_AT_ONCE = 32  # captions
+
+class ImageTower(nn.Module):
+    """pixels (B, 3, H, W) in [-1, 1], of any size, seen at 32×32 → (B, D): three convolutions that halve the side."""
+
+    def __init__(self, width: int, embedding: int):
+        super().__init__()
+        channels = [3, width, 2 * width, 4 * width]
+        self.levels = nn.Sequential(*(
+            nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.GroupNorm(8, d), nn.GELU())
+            for c, d in zip(channels, channels[1:], strict=False)
+        ))  # fmt: skip
+        self.embed = nn.Linear(channels[-1] * (SIDE // 8) ** 2, embedding)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[2:] != (SIDE, SIDE):
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
+        return self.embed(self.levels(pixels).flatten(1))
+
+class Towers(TrainedModule):
+    """Built networks in; unit vectors (B, D) of pictures, sounds and captions out.
+
+    Args:
+        image_tower: pixels (B, 3, H, W) → (B, D).  audio_tower: log_mel (B, 1, T, F) → (B, D).
+        text_encoder: frozen; each caption is read once and its sentence embedding kept.
+
+    Every other caption of a micro-batch counts as wrong, also where it says the same: clips of one scene differ at most in
+    key, beats per minute and wording, of which a picture shows nothing. So even perfect towers do not reach retrieval 1.
+    """
+
+    def __init__(self, image_tower: nn.Module, audio_tower: nn.Module, log_mel: nn.Module, text_encoder: TextEncoder,
+                 embedding: int, optim: Any = None, max_steps: int | None = None):  # fmt: skip
+        super().__init__()
+        self.image_tower, self.audio_tower, self.log_mel, self.text_encoder = image_tower, audio_tower, log_mel, text_encoder
+        self.text_maps = nn.ModuleDict({pair: nn.Linear(text_encoder.width, embedding) for pair in PAIRS})
+        first = -math.log(FIRST_TEMPERATURE)
+        self.log_scales = nn.ParameterDict({pair: nn.Parameter(torch.tensor(first)) for pair in PAIRS})
+        self.optim, self.max_steps = optim, max_steps
+        self.val_loss, self.retrieval = MeanMetric(), nn.ModuleDict({pair: MeanMetric() for pair in PAIRS})
+        self._sentences: dict[str, Tensor] = {}
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, H, W) in [-1, 1] → (B, D), to compare with `text_of_image`."""
+        return F.normalize(self.image_tower(pixels.to(self.device)), dim=1)
+
+    def audio(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) → (B, D), to compare with `text_of_audio`."""
+        return self._audio(self.log_mel(waveform.to(self.device)))
+
+    def text_of_image(self, captions: list[str]) -> Tensor:
+        return F.normalize(self.text_maps["image"](self.sentences(captions)), dim=1)
+
+    def text_of_audio(self, captions: list[str]) -> Tensor:
+        return F.normalize(self.text_maps["audio"](self.sentences(captions)), dim=1)
+
+    def temperatures(self) -> dict[str, float]:
+        """Pair → what cosines are divided by before their soft-max."""
+        return {pair: 1 / self.scale(pair).item() for pair in PAIRS}
+
+    def scale(self, pair: str) -> Tensor:
+        return self.log_scales[pair].clamp(max=-math.log(LEAST_TEMPERATURE)).exp()
+
+    @torch.no_grad()
+    def sentences(self, captions: list[str]) -> Tensor:
+        """Captions → (B, E): mean over the tokens of each, as all-MiniLM-L6-v2 was trained."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._sentences]
+        for start in range(0, len(new), ENCODED_AT_ONCE):
+            some = new[start : start + ENCODED_AT_ONCE]
+            embeds, mask = self.text_encoder(some)
+            weights = mask[..., None].float()
+            means = (embeds * weights).sum(1) / weights.sum(1).clamp(min=1)
+            self._sentences.update(zip(some, means.cpu(), strict=True))
+        return torch.stack([self._sentences[caption] for caption in captions]).to(self.device)
+
+    def _audio(self, log_mel: Tensor) -> Tensor:
+        return F.normalize(self.audio_tower(log_mel), dim=1)
+
+    def pairs(self, batch: MusicBatch, log_mel: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Pair → pictures or sounds, and their captions, (n, D) each; without the samples that have no picture."""
+        found = {"audio": (self._audio(log_mel), self.text_of_audio(batch.full_captions))}
+        seen = batch.has_image > 0
+        if captions := [c for c, has in zip(batch.full_captions, seen.tolist(), strict=True) if has]:
+            found["image"] = (self.image(batch.image[seen]), self.text_of_image(captions))
+        return found
+
+    def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
+        log_mel = augment(self.log_mel(batch.waveform), batch.draws["augment"])
+        losses = {pair: info_nce(*both, self.scale(pair)) for pair, both in self.pairs(batch, log_mel).items()}
+        self.log_dict({f"train/loss/{pair}": loss for pair, loss in losses.items()}, batch_size=len(batch))
+        self.log_dict({f"train/temperature/{pair}": t for pair, t in self.temperatures().items()})
+        return sum(losses.values()) / len(losses)
+
+    def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
+        """`val/retrieval/…`: share of clips whose own caption is the nearest of their batch; ties count."""
+        for pair, (ours, text) in self.pairs(batch, self.log_mel(batch.waveform)).items():
+            cosines = ours @ text.T
+            self.val_loss.update(info_nce(ours, text, self.scale(pair)), len(ours))
+            self.retrieval[pair].update((cosines.diagonal() >= cosines.amax(1) - 1e-6).float())
+        self.log("val/loss", self.val_loss, prog_bar=True)
+        self.log_dict({f"val/retrieval/{pair}": metric for pair, metric in self.retrieval.items()}, prog_bar=True)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [*self.image_tower.parameters(), *self.audio_tower.parameters(), *self.text_maps.parameters()]},
+                {"params": list(self.log_scales.parameters()), "weight_decay": 0.0}]  # fmt: skip
+
+def info_nce(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
+    """Unit vectors (n, D) whose rows belong together → cross-entropy of each row's own partner, both ways, their mean."""
+    logits, own = scale * a @ b.T, torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

@@ -1,0 +1,1 @@
+"""Sound files, log-mels, pictures and figures."""

@@ -1,0 +1,85 @@
+"""Pictures of sound: log-mel spectrograms as PNG files and as arrays for TensorBoard. Drawn without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from melfusion.files import write_whole
+from melfusion.media.options import AudioConfig
+
+
+def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: str = "", picture: Any = None) -> Figure:
+    """Title → log_mel (T, F), one panel each, all on one colour scale (natural log of mel magnitude).
+
+    A `picture` (H, W, 3) that the sounds were made for stands at the left.
+    """
+    figure = Figure(figsize=(5 * len(log_mels) + (2.6 if picture is not None else 0), 3.2), layout="constrained")
+    first = [] if picture is None else [0.5]
+    panels = figure.subplots(1, len(first) + len(log_mels), squeeze=False, width_ratios=[*first, *[1] * len(log_mels)])[0]
+    if picture is not None:
+        panels[0].imshow(picture)
+        panels[0].axis("off")
+        panels = panels[1:]
+    top = max(float(mel.max()) for mel in log_mels.values())
+    for panel, (name, mel) in zip(panels, log_mels.items(), strict=True):
+        seconds = len(mel) * audio.hop_length_samples / audio.sample_rate_hz
+        mappable = panel.imshow(mel.float().cpu().numpy().T, origin="lower", aspect="auto", cmap="magma",
+                                vmin=top - 9, vmax=top, extent=(0, seconds, 0, audio.n_mels))  # fmt: skip
+        panel.set(xlabel="seconds", ylabel="mel bin")
+        panel.set_title(_plain(name))
+    figure.colorbar(mappable, ax=panels, label="ln magnitude")
+    if title:
+        figure.suptitle(_plain(title), fontsize=9, wrap=True)
+    return figure
+
+def suite_figure(result: dict[str, Any]) -> Figure:
+    """A suite at a glance: accuracy of each attribute, and a distance by embedder (by class, or KAD), one bar a row."""
+    rows = result["rows"]
+    names, embedders = list(rows[0]["attributes"]), list(rows[0]["distances"])
+    wide = len(embedders) + bool(names)
+    figure = Figure(figsize=(4.2 * wide + 1, 1.2 + 0.42 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, wide, squeeze=False, sharey=True)[0]
+    where = np.arange(len(rows))[::-1]
+    panels[0].set(yticks=where, yticklabels=[row["name"] for row in rows])
+    if names:
+        _accuracies(panels[0], rows, names, where)
+        figure.legend(fontsize=8, loc="outside upper left", ncols=len(names))
+    for panel, embedder in zip(panels[bool(names) :], embedders, strict=True):
+        by_class = any("mean" in row["distances"][embedder]["fad_conditional"] for row in rows)
+        scores = [row["distances"][embedder]["fad_conditional" if by_class else "kad"] for row in rows]
+        told = [i for i, score in enumerate(scores) if "mean" in score]
+        panel.barh(where[told], [scores[i]["mean"] for i in told], xerr=[scores[i]["interval"] for i in told], height=0.6)
+        panel.set_xlabel(f"{'FAD by class' if by_class else 'KAD'}, {_plain(embedder)}")
+    for panel in panels:
+        panel.grid(axis="x", alpha=0.3)
+    return figure
+
+def _accuracies(panel: Any, rows: list[dict[str, Any]], names: list[str], where: np.ndarray) -> None:
+    """Shares with their intervals, the attributes of a row one above another."""
+    for k, name in enumerate(names):
+        scores = [row["attributes"][name] for row in rows]
+        spread = np.abs([[s["accuracy"] - s["low"] for s in scores], [s["high"] - s["accuracy"] for s in scores]])
+        height = where + 0.7 * (0.5 - (k + 0.5) / len(names))
+        panel.errorbar([s["accuracy"] for s in scores], height, xerr=spread, fmt="o", markersize=3, label=name)
+    panel.set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02))
+
+def _plain(text: str) -> str:
+    """Text whose dollar signs are dollars, not mathematics."""
+    return text.replace("$", r"\$")
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG, whole or not at all."""
+    FigureCanvasAgg(figure)
+    write_whole(Path(path), lambda file: figure.savefig(file, dpi=110, format="png"))
+
+def as_array(figure: Figure) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,0 +1,68 @@
+"""What a file is by its first bytes, in words, for sentences on pictures that are none. No heavy imports."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from melfusion.data.options import DataConfig
+from melfusion.errors import BadSample, ConfigError
+from melfusion.media.pictures import FORMATS, read_image
+
+MOST_BYTES = 256 << 20
+
+CONVERT, WANTED = "convert it to PNG", "give a PNG, JPEG or WebP picture"
+
+# first bytes, what that is, what to do
+KINDS = (
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?(<!--.*?-->\s*)*<svg[\s>]", "an SVG drawing", CONVERT),
+    (rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", "a HEIC picture", CONVERT),
+    (rb"....ftypavi[fs]", "an AVIF picture", CONVERT),
+    (rb"....ftyp", "a film or sound in an MP4 container", WANTED),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL picture", CONVERT),
+    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture", CONVERT),
+    (rb"%PDF-", "a PDF", CONVERT), (rb"%!PS", "a PostScript file", CONVERT), (rb"8BPS", "a Photoshop file", CONVERT),
+    (rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xfb\xf3\xf2\xfa]|FORM....AIF|caff|wvpk", "a sound file", WANTED),
+    (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a film", WANTED),
+    (rb"\s*(<!doctype html|<html)", "a web page", "save the picture itself"),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|ustar", "an archive", "give the picture in it"),
+)  # fmt: skip
+
+def kind_of(data: bytes) -> tuple[str, str] | None:
+    """Bytes → (what it is, what to do); None where the first bytes are not known."""
+    for pattern, what, cure in KINDS:
+        if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL):
+            return what, cure
+    return None
+
+def picture_bytes(option: str, path: str | Path) -> bytes:
+    """The bytes of a picture that a user named, looked at by its header alone; ConfigError says what it is instead."""
+    file = Path(path)
+    if file.is_dir():
+        raise ConfigError(f"{option}={path} is a folder: give a file, such as {file / 'picture.png'}.")
+    if not file.exists():
+        raise ConfigError(f"{option}={path}: there is no such file.")
+    if not file.is_file():
+        raise ConfigError(f"{option}={path} is no regular file: {WANTED}.")
+    if (large := file.stat().st_size) > MOST_BYTES:
+        raise ConfigError(f"{option}={path} has {large >> 20} MiB, more than {MOST_BYTES >> 20}: give a smaller picture.")
+    data = file.read_bytes()
+    if not data:
+        raise ConfigError(f"{option}={path} is empty (0 bytes): {WANTED}.")
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS).close()
+    except Exception:  # of hostile bytes Pillow raises anything from OSError to struct.error
+        what, cure = kind_of(data) or ("an unreadable image", WANTED)
+        raise ConfigError(f"{option}={path} is {what}: {cure}.") from None
+    return data
+
+def read_picture(option: str, path: str | Path, data: DataConfig) -> np.ndarray:
+    """A picture that a user named → float32 (3, H, W) in [-1, 1] of the data's size; ConfigError where it cannot be read."""
+    try:
+        return read_image(picture_bytes(option, path), data.image_size_px, data.max_image_pixels, data.max_image_work)
+    except BadSample as error:
+        raise ConfigError(f"{option}={path}: {error}; {WANTED}.") from error

@@ -1,0 +1,1 @@
+"""The networks: codec, text and image encoders, denoiser, synapse, diffusion."""

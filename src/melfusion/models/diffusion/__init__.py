@@ -1,0 +1,1 @@
+"""The diffusion process, samplers, guidance and inversion, as functions."""

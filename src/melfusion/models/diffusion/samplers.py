@@ -1,0 +1,46 @@
+"""Samplers, DDIM inversion and guidance: pure functions of a denoise callable `(latents, timestep, …) → model_output`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffusers import DPMSolverMultistepScheduler
+from torch import Tensor
+
+from melfusion.models.diffusion.process import add_noise, target, to_clean
+from melfusion.models.options import DiffusionConfig
+
+# First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
+# at the wrong noise at 400 steps; and without λ-uniform steps the last second-order move leaves noise behind.
+SAMPLERS = {
+    "ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"},
+    "dpm": {"solver_order": 2, "use_lu_lambdas": True},
+}
+
+def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepScheduler:
+    """diffusers' scheduler of that name on the training schedule."""
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=config.num_train_timesteps, beta_start=config.beta_start, beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule, prediction_type=config.prediction_type, algorithm_type="dpmsolver++",
+        **SAMPLERS[sampler],
+    )  # fmt: skip
+
+def sample(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler, num_inference_steps: int,
+           progress: Callable = iter, from_pure_noise: bool = False) -> Tensor:  # fmt: skip
+    """Start from `noise` (B, C, T, F) and follow the scheduler; returns latents.
+
+    from_pure_noise: the network was trained to expect it at the last timestep (`diffusion.pure_noise_share`). What it makes
+        of the noise there is then put under it, as at that timestep x_0 is, before the scheduler's first move.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    latents, first = noise * scheduler.init_noise_sigma, from_pure_noise
+    for timestep in progress(scheduler.timesteps):
+        model_output = denoise(scheduler.scale_model_input(latents, timestep), timestep)
+        if first:
+            alpha_bar = scheduler.alphas_cumprod[int(timestep)].to(noise).expand(len(noise))
+            clean = to_clean(model_output, noise, alpha_bar, scheduler.config.prediction_type)
+            latents = add_noise(clean, noise, alpha_bar)
+            model_output = target(clean, noise, alpha_bar, scheduler.config.prediction_type)
+            first = False
+        latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]
+    return latents

@@ -1,0 +1,166 @@
+"""Published layouts on disk → networks, strictly; whatever the libraries raise becomes one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModel
+
+from melfusion.errors import WeightsError
+from melfusion.files import as_json
+from melfusion.media.options import AudioConfig
+from melfusion.models.layouts import PART, PART_FILE, PIPELINE, misfit, unstored, variant
+from melfusion.models.options import DiffusionConfig
+from melfusion.models.state_dicts import fill, read_state, some, unwrapped
+
+log = logging.getLogger(__name__)
+
+# what lies beside a network in the published files that hold it, by the class that is wanted
+UNUSED = {
+    "T5EncoderModel": ("decoder.", "lm_head."),
+    "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "CLIPVisionModel": ("text_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "AutoModel": ("cls.", "lm_head.", "classifier.", "vocab_", "discriminator_predictions."),  # heads of BERT's family
+}
+
+TANGO_UNUSED = ("text_encoder.",)  # frozen FLAN-T5, which text_encoder.weights names
+
+def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
+    """from_pretrained on a local folder, never with code from it; whatever the libraries raise becomes one sentence."""
+    if wrong := misfit(folder, cls.__name__):
+        raise WeightsError(wrong)
+    if cls.__name__.startswith("Auto"):  # these would otherwise ask at the terminal whether to run it
+        kwargs["trust_remote_code"] = False
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, **kwargs)
+    except Exception as error:  # they raise OSError, ValueError, KeyError, SafetensorError, JSONDecodeError, …
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+        if re.search("connect|internet|huggingface.co|Can't load", first):  # of a folder: nothing was to be fetched
+            first = f"its files are {some(sorted(p.name for p in folder.iterdir()))}"
+        raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
+
+def pretrained(cls: Any, folder: Path) -> nn.Module:
+    """A network in float32 with every weight from the folder: what is missing there is an error, not a random number.
+
+    Weights that are there in fp16 or bf16 alone are read too: float32 holds their values exactly.
+    """
+    if wrong := misfit(folder, cls.__name__) or unstored(folder, cls.__name__):
+        raise WeightsError(wrong)
+    ours = (
+        {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+        if issubclass(cls, ModelMixin)
+        else {"dtype": torch.float32}
+    )
+    network, info = loaded(cls, folder, output_loading_info=True, variant=variant(folder), **ours)
+    if missing := sorted(info["missing_keys"]):
+        raise WeightsError(f"{folder} lacks {len(missing)} weights of a {cls.__name__}, the first {missing[0]!r}: "
+                           "copy the folder again or give other weights.")  # fmt: skip
+    if unknown := sorted(name for name in info["unexpected_keys"] if not name.startswith(UNUSED.get(cls.__name__, ()))):
+        if issubclass(cls, ModelMixin):  # which lies alone in its file, so its config.json is of another network
+            raise WeightsError(f"{folder} has weights that its config.json does not describe ({some(unknown)}): copy both again.")
+        log.warning("%s holds more than a %s, which is not used: %s.", folder, cls.__name__, some(unknown))
+    return network
+
+def check_pipeline(folder: Path) -> None:
+    """A folder of parts; WeightsError where it is one of them, or another thing."""
+    if wrong := misfit(folder, PIPELINE):
+        raise WeightsError(wrong)
+
+def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict[str, Any]) -> None:
+    """A network of this project → part.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PART_FILE).write_text(as_json({"audio": dataclasses.asdict(audio), "sizes": sizes}))
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+
+def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """part.json → (the audio it was made for, its sizes)."""
+    if wrong := misfit(folder, PART):
+        raise WeightsError(wrong)
+    try:
+        stored = json.loads((folder / PART_FILE).read_text())
+        return dict(stored["audio"]), dict(stored["sizes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{folder / PART_FILE} cannot be read ({type(error).__name__}): copy the folder again.") from error
+
+def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any) -> nn.Module:
+    """A network of the sizes that part.json names, with its weights."""
+    try:
+        network = make(*args, **sizes)
+    except WeightsError:  # of another folder that it needs
+        raise
+    except Exception as error:  # of another type or name, or too large to be had
+        words = " ".join(str(error).split()).split(". ")[0][:200]
+        raise WeightsError(f"{folder / PART_FILE} has sizes that no network can have ({words}): copy it again.") from error
+    return load_part(network, folder)
+
+def load_part(network: nn.Module, folder: Path) -> nn.Module:
+    """model.safetensors, whatever its float type, into a float32 network, strictly."""
+    try:
+        network.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+    except Exception as error:  # safetensors raises its own and OSError; torch RuntimeError of many lines
+        first = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{folder / 'model.safetensors'} does not fit its {PART_FILE}: {first}") from error
+    return network
+
+def tango_state(file: Path) -> dict[str, torch.Tensor]:
+    """The UNet of Tango's published file, of one that holds the UNet alone, or of either as DataParallel wrote it."""
+    state = read_state(file)
+    if "conv_in.weight" in state:
+        return state
+    unet = {name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")}
+    if not unet:
+        raise WeightsError(f"{file} holds no UNet, which has a 'unet.conv_in.weight' or a 'conv_in.weight', but {some(state)}: "
+                           "give Tango's published file or the state of a UNet.")  # fmt: skip
+    if unknown := [name for name in state if not name.startswith(("unet.", *TANGO_UNUSED))]:
+        raise WeightsError(f"{file} holds {some(unknown)} beside its UNet, which are no part that this project knows: give a file "
+                           "of 'unet.' and 'text_encoder.' alone.")  # fmt: skip
+    return unwrapped(unet)
+
+def load_tango(unet: UNet2DConditionModel, state: dict[str, torch.Tensor], file: Path) -> None:
+    fill(unet, state, file, "the UNet that the configuration's `unet` describes")
+
+def load_statistics(vae: nn.Module, file: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """A music VAE's normalisation, as its export wrote it, into its buffers: all of them. Returns the audio it was trained for."""
+    try:
+        stored = json.loads(file.read_text())
+        for name in names:
+            value = torch.tensor(stored[name], dtype=torch.float32)
+            if value.shape != getattr(vae, name).shape or not value.isfinite().all():
+                raise ValueError(f"{name}={stored[name]!r:.60}")
+            getattr(vae, name).copy_(value)
+        return dict(stored.get("audio", {}))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{file} is not what an export writes ({type(error).__name__}: {words}): copy it again.") from error
+
+def stored_schedule(file: Path) -> tuple[DiffusionConfig, str]:
+    """A pipeline's own noise schedule and prediction type (epsilon where it names none, as diffusers reads it)."""
+    try:
+        stored = json.loads(file.read_text())
+        kinds = {"num_train_timesteps": int, "beta_start": float, "beta_end": float, "beta_schedule": str}
+        if wrong := [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]:
+            raise ValueError(f"{wrong[0]}={stored[wrong[0]]!r:.40}")
+        return DiffusionConfig(**{n: stored[n] for n in kinds}), stored.get("prediction_type", "epsilon")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{file} is not a scheduler's configuration ({type(error).__name__}: {words}).") from error
+
+@torch.no_grad()
+def empty_prompt(folder: Path, width: int) -> torch.Tensor:
+    """The pipeline's own encoding of ""; zeros for the stand-in, which has no text encoder."""
+    if not (folder / "text_encoder").is_dir():
+        return torch.zeros(1, 1, width)
+    tokenizer = loaded(AutoTokenizer, folder / "tokenizer")
+    encoder = pretrained(CLIPTextModel, folder / "text_encoder").eval()
+    ids = tokenizer([""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return encoder(ids).last_hidden_state

@@ -1,0 +1,1 @@
+"""How a picture reaches the denoiser's cross-attention: one file per family of kinds."""

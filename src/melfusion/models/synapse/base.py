@@ -1,0 +1,114 @@
+"""VisualSynapse: what every kind shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from melfusion.batch import VisualFeatures
+from melfusion.models.synapse.layers import LayerSpec
+from melfusion.models.synapse.matching import MATCHES
+
+
+class VisualSynapse(nn.Module):
+    """Base of all kinds. Holds every parameter that the picture adds; the UNet itself keeps its stock keys.
+
+    Args:
+        specs: the chosen layers.
+        match: key of MATCHES.  num_tokens: M for `concat`; the mixing kinds match to the text length.
+    """
+
+    has_alpha = False
+
+    def __init__(self, specs: list[LayerSpec], alpha_share: str = "block", alpha_init: float = 0.5,
+                 match: str = "pool", num_tokens: int = 64, match_scale: bool = False):  # fmt: skip
+        super().__init__()
+        self.specs = {spec.name: spec for spec in specs}
+        self.match, self.num_tokens, self.match_scale, self.share = match, num_tokens, match_scale, alpha_share
+        self.alphas = nn.ParameterDict()
+        if self.has_alpha:
+            for spec in specs:
+                shape = (spec.heads,) if alpha_share == "head" else ()
+                self.alphas[self._group(spec)] = nn.Parameter(torch.full(shape, float(alpha_init)))
+
+    def _group(self, spec: LayerSpec) -> str:
+        group = {"all": "all", "block": spec.block}.get(self.share, spec.name)
+        return group.replace(".", "-")  # parameter names may hold no dot
+
+    def grow(self, unet: UNet2DConditionModel) -> None:
+        """Make what takes after the music UNet itself, whose weights are loaded."""
+
+    def alpha(self, layer: str) -> Tensor:
+        """The raw α of eq. 5-6 for a layer: a scalar, or (D,) where each head has its own."""
+        spec = self.specs[layer]
+        alpha = self.alphas[self._group(spec)]
+        return alpha.repeat_interleave(spec.width // spec.heads) if self.share == "head" else alpha
+
+    def prepare(self, features: VisualFeatures, text_length: int) -> VisualFeatures:
+        """Match tokens: (B, N, D) → (B, M, D) in every chosen layer. Idempotent, so its result may be cached."""
+        length = self.matched_length(text_length)
+        return {layer: tuple(MATCHES[self.match](t, length) for t in features[layer]) for layer in self.specs}
+
+    def matched_length(self, text_length: int) -> int:
+        return text_length
+
+    def enter(self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None,
+              features: VisualFeatures, has_image: Tensor) -> tuple[VisualFeatures, dict[str, Any]]:  # fmt: skip
+        """Once a pass: the UNet's own inputs and prepared features → what its layers get, and further arguments of the UNet."""
+        return features, {}
+
+    def context(self, layer: str, text_embeds: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:
+        """Text (B, L, D_text) before the music's key and value are made of it."""
+        return text_embeds
+
+    def mix(self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor],
+            has_image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+        """Music key, value (B, L, D), additive mask (B, 1, L) or None, prepared features (B, M, D_image) → new ones."""
+        return key, value, mask
+
+    def attend(self, layer: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+               features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:  # fmt: skip
+        """Query (B, T, D) over what `mix` makes of key and value → (B, T, D)."""
+        return attention(query, *self.mix(layer, key, value, mask, features, has_image), self.specs[layer].heads)
+
+class NoSynapse(VisualSynapse):
+    """The text-only model: no layer is touched."""
+
+    def __init__(self, specs: list[LayerSpec], **kwargs):
+        super().__init__([], **kwargs)
+
+def _last(specs: dict[str, LayerSpec]) -> LayerSpec:
+    return list(specs.values())[-1]
+
+def _normalised(tokens: Tensor) -> Tensor:
+    """(B, N, D), each token with mean 0 and variance 1."""
+    return F.layer_norm(tokens.float(), tokens.shape[-1:])
+
+def _rescale(image: Tensor, music: Tensor) -> Tensor:
+    """Image keys or values at the RMS of the music's, per sample."""
+    rms = lambda t: t.detach().float().square().mean((1, 2), keepdim=True).sqrt()  # noqa: E731
+    return image * (rms(music) / rms(image).clamp(min=1e-6)).to(image.dtype)
+
+def _projections(specs: list[LayerSpec]) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {f"{spec.name.replace('.', '-')}-{part}": nn.Linear(spec.image_width, spec.width)
+         for spec in specs for part in ("key", "value")}
+    )  # fmt: skip
+
+def _project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    linears = [projections[f"{layer.replace('.', '-')}-{part}"] for part in ("key", "value")]
+    return tuple(
+        linear(_normalised(t).to(linear.weight.dtype))
+        for linear, t in zip(linears, features, strict=True)
+    )
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
+    """Query (B, T, D), key and value (B, M, D), additive mask (B, 1, M) or None → (B, T, D) by `heads` heads."""
+    query, key, value = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    if mask is not None:
+        mask = mask[:, None].to(query.dtype).expand(-1, heads, -1, -1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

@@ -1,0 +1,52 @@
+"""TextEncoder: captions → text_embeds (B, L, D), text_mask (B, L). Frozen; T5, CLIP or BERT-like through transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+class TextEncoder(lightning.LightningModule):
+    """A tokenizer and an encoder; every caption gets exactly L positions, so shapes never change.
+
+    Longer captions are cut, counted in `num_cut`, and the first one is logged; those of more than `max_words` words are cut
+    without a word, since that is what was asked for.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer, max_length: int, max_words: int | None = None):
+        super().__init__()
+        self.network, self.tokenizer, self.max_length, self.max_words = network, tokenizer, max_length, max_words
+        self.num_cut = 0
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.network.config.hidden_size
+
+    def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Captions → token ids and mask, both (B, L), on the encoder's device."""
+        captions = [c.encode("utf-8", "replace").decode() for c in captions]  # half a surrogate breaks tokenizers
+        if self.max_words is not None:
+            captions = [" ".join(c.split()[: self.max_words]) for c in captions]
+        lengths = [len(ids) for ids in self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
+        cut = sum(length > self.max_length for length in lengths)
+        if cut and not self.num_cut:
+            log.warning("Captions longer than text_encoder.max_length=%d tokens are cut (one has %d).",
+                        self.max_length, max(lengths))  # fmt: skip
+        self.num_cut += cut
+        tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=self.max_length,
+                                return_tensors="pt")  # fmt: skip
+        return tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
+
+    @torch.no_grad()
+    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokenize(captions)
+        # bf16 whatever the trainer's precision: FLAN-T5-large overflows in fp16
+        with torch.autocast("cuda", torch.bfloat16) if ids.is_cuda else contextlib.nullcontext():
+            embeds = self.network(input_ids=ids, attention_mask=mask).last_hidden_state
+        return embeds.float(), mask.bool()

@@ -1,0 +1,93 @@
+"""AdamW with parameter groups and the learning-rate schedule, shared by every module that trains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from melfusion.models.options import OptimConfig
+
+
+def configure_optimizer(
+    groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int | None = None, allow_fused: bool = True
+) -> dict[str, Any]:
+    """Groups of parameters (each may set lr and weight_decay) → what Lightning wants of configure_optimizers.
+
+    Biases and norms get no weight decay. Warm-up is linear over `warmup_steps`; `cosine` then falls to 0 at max_steps.
+    """
+    split = []
+    for group in groups:
+        base = {"lr": optim.lr, "weight_decay": optim.weight_decay} | {k: v for k, v in group.items() if k != "params"}
+        params = [p for p in group["params"] if p.requires_grad]
+        matrices = [p for p in params if p.ndim >= 2]
+        split += [
+            base | {"params": matrices},
+            base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]},
+        ]
+    split = [group for group in split if group["params"]]
+    # one kernel, which can also be told on the device to leave everything as it is (guards.py)
+    optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=allow_fused or None)
+    rate = LearningRate(optim, max_steps)
+    # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+class LearningRate:
+    """Step → factor on every group's rate."""
+
+    def __init__(self, optim: OptimConfig, max_steps: int | None):
+        self.warmup, self.cosine, self.max_steps = optim.warmup_steps, optim.schedule == "cosine", max_steps
+
+    def __call__(self, step: int) -> float:
+        factor = min(1.0, (step + 1) / max(self.warmup, 1))
+        if self.cosine and self.max_steps:
+            progress = min(1.0, max(0, step - self.warmup) / max(1, self.max_steps - self.warmup))
+            factor *= 0.5 * (1 + math.cos(math.pi * progress))
+        return factor
+
+class TrainedModule(lightning.LightningModule):
+    """Base of the modules that train: one optimizer from OptimConfig, clipping over what it holds, the norm logged.
+
+    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW. A `guard` (guards.py), where
+    one is attached, judges each step, and moves the learning rate only after a step that was sound.
+    """
+
+    guard: Any = None
+
+    optim: OptimConfig
+    max_steps: int | None = None
+    sizes: dict[str, Any] = {}  # what part.json stores of a part that is built from it
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for `configure_optimizer`."""
+        raise NotImplementedError
+
+    def frozen_networks(self) -> list[nn.Module]:
+        """Those that `trainer.precision=bf16-true` keeps in bfloat16."""
+        return []
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped
+        fp16 = self._trainer is not None and str(self.trainer.precision).startswith("16")
+        return configure_optimizer(self.parameter_groups(), self.optim, self.max_steps, allow_fused=not fp16)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.optim.grad_clip_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(params, limit)
+        if self.guard is None:
+            self.log("train/grad_norm", norm)
+        else:
+            self.guard.judge(optimizer, norm)
+
+    def log_loss(self, loss: torch.Tensor, batch_size: int) -> None:
+        """Into the progress bar; `train/loss` of the logs is the guard's, which has it of all ranks, where there is one."""
+        self.log("train/loss", loss, batch_size=batch_size, prog_bar=True, logger=self.guard is None)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self.guard is None:
+            scheduler.step()

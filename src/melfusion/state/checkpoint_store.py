@@ -1,0 +1,219 @@
+"""A run's checkpoints on disk: written whole or not at all, checked by digest, the last few and the best kept.
+
+`index.json` beside them holds each file's size, SHA-256, step and, where it was validated, its loss. A file enters the
+index before it gets its name, so whatever a crash leaves is either whole and listed or no checkpoint at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_map
+
+from melfusion.errors import FULL, CheckpointError, DamagedFile
+from melfusion.files import read_json, write_whole
+
+log = logging.getLogger(__name__)
+
+INDEX = "index.json"
+
+class Digesting:
+    """A file that is written in order; keeps the SHA-256 of what went through, and the system's own error."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.sha256, self.error = file, hashlib.sha256(), None
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:  # torch turns it into one of its own, which does not say what happened
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+class CheckpointStore(TorchCheckpointIO):
+    """Lightning's seam for checkpoint files.
+
+    Tensors stream to the file one by one, so that no second copy of the state is held. `asynchronous` writes in a thread
+    instead, while training goes on, at the cost of one copy of the state in host memory.
+
+    Args:
+        keep_last: how many of the newest stay; two or more, so that one damaged file loses little.
+        keep_best: how many with the lowest validation loss stay beside them.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 1, asynchronous: bool = False):
+        self.folder, self.keep_last, self.keep_best = folder, keep_last, keep_best
+        self.writer = ThreadPoolExecutor(1) if asynchronous else None
+        self.pending: Future | None = None
+        self.failure: str | None = None  # a sentence, kept until all ranks have met
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.ckpt"
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write, or start to; what goes wrong is kept in `failure`, since other ranks wait for this one."""
+        self.wait()
+        if self.writer is None:
+            self._write(checkpoint, Path(path))
+        else:
+            copy = tree_map(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x, checkpoint)
+            self.pending = self.writer.submit(self._write, copy, Path(path))
+
+    def wait(self) -> None:
+        """Until what was started is on disk."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
+
+    def teardown(self) -> None:
+        self.wait()
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        step, file = checkpoint["global_step"], None
+
+        def content(raw: IO[bytes]) -> None:
+            nonlocal file
+            file = Digesting(raw)
+            torch.save(checkpoint, file)
+            raw.flush()
+            os.fsync(raw.fileno())
+            entry = {"step": step, "bytes": raw.tell(), "sha256": file.sha256.hexdigest()}
+            write_index(self.folder, read_index(self.folder) | {path.name: entry})
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content, lasting=True)
+            self.prune(step)
+        except (OSError, RuntimeError) as error:
+            self.clean()
+            self.failure = failed(path, file.error if file and file.error else error)
+
+    def score(self, step: int, loss: float) -> None:
+        """Note the validation loss of the newest checkpoint, which is of this step, and drop what is no longer the best."""
+        self.wait()
+        index = read_index(self.folder)
+        if (name := self.path(step).name) in index and math.isfinite(loss):
+            index[name]["loss"] = loss
+            try:
+                write_index(self.folder, index)
+                self.prune(step)
+            except OSError as error:
+                self.clean()
+                self.failure = failed(self.folder / INDEX, error)
+
+    def best_loss(self) -> float:
+        """The lowest validation loss of those that are kept; infinity for none."""
+        return min((entry["loss"] for entry in read_index(self.folder).values() if "loss" in entry), default=float("inf"))
+
+    def prune(self, step: int) -> None:
+        """Remove all but the newest and the best; one after `step`, where the run is, was damaged or is not there at all."""
+        index = read_index(self.folder)
+        past = sorted((name for name in index if index[name]["step"] <= step), key=lambda name: index[name]["step"])
+        newest = past[-self.keep_last :]
+        scored = sorted((name for name in past if "loss" in index[name]), key=lambda name: index[name]["loss"])
+        kept = {*newest, *scored[: self.keep_best]}
+        if kept != index.keys():
+            for name in index.keys() - kept:
+                (self.folder / name).unlink(missing_ok=True)
+            write_index(self.folder, {name: index[name] for name in index if name in kept})
+
+    def clean(self) -> None:
+        """Remove what a write that failed left; only for the one that holds the run."""
+        for part in self.folder.glob(".*.part*"):
+            part.unlink()
+
+def failed(path: Path, error: Exception) -> str:
+    """The sentence for a checkpoint that could not be written."""
+    code = getattr(error, "errno", None)
+    full, words = code in FULL, getattr(error, "strerror", None) or str(error)
+    reason = "the disk is full" if full else " ".join(words.split())[:200]
+    cure = "free some space" if full else "mend that"
+    return (f"{path} could not be written ({reason}): the checkpoints before it are whole; {cure} and run the same command "
+            "again, which goes on from the newest of them.")  # fmt: skip
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name → {step, bytes, sha256, loss?}; damaged entries are left out, and all of an index that is missing or damaged."""
+    if not (folder / INDEX).exists():
+        return {}
+    try:
+        index = read_json(folder / INDEX, "it is passed over, and checkpoints are known by their files alone")
+    except DamagedFile as error:
+        log.warning("%s", error)
+        return {}
+    return {name: entry for name, entry in index.items() if _is_entry(name, entry)}
+
+def _is_entry(name: str, entry: Any) -> bool:
+    """Does it name a file of this folder, and hold what an entry holds?"""
+    kinds = {"step": int, "bytes": int, "sha256": str} | ({"loss": float} if isinstance(entry, dict) and "loss" in entry else {})
+    return (Path(name).name == name and name.endswith(".ckpt") and isinstance(entry, dict)
+            and all(type(entry.get(key)) is kind for key, kind in kinds.items()))  # fmt: skip
+
+def write_index(folder: Path, index: dict[str, dict[str, Any]]) -> None:
+    write_whole(folder / INDEX, json.dumps(index, indent=1), lasting=True)
+
+def newest(folder: Path, before: int | None = None) -> Path | None:
+    """The newest checkpoint that is whole, of a step `before` that one; damaged ones are named and passed over. None: none is.
+
+    Raises CheckpointError where there are files and none can be used.
+    """
+    damaged = []
+    for path, reason in inspected(folder, before):
+        if reason is None:
+            return path
+        log.warning("%s is passed over: %s.", path, reason)
+        damaged.append(path.name)
+    if damaged:
+        raise CheckpointError(f"{folder} holds no checkpoint that is whole ({', '.join(damaged)} are damaged): bring one back "
+                              "from a copy, or remove the directory to start again.")  # fmt: skip
+    return None
+
+def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, str | None]]:
+    """Checkpoints from the newest on, each with what is wrong with it; files without an entry are older than the index."""
+    index = read_index(folder)
+    files = sorted(folder.glob("*.ckpt"), key=lambda p: (index.get(p.name, {}).get("step", -1), p.lstat().st_mtime), reverse=True)
+    for path in files:
+        if before is not None and index.get(path.name, {}).get("step", before) >= before:
+            continue
+        yield path, damage(path, index.get(path.name))
+
+def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
+    """What is wrong with a file, in words; None where size and digest are those of its entry and it holds a checkpoint."""
+    if not path.is_file():
+        return "it is no regular file"
+    if entry is not None and (size := path.stat().st_size) != entry["bytes"]:
+        return f"it has {size} bytes of {entry['bytes']}"
+    try:
+        if entry is not None:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                    return "its SHA-256 is not the one it was written with"
+        return None if is_checkpoint(path) else "it is no checkpoint of melfusion"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+
+def is_checkpoint(path: Path) -> bool:
+    """Does it hold a step and weights? Only names and shapes are read."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        stored = torch.load(path, map_location="meta", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # of a foreign zip torch raises anything from RuntimeError to UnpicklingError
+        return False
+    return isinstance(stored, dict) and {"global_step", "state_dict"} <= stored.keys()

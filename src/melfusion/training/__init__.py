@@ -1,0 +1,1 @@
+"""A training run: fit, stages, guards, logs."""

@@ -1,0 +1,109 @@
+"""Where a run's curves go: TensorBoard and metrics.jsonl. A disk that takes no more of them ends no training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
+
+from melfusion.files import write_whole
+
+log = logging.getLogger(__name__)
+
+def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ("val/loss",)) -> None:
+    """Put the configuration into TensorBoard's HParams tab, scored by curves of the same run: its val/loss, or those named."""
+    plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
+    for summary in hparams(plain, dict.fromkeys(scores, 0.0)):
+        board.file_writer.add_summary(summary)
+
+class Board(TensorBoardLogger):
+    """TensorBoard's event files; where they cannot be written training goes on, and a later line begins a new file."""
+
+    def __init__(self, folder: Path, purge_step: int):
+        super().__init__(str(folder), name="", version="tensorboard", default_hp_metric=False, purge_step=purge_step)
+        self.trouble = Trouble(folder / "tensorboard")
+
+    @property
+    def experiment(self) -> Any:
+        """The SummaryWriter; one that does nothing while the disk takes no file of it."""
+        with self.trouble:
+            return super().experiment
+        return DummyLogger().experiment
+
+    def write(self, what: Callable[[Any], Any]) -> None:
+        """Call `what` with the SummaryWriter; of a file with half a record TensorBoard reads what lies before it."""
+        with self.trouble:
+            what(super().experiment)
+        if self.trouble.came:
+            self._experiment, self.trouble.came = None, False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.write(lambda _: super(Board, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.write(lambda _: super(Board, self).save())
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.write(lambda _: super(Board, self).finalize(status))
+
+class Trouble:
+    """A context in which the system's refusal to write is logged, the first time of several, and passed over."""
+
+    def __init__(self, path: Path):
+        self.path, self.came, self.told = path, False, False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        self.came = isinstance(error, OSError)
+        if self.came and not self.told:
+            log.warning("%s cannot be written (%s): the run goes on without; free some space or mend that.", self.path,
+                        getattr(error, "strerror", None) or error)  # fmt: skip
+            self.told = True
+        return self.came
+
+class JSONLines(Logger):
+    """metrics.jsonl: one object per logging step; a number that is not finite is null, since JSON has no such numbers."""
+
+    name, version = "jsonl", ""
+
+    def __init__(self, path: Path, resumed_step: int = 0):
+        super().__init__()
+        self.path, self.trouble = path, Trouble(path)
+        if path.is_file() and rank_zero_only.rank == 0:
+            self._forget_after(resumed_step)
+
+    def _forget_after(self, step: int) -> None:
+        """Leave out what a run logged after its last checkpoint: those steps come again. Lines that are none go, too."""
+        kept, damaged = [], 0
+        for line in self.path.read_bytes().splitlines():
+            try:
+                if (json.loads(line)["step"] or 0) <= step:
+                    kept.append(line + b"\n")
+            except (ValueError, KeyError, TypeError, RecursionError):  # torn, or not UTF-8
+                damaged += 1
+        if damaged > 1:  # a death leaves one
+            log.warning("%s: %d lines cannot be read and are left out.", self.path, damaged)
+        with self.trouble:
+            write_whole(self.path, b"".join(kept))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        numbers = {k: float(v) for k, v in metrics.items()}
+        with self.trouble, self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{k: v if math.isfinite(v) else None for k, v in numbers.items()}}) + "\n")
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """They are in config.yaml."""

@@ -1,0 +1,108 @@
+"""Fixed validation items in TensorBoard: pictures, captions, sounds, spectrograms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from melfusion.data.collate import collate
+from melfusion.data.dataset import MusicDataset
+from melfusion.media.figures import as_array, save, spectrogram_figure
+from melfusion.media.options import AudioConfig
+from melfusion.media.sound import write_wav
+from melfusion.models.options import SamplingConfig
+from melfusion.training.ema import EMA
+from melfusion.training.loggers import Board, Trouble
+from melfusion.training.precision import between_steps
+
+MEDIA_ITEMS = 8
+
+class Media(Callback):
+    """At most 8 fixed validation items: picture, caption, reference and generated audio and spectrograms.
+
+    References are written before the first step, generated ones every `every_n_steps` and at the end, by rank 0 only,
+    with the EMA weights.
+    """
+
+    def __init__(self, dataset: MusicDataset, audio: AudioConfig, sampling: SamplingConfig, out: Path,
+                 every_n_steps: int = 1000, ema: EMA | None = None):  # fmt: skip
+        self.dataset, self.audio, self.sampling, self.out = dataset, audio, sampling, out
+        self.items, self.every, self.ema = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema
+        self.batch: Any = None
+        self.written, self.trouble = -1, Trouble(out)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or self.items == 0:
+            return
+        self.batch = collate([self.dataset[i] for i in range(self.items)])
+        self.reference = pl_module.log_mel(self.batch.waveform.to(pl_module.device)).cpu()
+        trainer.loggers[0].write(self._references)
+
+    def _references(self, board: Any) -> None:
+        for i in range(self.items):
+            tag = f"item{i}"
+            if self.batch.has_image[i]:
+                board.add_image(f"{tag}/picture", (self.batch.image[i] + 1) / 2, 0)
+            board.add_text(f"{tag}/caption", self.batch.captions[i], 0)
+            self._sound(board, f"{tag}/reference", self.batch.waveform[i], 0)
+            board.add_image(f"{tag}/reference_spectrogram", self._panel({"reference": self.reference[i, 0]}), 0,
+                            dataformats="HWC")  # fmt: skip
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.written = trainer.global_step if trainer.global_step else -1  # a resumed run has written its step's media
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        step = trainer.global_step
+        if step and step % self.every == 0 and step != self.written:
+            if self.ema:
+                self.ema.settle()  # on all ranks: what the guard then knows, they must know after the same step
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self.written:
+            self._write(trainer, pl_module)
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.batch is None:
+            return
+        self.written, device = trainer.global_step, pl_module.device
+        if self.ema:
+            self.ema._swap(pl_module)
+        pl_module.eval()
+        s, image = self.sampling, self.batch.image
+        with between_steps(trainer.precision_plugin):
+            log_mel = pl_module.generate(
+                self.batch.captions, None if image is None else image.to(device), num_inference_steps=s.num_inference_steps,
+                guidance_scale=s.guidance_scale, image_guidance_scale=s.image_guidance_scale,
+                negative_prompt=s.negative_prompt, has_image=self.batch.has_image,
+            ).float()  # fmt: skip
+        waveform = pl_module.vocode(log_mel).cpu()
+        pl_module.train()
+        if self.ema:
+            self.ema._swap(pl_module)
+        self._show(trainer.loggers[0], log_mel.cpu(), waveform)
+
+    def _show(self, board: Board, log_mel: Tensor, waveform: Tensor) -> None:
+        """Into TensorBoard and as files; on a full disk those of them that still have room."""
+        for i in range(self.items):
+            pair = {"reference": self.reference[i, 0], f"generated, step {self.written}": log_mel[i, 0]}
+            figure = spectrogram_figure(pair, self.audio, self.batch.captions[i])
+            array, tag = as_array(figure), f"item{i}"
+            board.write(lambda to, a=array, t=tag: to.add_image(f"{t}/spectrograms", a, self.written, dataformats="HWC"))
+            board.write(lambda to, i=i: self._sound(to, f"item{i}/generated", waveform[i], self.written))
+            stem = self.out / f"step{self.written:07d}-{i}-{self.batch.keys[i]}"
+            with self.trouble:
+                self.out.mkdir(parents=True, exist_ok=True)
+                save(figure, f"{stem}.png")
+                write_wav(f"{stem}.wav", waveform[i], self.audio.sample_rate_hz)
+
+    def _panel(self, log_mels: dict[str, Tensor]) -> Any:
+        return as_array(spectrogram_figure(log_mels, self.audio))
+
+    def _sound(self, board: Any, tag: str, waveform: Tensor, step: int) -> None:
+        board.add_audio(tag, waveform.clamp(-1, 1)[None], step, sample_rate=self.audio.sample_rate_hz)

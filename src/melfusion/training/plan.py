@@ -1,0 +1,111 @@
+"""How long each stage of a run will take on this machine: told before it starts, from a few batches that are timed."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from melfusion.assembly.devices import accumulation, world_size
+from melfusion.assembly.schema import Config
+from melfusion.batch import MusicBatch
+from melfusion.data.collate import collate
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.sources import counts
+from melfusion.models.system import MeLFusion
+from melfusion.models.trained import TrainedModule
+from melfusion.training.precision import autocast, resolve_precision
+from melfusion.training.precompute import compute, held, precomputed_path, provenance, with_stored
+
+PROBED = 4  # samples of a batch that is not trained on
+
+def plan_part(config: Config, part: TrainedModule, data: MusicDataModule) -> dict[str, float]:
+    """Stage → seconds, of a part that trains itself."""
+    return {"training": micro_batches(config) * seconds_of_a_step(config, part, first_batch(data, config))}
+
+def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, float]:
+    """Stage → seconds: precompute where it is enabled and nothing is stored yet, training, evaluation.
+
+    Uses the first training samples. Nothing that a training depends on changes: no weight moves and no number is drawn.
+    """
+    batch, wanted = first_batch(data, config), {}
+    if config.data.precompute.enabled:
+        few = batch.first(PROBED)
+        with autocast(resolve_precision(config.trainer), system.device.type):
+            each = seconds(lambda: compute(system, few)) / len(few)
+            batch = with_stored(batch, {name: repeated(t, len(batch)) for name, t in compute(system, few).items()})
+        made = provenance(config, system)
+        if held(precomputed_path(config, made), config) != made:
+            wanted["precompute"] = each * sum(counts(data.shards).values())
+    wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch)
+    if config.evaluation.items:
+        rows = 1 if system.extractor is None else 3
+        few = first_batch(data, config).first(PROBED)
+        wanted["evaluation"] = rows * config.evaluation.items * seconds_of_a_clip(config, system, few)
+    return wanted
+
+def micro_batches(config: Config) -> int:
+    """Of all steps, on one device."""
+    return config.trainer.max_steps * accumulation(config)
+
+def first_batch(data: MusicDataModule, config: Config) -> MusicBatch:
+    """The micro-batch that training begins with."""
+    dataset = data.dataset("train", training=True)
+    size = config.data.global_batch_size // (accumulation(config) * world_size(config.trainer))
+    return collate([dataset[i] for i in range(max(1, size))])
+
+def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) -> float:
+    """Of one micro-batch, forward and backward."""
+    batch = batch.to(module.device)
+
+    def step() -> None:
+        with autocast(resolve_precision(config.trainer), module.device.type):
+            loss = module.training_step(batch, 0)
+        (loss["loss"] if isinstance(loss, dict) else loss).backward()
+        module.zero_grad(set_to_none=True)
+
+    module.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is no trainer to log to
+        return seconds(step)
+
+def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> float:
+    """Of one generated clip among several: what every clip costs once, and each sampler step."""
+    s, batch = config.sampling, batch.to(system.device)
+
+    def generate(steps: int) -> Callable[[], object]:
+        return lambda: system.vocode(system.generate(batch.captions, batch.image, num_inference_steps=steps,
+                                                     guidance_scale=s.guidance_scale))  # fmt: skip
+
+    system.eval()
+    one, three = seconds(generate(1)), seconds(generate(3), warm=True)
+    return (one + (s.num_inference_steps - 1) * max(0.0, three - one) / 2) / len(batch)
+
+def repeated(tensor: Tensor, n: int) -> Tensor:
+    """n rows, those that are there again and again."""
+    return tensor[torch.arange(n, device=tensor.device) % len(tensor)]
+
+def seconds(work: Callable[[], object], warm: bool = False) -> float:
+    """Of a call, after one that warms up unless all is warm."""
+    for _ in range(1 if warm else 2):
+        wait_for_device()
+        started = time.perf_counter()
+        work()
+        wait_for_device()
+    return time.perf_counter() - started
+
+def wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+def in_words(stages: dict[str, float]) -> str:
+    """`precompute 3 min, training 14 min: about 17 min on this machine`."""
+    each = ", ".join(f"{stage} {minutes(s)}" for stage, s in stages.items())
+    return each if len(stages) == 1 else f"{each}; about {minutes(sum(stages.values()))} in all"
+
+def minutes(s: float) -> str:
+    """Seconds in the unit that a reader wants."""
+    return f"{s:.0f} s" if s < 90 else f"{s / 60:.0f} min" if s < 5400 else f"{s / 3600:.1f} h"

@@ -1,0 +1,167 @@
+"""`melfusion precompute`: music latents, text embeddings and pictures as the extractor keeps them, beside their samples.
+
+What is stored carries its provenance: digests of the parts, reading, crop, dtype, geometry, source shards, code
+version. Training refuses shards whose provenance differs from what it would compute itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.schema import Config
+from melfusion.batch import MusicBatch
+from melfusion.data.collate import collate, collate_cached
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.dataset import MusicDataset
+from melfusion.data.reading import digest_of
+from melfusion.data.replacing import settle
+from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, write_shards
+from melfusion.data.storage import local_name
+from melfusion.errors import BadSample, DataError
+from melfusion.models.system import MeLFusion
+from melfusion.training.precision import autocast, keep_frozen, resolve_precision
+from melfusion.training.preemption import leaving_on_signal
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1  # raise when what is stored, or how it is computed, changes
+
+def precomputed_path(config: Config, wanted: dict[str, Any]) -> Path:
+    """Where shards of this provenance lie: runs that need the same tensors share them."""
+    return Path(config.data.precompute.path or f"{local_name(config.data)}-precomputed/{digest_of(wanted, source=True)}")
+
+def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
+    """Everything that stored tensors depend on, as a plain tree."""
+    digests = system.frozen_digests()
+    stored = {
+        "code_version": CODE_VERSION, "source": ShardSet(config.data.path, config.data).digest(), "crop": "start",
+        "dtype": config.data.precompute.dtype, "precision": resolve_precision(config.trainer),
+        "audio": dataclasses.asdict(config.audio),
+        "image_size_px": config.data.image_size_px, "music_vae": digests["music_vae"],
+        "text_encoder": digests["text_encoder"], "max_length": config.text_encoder.max_length,
+    }  # fmt: skip
+    if config.text_encoder.max_words is not None:
+        stored["max_words"] = config.text_encoder.max_words
+    if system.extractor is not None:
+        extractor = system.extractor
+        stored |= {"extractor": digests["extractor"]} | extractor.provenance()
+        if extractor.reading == "fixed":
+            stored |= {"layers": list(system.unet.synapse.specs), "match": config.synapse.match,
+                       "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length)}  # fmt: skip
+    return stored
+
+@torch.no_grad()
+def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
+    """One batch → the tensors to store, each (B, …)."""
+    batch = batch.to(system.device)
+    out = {"latent_moments": system.music_vae.encode_moments(system.log_mel(batch.waveform))}
+    conditioning = system.condition(batch)
+    out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}
+    out["has_image"] = batch.has_image
+    latents = conditioning.image_latents
+    if latents is None:
+        return out
+    if system.extractor.reading != "fixed":
+        return out | {"image_latents": latents}
+    features = system.extractor.features(latents, torch.zeros_like(batch.position))
+    matched = system.unet.synapse.prepare(features, conditioning.text_embeds.shape[1])
+    for layer, (key, value) in matched.items():
+        out |= {f"key.{layer}": key, f"value.{layer}": value}
+    return out
+
+def with_stored(batch: MusicBatch, tensors: dict[str, Tensor]) -> MusicBatch:
+    """The batch as it comes from precomputed shards: what `compute` made in place of sounds and pictures."""
+    rows = [{name: t[i].cpu() for name, t in tensors.items()} for i in range(len(batch))]
+    return collate_cached(dataclasses.replace(batch, waveform=None, image=None), rows)
+
+@leaving_on_signal(lambda: "during precompute, which begins anew")
+def precompute(config: Config, system: MeLFusion) -> Path:
+    """Write precomputed shards of all splits, unless their folder holds just these; returns the folder.
+
+    Numbers are those that live training would compute.
+    """
+    precision = resolve_precision(config.trainer)
+    system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), precision)
+    data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
+    data.setup()
+    dtype = getattr(torch, config.data.precompute.dtype)
+
+    told: dict[str, tuple[Tensor, Tensor]] = {}  # many clips share a caption: each is encoded once
+
+    def samples() -> Iterator[Sample]:
+        for split in sorted({shard["name"].rsplit("-", 1)[0] for shard in data.shards.shards}):
+            entries = data.dataset(split)
+            size, left = config.data.precompute.batch_size, 0
+            for start in track(range(0, len(entries), size), description=f"precompute {split}"):
+                some = range(start, min(start + size, len(entries)))
+                items = readable(entries, some)
+                left += len(some) - len(items)
+                if left > config.data.max_bad_ratio * len(entries):
+                    raise DataError(f"{config.data.path}: {left} of {len(entries)} samples for {split} cannot be read, above "
+                                    "data.max_bad_ratio: see the reasons above and repair the set.")  # fmt: skip
+                if not items:
+                    continue
+                batch = collate(items)
+                with autocast(precision, system.device.type):
+                    if new := [c for c in dict.fromkeys(batch.captions) if c not in told]:
+                        told.update(zip(new, zip(*system.text_encoder(new), strict=True), strict=True))
+                    pairs = [told[c] for c in batch.captions]
+                    batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
+                    tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
+                for i, key in enumerate(batch.keys):
+                    yield _sample(key, split, batch, i, tensors, dtype, made_with)
+
+    wanted = provenance(config, system)
+    made_with = digest_of(wanted)
+    out = precomputed_path(config, wanted)
+    if out.resolve() == Path(local_name(config.data)).resolve():
+        raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
+    with telling_memory(config, "precompute", lambda: system):
+        write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted}, lambda: held(out, config) == wanted,
+                     "data.precompute.path")  # fmt: skip
+    return out
+
+def held(path: Path, config: Config) -> dict[str, Any] | None:
+    """The provenance of the whole precomputed set in a folder; None where there is none."""
+    try:
+        return ShardSet(path, config.data).info.get("provenance")
+    except DataError:
+        return None
+
+def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
+    """The items that can be read; the others are left out of the stored set, each with a logged reason."""
+    items = []
+    for index in indices:
+        entry = dataset.entries[index]
+        try:
+            items.append(dataset.reader(entry, 0.0) | {"position": index, "draws": {}, "replaced": []})
+        except BadSample as error:
+            log.warning("%s:%s is left out: %s", entry.shard, entry.key, error)
+    return items
+
+def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype,
+            made_with: str) -> Sample:  # fmt: skip
+    row = {k: (t[i].to(dtype) if t.is_floating_point() else t[i]).contiguous() for k, t in tensors.items()}
+    meta = {"caption": batch.captions[i], "full_caption": batch.full_captions[i], "split": split, "labels": batch.labels[i]}
+    return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row, {"made_with": made_with})})
+
+def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[str, Any]]:
+    """Precompute where nothing lies yet; returns the folder and the provenance that training must find in it."""
+    wanted = provenance(config, system)
+    path = precomputed_path(config, wanted)
+    settle(path)
+    try:
+        ShardSet(path, config.data)  # what lies in a folder that the user named is not overwritten
+    except DataError:
+        precompute(config, system)
+    return path, wanted

@@ -1,0 +1,106 @@
+"""A run directory is trained or resumed, with the parts that it needs; a finished one returns its results."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from melfusion.assembly.configuration import overlay
+from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.schema import Config
+from melfusion.data.sources import ensure_corpus
+from melfusion.errors import ConfigError, shown
+from melfusion.evaluation.scores import evaluate_run
+from melfusion.files import locked
+from melfusion.state.run_directory import RunDirectory
+from melfusion.training.fit import Clock, fit_part, fit_system
+from melfusion.training.precision import resolve_precision
+from melfusion.training.preemption import leaving_on_signal
+from melfusion.verbs.train import report
+
+STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
+
+def stage_config(config: Config, stage: str) -> Config:
+    """configs/<stage>.yaml over what the part shares with this configuration, in the run its `weights: run:NAME` names.
+
+    The rest is left at its default, so that experiments which differ elsewhere share the part. One process trains it;
+    for more, run the stage's own configuration first.
+    """
+    part = STAGE_PARTS[stage]
+    weights = getattr(config, part).weights or ""
+    if not weights.startswith("run:"):
+        raise ConfigError(f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: "
+                          "write run:NAME, or remove the stage.")  # fmt: skip
+    shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, unet=config.unet)
+    setattr(shared, part, getattr(config, part))
+    if part == "image":  # pictures are diffused on the music's schedule
+        shared.diffusion = config.diffusion
+    for name in ("accelerator", "threads", "progress_bar"):
+        setattr(shared.trainer, name, getattr(config.trainer, name))
+    return overlay(shared, stage, {"name": weights.removeprefix("run:"), "trainer": {"devices": "1"}})
+
+def ensure_stages(config: Config) -> None:
+    """Train the parts that are missing; a part of another configuration is refused. Of several processes one does."""
+    for stage in config.stages:
+        sub = stage_config(config, stage)
+        run = RunDirectory(sub)
+        run.compare()
+        if run.results() is not None:  # to read needs no lock
+            continue
+        with locked(Path(config.runs_dir) / f".{sub.name}.lock"):
+            run.compare()
+            if run.results() is None:
+                print(f"── {stage}: missing, so it is trained first ({sub.trainer.max_steps} steps)")
+                train(sub)
+
+def train(config: Config) -> dict[str, Any]:
+    """Run or resume a run directory, alone in it; returns its results. A finished run only returns them.
+
+    Raises Preempted where it was asked to leave; the same call then goes on.
+    """
+    run, clock = RunDirectory(config), Clock()
+    hold = run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext()
+    with leaving_on_signal(lambda: standing(run, clock.stage)), hold:
+        return _train(config, run, clock)
+
+KEPT = {"corpus": ", and the data set is built anew", "parts": ", and parts that are trained are kept",
+        "precompute": ", and precomputing begins anew", "evaluation": ", and clips that are made are kept"}  # fmt: skip
+
+def standing(run: RunDirectory, stage: str) -> str:
+    """Where a run is and what of it is kept, in words."""
+    steps = [int(f.stem[5:]) for f in run.checkpoints.glob("step-*.ckpt") if f.stem[5:].isdecimal()]
+    saved = f"step {max(steps)} of {run.config.trainer.max_steps} is saved" if steps else "no step is saved yet"
+    return f"during {stage} of {run.path}: {saved}{KEPT.get(stage, '')}"
+
+def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
+    run.prepare()
+    if (results := run.results()) is not None:
+        print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
+        report(run, results)
+        return results
+    resolve_precision(config.trainer)  # refused here, before anything is made
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    with clock("corpus"):
+        ensure_corpus(config)
+    if config.stages:
+        with clock("parts"):
+            ensure_stages(config)
+    with telling_memory(config, "training"):
+        if config.task == "melfusion":
+            results = fit_system(config, run, clock)
+        else:
+            with clock("training"):
+                results = fit_part(config, run)
+    if rank_zero_only.rank == 0:
+        if config.task == "melfusion" and config.evaluation.items:
+            with clock("evaluation"), telling_memory(config, "evaluation"):
+                evaluate_run(config, run, results)
+        results |= {"seconds": clock.seconds}
+        run.finish(results)
+        report(run, results)
+    return results
