@@ -15,8 +15,10 @@ import torch
 
 torch.set_num_threads(1)
 
-LABELS = ({"place": "sea", "time": "dawn", "weather": "rain", "tonic": "C", "mode": "major"},
-          {"place": "city", "time": "night", "weather": "snow", "tonic": "A", "mode": "minor"})  # fmt: skip
+LABELS = (
+    {"place": "sea", "time": "dawn", "weather": "rain", "tonic": "C", "mode": "major"},
+    {"place": "city", "time": "night", "weather": "snow", "tonic": "A", "mode": "minor"},
+)
 
 
 @pytest.fixture
@@ -41,8 +43,15 @@ def make_batch():
             draws = {"timestep": np.float32(rng.random()), "drop": np.float32(rng.random())}
             draws |= {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
             waveform = 0.1 * rng.standard_normal(AudioGeometry(config.audio).num_samples, dtype=np.float32)
-            item = {"key": f"k{i}", "caption": f"tune {i}", "labels": LABELS[i % 2], "position": i, "draws": draws,
-                    "waveform": waveform, "replaced": []}  # fmt: skip
+            item = {
+                "key": f"k{i}",
+                "caption": f"tune {i}",
+                "labels": LABELS[i % 2],
+                "position": i,
+                "draws": draws,
+                "waveform": waveform,
+                "replaced": [],
+            }
             item["has_image"] = float(images)
             item["image"] = images * np.tanh(rng.standard_normal((3, size, size), dtype=np.float32))
             items.append(item)

@@ -46,8 +46,15 @@ def noise_picture(seed: int = 0, width: int = 20, height: int = 16) -> Image.Ima
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def make_sample(key: str = "a", split: str = "train", audio: bytes | None = None, ext: str = "wav",
-                image: bytes | None = None, image_ext: str = "png", **meta) -> Sample:  # fmt: skip
+def make_sample(
+    key: str = "a",
+    split: str = "train",
+    audio: bytes | None = None,
+    ext: str = "wav",
+    image: bytes | None = None,
+    image_ext: str = "png",
+    **meta,
+) -> Sample:
     """A sample that can be read; a tone of its own and no picture unless given."""
     number = sum(key.encode())
     audio = sound(tone(1.5, 8000, 200 + number % 700)) if audio is None else audio

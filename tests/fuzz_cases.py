@@ -15,8 +15,14 @@ from data_fixtures import encoded, noise_picture, sound, tone
 from safetensors.torch import save
 
 # Names that a pickle may ask for; none of them may ever be looked up
-GLOBALS = [("os", "system"), ("builtins", "exec"), ("builtins", "eval"), ("subprocess", "Popen"), ("builtins", "open"),
-           ("torch", "load")]  # fmt: skip
+GLOBALS = [
+    ("os", "system"),
+    ("builtins", "exec"),
+    ("builtins", "eval"),
+    ("subprocess", "Popen"),
+    ("builtins", "open"),
+    ("torch", "load"),
+]
 NUMBERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**62, 2**64 - 1]
 ODD = [None, True, -1, 2**70, 1e308, "", "../../evil", "/etc/passwd", "a" * 5000, "\ud800", "\0", [], {}, [[]], {"a": {}}]
 
@@ -35,8 +41,12 @@ def sounds() -> list[bytes]:
 
 
 def tensors() -> list[bytes]:
-    parts = {"latent_moments": torch.zeros(8, 16, 4), "text_embeds": torch.zeros(12, 16), "has_image": torch.tensor(1.0),
-             "text_mask": torch.ones(12, dtype=torch.uint8)}  # fmt: skip
+    parts = {
+        "latent_moments": torch.zeros(8, 16, 4),
+        "text_embeds": torch.zeros(12, 16),
+        "has_image": torch.tensor(1.0),
+        "text_mask": torch.ones(12, dtype=torch.uint8),
+    }
     return [save(parts), save({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)})]
 
 
@@ -92,8 +102,13 @@ def png(rng: np.random.Generator) -> bytes:
     bomb = zlib.compress(b"\0" * 20_000_000)
     bits, kind, interlaced = rng.choice([1, 2, 4, 8, 16, 3]), rng.choice([0, 2, 3, 4, 6, 9]), rng.integers(2)
     head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced)
-    extra = [chunk(b"zTXt", b"a\0\0" + bomb), chunk(b"iCCP", b"a\0\0" + bomb), chunk(b"tEXt", b"a\0" + b"x" * 2_000_000),
-             chunk(b"acTL", struct.pack(">II", 2**31, 0)), chunk(b"PLTE", rng.bytes(int(rng.integers(1000))))]  # fmt: skip
+    extra = [
+        chunk(b"zTXt", b"a\0\0" + bomb),
+        chunk(b"iCCP", b"a\0\0" + bomb),
+        chunk(b"tEXt", b"a\0" + b"x" * 2_000_000),
+        chunk(b"acTL", struct.pack(">II", 2**31, 0)),
+        chunk(b"PLTE", rng.bytes(int(rng.integers(1000)))),
+    ]
     picked = [extra[i] for i in rng.integers(0, len(extra), rng.integers(3))]
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(picked) + chunk(b"IDAT", bomb) + chunk(b"IEND", b"")
 
@@ -104,8 +119,16 @@ def wav(rng: np.random.Generator) -> bytes:
     channels, rate, bits = (int(rng.choice(values)) for values in lies)
     form = struct.pack("<HHIIHH", int(rng.choice([1, 3, 6, 85, 65534])), channels, rate, 2**31, 65535, bits)
     claimed = int(rng.choice([0, 100, 2**31 - 1, 2**32 - 1]))
-    return (b"RIFF" + struct.pack("<I", claimed) + b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", claimed)
-            + rng.bytes(int(rng.integers(4000))))  # fmt: skip
+    return (
+        b"RIFF"
+        + struct.pack("<I", claimed)
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", claimed)
+        + rng.bytes(int(rng.integers(4000)))
+    )
 
 
 def flac(rng: np.random.Generator) -> bytes:
@@ -119,16 +142,24 @@ def flac(rng: np.random.Generator) -> bytes:
 def text(rng: np.random.Generator) -> bytes:
     """JSON that is deep, wide, long or of the wrong kinds."""
     depth = int(rng.choice([3, 17, 900, 5000, 100_000]))
-    return [b"[" * depth, b'{"a":' * depth + b"1" + b"}" * depth, b"[" * depth + b"]" * depth,
-            b'{"caption": ' + b"9" * depth + b"}",
-            json.dumps({"caption": ODD[rng.integers(len(ODD))], "labels": ODD[rng.integers(len(ODD))]}).encode(),
-            b"[" + b"[]," * depth + b"[]]", b'{"caption": NaN, "labels": {"a": 1e999}}'][rng.integers(7)]  # fmt: skip
+    return [
+        b"[" * depth,
+        b'{"a":' * depth + b"1" + b"}" * depth,
+        b"[" * depth + b"]" * depth,
+        b'{"caption": ' + b"9" * depth + b"}",
+        json.dumps({"caption": ODD[rng.integers(len(ODD))], "labels": ODD[rng.integers(len(ODD))]}).encode(),
+        b"[" + b"[]," * depth + b"[]]",
+        b'{"caption": NaN, "labels": {"a": 1e999}}',
+    ][rng.integers(7)]
 
 
 def header_of(rng: np.random.Generator) -> bytes:
     """A safetensors file with a header of well-formed lies."""
-    entry = {"dtype": str(rng.choice(["F32", "F64", "BOOL", "F8_E4M3", "X", ""])), "shape": ODD[rng.integers(len(ODD))],
-             "data_offsets": [int(rng.choice(NUMBERS[:-2])), int(rng.choice(NUMBERS[:-2]))]}  # fmt: skip
+    entry = {
+        "dtype": str(rng.choice(["F32", "F64", "BOOL", "F8_E4M3", "X", ""])),
+        "shape": ODD[rng.integers(len(ODD))],
+        "data_offsets": [int(rng.choice(NUMBERS[:-2])), int(rng.choice(NUMBERS[:-2]))],
+    }
     if rng.integers(2):
         entry["shape"] = [int(n) for n in rng.choice([0, 1, 2, 2**31, 2**40], rng.integers(5))]
     body = json.dumps({"latent_moments": entry, "__metadata__": ODD[rng.integers(len(ODD))]}).encode()

@@ -31,10 +31,34 @@ from melfusion.models.published import load_part, read_part, stored_schedule, ta
 
 EXPECTED = (BadSample, DataError, WeightsError)
 SECONDS, MEMORY_MB = 20.0, 400  # of one case, on a machine that others use too; of growth over the whole process
-RUNS_CODE = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "subprocess.Popen", "pickle.find_class",
-             "socket.connect", "webbrowser.open", "pty.spawn", "code.__new__", "compile")  # fmt: skip
-CHANGES_FILES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate",
-                 "shutil.move", "shutil.rmtree", "shutil.copyfile", "tempfile.mkstemp")  # fmt: skip
+RUNS_CODE = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.forkpty",
+    "subprocess.Popen",
+    "pickle.find_class",
+    "socket.connect",
+    "webbrowser.open",
+    "pty.spawn",
+    "code.__new__",
+    "compile",
+)
+CHANGES_FILES = (
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.truncate",
+    "shutil.move",
+    "shutil.rmtree",
+    "shutil.copyfile",
+    "tempfile.mkstemp",
+)
 TRUSTED = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[1] / "src"), "<frozen")
 
 

@@ -38,16 +38,11 @@ def package(root: Path, name: str, licences: str) -> Path:
 
 
 def hedgewars(root: Path) -> Path:
-    licences = (
-        "Files: *\nLicense: GPL-2\n\nFiles: share/hedgewars/Data/Themes/Cave/*\nLicense: GFDL-1.3\n text\n .\n more\n"
-    )
+    licences = "Files: *\nLicense: GPL-2\n\nFiles: share/hedgewars/Data/Themes/Cave/*\nLicense: GFDL-1.3\n text\n .\n more\n"
     data = package(root, "hedgewars-data", licences)
     for seed, theme in enumerate(["EarthRise", "Cave"]):
         folder = data / "Themes" / theme
-        text(
-            folder / "theme.cfg",
-            f"sky = 19, $12, 82\nmusic = {theme}.ogg\nobject = tree, 1, 5, 20, 9, 3, 1, 0, 0, 9, 9\n",
-        )
+        text(folder / "theme.cfg", f"sky = 19, $12, 82\nmusic = {theme}.ogg\nobject = tree, 1, 5, 20, 9, 3, 1, 0, 0, 9, 9\n")
         for number, name in enumerate(["Sky", "horizont", "LandTex", "Border", "tree"]):
             picture(folder / f"{name}.png", seed=10 * seed + number)
         track(data / f"Music/{theme}.ogg", seconds=3 + seed, seed=seed)
@@ -83,18 +78,14 @@ def supertux(root: Path) -> Path:
 def flare(root: Path) -> Path:
     mods = package(root, "flare-game", "Files: *\nLicense: CC-BY-SA-3.0+\n")
     picture(mods / "core/images/tiles.png", (128, 32), seed=50)
-    text(
-        mods / "core/tilesetdefs/tileset_cave.txt",
-        "img=images/tiles.png\ntile=1,0,0,64,32,32,16\ntile=2,64,0,64,32,32,16\n",
-    )
+    text(mods / "core/tilesetdefs/tileset_cave.txt", "img=images/tiles.png\ntile=1,0,0,64,32,32,16\ntile=2,64,0,64,32,32,16\n")
     track(mods / "core/music/deep.ogg", seed=51)
     rows = "\n".join(",".join(str(1 + (c + r) % 2) for c in range(30)) + "," for r in range(30))
     header = "[header]\nwidth=30\nheight=30\nhero_pos=15,15\nmusic=music/deep.ogg\n"
     header += "tileset=tilesetdefs/tileset_cave.txt\ntitle=The Pit\n"
     layer = "\n[layer]\ntype={kind}\ndata=\n{rows}\n"
     text(
-        mods / "quest/maps/pit.txt",
-        header + layer.format(kind="background", rows=rows) + layer.format(kind="collision", rows="x"),
+        mods / "quest/maps/pit.txt", header + layer.format(kind="background", rows=rows) + layer.format(kind="collision", rows="x")
     )
     text(mods / "quest/maps/void.txt", header + layer.format(kind="background", rows=re.sub("[12]", "0", rows)))
     text(mods / "quest/maps/mute.txt", "[header]\nwidth=1\n")
@@ -104,12 +95,9 @@ def flare(root: Path) -> Path:
 def tuxracer(root: Path) -> Path:
     data = package(root, "extremetuxracer-data", "Files: *\nLicense: GPL-2+\n")
     text(
-        data / "courses/default/courses.lst",
-        "# list\n*[name] Bunny Hill [dir] bunny\n*[name] Ice [dir] ice*[name] Gone [dir] gone",
+        data / "courses/default/courses.lst", "# list\n*[name] Bunny Hill [dir] bunny\n*[name] Ice [dir] ice*[name] Gone [dir] gone"
     )
-    text(
-        data / "courses/events.lst", "*[struct] 0 [race] r [course] bunny [light] night\n[herring] 1 2 3 [theme] calm\n"
-    )
+    text(data / "courses/events.lst", "*[struct] 0 [race] r [course] bunny [light] night\n[herring] 1 2 3 [theme] calm\n")
     text(data / "music/racing_themes.lst", "*[name] normal [race] a [wonrace] w\n*[name] calm [race] b")
     text(data / "music/music.lst", "*[name] a [file] a.ogg\n*[name] b [file] b.ogg")
     text(

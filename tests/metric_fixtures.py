@@ -26,9 +26,15 @@ CONVOLUTIONS = {0: (1, 64), 3: (64, 128), 6: (128, 256), 8: (256, 256), 11: (256
 VGGISH_SHAPES = (
     {f"features.{i}.weight": (b, a, 3, 3) for i, (a, b) in CONVOLUTIONS.items()}
     | {f"features.{i}.bias": (b,) for i, (_, b) in CONVOLUTIONS.items()}
-    | {"embeddings.0.weight": (4096, 12288), "embeddings.0.bias": (4096,), "embeddings.2.weight": (4096, 4096),
-       "embeddings.2.bias": (4096,), "embeddings.4.weight": (128, 4096), "embeddings.4.bias": (128,)}
-)  # fmt: skip
+    | {
+        "embeddings.0.weight": (4096, 12288),
+        "embeddings.0.bias": (4096,),
+        "embeddings.2.weight": (4096, 4096),
+        "embeddings.2.bias": (4096,),
+        "embeddings.4.weight": (128, 4096),
+        "embeddings.4.bias": (128,),
+    }
+)
 
 
 def batch_norm(name, width):
@@ -43,8 +49,7 @@ def panns_shapes():
             shapes[f"conv_block{i + 1}.conv{j}.weight"] = (wider, w, 3, 3)
             shapes |= batch_norm(f"conv_block{i + 1}.bn{j}", wider)
         width = wider
-    return shapes | {"fc1.weight": (2048, 2048), "fc1.bias": (2048,), "fc_audioset.weight": (527, 2048),
-                     "fc_audioset.bias": (527,)}  # fmt: skip
+    return shapes | {"fc1.weight": (2048, 2048), "fc1.bias": (2048,), "fc_audioset.weight": (527, 2048), "fc_audioset.bias": (527,)}
 
 
 def drawn(shapes, seed):
@@ -74,8 +79,11 @@ def panns_state():
     t, k = np.arange(512), np.arange(257)[:, None]
     wave = np.exp(-2j * np.pi * k * t / 512) * (0.5 - 0.5 * np.cos(2 * np.pi * t / 512))
     filters = mel_filter_bank(257, 64, 50.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
-    front = {"spectrogram_extractor.stft.conv_real.weight": wave.real[:, None],
-             "spectrogram_extractor.stft.conv_imag.weight": wave.imag[:, None], "logmel_extractor.melW": filters}  # fmt: skip
+    front = {
+        "spectrogram_extractor.stft.conv_real.weight": wave.real[:, None],
+        "spectrogram_extractor.stft.conv_imag.weight": wave.imag[:, None],
+        "logmel_extractor.melW": filters,
+    }
     return {k: torch.from_numpy(v.astype(np.float32)) for k, v in front.items()} | drawn(panns_shapes(), seed=2)
 
 
@@ -103,11 +111,27 @@ def write_tokenizer(folder):
 
 def clap_twin(folder, fusion=False):
     """A tiny random CLAP in the layout of the hub, that hears 2 s at once."""
-    text = ClapTextConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                          max_position_embeddings=40, pad_token_id=0, projection_dim=12)  # fmt: skip
+    text = ClapTextConfig(
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=40,
+        pad_token_id=0,
+        projection_dim=12,
+    )
     fused = {"enable_fusion": True, "fusion_type": "aff_2d"} if fusion else {}
-    audio = ClapAudioConfig(depths=[1, 1], num_attention_heads=[1, 2], patch_embeds_hidden_size=8, hidden_size=16,
-                            num_hidden_layers=2, projection_dim=12, aff_block_r=2, **fused)  # fmt: skip
+    audio = ClapAudioConfig(
+        depths=[1, 1],
+        num_attention_heads=[1, 2],
+        patch_embeds_hidden_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        projection_dim=12,
+        aff_block_r=2,
+        **fused,
+    )
     with seeded(3):
         model = ClapModel(ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=12)).eval()
         for module in model.modules():

@@ -9,14 +9,7 @@ import torch.distributed as dist
 
 from melfusion.metrics import distances, imsm
 from melfusion.metrics.distances import TooFewSamples
-from melfusion.metrics.sets import (
-    AttributeAccuracy,
-    CLAPScore,
-    ImageMusicSimilarity,
-    KernelDistance,
-    KLDivergence,
-    SetDistance,
-)
+from melfusion.metrics.sets import AttributeAccuracy, CLAPScore, ImageMusicSimilarity, KernelDistance, KLDivergence, SetDistance
 
 N, D, CLASSES = 90, 4, 6
 
@@ -90,8 +83,9 @@ def on_rank(rank, world, folder):
     """One process of `world`; writes what it computed."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world,
-                            timeout=datetime.timedelta(seconds=60))  # fmt: skip
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60)
+    )
     found = {name: computed(shares[rank]) for name, shares in SHARES.items()}
     dist.destroy_process_group()
     torch.save(found, f"{folder}/{rank}.pt")

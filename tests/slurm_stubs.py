@@ -6,7 +6,9 @@ from pathlib import Path
 RECORD = 'printf "%s\\n" "$@" >> "$SLURM_STUBS/$(basename "$0")"\n'
 
 # runs the script at once, as the batch step of job 4242, where the file `run` is there
-SBATCH = RECORD + """
+SBATCH = (
+    RECORD
+    + """
 [ ! -e "$SLURM_STUBS/refuse" ] || { echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }
 echo "Submitted batch job 4242"
 [ -e "$SLURM_STUBS/run" ] || exit 0
@@ -19,9 +21,12 @@ log=$(asked output)
 bash "$script" >> "${log/\\%j/4242}" 2>&1
 echo $? > "$SLURM_STUBS/status"
 """
+)
 
 # starts all tasks at once with the variables that srun gives, or leaves with the number in the file `code`
-SRUN = RECORD + """
+SRUN = (
+    RECORD
+    + """
 [ ! -e "$SLURM_STUBS/code" ] || exit "$(cat "$SLURM_STUBS/code")"
 while [[ $1 == -* ]]; do [ "$1" != --output ] || { log=$2; shift; }; shift; done
 started=()
@@ -36,6 +41,7 @@ worst=0
 for pid in "${started[@]}"; do wait "$pid" || { code=$?; ((code > worst)) && worst=$code; }; done
 exit $worst
 """
+)
 
 
 def install(folder: Path, monkeypatch, run: bool = False) -> Path:

@@ -25,10 +25,17 @@ def small_unet(seed=0, widths=(8, 16), text_width=TEXT_WIDTH, channels=CHANNELS,
     """Stock UNet with cross-attention at every level: 7 transformer blocks, 4 of them in the decoder."""
     with seeded(seed):
         return UNet2DConditionModel(
-            in_channels=channels, out_channels=channels, block_out_channels=widths, layers_per_block=1,
-            down_block_types=["CrossAttnDownBlock2D"] * len(widths), up_block_types=["CrossAttnUpBlock2D"] * len(widths),
-            attention_head_dim=heads, cross_attention_dim=text_width, norm_num_groups=4, **kwargs,
-        )  # fmt: skip
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=widths,
+            layers_per_block=1,
+            down_block_types=["CrossAttnDownBlock2D"] * len(widths),
+            up_block_types=["CrossAttnUpBlock2D"] * len(widths),
+            attention_head_dim=heads,
+            cross_attention_dim=text_width,
+            norm_num_groups=4,
+            **kwargs,
+        )
 
 
 def small_image_unet(seed=1, channels=3, widths=(8, 16)):
@@ -38,9 +45,15 @@ def small_image_unet(seed=1, channels=3, widths=(8, 16)):
 def small_image_vae(seed=2, scaling_factor=0.18215):
     """A VAE that halves the picture once."""
     with seeded(seed):
-        return AutoencoderKL(latent_channels=4, block_out_channels=[4, 8], down_block_types=["DownEncoderBlock2D"] * 2,
-                             up_block_types=["UpDecoderBlock2D"] * 2, layers_per_block=1, norm_num_groups=4,
-                             scaling_factor=scaling_factor).eval()  # fmt: skip
+        return AutoencoderKL(
+            latent_channels=4,
+            block_out_channels=[4, 8],
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            layers_per_block=1,
+            norm_num_groups=4,
+            scaling_factor=scaling_factor,
+        ).eval()
 
 
 def synaptic(kind="kv_mix", seed=0, image_widths=(8, 16), layers=("decoder",), trainable="all", **synapse):

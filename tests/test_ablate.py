@@ -192,8 +192,10 @@ class Level(torch.nn.Module):
 
 def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tmp_path, monkeypatch):
     splits = ["train"] * 8 + ["val"] * 6 + ["test"] * 6
-    samples = [make_sample(f"{split}{i:02d}", split, image=encoded(noise_picture(i)), labels={"track": f"{split}{i // 2}"})
-               for i, split in enumerate(splits)]  # fmt: skip
+    samples = [
+        make_sample(f"{split}{i:02d}", split, image=encoded(noise_picture(i)), labels={"track": f"{split}{i // 2}"})
+        for i, split in enumerate(splits)
+    ]
     data_set(tmp_path / "data" / "real", samples)
     base = BASE.replace("{path: data/small, splits", "{source: manifest, path: data/real, splits").replace("judge: {", "#")
     base = base.replace("{seeds: [0, 1],", "{corpus_test: split, seeds: [0, 1],").replace(", guidance: [1, 3]", "")
@@ -322,7 +324,8 @@ def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(su
     with pytest.raises(Heard, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
     assert command_line(load_suite("small", []), {"suite": "small", "table": True, "publish": True}, []) == (
-        'make ablate SUITE=small ARGS="publish=true"')  # what makes it again from nothing
+        'make ablate SUITE=small ARGS="publish=true"'
+    )  # what makes it again from nothing
 
 
 def test_a_suite_lies_where_it_is_told(suite):
@@ -382,8 +385,14 @@ def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp
     Path("experiments").symlink_to(EXPERIMENTS)
     tiny = flatten({k: v for k, v in yaml.safe_load(config_path("tiny").read_text()).items() if k != "base"})
     judge = "judge.attributes={place: [sea, forest, desert, city, mountains, meadow], time: [dawn, noon, dusk, night]}"
-    overrides = [*(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in tiny.items()), judge, "ablation.test_judge=null",
-                 "ablation.items=4", "ablation.seeds=[0]", "ablation.search_items=4"]  # fmt: skip
+    overrides = [
+        *(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in tiny.items()),
+        judge,
+        "ablation.test_judge=null",
+        "ablation.items=4",
+        "ablation.seeds=[0]",
+        "ablation.search_items=4",
+    ]
     result = ablate({"suite": name}, overrides)
     assert result["missing"] == {} and result["not_run"] == []
     assert [row["name"] for row in result["rows"]] == ["real", "reconstruction", *load_suite(name, overrides).rows]

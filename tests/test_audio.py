@@ -20,8 +20,9 @@ from melfusion.media.sound import crop_clip, normalise_level, pad_clip, read_aud
 from melfusion.models.griffin_lim import GriffinLim
 
 PUBLISHED = AudioConfig()
-SMALL = AudioConfig(sample_rate_hz=8000, n_fft_samples=256, hop_length_samples=128, n_mels=16, f_max_hz=4000.0,
-                    clip_duration_s=1.024)  # fmt: skip
+SMALL = AudioConfig(
+    sample_rate_hz=8000, n_fft_samples=256, hop_length_samples=128, n_mels=16, f_max_hz=4000.0, clip_duration_s=1.024
+)
 
 
 def db(amplitude: float) -> float:
@@ -83,8 +84,19 @@ def test_the_centred_log_mel_is_that_of_another_library():
     """As Tango's code computes it: `center=True` with n_fft/2 reflected, and 1025 frames cut to 1024."""
     waveform = chord(TANGO.clip_duration_s, TANGO.sample_rate_hz).astype(np.float32)
     filters = mel_filter_bank(513, 64, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
-    wanted = spectrogram(waveform, window_function(1024, "hann"), 1024, 160, 1024, power=1.0, center=True, pad_mode="reflect",
-                         mel_filters=filters, mel_floor=1e-5, log_mel="log").T  # fmt: skip
+    wanted = spectrogram(
+        waveform,
+        window_function(1024, "hann"),
+        1024,
+        160,
+        1024,
+        power=1.0,
+        center=True,
+        pad_mode="reflect",
+        mel_filters=filters,
+        mel_floor=1e-5,
+        log_mel="log",
+    ).T
     got = LogMel(TANGO)(torch.from_numpy(waveform)[None])[0, 0].numpy()
     assert wanted.shape == (1025, 64) and got.shape == (1024, 64)
     np.testing.assert_allclose(got, wanted[:1024], atol=2e-3)

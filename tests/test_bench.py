@@ -12,8 +12,11 @@ from melfusion.evaluation.test_sets import block, linked, own, suite_bench, trac
 
 
 def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):
-    samples = [make_sample(f"{split}{i:02d}", split, labels={"track": track(split, i), "component": track(split, i)})
-               for split, n in splits.items() for i in range(n)]  # fmt: skip
+    samples = [
+        make_sample(f"{split}{i:02d}", split, labels={"track": track(split, i), "component": track(split, i)})
+        for split, n in splits.items()
+        for i in range(n)
+    ]
     return data_set(folder, samples)
 
 
@@ -38,8 +41,11 @@ def test_without_a_val_split_one_half_of_test_is_measured_against_the_other(tiny
 
 
 def test_what_cannot_be_read_is_left_out_and_said_and_nothing_stands_in_for_it(tiny, tmp_path, caplog):
-    samples = [make_sample(f"{split}{i}", split, b"no sound" if (split, i) == ("test", 2) else None)
-               for split in ("train", "val", "test") for i in range(6)]  # fmt: skip
+    samples = [
+        make_sample(f"{split}{i}", split, b"no sound" if (split, i) == ("test", 2) else None)
+        for split in ("train", "val", "test")
+        for i in range(6)
+    ]
     config = tiny(f"data.path={data_set(tmp_path / 'a', samples)}", "data.source=manifest")
     made = own(config, 100)
     assert keys(made.items) == ["test0", "test1", "test3", "test4", "test5"] and len(made.reference) == 6
@@ -54,8 +60,13 @@ def test_labels_may_be_null(tiny, tmp_path):
 
 
 def test_a_suites_seeds_take_turns_and_use_each_item_once(tiny, tmp_path):
-    config = tiny(f"data.path={corpus(tmp_path / 'a', {'train': 8, 'val': 6, 'test': 7})}", "data.source=manifest",
-                  "ablation.corpus_test=split", "ablation.seeds=[3,5]", "ablation.items=100")  # fmt: skip
+    config = tiny(
+        f"data.path={corpus(tmp_path / 'a', {'train': 8, 'val': 6, 'test': 7})}",
+        "data.source=manifest",
+        "ablation.corpus_test=split",
+        "ablation.seeds=[3,5]",
+        "ablation.items=100",
+    )
     items = suite_bench(config).items
     assert block(config, items, 3) == ["test00", "test02", "test04"] and block(config, items, 5) == ["test01", "test03", "test05"]
 
@@ -127,8 +138,10 @@ def test_only_a_folder_that_a_configuration_file_names_is_drawn_into_unasked(tin
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "mine.yaml"
     mine.write_text("base: tiny\ndata: {path: drawn, splits: {train: 2}}\n")
-    assert [load_config(str(mine), [*options]).data.draw for options in ((), ("data.path=drawn",), ("data.path=typo",),
-            ("data.path=other", "data.draw=true"))] == [True, True, False, True]  # fmt: skip
+    assert [
+        load_config(str(mine), [*options]).data.draw
+        for options in ((), ("data.path=drawn",), ("data.path=typo",), ("data.path=other", "data.draw=true"))
+    ] == [True, True, False, True]
     with pytest.raises(DataError, match="no data set in typo: build it with `make data-scenes .*correct data.path") as caught:
         ensure_corpus(load_config(str(mine), ["data.path=typo"]))
     assert one_sentence(caught.value) and [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]

@@ -20,9 +20,15 @@ from melfusion.models.frozen import digest
 from melfusion.models.options import DiffusionConfig
 
 SCHEDULER = {
-    "_class_name": "PNDMScheduler", "beta_start": 0.001, "beta_end": 0.02, "beta_schedule": "linear",
-    "num_train_timesteps": 500, "steps_offset": 1, "trained_betas": None, "prediction_type": "v_prediction",
-}  # fmt: skip
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 500,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "prediction_type": "v_prediction",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +46,25 @@ def error_of(call, *args):
 
 
 def clip_text(width=16, positions=12):
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(build.byte_tokenizer()), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=positions, bos_token_id=0, pad_token_id=0, eos_token_id=1,
-    )).eval()  # fmt: skip
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(build.byte_tokenizer()),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=positions,
+            bos_token_id=0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    ).eval()
 
 
 def t5_text(folder):
-    model = T5EncoderModel(T5Config(vocab_size=len(build.byte_tokenizer()), d_model=16, d_kv=4, d_ff=32, num_layers=2,
-                                    num_heads=4)).eval()  # fmt: skip
+    model = T5EncoderModel(
+        T5Config(vocab_size=len(build.byte_tokenizer()), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+    ).eval()
     model.save_pretrained(folder)
     build.byte_tokenizer().save_pretrained(folder)
     return model
@@ -57,14 +73,25 @@ def t5_text(folder):
 def stable_diffusion(folder, scheduler=SCHEDULER):
     """A pipeline folder as diffusers writes it; returns its parts."""
     unet = UNet2DConditionModel(
-        in_channels=4, out_channels=4, down_block_types=["CrossAttnDownBlock2D"] * 2,
-        up_block_types=["CrossAttnUpBlock2D"] * 2, block_out_channels=[8, 16], layers_per_block=1, attention_head_dim=2,
-        cross_attention_dim=16, norm_num_groups=4,
-    )  # fmt: skip
+        in_channels=4,
+        out_channels=4,
+        down_block_types=["CrossAttnDownBlock2D"] * 2,
+        up_block_types=["CrossAttnUpBlock2D"] * 2,
+        block_out_channels=[8, 16],
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    )
     vae = AutoencoderKL(
-        latent_channels=4, block_out_channels=[8, 8], layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2, norm_num_groups=4, scaling_factor=0.18215,
-    ).eval()  # fmt: skip
+        latent_channels=4,
+        block_out_channels=[8, 8],
+        layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        norm_num_groups=4,
+        scaling_factor=0.18215,
+    ).eval()
     text, tokenizer = clip_text(positions=7), build.byte_tokenizer()
     tokenizer.model_max_length = 7
     for part, model in (("unet", unet), ("vae", vae), ("text_encoder", text), ("tokenizer", tokenizer)):
@@ -140,8 +167,13 @@ def test_a_pipeline_without_a_small_part_is_one_sentence(part, tiny, tmp_path):
 
 @pytest.mark.parametrize("vae", [True, False])
 def test_the_exported_stand_in_comes_back(vae, tiny, tmp_path):
-    config = tiny("task=image_diffusion", f"image.vae={vae}", "image.vae_block_out_channels=[8, 8]",
-                  "image.prediction_type=v_prediction", "diffusion.beta_end=0.02")  # fmt: skip
+    config = tiny(
+        "task=image_diffusion",
+        f"image.vae={vae}",
+        "image.vae_block_out_channels=[8, 8]",
+        "image.prediction_type=v_prediction",
+        "diffusion.beta_end=0.02",
+    )
     part = build.part(config)
     build.export_part(part, config, tmp_path / "mine" / "export")
     back = build.image_features(tiny("image.weights=run:mine", f"runs_dir={tmp_path}"))
@@ -183,9 +215,7 @@ def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tm
     assert digest(unet) == digest(published) and unet.config.upcast_attention
 
 
-@pytest.mark.parametrize(
-    "change", [lambda s: s.pop("unet.conv_in.bias"), lambda s: s.update({"unet.more": torch.zeros(1)})]
-)
+@pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), lambda s: s.update({"unet.more": torch.zeros(1)})])
 def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
     config = tiny(f"unet.weights={tmp_path}")
     tango(tmp_path, music_unet(config), change)
@@ -226,8 +256,7 @@ def test_a_unet_for_other_latents_is_one_sentence(tiny, tmp_path):
 
 
 def test_the_latent_shape_is_that_of_the_vae_that_is_loaded(tiny, tmp_path):
-    build.export_part(build.part(tiny("task=music_vae", "music_vae.latent_channels=6")),
-                      tiny("task=music_vae"), tmp_path)  # fmt: skip
+    build.export_part(build.part(tiny("task=music_vae", "music_vae.latent_channels=6")), tiny("task=music_vae"), tmp_path)
     with pytest.raises(WeightsError, match="has 6 latent channels, but music_vae.latent_channels=4") as caught:
         build.system(tiny(f"music_vae.weights={tmp_path}"))
     assert one_sentence(caught.value)
@@ -235,8 +264,9 @@ def test_the_latent_shape_is_that_of_the_vae_that_is_loaded(tiny, tmp_path):
     assert system.latent_shape[0] == system.music_vae.autoencoder.config.latent_channels == 6
 
 
-@pytest.mark.parametrize("override", ["synapse.layers=[nothing]", "image.block_out_channels=[8, 32]",
-                                      "image.attention_blocks=[true, false]"])  # fmt: skip
+@pytest.mark.parametrize(
+    "override", ["synapse.layers=[nothing]", "image.block_out_channels=[8, 32]", "image.attention_blocks=[true, false]"]
+)
 def test_a_synapse_that_does_not_fit_is_an_error_that_main_prints(override, tiny):
     with pytest.raises(ConfigError) as caught:
         build.system(tiny(override))
@@ -270,9 +300,7 @@ def test_a_folder_without_weights_is_one_sentence(file, tiny, tmp_path):
     assert str(tmp_path) in error_of(build.text_encoder, tiny(f"text_encoder.weights={tmp_path}"))
 
 
-@pytest.mark.parametrize(
-    ("file", "content"), [("config.json", b""), ("config.json", b"{}"), ("model.safetensors", b"junk")]
-)
+@pytest.mark.parametrize(("file", "content"), [("config.json", b""), ("config.json", b"{}"), ("model.safetensors", b"junk")])
 def test_a_damaged_text_folder_is_one_sentence(file, content, tiny, tmp_path):
     t5_text(tmp_path)
     (tmp_path / file).write_bytes(content)

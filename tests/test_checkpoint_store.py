@@ -161,8 +161,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, share):
     failure, name = fresh(FULL, tmp_path, share)
     assert name == "step-000000001.ckpt" and loaded(tmp_path / name) == (1, [1.0])
     assert names(tmp_path) == ["index.json", name]  # no part of anything is left
-    assert failure == (f"{tmp_path}/step-000000002.ckpt could not be written (the disk is full): the checkpoints before it are "
-                       "whole; free some space and run the same command again, which goes on from the newest of them.")  # fmt: skip
+    assert failure == (
+        f"{tmp_path}/step-000000002.ckpt could not be written (the disk is full): the checkpoints before it are "
+        "whole; free some space and run the same command again, which goes on from the newest of them."
+    )
 
 
 def test_a_disk_that_fills_between_file_and_index_is_told_as_well(tmp_path, monkeypatch):
@@ -234,10 +236,15 @@ def test_what_lies_after_the_step_of_the_run_does_not_push_out_what_is_whole(tmp
 # --- which one is taken up ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [
-    (lambda data: data[:-1], "it has .* bytes of"), (lambda data: data[: len(data) // 2], "it has .* bytes of"),
-    (lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:], "its SHA-256 is not"),
-    (lambda data: b"", "it has 0 bytes of")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: data[:-1], "it has .* bytes of"),
+        (lambda data: data[: len(data) // 2], "it has .* bytes of"),
+        (lambda data: data[:5000] + bytes([data[5000] ^ 4]) + data[5001:], "its SHA-256 is not"),
+        (lambda data: b"", "it has 0 bytes of"),
+    ],
+)
 def test_a_damaged_newest_is_named_and_passed_over(tmp_path, caplog, spoil, reason):
     store = CheckpointStore(tmp_path)
     for step in (1, 2):
@@ -310,8 +317,11 @@ def broken(self, data):
 def test_an_error_of_the_thread_is_the_same_sentence(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, asynchronous=True)
     saver = SaveCheckpoints(store, 1, 100)
-    trainer = SimpleNamespace(global_step=1, strategy=SimpleNamespace(broadcast=lambda x: x),
-                              save_checkpoint=lambda path: store.save_checkpoint(stored(trainer.global_step), path))  # fmt: skip
+    trainer = SimpleNamespace(
+        global_step=1,
+        strategy=SimpleNamespace(broadcast=lambda x: x),
+        save_checkpoint=lambda path: store.save_checkpoint(stored(trainer.global_step), path),
+    )
     monkeypatch.setattr(checkpoint_store.Digesting, "write", broken)
     with pytest.raises(CheckpointError, match=r"step-000000001.ckpt could not be written \(.*I/O error\): .*mend that"):
         saver.save(trainer)  # which may learn of it already
@@ -333,8 +343,9 @@ def test_a_validated_step_is_saved_after_its_validation_and_the_best_is_kept(tin
     run, order = Run(tmp_path, tiny_corpus), []
     write, log = CheckpointStore._write, checkpoint_store.SaveCheckpoints.on_validation_end
     monkeypatch.setattr(CheckpointStore, "_write", lambda s, c, p: [order.append(f"save {c['global_step']}"), write(s, c, p)][1])
-    monkeypatch.setattr(SaveCheckpoints, "on_validation_end",
-                        lambda s, t, m: [order.append(f"validated {t.global_step}"), log(s, t, m)][1])  # fmt: skip
+    monkeypatch.setattr(
+        SaveCheckpoints, "on_validation_end", lambda s, t, m: [order.append(f"validated {t.global_step}"), log(s, t, m)][1]
+    )
     assert run(steps=6, every=2, val=3, keep=1) == 0
     # 3 is saved as the best so far though it is not due; 6 is due and validated, and validated once more at the end
     assert order == ["save 2", "validated 3", "save 3", "save 4", "validated 6", "save 6", "validated 6"]

@@ -120,8 +120,15 @@ def test_a_failing_scontrol_is_one_logged_sentence(stubs, caplog):
 def command(tiny_corpus, tmp_path_factory):
     """command(name) → what trains tiny for three steps in a run directory of its own."""
     runs = tmp_path_factory.mktemp("runs")
-    options = [f"data.path={tiny_corpus}", f"runs_dir={runs}", "trainer.media_items=0", "data.val_items=3", "trainer.max_steps=3",
-               "optim.grad_clip_norm=0", "trainer.val_every_n_steps=3"]  # fmt: skip
+    options = [
+        f"data.path={tiny_corpus}",
+        f"runs_dir={runs}",
+        "trainer.media_items=0",
+        "data.val_items=3",
+        "trainer.max_steps=3",
+        "optim.grad_clip_norm=0",
+        "trainer.val_every_n_steps=3",
+    ]
 
     def make(name, *more):
         return ["-m", "melfusion", "train", "tiny", *options, f"name={name}", *more]
@@ -175,8 +182,15 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 
 def test_torchrun_trains_what_one_process_trains(command, one):
-    run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-           f"--master-port={free_port()}"]  # fmt: skip
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1",
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+        f"--master-port={free_port()}",
+    ]
     finish([subprocess.Popen([*run, *command("torchrun", *TWO)], env=environment(), stderr=subprocess.PIPE, text=True)])
     same(weights(command, "torchrun"), one)
 
@@ -184,8 +198,9 @@ def test_torchrun_trains_what_one_process_trains(command, one):
 def test_two_tasks_of_srun_train_what_one_process_trains(command, one):
     on_this = {"SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
     tasks = [environment(**step(2, SLURM_PROCID=rank, SLURM_LOCALID=rank), **on_this) for rank in ("0", "1")]
-    finish([subprocess.Popen([sys.executable, *command("srun", *TWO)], env=task, stderr=subprocess.PIPE, text=True)
-            for task in tasks])  # fmt: skip
+    finish(
+        [subprocess.Popen([sys.executable, *command("srun", *TWO)], env=task, stderr=subprocess.PIPE, text=True) for task in tasks]
+    )
     same(weights(command, "srun"), one)
 
 
@@ -224,8 +239,15 @@ def hosts():
 def test_two_hosts_train_what_one_process_trains(hosts, command, one):
     ranks = []
     for rank, (host, interface) in enumerate(hosts):
-        task = step(2, nodes=2, SLURM_PROCID=str(rank), SLURM_LOCALID="0", SLURM_NODEID=str(rank), SLURM_NODELIST="10.77.0.[1-2]",
-                    GLOO_SOCKET_IFNAME=interface)  # fmt: skip
+        task = step(
+            2,
+            nodes=2,
+            SLURM_PROCID=str(rank),
+            SLURM_LOCALID="0",
+            SLURM_NODEID=str(rank),
+            SLURM_NODELIST="10.77.0.[1-2]",
+            GLOO_SOCKET_IFNAME=interface,
+        )
         run = ["ip", "netns", "exec", host, sys.executable, *command("hosts", "trainer.devices=1", "trainer.num_nodes=2", TWO[1])]
         ranks.append(subprocess.Popen(run, env=environment(**task), stderr=subprocess.PIPE, text=True))
     finish(ranks)

@@ -164,8 +164,11 @@ def test_it_reads_words_and_picture_but_nothing_hidden():
 
 def small_clip():
     with seeded(4):
-        return CLIPVisionModel(CLIPVisionConfig(hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-                                                image_size=16, patch_size=4)).eval()  # fmt: skip
+        return CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=4
+            )
+        ).eval()
 
 
 def test_patch_tokens_of_the_layer_before_the_last_are_told_to_every_layer():

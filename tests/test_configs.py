@@ -65,8 +65,11 @@ def test_a_shipped_config_over_random_twins_takes_a_training_step(name, make_bat
     config = load_config(f"{name},tiny")
     assert config.name == f"{name}-tiny"
     module = build.system(config) if config.task == "melfusion" else build.part(config)
-    frozen = {n: digest(getattr(module, n)) for n in ("text_encoder", "extractor", "music_vae")
-              if isinstance(module, MeLFusion) and getattr(module, n) is not None}  # fmt: skip
+    frozen = {
+        n: digest(getattr(module, n))
+        for n in ("text_encoder", "extractor", "music_vae")
+        if isinstance(module, MeLFusion) and getattr(module, n) is not None
+    }
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
     before = {n: p.detach().clone() for n, p in trained.items()}
     output = module.training_step(make_batch(config, module), 0)
@@ -90,8 +93,9 @@ def test_full_scale_has_the_published_sizes(name):
     config = load_config(name, [f"{part}.weights=null" for part in parts])
     with torch.device("meta"):
         system = build.system(config)
-    millions = {n: sum(p.numel() for p in m.parameters()) / 1e6
-                for n, m in (("music", system.unet.unet), ("image", system.extractor.unet))}  # fmt: skip
+    millions = {
+        n: sum(p.numel() for p in m.parameters()) / 1e6 for n, m in (("music", system.unet.unet), ("image", system.extractor.unet))
+    }
     assert millions["music"] == pytest.approx(865.9, rel=0.01)
     assert millions["image"] == pytest.approx(859.5, rel=0.001)  # Stable Diffusion 1.5's UNet
     assert system.latent_shape == (8, 256, 16)
@@ -108,10 +112,7 @@ def test_full_scale_has_the_published_sizes(name):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (
-            "trainer.max_step=3",
-            ["override 'trainer.max_step=3'", "'trainer.max_step'", "did you mean 'trainer.max_steps'?"],
-        ),
+        ("trainer.max_step=3", ["override 'trainer.max_step=3'", "'trainer.max_step'", "did you mean 'trainer.max_steps'?"]),
         ("synapze.kind=concat", ["'synapze", "did you mean 'synapse.kind'?"]),
         ("optim.lr=quick", ["'optim.lr'", "Float"]),
         ("trainer.max_steps=2.5", ["'trainer.max_steps'", "Integer"]),
@@ -208,16 +209,63 @@ def test_mel_bins_that_the_vae_cannot_halve_are_refused():
 
 
 PLAIN_TEXTS = [
-    "calm: rain", "rock #1", "`ls`", '"loud"', "'n roll", "[x", "{x", "a=b", "a: b: c", "  wide  ", "none", "None",
-    "!!python/object:x y", "&a b", "*star", "%", "@home", "| pipe", "> more", "$HOME", "\\n", "a\nb", "", "?",
-    "1e-4", "naïve ♫",
-]  # fmt: skip
+    "calm: rain",
+    "rock #1",
+    "`ls`",
+    '"loud"',
+    "'n roll",
+    "[x",
+    "{x",
+    "a=b",
+    "a: b: c",
+    "  wide  ",
+    "none",
+    "None",
+    "!!python/object:x y",
+    "&a b",
+    "*star",
+    "%",
+    "@home",
+    "| pipe",
+    "> more",
+    "$HOME",
+    "\\n",
+    "a\nb",
+    "",
+    "?",
+    "1e-4",
+    "naïve ♫",
+]
 YAML_LIKE_TEXTS = [
-    "yes", "no", "on", "true", "1.50", "007", "1_000", "12:30:00", "0x10", "2024-01-01", "[x]", "{x}", "- x", "-",
-    "???", "${x}", "${x", "${oc.env:HOME}",
-]  # fmt: skip
-TEXT_KEYS = ("sampling.negative_prompt", "name", "runs_dir", "data.path", "data.precompute.path", "music_vae.weights",
-             "image.weights", "unet.weights")  # fmt: skip
+    "yes",
+    "no",
+    "on",
+    "true",
+    "1.50",
+    "007",
+    "1_000",
+    "12:30:00",
+    "0x10",
+    "2024-01-01",
+    "[x]",
+    "{x}",
+    "- x",
+    "-",
+    "???",
+    "${x}",
+    "${x",
+    "${oc.env:HOME}",
+]
+TEXT_KEYS = (
+    "sampling.negative_prompt",
+    "name",
+    "runs_dir",
+    "data.path",
+    "data.precompute.path",
+    "music_vae.weights",
+    "image.weights",
+    "unet.weights",
+)
 
 
 def test_free_text_is_kept_verbatim():
@@ -232,17 +280,21 @@ def test_free_text_that_looks_like_yaml_is_kept_verbatim(text):
     assert load_config("tiny", [f"sampling.negative_prompt={text}"]).sampling.negative_prompt == text
 
 
-@pytest.mark.parametrize(
-    ("text", "number"), [("1e-4", 1e-4), ("1E-4", 1e-4), (".5", 0.5), ("3", 3.0), ("1.0e-05", 1e-5)]
-)
+@pytest.mark.parametrize(("text", "number"), [("1e-4", 1e-4), ("1E-4", 1e-4), (".5", 0.5), ("3", 3.0), ("1.0e-05", 1e-5)])
 def test_a_float_stays_a_float(text, number):
     rate = load_config("tiny", [f"optim.lr={text}"]).optim.lr
     assert isinstance(rate, float) and rate == number
 
 
 def test_null_and_lists_and_mappings_as_overrides():
-    overrides = ["music_vae.weights=null", "image.weights=~", "unet.block_out_channels=[8, 16, 16]",
-                 "sampling.image_guidance_scale=2", "data.splits={train: 3}", "trainer.devices=2"]  # fmt: skip
+    overrides = [
+        "music_vae.weights=null",
+        "image.weights=~",
+        "unet.block_out_channels=[8, 16, 16]",
+        "sampling.image_guidance_scale=2",
+        "data.splits={train: 3}",
+        "trainer.devices=2",
+    ]
     config = load_config("scenes", overrides)
     assert config.music_vae.weights is None and config.image.weights is None
     assert config.unet.block_out_channels == [8, 16, 16] and config.sampling.image_guidance_scale == 2.0
@@ -263,25 +315,17 @@ def test_a_base_beside_the_file_comes_first_and_the_nearest_key_wins(write):
     write("middle", "base: root\noptim: {lr: 2.0, alpha_lr: 2.0}")
     optim = load_config(write("leaf", "base: middle\noptim: {lr: 3.0}")).optim
     assert (optim.lr, optim.alpha_lr, optim.warmup_steps) == (3.0, 2.0, 7)
-    assert (
-        load_config(write("shipped", "base: scenes\nseed: 3")).data.image_size_px
-        == load_config("scenes").data.image_size_px
-    )
+    assert load_config(write("shipped", "base: scenes\nseed: 3")).data.image_size_px == load_config("scenes").data.image_size_px
 
 
 def test_an_overlay_brings_its_own_keys_only(write):
     write("root", "optim: {lr: 1.0, alpha_lr: 1.0}")
-    lower, upper = (
-        write("lower", "optim: {lr: 2.0, warmup_steps: 7}"),
-        write("upper", "base: root\noptim: {alpha_lr: 3.0}"),
-    )
+    lower, upper = (write("lower", "optim: {lr: 2.0, warmup_steps: 7}"), write("upper", "base: root\noptim: {alpha_lr: 3.0}"))
     optim = load_config(f"{lower},{upper}").optim
     assert (optim.lr, optim.alpha_lr, optim.warmup_steps) == (2.0, 3.0, 7)
     assert load_config(f"{lower},{upper}").name == "lower-upper"
     assert load_config("melfusion,tiny").synapse.kind == "kv_mix" and load_config("games,tiny").synapse.kind == "concat"
-    assert (
-        load_config("games,tiny").image.reading == "fixed" and load_config("melfusion,tiny").image.reading == "inverted"
-    )
+    assert load_config("games,tiny").image.reading == "fixed" and load_config("melfusion,tiny").image.reading == "inverted"
 
 
 def test_overlay_lays_a_stage_over_a_config():

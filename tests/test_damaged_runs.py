@@ -17,13 +17,13 @@ from data_fixtures import one_sentence
 from melfusion import __main__ as cli
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.load import load_system
+from melfusion.assembly.run import run_directory
 from melfusion.errors import CheckpointError, ConfigError, DamagedFile
 from melfusion.evaluation import study as listening
 from melfusion.evaluation.clips import differing, note
 from melfusion.evaluation.scoring import Heard
 from melfusion.lab.guidance import chosen_guidance
 from melfusion.state.checkpoint_store import newest, read_index
-from melfusion.state.run_directory import RunDirectory
 from melfusion.training import scalars as callbacks
 from melfusion.training.loggers import JSONLines
 from melfusion.verbs.train import scored
@@ -56,8 +56,9 @@ def job(trained, tmp_path, tiny_corpus):
 # --- config.yaml: it says whether the run is this one, so it is named ---------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"seed: [1,", b"\0" * 400, b"seed: !!python/object/apply:os.getcwd []\n", b"- 1\n",
-                                  b"\xff\xfe", b"[" * 3000])  # fmt: skip
+@pytest.mark.parametrize(
+    "data", [b"", b"seed: [1,", b"\0" * 400, b"seed: !!python/object/apply:os.getcwd []\n", b"- 1\n", b"\xff\xfe", b"[" * 3000]
+)
 def test_a_damaged_config_is_named_with_what_to_do(data, job, capsys):
     (job.path / "config.yaml").write_bytes(data)
     assert job() == 2
@@ -73,7 +74,7 @@ def test_a_damaged_config_is_named_with_what_to_do(data, job, capsys):
 @pytest.mark.parametrize("data", [b"", b'{"step": 2, "val/l', b"[]", b"{}", b'{"step": "2"}', b"\0" * 64])
 def test_damaged_results_are_made_again(data, job, caplog):
     (job.path / "results.json").write_bytes(data)
-    assert RunDirectory(load_config("tiny", job.options)).results() is None
+    assert run_directory(load_config("tiny", job.options)).results() is None
     assert "results.json" in caplog.text and "passed over" in caplog.text
     if not data:
         assert job() == 0
@@ -146,8 +147,10 @@ def test_folders_pipes_and_links_to_nowhere_are_passed_over(job, caplog):
     assert newest(folder) == good and caplog.text.count("is no regular file") == 3
 
 
-@pytest.mark.parametrize("entry", [{"step": "9"}, {"step": None}, {"step": [1]}, {"bytes": "x"}, {"sha256": 3}, {"loss": "low"},
-                                   {"loss": None}, {"step": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "entry",
+    [{"step": "9"}, {"step": None}, {"step": [1]}, {"bytes": "x"}, {"sha256": 3}, {"loss": "low"}, {"loss": None}, {"step": True}],
+)
 def test_an_index_entry_of_other_kinds_is_none(entry, job):
     folder = job.path / "checkpoints"
     index = read_index(folder)
@@ -215,8 +218,20 @@ def study(tmp_path):
     return refused
 
 
-@pytest.mark.parametrize("answer", ["c1", ["c1"], {"id": {"c1": 1}}, {"id": ["c1"]}, {"id": "x" * 100_000}, {"id": "c1"}, None,
-                                    {"id": "c1", "ovl": 10**400, "rel": 1}, {"id": "c1", "ovl": {"a": {}}, "rel": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "c1",
+        ["c1"],
+        {"id": {"c1": 1}},
+        {"id": ["c1"]},
+        {"id": "x" * 100_000},
+        {"id": "c1"},
+        None,
+        {"id": "c1", "ovl": 10**400, "rel": 1},
+        {"id": "c1", "ovl": {"a": {}}, "rel": 1},
+    ],
+)
 def test_hostile_answers_are_one_short_sentence(answer, study):
     assert len(study([answer])) < 400
 
@@ -229,8 +244,9 @@ def test_a_pipe_or_folder_of_answers_is_named_and_not_waited_for(study, tmp_path
     assert "answers-bob.json is no regular file" in study([{"id": "c1", "ovl": 1, "rel": 2}])
 
 
-@pytest.mark.parametrize("change", [{"clips": []}, {"clips": {"c1": 3}}, {"clips": {"c1": {"row": "other"}}}, {"rows": "r"},
-                                    {"rows": [[1]]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change", [{"clips": []}, {"clips": {"c1": 3}}, {"clips": {"c1": {"row": "other"}}}, {"rows": "r"}, {"rows": [[1]]}]
+)
 def test_a_key_of_another_form_is_named(change, study, tmp_path):
     file = tmp_path / listening.KEY
     file.write_text(json.dumps(json.loads(file.read_text()) | change))

@@ -30,7 +30,6 @@ def whole_split(made, split, batch_size):
     return made._loader(dataset, order.EvalBatches(len(dataset), batch_size))
 
 
-
 @pytest.fixture
 def module(tiny):
     """module(path, overrides…, world=…) → MusicDataModule as the trainer of that rank sees it."""
@@ -66,7 +65,11 @@ def test_a_batch_has_the_stated_shapes_and_types(tiny_corpus, module):
     for name, shape in floats.items():
         assert getattr(batch, name).shape == shape and getattr(batch, name).dtype == torch.float32
     assert {name: tuple(t.shape) for name, t in batch.draws.items()} == {
-        "timestep": (4,), "drop": (4,), "noise": (4, 4, 16, 4), "vae_noise": (4, 4, 16, 4)}  # fmt: skip
+        "timestep": (4,),
+        "drop": (4,),
+        "noise": (4, 4, 16, 4),
+        "vae_noise": (4, 4, 16, 4),
+    }
     assert {t.dtype for t in batch.draws.values()} == {torch.float32}
     assert batch.position.dtype == torch.int64 and batch.position.tolist() == [0, 1, 2, 3]
     assert len(batch) == len(batch.keys) == len(batch.captions) == len(batch.labels) == 4 and batch.replaced == []
@@ -134,8 +137,9 @@ def test_workers_accumulation_and_resume_change_nothing(tiny_corpus, module):
 
 
 def test_validation_on_two_ranks_covers_each_item_once(tiny_corpus, module):
-    halves = [[k for b in module(tiny_corpus, "data.val_items=5", rank=r, world=2).val_dataloader() for k in b.keys]
-              for r in range(2)]  # fmt: skip
+    halves = [
+        [k for b in module(tiny_corpus, "data.val_items=5", rank=r, world=2).val_dataloader() for k in b.keys] for r in range(2)
+    ]
     assert sorted(halves[0] + halves[1]) == [f"s{i:03d}" for i in range(16, 21)]
 
 
@@ -366,8 +370,9 @@ def cached_sample(key, number, **more):
     tensors = {
         "latent_moments": torch.full((8, 16, 4), number, dtype=torch.float16),
         "text_embeds": torch.full((12, 16), number),
-        "text_mask": torch.tensor([1] * 5 + [0] * 7, dtype=torch.uint8), "has_image": torch.tensor(number % 2),
-    } | more  # fmt: skip
+        "text_mask": torch.tensor([1] * 5 + [0] * 7, dtype=torch.uint8),
+        "has_image": torch.tensor(number % 2),
+    } | more
     sample = make_sample(key, audio=b"")
     sample.extra["latents.safetensors"] = save(tensors)
     return sample
@@ -375,8 +380,18 @@ def cached_sample(key, number, **more):
 
 def test_precomputed_members_stand_in_for_sound_and_picture(tmp_path, module):
     layers = ("up_blocks.0.attentions.0", "mid_block.attentions.0")
-    samples = [cached_sample(str(n), float(n), **{f"{half}.{layer}": torch.full((8, 16), n + bias)
-               for layer in layers for half, bias in (("key", 0.25), ("value", 0.5))}) for n in range(3)]  # fmt: skip
+    samples = [
+        cached_sample(
+            str(n),
+            float(n),
+            **{
+                f"{half}.{layer}": torch.full((8, 16), n + bias)
+                for layer in layers
+                for half, bias in (("key", 0.25), ("value", 0.5))
+            },
+        )
+        for n in range(3)
+    ]
     made = module(data_set(tmp_path, samples, info={"provenance": {"a": 1}}), provenance={"a": 1})
     batch = next(iter(whole_split(made, "train", 3)))
     numbers = torch.arange(3.0)

@@ -19,9 +19,7 @@ def tensors():
 
 def test_the_schedule_is_stable_diffusions():
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    torch.testing.assert_close(
-        diffusion.alphas_cumprod(DiffusionConfig()).double(), (1 - beta).cumprod(0), rtol=1e-4, atol=1e-7
-    )
+    torch.testing.assert_close(diffusion.alphas_cumprod(DiffusionConfig()).double(), (1 - beta).cumprod(0), rtol=1e-4, atol=1e-7)
 
 
 def test_add_noise_is_ddpm_equation_4(tensors):
@@ -44,8 +42,7 @@ def test_the_target_leads_back_to_epsilon(tensors, prediction_type):
     latents, noise, alpha_bar = tensors
     noisy = diffusion.add_noise(latents, noise, alpha_bar)
     output = diffusion.target(latents, noise, alpha_bar, prediction_type)
-    torch.testing.assert_close(diffusion.to_epsilon(output, noisy, alpha_bar, prediction_type), noise, rtol=0,
-                               atol=1e-12)  # fmt: skip
+    torch.testing.assert_close(diffusion.to_epsilon(output, noisy, alpha_bar, prediction_type), noise, rtol=0, atol=1e-12)
 
 
 def test_min_snr_weights_are_those_of_each_prediction_type():
@@ -69,8 +66,9 @@ def test_loss_space_v_makes_of_an_epsilon_error_the_same_error_of_v():
     clean_guess = (noisy - (1 - a).sqrt() * guess) / a.sqrt()
     v, v_guess = (diffusion.target(c, n, alpha_bar, "v_prediction") for c, n in ((clean, noise), (clean_guess, guess)))
     weights = diffusion.loss_space_weight(alpha_bar, "v", "epsilon")
-    torch.testing.assert_close(weights * diffusion.sample_losses(guess, noise).double(),
-                               diffusion.sample_losses(v_guess, v).double(), rtol=1e-4, atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        weights * diffusion.sample_losses(guess, noise).double(), diffusion.sample_losses(v_guess, v).double(), rtol=1e-4, atol=1e-6
+    )
     for space, kind in (("output", "epsilon"), ("output", "v_prediction"), ("v", "v_prediction")):
         assert torch.equal(diffusion.loss_space_weight(alpha_bar, space, kind), torch.ones_like(alpha_bar))
 
@@ -124,8 +122,10 @@ def test_drops_cover_every_branch_at_the_asked_rates():
     assert shares == pytest.approx([0.1, 0.2, 0.05, 0.65], abs=1e-4)
 
 
-@pytest.mark.parametrize(("rates", "kept"), [((0, 0, 0), (True, True)), ((1, 0, 0), (False, True)),
-                                             ((0, 1, 0), (True, False)), ((0, 0, 1), (False, False))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rates", "kept"),
+    [((0, 0, 0), (True, True)), ((1, 0, 0), (False, True)), ((0, 1, 0), (True, False)), ((0, 0, 1), (False, False))],
+)
 def test_extreme_drop_rates_are_exact(rates, kept):
     uniform = torch.tensor([0.0, 0.3, 1 - 2**-24])
     keep_text, keep_image = diffusion.drop_masks(uniform, *rates)

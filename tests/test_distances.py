@@ -177,8 +177,10 @@ def test_kad_of_the_kernels_parts_is_that_of_the_parts():
     rr, rg, gg = kernel_matrices(real, generated)
     part = mmd(*(k[kept][:, kept] for k in (rr, rg, gg)))
     width = torch.pdist(real).median()
-    direct = [torch.exp(-torch.cdist(a, b).square() / (2 * width**2)) for a, b in
-              ((real[kept], real[kept]), (real[kept], generated[kept]), (generated[kept], generated[kept]))]  # fmt: skip
+    direct = [
+        torch.exp(-torch.cdist(a, b).square() / (2 * width**2))
+        for a, b in ((real[kept], real[kept]), (real[kept], generated[kept]), (generated[kept], generated[kept]))
+    ]
     assert part.item() == pytest.approx(mmd(*direct).item(), rel=1e-9)
 
 

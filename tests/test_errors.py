@@ -27,23 +27,32 @@ def system(number, name="/data/x"):
     return OSError(number, os.strerror(number), name)
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    (system(errno.ENOSPC), "the disk of /data/x is full (No space left on device): free some space"),
-    (system(errno.EDQUOT), "the disk of /data/x is full"), (system(errno.EFBIG), "the disk of /data/x is full"),
-    (system(errno.EROFS), "/data/x cannot be used (Read-only file system): give a folder on a disk that may be written"),
-    (system(errno.EACCES), "/data/x cannot be used (Permission denied): give yourself the right"),
-    (system(errno.ENOENT), "/data/x: there is no such file or folder; check the path"),
-    (system(errno.ENOTDIR), "a part of this path is a file"), (system(errno.EISDIR, b"/data/x"), "it is a folder where a file"),
-    (system(errno.EMFILE), "ulimit -n"), (system(errno.EIO), "the disk or the network drive fails"),
-    (system(errno.ENOENT, "http://me:secret@host/x"), "http://host/x: there is no"),
-    (OSError(errno.ENOSPC, "No space left on device"), "a disk is full (No space left on device; "),
-    (raised(lambda: soundfile.read("nowhere.wav")), "a sound file cannot be read or written (Error opening"),
-    (raised(lambda: soundfile.SoundFile(__file__)), "a sound file cannot be read or written"),
-    (raised(lambda: Image.open(__file__)), "a picture cannot be read or written (cannot identify image file"),
-    (raised(lambda: save_file({}, "/nowhere/at/all")), "a safetensors file cannot be read or written (Error while serializing"),
-    (MemoryError("Unable to allocate 3 TiB"), "the memory of this machine is used up (Unable to allocate 3 TiB): use a smaller"),
-    (DamagedFile("x is cut"), "x is cut"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (system(errno.ENOSPC), "the disk of /data/x is full (No space left on device): free some space"),
+        (system(errno.EDQUOT), "the disk of /data/x is full"),
+        (system(errno.EFBIG), "the disk of /data/x is full"),
+        (system(errno.EROFS), "/data/x cannot be used (Read-only file system): give a folder on a disk that may be written"),
+        (system(errno.EACCES), "/data/x cannot be used (Permission denied): give yourself the right"),
+        (system(errno.ENOENT), "/data/x: there is no such file or folder; check the path"),
+        (system(errno.ENOTDIR), "a part of this path is a file"),
+        (system(errno.EISDIR, b"/data/x"), "it is a folder where a file"),
+        (system(errno.EMFILE), "ulimit -n"),
+        (system(errno.EIO), "the disk or the network drive fails"),
+        (system(errno.ENOENT, "http://me:secret@host/x"), "http://host/x: there is no"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a disk is full (No space left on device; "),
+        (raised(lambda: soundfile.read("nowhere.wav")), "a sound file cannot be read or written (Error opening"),
+        (raised(lambda: soundfile.SoundFile(__file__)), "a sound file cannot be read or written"),
+        (raised(lambda: Image.open(__file__)), "a picture cannot be read or written (cannot identify image file"),
+        (raised(lambda: save_file({}, "/nowhere/at/all")), "a safetensors file cannot be read or written (Error while serializing"),
+        (
+            MemoryError("Unable to allocate 3 TiB"),
+            "the memory of this machine is used up (Unable to allocate 3 TiB): use a smaller",
+        ),
+        (DamagedFile("x is cut"), "x is cut"),
+    ],
+)
 def test_what_a_user_can_mend_is_one_line_and_code_2(error, words, monkeypatch, capsys):
     monkeypatch.setitem(cli.VERBS, "train", lambda config, options: (_ for _ in ()).throw(error))
     assert cli.main(["train"]) == 2
@@ -104,6 +113,7 @@ def test_output_that_nobody_takes_ends_the_command_without_a_traceback(length):
 
 def test_a_thread_that_the_system_refuses_says_nothing_and_another_is_shown(monkeypatch, capsys):
     for error, shown in ((system(errno.ENOSPC), False), (ValueError("a bug"), True)):
+
         def verb(config, options, error=error):
             thread = threading.Thread(target=lambda: (_ for _ in ()).throw(error))
             thread.start()
@@ -146,8 +156,13 @@ def disk(monkeypatch):
     real = Path.open
 
     def fill(room):
-        monkeypatch.setattr(Path, "open", lambda self, mode="r", *args, **kwargs: Full(real(self, mode, *args, **kwargs), room)
-                            if "w" in mode else real(self, mode, *args, **kwargs))  # fmt: skip
+        monkeypatch.setattr(
+            Path,
+            "open",
+            lambda self, mode="r", *args, **kwargs: (
+                Full(real(self, mode, *args, **kwargs), room) if "w" in mode else real(self, mode, *args, **kwargs)
+            ),
+        )
 
     return fill
 
@@ -185,8 +200,15 @@ def test_json_that_is_none_is_named_with_what_to_do_and_a_pipe_is_not_waited_for
     file = tmp_path / "f.json"
     write_json(file, {"a": [1]})
     assert read_json(file, "mend it") == {"a": [1]}
-    for data, words in ((b"", "(it is empty)"), (b"{", "cannot be read as JSON"), (b"[]", "holds a list"), (b"\xff{}", "JSON"),
-                        (b"\0" * 9, "JSON"), (b"[" * 100_000, "JSON"), (b"3", "holds a int")):  # fmt: skip
+    for data, words in (
+        (b"", "(it is empty)"),
+        (b"{", "cannot be read as JSON"),
+        (b"[]", "holds a list"),
+        (b"\xff{}", "JSON"),
+        (b"\0" * 9, "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"3", "holds a int"),
+    ):
         file.write_bytes(data)
         with pytest.raises(DamagedFile) as caught:
             read_json(file, "mend it")

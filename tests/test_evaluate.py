@@ -60,9 +60,7 @@ def told(monkeypatch):
     from melfusion.models.system import MeLFusion
 
     calls, inner = [], MeLFusion.generate
-    monkeypatch.setattr(
-        MeLFusion, "generate", lambda self, *args, **kw: calls.append(args) or inner(self, *args, **kw)
-    )
+    monkeypatch.setattr(MeLFusion, "generate", lambda self, *args, **kw: calls.append(args) or inner(self, *args, **kw))
     return calls
 
 
@@ -156,8 +154,10 @@ def test_the_verdicts_are_counted_and_the_sentence_follows_them(config, items, t
     sea = [True, False, True, False, True, True]
     metas = {e.key: labelled | {"labels": {"place": "sea" if s else "city"}} for e, s in zip(items.entries, sea, strict=True)}
     monkeypatch.setattr(type(items.reader), "meta", lambda self, entry: metas[entry.key])
-    folders = {"right picture": tones(tmp_path / "a", items, lambda i: sea[i]),
-               "shuffled picture": tones(tmp_path / "b", items, lambda i: i < 2)}  # fmt: skip
+    folders = {
+        "right picture": tones(tmp_path / "a", items, lambda i: sea[i]),
+        "shuffled picture": tones(tmp_path / "b", items, lambda i: i < 2),
+    }
     scores = evaluate(config, Ears(config.audio, Ear()), items, None, folders)
     right, shuffled = (scores["rows"][name]["attributes"]["place"] for name in folders)
     assert right["accuracy"] == 1.0 and right["n"] == 6 and shuffled["accuracy"] == pytest.approx(2 / 6)
@@ -230,8 +230,11 @@ class Place(Ear):
 
 
 def test_a_folder_of_sounds_that_belong_to_no_scene_is_scored_on_a_labelled_split(tiny, tmp_path):
-    samples = [make_sample(f"{split}{i:02d}", split, image=encoded(noise_picture(i)), labels={"place": "sea"})
-               for split in ("train", "val", "test") for i in range(12)]  # fmt: skip
+    samples = [
+        make_sample(f"{split}{i:02d}", split, image=encoded(noise_picture(i)), labels={"place": "sea"})
+        for split in ("train", "val", "test")
+        for i in range(12)
+    ]
     config = tiny(f"data.path={data_set(tmp_path / 'data', samples)}", "data.source=manifest")
     strange = tmp_path / "strange"
     strange.mkdir()
@@ -244,9 +247,15 @@ def test_a_folder_of_sounds_that_belong_to_no_scene_is_scored_on_a_labelled_spli
     assert "mean" in scores["rows"]["real"]["distances"]["level"]["fad_conditional"]
 
 
-@pytest.mark.parametrize(("option", "words"), [("n=-3", "n=-3 must be at least 1"), ("n=0", "at least 1"),
-                                               ("data.seed=-1", "data.seed=-1 must be at least 0"),
-                                               ("listening=yes", "is not true or false")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("n=-3", "n=-3 must be at least 1"),
+        ("n=0", "at least 1"),
+        ("data.seed=-1", "data.seed=-1 must be at least 0"),
+        ("listening=yes", "is not true or false"),
+    ],
+)
 def test_options_without_sense_are_one_sentence(option, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", f"wavs={tmp_path}", option]) == 2

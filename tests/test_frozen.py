@@ -149,8 +149,18 @@ def test_digest_changes_with_names_shapes_and_dtypes():
         return digest(module)
 
     zeros = torch.zeros(6)
-    variants = [of(a=zeros), of(b=zeros), of(a=zeros.view(2, 3)), of(a=zeros.view(3, 2)), of(a=zeros.half()),
-                of(a=zeros.int()), of(a=zeros[:3], b=zeros[3:]), of(a=zeros[0]), of(a=zeros[:0]), of()]  # fmt: skip
+    variants = [
+        of(a=zeros),
+        of(b=zeros),
+        of(a=zeros.view(2, 3)),
+        of(a=zeros.view(3, 2)),
+        of(a=zeros.half()),
+        of(a=zeros.int()),
+        of(a=zeros[:3], b=zeros[3:]),
+        of(a=zeros[0]),
+        of(a=zeros[:0]),
+        of(),
+    ]
     assert len(set(variants)) == len(variants)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from games_tree import build_tree, flare, hedgewars, text
 
-from melfusion.data import games
+from melfusion.data.games import clips, tuples
 from melfusion.data.games.scene import Skip
 from melfusion.data.games.supertux import parse_sexpr
 from melfusion.errors import DataError
@@ -17,7 +17,7 @@ from melfusion.errors import DataError
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
     build_tree(root := tmp_path_factory.mktemp("games"))
-    return games.read_games(root)
+    return tuples.read_games(root)
 
 
 def test_tuples_are_what_the_files_say(read):
@@ -51,7 +51,7 @@ def test_what_gives_no_tuple_is_counted_with_its_reason(read):
 
 
 def test_pictures_that_share_art_share_a_component(read):
-    facts = dict(zip((t.image_id for t in read[0]), games.assign(read[0]), strict=True))
+    facts = dict(zip((t.image_id for t in read[0]), clips.assign(read[0]), strict=True))
     by_game = {}
     for item in read[0]:
         by_game.setdefault(item.game, []).append(facts[item.image_id]["component"])
@@ -65,27 +65,19 @@ def test_hostile_files_are_skipped(tmp_path):
     (data / "Themes/Cave/Sky.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     (data / "Music/EarthRise.ogg").write_bytes(b"OggS" + bytes(500))
     (data / "Music/credits.txt").write_bytes(b"\xff\xfe=\x00")
-    text(
-        mods / "quest/maps/pit.txt",
-        "[header]\nmusic=../../../../../etc/passwd\ntileset=/etc/passwd\n[layer]\ndata=\n1,2\n3\n",
-    )
-    text(
-        tmp_path / "supertux-data/usr/share/games/supertux2/levels/a.stl",
-        "(supertux-level (sector (music (file)) (background))",
-    )
-    found, skipped = games.read_games(tmp_path)
+    text(mods / "quest/maps/pit.txt", "[header]\nmusic=../../../../../etc/passwd\ntileset=/etc/passwd\n[layer]\ndata=\n1,2\n3\n")
+    text(tmp_path / "supertux-data/usr/share/games/supertux2/levels/a.stl", "(supertux-level (sector (music (file)) (background))")
+    found, skipped = tuples.read_games(tmp_path)
     assert found == []
     assert skipped["Hedgewars: unreadable picture"] == 1 and skipped["Hedgewars: unreadable track"] == 2
     assert skipped["Flare: malformed file"] == 1 and skipped["Extreme Tux Racer: not unpacked"] == 1
     with pytest.raises(DataError, match="GAMES_DIR="):
-        next(games.samples(tmp_path))
+        next(clips.samples(tmp_path))
 
 
 def test_random_damage_never_raises(tmp_path):
     build_tree(tmp_path)
-    files = sorted(
-        p for p in tmp_path.rglob("*") if p.suffix in (".stl", ".txt", ".cfg", ".lst", ".dim", ".music", ".png")
-    )
+    files = sorted(p for p in tmp_path.rglob("*") if p.suffix in (".stl", ".txt", ".cfg", ".lst", ".dim", ".music", ".png"))
     rng = random.Random(0)
     for _ in range(4):
         for path in rng.sample(files, 8):
@@ -93,7 +85,7 @@ def test_random_damage_never_raises(tmp_path):
             for _ in range(6):
                 raw[rng.randrange(len(raw))] = rng.randrange(256)
             path.write_bytes(raw[: rng.randrange(1, len(raw) + 1)])
-        games.read_games(tmp_path)
+        tuples.read_games(tmp_path)
 
 
 def test_sexpr_reads_nesting_strings_and_comments():
@@ -106,9 +98,9 @@ def test_sexpr_reads_nesting_strings_and_comments():
 
 @pytest.mark.skipif(not os.environ.get("GAMES_DIR"), reason="GAMES_DIR= names no folder of unpacked games")
 def test_the_real_games():
-    found, _ = games.read_games(Path(os.environ["GAMES_DIR"]))
+    found, _ = tuples.read_games(Path(os.environ["GAMES_DIR"]))
     counts = Counter(item.game for item in found)
     assert counts["Hedgewars"] >= 70 and counts["SuperTux"] >= 100 and counts["Flare"] >= 50
     assert counts["Extreme Tux Racer"] >= 40 and len({item.track for item in found}) >= 65
-    assert {facts["split"] for facts in games.assign(found)} == {"train", "val", "test"}
+    assert {facts["split"] for facts in clips.assign(found)} == {"train", "val", "test"}
     assert not any("not stated" in item.license for item in found)

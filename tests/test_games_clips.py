@@ -10,7 +10,7 @@ import soundfile
 from games_tree import build_tree, hedgewars, track
 from PIL import Image
 
-from melfusion.data import games
+from melfusion.data.games import clips, tuples
 
 
 @pytest.fixture(scope="module")
@@ -22,30 +22,26 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def read(tree):
-    return games.read_games(tree)
+    return tuples.read_games(tree)
 
 
 def test_captions_state_the_facts_once(read):
     by_title = {item.title: item for item in read[0]}
-    assert games.caption(by_title["Old Town"], 120) == (
+    assert clips.caption(by_title["Old Town"], 120) == (
         "Game music for Old Town, an earth rise battlefield in Hedgewars, by Ann Onym, 120 BPM."
     )
-    assert games.caption(by_title["Cave"], None) == "Game music for Cave, a battlefield in Hedgewars."
-    assert games.caption(by_title["Bunny Hill"], 90).startswith(
-        "Game music for Bunny Hill, a calm night downhill race in "
-    )
+    assert clips.caption(by_title["Cave"], None) == "Game music for Cave, a battlefield in Hedgewars."
+    assert clips.caption(by_title["Bunny Hill"], 90).startswith("Game music for Bunny Hill, a calm night downhill race in ")
 
 
 def test_samples_hold_every_clip_once(tree, read):
-    made = list(games.samples(tree, clip_duration_s=0.5, sample_rate_hz=8000, image_size_px=32))
+    made = list(clips.samples(tree, clip_duration_s=0.5, sample_rate_hz=8000, image_size_px=32))
     assert len({s.key for s in made}) == len(made) == 5 * 6 + 8
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", s.key) for s in made)
     places = [(s.meta["labels"]["track"], s.meta["labels"]["start_s"]) for s in made]
     assert len(set(places)) == len(places)
     assert {s.meta["labels"]["image_id"] for s in made} == {t.image_id for t in read[0]}
-    per_picture = Counter(
-        s.meta["labels"]["image_id"] for s in made if s.meta["labels"]["track"].endswith("EarthRise.ogg")
-    )
+    per_picture = Counter(s.meta["labels"]["image_id"] for s in made if s.meta["labels"]["track"].endswith("EarthRise.ogg"))
     assert sorted(per_picture.values()) == [3, 3]  # two pictures share the track's six clips
     for sample in made:
         audio, rate_hz = soundfile.read(io.BytesIO(sample.audio))
@@ -61,7 +57,7 @@ def test_samples_hold_every_clip_once(tree, read):
 def test_samples_skip_silence_and_stop_at_the_limit(tmp_path, caplog):
     data = hedgewars(tmp_path)
     track(data / "Music/Cave.ogg", seconds=4, silent_from_s=1.85)
-    caplog.set_level("INFO", logger=games.__name__)
-    made = list(games.samples(tmp_path, clip_duration_s=0.5, max_clips_per_tuple=2))
+    caplog.set_level("INFO", logger=clips.__name__)
+    made = list(clips.samples(tmp_path, clip_duration_s=0.5, max_clips_per_tuple=2))
     assert Counter(s.meta["title"] for s in made) == {"Earth Rise": 2, "Old Town": 2, "Cave": 2}
     assert "'clip beyond max_clips_per_tuple': 4" in caplog.text and "'silent clip': 4" in caplog.text

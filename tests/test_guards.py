@@ -15,12 +15,12 @@ from training_jobs import Run, once
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.options import GuardConfig
+from melfusion.assembly.run import run_directory
 from melfusion.batch import MusicBatch
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models import trained as optim
 from melfusion.state.checkpoint_store import CheckpointStore
-from melfusion.state.run_directory import RunDirectory
 from melfusion.torture.faults import Recorder
 from melfusion.training import guard as guards
 from melfusion.training.ema import EMA
@@ -29,8 +29,12 @@ from melfusion.training.guard import GuardError, StepGuard, not_finite, threshol
 from melfusion.training.media_log import Media
 
 # what each planted fault makes not finite
-SEEN = {"nan-input": ["input", "output", "gradient"], "nan-latents": ["output", "gradient"], "nan-loss": ["output"],
-        "inf-gradient": ["gradient"]}  # fmt: skip
+SEEN = {
+    "nan-input": ["input", "output", "gradient"],
+    "nan-latents": ["output", "gradient"],
+    "nan-loss": ["output"],
+    "inf-gradient": ["gradient"],
+}
 
 
 @pytest.fixture
@@ -144,8 +148,15 @@ def a_guard(scaler=None, config=None, folder=None, ema=None):
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([parameter], fused=True)
     trainer = SimpleNamespace(
-        global_step=0, precision_plugin=SimpleNamespace(scaler=scaler), accumulate_grad_batches=1, world_size=1, global_rank=0,
-        log_every_n_steps=1, loggers=[], lr_scheduler_configs=[])  # fmt: skip
+        global_step=0,
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        accumulate_grad_batches=1,
+        world_size=1,
+        global_rank=0,
+        log_every_n_steps=1,
+        loggers=[],
+        lr_scheduler_configs=[],
+    )
     guard = StepGuard(config or GuardConfig(), folder, 0, ema, folder)
     guard.on_train_start(trainer, SimpleNamespace())
     return guard, optimizer, trainer
@@ -177,8 +188,15 @@ def test_overflows_of_fp16_scaling_do_not_count_but_other_steps_do(tmp_path):
 
 def a_batch(device="cpu", n=2):
     zeros = lambda *shape: torch.zeros(n, *shape, device=device)  # noqa: E731
-    return MusicBatch(["a"] * n, [""] * n, torch.zeros(n, dtype=torch.int64), zeros(), latent_moments=zeros(16, 8, 8),
-                      draws={"noise": zeros(8, 8, 8)}, visual_features={"mid": (zeros(4, 4), zeros(4, 4))})  # fmt: skip
+    return MusicBatch(
+        ["a"] * n,
+        [""] * n,
+        torch.zeros(n, dtype=torch.int64),
+        zeros(),
+        latent_moments=zeros(16, 8, 8),
+        draws={"noise": zeros(8, 8, 8)},
+        visual_features={"mid": (zeros(4, 4), zeros(4, 4))},
+    )
 
 
 def test_a_step_is_judged_without_a_look_at_the_device():
@@ -268,8 +286,11 @@ def test_a_rollback_brings_all_of_an_older_state_back(run, monkeypatch, rollback
     assert run(*options, plant=[record, "spike@14"], steps=18) == 0
     assert run.curve("guards/spikes")[15] == 1 and described(run, 15)["why"] == ["spike"]
     assert len(after) == rollback
-    positions = [int(line.split()[2]) for line in (run.path / "record" / "life000-rank0.txt").read_text().splitlines()
-                 if line.startswith("sample")]  # fmt: skip
+    positions = [
+        int(line.split()[2])
+        for line in (run.path / "record" / "life000-rank0.txt").read_text().splitlines()
+        if line.startswith("sample")
+    ]
     assert positions == list(range(18 * 4))  # the data go on
     if rollback:
         # learnt of at the end of step 16; the loss of 15 was that of the weights after 14, so 13 is the newest before them
@@ -288,7 +309,8 @@ def test_what_the_right_picture_is_worth_is_told_at_each_validation(run):
     assert run(steps=4, val=2) == 0
     gains = run.curve("val/picture_gain")
     assert gains.keys() == {2, 4} and gains == pytest.approx(
-        {s: run.curve("val/loss_other_picture")[s] - run.curve("val/loss")[s] for s in (2, 4)}, abs=1e-6)  # fmt: skip
+        {s: run.curve("val/loss_other_picture")[s] - run.curve("val/loss")[s] for s in (2, 4)}, abs=1e-6
+    )
 
 
 # --- cost -----------------------------------------------------------------------------------------------------------
@@ -297,11 +319,21 @@ def test_what_the_right_picture_is_worth_is_told_at_each_validation(run):
 def full_scale_batch(n=32):
     """As precomputed training of 866 M parameters has it; the gradient's norm is taken for clipping anyway."""
     return MusicBatch(
-        [f"key{i}" for i in range(n)], [""] * n, torch.arange(n), torch.ones(n), latent_moments=torch.randn(n, 16, 256, 16),
-        draws={"noise": torch.randn(n, 8, 256, 16), "vae_noise": torch.randn(n, 8, 256, 16), "timestep": torch.rand(n),
-               "drop": torch.rand(n)},
-        text_embeds=torch.randn(n, 77, 1024), text_mask=torch.ones(n, 77, dtype=torch.bool),
-        image_latents=torch.randn(n, 4, 64, 64))  # fmt: skip
+        [f"key{i}" for i in range(n)],
+        [""] * n,
+        torch.arange(n),
+        torch.ones(n),
+        latent_moments=torch.randn(n, 16, 256, 16),
+        draws={
+            "noise": torch.randn(n, 8, 256, 16),
+            "vae_noise": torch.randn(n, 8, 256, 16),
+            "timestep": torch.rand(n),
+            "drop": torch.rand(n),
+        },
+        text_embeds=torch.randn(n, 77, 1024),
+        text_mask=torch.ones(n, 77, dtype=torch.bool),
+        image_latents=torch.randn(n, 4, 64, 64),
+    )
 
 
 class Stopwatch(Callback):
@@ -347,10 +379,20 @@ def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, d
     """
     precision = "bf16-mixed" if device == "cuda" else "32-true"
     parts = ("music_vae", "vocoder", "text_encoder", "image", "unet")
-    config = load_config("melfusion", [f"runs_dir={tmp_path}", *(f"{part}.weights=null" for part in parts), "synapse.kind=none",
-                                       f"trainer.accelerator={device}", f"trainer.precision={precision}", "trainer.max_steps=4",
-                                       "trainer.log_every_n_steps=1", "trainer.progress_bar=false"])  # fmt: skip
-    run = RunDirectory(config)
+    config = load_config(
+        "melfusion",
+        [
+            f"runs_dir={tmp_path}",
+            *(f"{part}.weights=null" for part in parts),
+            "synapse.kind=none",
+            f"trainer.accelerator={device}",
+            f"trainer.precision={precision}",
+            "trainer.max_steps=4",
+            "trainer.log_every_n_steps=1",
+            "trainer.progress_bar=false",
+        ],
+    )
+    run = run_directory(config)
     run.prepare()
     system = build.system(config)
     guard = StepGuard(config.guards, tmp_path, 0, None, tmp_path)
@@ -361,6 +403,8 @@ def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, d
     step, cost = (statistics.median(seconds[1:]) for seconds in (watch.steps, watch.guards))  # the first one warms up
     size = sum(p.numel() for p in system.unet.unet.parameters()) / 1e6
     with capsys.disabled():
-        print(f"\nguard: {1e3 * cost:.2f} ms of a step of {1e3 * step:.0f} ms, {cost / step:.4%} (medians of 3; {size:.0f} M "
-              f"parameters, {clips} clips, {precision}, {device}, {torch.get_num_threads()} threads)")  # fmt: skip
+        print(
+            f"\nguard: {1e3 * cost:.2f} ms of a step of {1e3 * step:.0f} ms, {cost / step:.4%} (medians of 3; {size:.0f} M "
+            f"parameters, {clips} clips, {precision}, {device}, {torch.get_num_threads()} threads)"
+        )
     assert size > 850 and cost / step <= 0.005

@@ -58,8 +58,9 @@ def test_the_same_clips_are_heard_once(data, tmp_path):
     assert count() == 5  # another contract
     config.audio.loudness_dbfs = louder
     other = Ear(2.0)
-    assert not torch.equal(hear_real(Ears(config.audio, None, [Embedder("ear", other)]), of(config), 2).embeddings["ear"],
-                           first.embeddings["ear"])  # fmt: skip
+    assert not torch.equal(
+        hear_real(Ears(config.audio, None, [Embedder("ear", other)]), of(config), 2).embeddings["ear"], first.embeddings["ear"]
+    )
     assert other.clips == 5 and count() == 0  # another network
 
 

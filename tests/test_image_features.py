@@ -27,8 +27,9 @@ def extractor_of(reading="inverted", vae=False, **kwargs):
     unet = small_image_unet(channels=4 if vae else 3)
     alpha_bar = diffusion.alphas_cumprod(DiffusionConfig())
     kwargs = {"grid_steps": 4, "fixed_timestep": 200, "layers": None} | kwargs
-    return freeze(ImageFeatureExtractor(unet, small_image_vae() if vae else None, PROMPT.clone(), alpha_bar,
-                                        reading=reading, **kwargs))  # fmt: skip
+    return freeze(
+        ImageFeatureExtractor(unet, small_image_vae() if vae else None, PROMPT.clone(), alpha_bar, reading=reading, **kwargs)
+    )
 
 
 def pictures(n=2, seed=11, side=8):
@@ -191,9 +192,7 @@ def test_noised_adds_noise_up_to_the_musics_timestep(spy):
 @pytest.mark.parametrize("reading", READINGS)
 def test_another_picture_gives_other_features_and_the_same_the_same(reading):
     extractor, images, timesteps = extractor_of(reading), pictures(), torch.tensor([5, 600])
-    first, again, other = (
-        extractor(p, timesteps, noise_of(images)) for p in (images, images.clone(), pictures(seed=13))
-    )
+    first, again, other = (extractor(p, timesteps, noise_of(images)) for p in (images, images.clone(), pictures(seed=13)))
     for layer in first:
         for a, b, c in zip(first[layer], again[layer], other[layer], strict=True):
             assert torch.equal(a, b) and (a - c).abs().amax((1, 2)).min() > 1e-3
@@ -309,8 +308,14 @@ def batch_of(images, has_image):
 
 
 def trainable(prediction_type="epsilon"):
-    return ImageFeatureExtractor(small_image_unet(), None, PROMPT.clone(), diffusion.alphas_cumprod(DiffusionConfig()),
-                                 prediction_type=prediction_type, optim=OptimConfig())  # fmt: skip
+    return ImageFeatureExtractor(
+        small_image_unet(),
+        None,
+        PROMPT.clone(),
+        diffusion.alphas_cumprod(DiffusionConfig()),
+        prediction_type=prediction_type,
+        optim=OptimConfig(),
+    )
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -331,9 +336,7 @@ def test_the_image_models_loss_is_that_of_the_samples_with_a_picture(prediction_
 
 def test_only_the_image_unet_trains():
     extractor = trainable()
-    assert {id(p) for g in extractor.parameter_groups() for p in g["params"]} == {
-        id(p) for p in extractor.unet.parameters()
-    }
+    assert {id(p) for g in extractor.parameter_groups() for p in g["params"]} == {id(p) for p in extractor.unet.parameters()}
     extractor.log = lambda *args, **kwargs: None
     extractor.training_step(batch_of(pictures(), [1.0, 1.0]), 0).backward()
     assert all(p.grad is not None for p in extractor.unet.parameters())

@@ -68,6 +68,7 @@ def test_the_checkout_of_an_environment_is_found():
 
 def test_tests_and_what_they_start_run_this_checkout(tmp_path):
     assert Path(melfusion.__file__).parents[2] == ROOT
-    child = subprocess.run([sys.executable, "-c", "import melfusion; print(melfusion.__file__)"], cwd=tmp_path,
-                           capture_output=True, text=True)  # fmt: skip
+    child = subprocess.run(
+        [sys.executable, "-c", "import melfusion; print(melfusion.__file__)"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert Path(child.stdout.strip()).parents[2] == ROOT

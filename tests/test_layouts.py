@@ -64,14 +64,17 @@ def config_json(folder, **tree):
 # --- one file for everything ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("state", "name", "what", "cure"), [
-    (AUDIOLDM, "a.ckpt", "a single-file AudioLDM checkpoint", "hub:cvssp/audioldm-s-full-v2"),
-    (LDM, "audioldm-s-full.ckpt", "a single-file AudioLDM checkpoint", "hub:cvssp/audioldm-s-full-v2"),
-    ({"cond_stage_models.0.a": ONE}, "b.pth", "a single-file AudioLDM 2 checkpoint", "configs/melfusion.yaml"),
-    (STABLE, "v1-5-pruned.ckpt", "a single-file Stable Diffusion checkpoint", "from_single_file(FILE).save_pretrained(FOLDER)"),
-    (STABLE, "v1-5-pruned.safetensors", "a single-file Stable Diffusion checkpoint", "from_single_file(FILE)"),
-    (LDM, "c.safetensors", "a single-file checkpoint of a latent diffusion model", "from_single_file(FILE)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "name", "what", "cure"),
+    [
+        (AUDIOLDM, "a.ckpt", "a single-file AudioLDM checkpoint", "hub:cvssp/audioldm-s-full-v2"),
+        (LDM, "audioldm-s-full.ckpt", "a single-file AudioLDM checkpoint", "hub:cvssp/audioldm-s-full-v2"),
+        ({"cond_stage_models.0.a": ONE}, "b.pth", "a single-file AudioLDM 2 checkpoint", "configs/melfusion.yaml"),
+        (STABLE, "v1-5-pruned.ckpt", "a single-file Stable Diffusion checkpoint", "from_single_file(FILE).save_pretrained(FOLDER)"),
+        (STABLE, "v1-5-pruned.safetensors", "a single-file Stable Diffusion checkpoint", "from_single_file(FILE)"),
+        (LDM, "c.safetensors", "a single-file checkpoint of a latent diffusion model", "from_single_file(FILE)"),
+    ],
+)
 @pytest.mark.parametrize("given", ["file", "folder"])
 def test_a_single_file_checkpoint(given, state, name, what, cure, tmp_path):
     file = save(state, tmp_path / name)
@@ -93,36 +96,49 @@ def test_other_files_in_place_of_a_folder(sd, tmp_path):
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("part", "sub", "words"), [
-    ("music_vae", "", "a whole pipeline (StableDiffusionPipeline), but an AutoencoderKL is wanted: add :vae"),
-    ("text_encoder", "", "but a text encoder in transformers' layout is wanted: add :text_encoder"),
-    ("vocoder", "", "but a SpeechT5HifiGan is wanted: configs/melfusion.yaml names"),
-    ("judge", "", "but a part that melfusion trained (part.json and model.safetensors) is wanted: give shipped or run:NAME."),
-    ("image", "unet", "a UNet2DConditionModel of diffusers, but the folder of a whole pipeline (unet, vae,"),
-    ("image", "vae", "an AutoencoderKL of diffusers, but the folder of a whole pipeline (unet, vae,"),
-    ("unet", "vae", "an AutoencoderKL of diffusers, but a UNet2DConditionModel is wanted"),
-    ("music_vae", "unet", "a UNet2DConditionModel of diffusers, but an AutoencoderKL is wanted"),
-    ("music_vae", "text_encoder", "a CLIPTextModel of transformers, but an AutoencoderKL is wanted"),
-    ("vocoder", "text_encoder", "a CLIPTextModel of transformers, but a SpeechT5HifiGan is wanted"),
-    ("text_encoder", "vae", "an AutoencoderKL of diffusers, but a text encoder in transformers' layout is wanted"),
-    ("unet", "tokenizer", "a folder without config.json (it holds"),
-    ("music_vae", "none", "has scheduler, text_encoder, tokenizer, unet, vae"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "sub", "words"),
+    [
+        ("music_vae", "", "a whole pipeline (StableDiffusionPipeline), but an AutoencoderKL is wanted: add :vae"),
+        ("text_encoder", "", "but a text encoder in transformers' layout is wanted: add :text_encoder"),
+        ("vocoder", "", "but a SpeechT5HifiGan is wanted: configs/melfusion.yaml names"),
+        ("judge", "", "but a part that melfusion trained (part.json and model.safetensors) is wanted: give shipped or run:NAME."),
+        ("image", "unet", "a UNet2DConditionModel of diffusers, but the folder of a whole pipeline (unet, vae,"),
+        ("image", "vae", "an AutoencoderKL of diffusers, but the folder of a whole pipeline (unet, vae,"),
+        ("unet", "vae", "an AutoencoderKL of diffusers, but a UNet2DConditionModel is wanted"),
+        ("music_vae", "unet", "a UNet2DConditionModel of diffusers, but an AutoencoderKL is wanted"),
+        ("music_vae", "text_encoder", "a CLIPTextModel of transformers, but an AutoencoderKL is wanted"),
+        ("vocoder", "text_encoder", "a CLIPTextModel of transformers, but a SpeechT5HifiGan is wanted"),
+        ("text_encoder", "vae", "an AutoencoderKL of diffusers, but a text encoder in transformers' layout is wanted"),
+        ("unet", "tokenizer", "a folder without config.json (it holds"),
+        ("music_vae", "none", "has scheduler, text_encoder, tokenizer, unet, vae"),
+    ],
+)
 def test_a_pipeline_or_another_part_of_it(part, sub, words, sd):
     message = refusal(part, f"{sd}:{sub}" if sub else sd)
     assert words in message and str(sd) in message
     assert part != "image" or message.endswith(f"give {sd}.")
 
 
-@pytest.mark.parametrize(("part", "tree", "words"), [
-    ("unet", {"_class_name": "AudioLDM2UNet2DConditionModel"}, "an AudioLDM2UNet2DConditionModel of diffusers, but a UNet2D"),
-    ("unet", {"_class_name": "UNet2DConditionModel", "class_embed_type": "simple_projection"},
-     "that wants more than text (class_embed_type=simple_projection), but"),
-    ("unet", {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "T5ForConditionalGeneration of transformers"),
-    ("text_encoder", {"model_type": "hifigan", "architectures": ["SpeechT5HifiGan"]}, "a SpeechT5HifiGan of transformers, but"),
-    ("music_vae", {}, "a folder whose config.json names no network"),
-    ("music_vae", [], "a folder whose config.json names no network"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "tree", "words"),
+    [
+        ("unet", {"_class_name": "AudioLDM2UNet2DConditionModel"}, "an AudioLDM2UNet2DConditionModel of diffusers, but a UNet2D"),
+        (
+            "unet",
+            {"_class_name": "UNet2DConditionModel", "class_embed_type": "simple_projection"},
+            "that wants more than text (class_embed_type=simple_projection), but",
+        ),
+        (
+            "unet",
+            {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"},
+            "T5ForConditionalGeneration of transformers",
+        ),
+        ("text_encoder", {"model_type": "hifigan", "architectures": ["SpeechT5HifiGan"]}, "a SpeechT5HifiGan of transformers, but"),
+        ("music_vae", {}, "a folder whose config.json names no network"),
+        ("music_vae", [], "a folder whose config.json names no network"),
+    ],
+)
 def test_a_config_json_of_another_network(part, tree, words, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tree))
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"")
@@ -136,10 +152,15 @@ def test_audioldm_2s_unet_inside_its_pipeline(tmp_path):
         assert "an AudioLDM2UNet2DConditionModel of diffusers" in refusal(part, tmp_path)
 
 
-@pytest.mark.parametrize(("mark", "words"), [
-    ("system.json", "CKPT="), ("part.json", "a part that melfusion trained, but"), ("checkpoints", "run:NAME"),
-    ("pytorch_model_main.bin", "Tango's published folder, but an AutoencoderKL is wanted: give it as unet.weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mark", "words"),
+    [
+        ("system.json", "CKPT="),
+        ("part.json", "a part that melfusion trained, but"),
+        ("checkpoints", "run:NAME"),
+        ("pytorch_model_main.bin", "Tango's published folder, but an AutoencoderKL is wanted: give it as unet.weights"),
+    ],
+)
 def test_folders_of_this_project_and_tangos_in_the_wrong_place(mark, words, tmp_path):
     (tmp_path / mark).write_text("{}")
     assert words in refusal("music_vae", tmp_path)
@@ -174,9 +195,15 @@ def test_pointers_in_place_of_single_files(tmp_path):
 def vae():
     torch.manual_seed(0)
     return AutoencoderKL(
-        latent_channels=4, block_out_channels=[8, 8, 16], layers_per_block=1, norm_num_groups=4, in_channels=1, out_channels=1,
-        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-    )  # fmt: skip
+        latent_channels=4,
+        block_out_channels=[8, 8, 16],
+        layers_per_block=1,
+        norm_num_groups=4,
+        in_channels=1,
+        out_channels=1,
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+    )
 
 
 @pytest.mark.parametrize("size", ["1GB", "20KB"], ids=["whole", "sharded"])

@@ -71,8 +71,12 @@ def study(out):
 
 def answer(out, listener, scores, file=None, changes=None):
     """Write answers-LISTENER.json of {id: (ovl, rel)}, as the page saves it."""
-    sheet = {"version": 1, "study": study(out), "listener": listener,
-             "answers": [{"id": i, "ovl": ovl, "rel": rel} for i, (ovl, rel) in scores.items()]}  # fmt: skip
+    sheet = {
+        "version": 1,
+        "study": study(out),
+        "listener": listener,
+        "answers": [{"id": i, "ovl": ovl, "rel": rel} for i, (ovl, rel) in scores.items()],
+    }
     path = out / (file or f"answers-{listener}.json")
     path.write_text(json.dumps(sheet | (changes or {})))
     return path
@@ -174,8 +178,9 @@ def test_every_clip_appears_once_with_the_picture_of_its_item(clips, tmp_path):
     page, named = Page(write_blind(clips, tmp_path, 0)), json.loads((tmp_path / KEY).read_text())["clips"]
     cards = page.every("article", "data-id")
     assert sorted(cards) == sorted(named) and len(set(cards)) == 6
-    assert [(i, name) for i in cards for name in SCALES] == list(zip(
-        [v for v in page.every("input", "data-id") if v], [v for v in page.every("input", "name") if v], strict=True))  # fmt: skip
+    assert [(i, name) for i in cards for name in SCALES] == list(
+        zip([v for v in page.every("input", "data-id") if v], [v for v in page.every("input", "name") if v], strict=True)
+    )
     assert sorted((c["key"], c["row"]) for c in named.values()) == sorted((c.key, c.row) for c in clips)
     for name, told in named.items():
         clip = next(c for c in clips if (c.key, c.row) == (told["key"], told["row"]))

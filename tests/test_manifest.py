@@ -89,13 +89,30 @@ HEADER = "image_path,youtube_video_id,Annotation"
 @pytest.fixture
 def melbench(tmp_path: Path) -> Path:
     """Two genres; audio under the several names that downloads have."""
-    table(tmp_path / "csv/pop.csv", HEADER, "pop/synthpop/1.png,AAAAAAAAAA1,", '2.png,-AAA_AAAAA-,"Two\nlines, quoted"',
-          "elsewhere/pop/3.png,AAAAAAAAAA3,three", "4.png,AAAAAAAAAA4,four")  # fmt: skip
-    table(tmp_path / "csv/rock.csv", "\ufeff" + HEADER, "2.png,AAAAAAAAAA5,five", "6.png,AAAAAAAAAA6,no audio",
-          "7.png,AAAAAAAAAA7,no picture", "8.png,AAAAAAAAAA8,both empty")  # fmt: skip
-    for name, seconds, seed in (("AAAAAAAAAA1.wav", 10, 1), ("sub/A title [-AAA_AAAAA-].wav", 10, 2),
-                                ("AAAAAAAAAA3_2.wav", 16, 3), ("AAAAAAAAAA4_30_46.flac", 16, 4),
-                                ("AAAAAAAAAA5_30.wav", 10.02, 5), ("AAAAAAAAAA7.wav", 1, 7)):  # fmt: skip
+    table(
+        tmp_path / "csv/pop.csv",
+        HEADER,
+        "pop/synthpop/1.png,AAAAAAAAAA1,",
+        '2.png,-AAA_AAAAA-,"Two\nlines, quoted"',
+        "elsewhere/pop/3.png,AAAAAAAAAA3,three",
+        "4.png,AAAAAAAAAA4,four",
+    )
+    table(
+        tmp_path / "csv/rock.csv",
+        "\ufeff" + HEADER,
+        "2.png,AAAAAAAAAA5,five",
+        "6.png,AAAAAAAAAA6,no audio",
+        "7.png,AAAAAAAAAA7,no picture",
+        "8.png,AAAAAAAAAA8,both empty",
+    )
+    for name, seconds, seed in (
+        ("AAAAAAAAAA1.wav", 10, 1),
+        ("sub/A title [-AAA_AAAAA-].wav", 10, 2),
+        ("AAAAAAAAAA3_2.wav", 16, 3),
+        ("AAAAAAAAAA4_30_46.flac", 16, 4),
+        ("AAAAAAAAAA5_30.wav", 10.02, 5),
+        ("AAAAAAAAAA7.wav", 1, 7),
+    ):
         wav(tmp_path / "audio" / name, seconds, seed, rate=1000)
     (tmp_path / "audio/AAAAAAAAAA8.wav").touch()
     for i, place in enumerate(("pop/synthpop/1", "pop/2", "pop/3", "4", "rock/2", "6")):
@@ -155,8 +172,14 @@ def test_pictures_of_one_name_are_told_apart_by_their_folders(melbench):
 
 
 def test_a_start_column_chooses_the_file_and_the_cut(tmp_path):
-    table(tmp_path / "jazz.csv", f"{HEADER},start_s,Sub_Genre", ",AAAAAAAAAA1,whole,3,bebop", ",AAAAAAAAAA2,cut,30,",
-          ",AAAAAAAAAA2,other,50,", ",AAAAAAAAAA1,late,99,")  # fmt: skip
+    table(
+        tmp_path / "jazz.csv",
+        f"{HEADER},start_s,Sub_Genre",
+        ",AAAAAAAAAA1,whole,3,bebop",
+        ",AAAAAAAAAA2,cut,30,",
+        ",AAAAAAAAAA2,other,50,",
+        ",AAAAAAAAAA1,late,99,",
+    )
     wav(tmp_path / "a/AAAAAAAAAA1.wav", 16, 1, rate=1000)
     wav(tmp_path / "a/AAAAAAAAAA2_30_40.wav", 10, 2, rate=1000)
     build_from_manifest(f"{tmp_path}/jazz.csv", f"{tmp_path}/out", f"{tmp_path}/a")
@@ -170,8 +193,14 @@ def test_a_start_column_chooses_the_file_and_the_cut(tmp_path):
 
 @pytest.mark.parametrize("lines", [True, False])
 def test_musiccaps_two_pictures_make_two_samples_in_one_split(tmp_path, lines):
-    rows = [{"captions": [f"caption {i}", "another"] if i else "one", "location": f"/home/them/audio/{i}.mp3",
-             "img_path": [f"/home/them/img/{i}-{j}.png" for j in "ab"]} for i in range(12)]  # fmt: skip
+    rows = [
+        {
+            "captions": [f"caption {i}", "another"] if i else "one",
+            "location": f"/home/them/audio/{i}.mp3",
+            "img_path": [f"/home/them/img/{i}-{j}.png" for j in "ab"],
+        }
+        for i in range(12)
+    ]
     path = tmp_path / ("musiccaps.jsonl" if lines else "musiccaps.json")
     path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1))
     for i in range(12):
@@ -232,18 +261,33 @@ def test_own_manifest_stores_what_it_is_given(tmp_path):
     wav(tmp_path / "far/c.wav", 2, 3)
     png(tmp_path / "m/p.webp")
     png(tmp_path / "pictures/q.bmp")
-    jsonl(tmp_path / "m/mine.jsonl",
-          {"audio": "a.wav", "image": "p.webp", "caption": " calm ", "title": "T", "source": "S", "license": "CC0",
-           "split": "validation", "bpm": 90, "labels": {"mood": "calm"}},
-          {"audio": "b.aiff", "image": "q.bmp", "split": "test"},
-          {"audio": str(tmp_path / "far/c.wav"), "start_s": 0.5, "split": "train"})  # fmt: skip
+    jsonl(
+        tmp_path / "m/mine.jsonl",
+        {
+            "audio": "a.wav",
+            "image": "p.webp",
+            "caption": " calm ",
+            "title": "T",
+            "source": "S",
+            "license": "CC0",
+            "split": "validation",
+            "bpm": 90,
+            "labels": {"mood": "calm"},
+        },
+        {"audio": "b.aiff", "image": "q.bmp", "split": "test"},
+        {"audio": str(tmp_path / "far/c.wav"), "start_s": 0.5, "split": "train"},
+    )
     folders = {"audio_dir": f"{tmp_path}/music", "image_dir": f"{tmp_path}/pictures"}
     words = build_from_manifest(f"{tmp_path}/m/mine.jsonl", f"{tmp_path}/out", **folders, duration_s="1")
     test, train, val = sorted(metas(tmp_path / "out"), key=lambda meta: meta["split"])
     assert {k: v for k, v in val.items() if k != "key"} == {
-        "caption": "calm", "title": "T", "source": "S", "license": "CC0", "split": "val",
+        "caption": "calm",
+        "title": "T",
+        "source": "S",
+        "license": "CC0",
+        "split": "val",
         "labels": {"bpm": 90, "mood": "calm"} | {k: val["labels"][k] for k in ("track", "component")},
-    }  # fmt: skip
+    }
     assert test["caption"] == "" and train["labels"] == {"start_s": 0.5} | {k: train["labels"][k] for k in ("track", "component")}
     assert "samples without a caption: 2" in words and "samples without a picture: 1" in words
     shards = ShardSet(tmp_path / "out")
@@ -269,8 +313,12 @@ def test_whole_tracks_are_cut_into_clips_of_one_split(tmp_path):
     assert sorted(f[:2] for f in found if f[0] == "a") == [("a", 0.0), ("a", 1.0), ("a", 2.0), ("a", 3.0)]
     assert sorted(f[:2] for f in found if f[0] in "bcd") == [("b", 0.0), ("b", 1.0), ("c", None), ("d", 0.5)]
     assert len({split for caption, _, split in found if caption in "ad"}) == 1
-    lengths = [soundfile.info(io.BytesIO(ShardSet(tmp_path / "out").read(e, ext))).duration for _, e in entries(tmp_path / "out")
-               for ext in e.members if ext in ("wav", "flac") and e.key.startswith("long")]  # fmt: skip
+    lengths = [
+        soundfile.info(io.BytesIO(ShardSet(tmp_path / "out").read(e, ext))).duration
+        for _, e in entries(tmp_path / "out")
+        for ext in e.members
+        if ext in ("wav", "flac") and e.key.startswith("long")
+    ]
     assert sorted(lengths) == pytest.approx([0.6, 1, 1, 1, 1])
 
 
@@ -354,8 +402,13 @@ def test_paths_that_lead_outside_are_refused(tmp_path):
     wav(tmp_path / "in/AAAAAAAAAA1.wav", 0.1)
     names = ("../secret.wav", "x/../../secret.wav", "/etc/passwd", "a\x00b", "a" * 5000, "/dev/zero", ".")
     jsonl(tmp_path / "in/own.jsonl", *({"audio": name} for name in names))
-    table(tmp_path / "in/pop.csv", HEADER, "../secret.png,AAAAAAAAAA1,x", f"{tmp_path}/secret.png,AAAAAAAAAA1,x",
-          "..\\secret.png,AAAAAAAAAA1,x")  # fmt: skip
+    table(
+        tmp_path / "in/pop.csv",
+        HEADER,
+        "../secret.png,AAAAAAAAAA1,x",
+        f"{tmp_path}/secret.png,AAAAAAAAAA1,x",
+        "..\\secret.png,AAAAAAAAAA1,x",
+    )
     jsonl(tmp_path / "in/caps.jsonl", {"location": "../secret.wav", "captions": "x"})
     (tmp_path / "in/images").mkdir()
     with pytest.raises(DataError, match=r"none of 11 samples can be used.*missing\.csv"):
@@ -373,7 +426,7 @@ def test_paths_that_lead_outside_are_refused(tmp_path):
         ("pop.csv", f'{HEADER}\n1.png,AAAAAAAAAA1,"a\nb"\n2.png,short,x\n', r"line 4, field youtube_video_id: 'short'"),
         ("pop.csv", f"{HEADER}\n1.png,AAAAAAAAAA1,a,b\n", r"pop\.csv, line 2, field Annotation: the row has 4 cells"),
         ("pop.csv", f"{HEADER}\n1.png\n", r"pop\.csv, line 2, field youtube_video_id: the row ends before it"),
-        ("pop.csv", f"{HEADER}\n1.png,AAAAAAAAAA1,x\n2.png,AAAAAAAAAA2,\"x\n", r"pop\.csv, line 3: not valid CSV"),
+        ("pop.csv", f'{HEADER}\n1.png,AAAAAAAAAA1,x\n2.png,AAAAAAAAAA2,"x\n', r"pop\.csv, line 3: not valid CSV"),
         ("pop.csv", "youtube_video_id,Annotation\nAAAAAAAAAA1,x\n", r"pop\.csv, line 2, field image_path: absent"),
         ("pop.csv", "a;b;c\n1;2;3\n", r"pop\.csv, line 2, field audio: absent.*a;b;c.*commas"),
         ("m.csv", "audio,split\na.wav,holdout\n", r"m\.csv, line 2, field split: 'holdout' is not train"),
@@ -392,7 +445,7 @@ def test_paths_that_lead_outside_are_refused(tmp_path):
         ("m.txt", "a.wav\n", r"m\.txt: a manifest ends in"),
         ("m.csv", "", r"none of 0 samples"),
     ],
-)  # fmt: skip
+)
 def test_malformed_manifests_are_named_by_file_line_and_field(tmp_path, name, text, sentence):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=f"(?s){sentence}") as error:

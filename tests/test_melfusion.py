@@ -80,11 +80,13 @@ def test_with_an_empty_caption_every_region_of_the_picture_matters(tiny, kind, q
 def test_negative_prompt_replaces_only_the_null_text(tiny):
     system = open_up(build.system(tiny()))
     image = pictures(1)
-    plain, negative = (system.generate(["rain"], image, [0], num_inference_steps=2, guidance_scale=3.0, negative_prompt=p)
-                       for p in ("", "drums"))  # fmt: skip
+    plain, negative = (
+        system.generate(["rain"], image, [0], num_inference_steps=2, guidance_scale=3.0, negative_prompt=p) for p in ("", "drums")
+    )
     assert not torch.equal(plain, negative)
-    plain, negative = (system.generate(["rain"], image, [0], num_inference_steps=2, guidance_scale=1.0, negative_prompt=p)
-                       for p in ("", "drums"))  # fmt: skip
+    plain, negative = (
+        system.generate(["rain"], image, [0], num_inference_steps=2, guidance_scale=1.0, negative_prompt=p) for p in ("", "drums")
+    )
     assert torch.equal(plain, negative)
 
 
@@ -96,10 +98,15 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses(tiny, make_batch)
     singles = []
     for i in range(3):
         one = dataclasses.replace(
-            batch, keys=[batch.keys[i]], captions=[batch.captions[i]], position=batch.position[i : i + 1],
-            has_image=batch.has_image[i : i + 1], waveform=batch.waveform[i : i + 1], image=batch.image[i : i + 1],
+            batch,
+            keys=[batch.keys[i]],
+            captions=[batch.captions[i]],
+            position=batch.position[i : i + 1],
+            has_image=batch.has_image[i : i + 1],
+            waveform=batch.waveform[i : i + 1],
+            image=batch.image[i : i + 1],
             draws={k: v[i : i + 1] for k, v in batch.draws.items()},
-        )  # fmt: skip
+        )
         singles.append(system.training_step(one, 0)["loss"])
     torch.testing.assert_close(joint["loss"], torch.stack(singles).mean(), rtol=1e-5, atol=1e-6)
 

@@ -42,8 +42,10 @@ def test_copies_are_caught_and_named(sets):
 def test_few_tracks_make_a_wide_interval(sets):
     train, held, real = sets
     half = heard("made", torch.cat([train.embeddings["ear"][:30, 0], 5 + randn(30, 6, seed=3)]))
-    wide, narrow = (memorisation(half, real, held, train, tracks)["ear"]["nearer"]
-                    for tracks in (["a"] * 30 + ["b"] * 30, [f"t{i}" for i in range(60)]))  # fmt: skip
+    wide, narrow = (
+        memorisation(half, real, held, train, tracks)["ear"]["nearer"]
+        for tracks in (["a"] * 30 + ["b"] * 30, [f"t{i}" for i in range(60)])
+    )
     assert wide["high"] - wide["low"] > 3 * (narrow["high"] - narrow["low"]) > 0 and (wide["n"], narrow["n"]) == (2, 60)
     none = memorisation(heard("made", 9 + randn(60, 6, seed=3)), real, held, train, ["a"] * 30 + ["b"] * 30)["ear"]["nearer"]
     assert none["accuracy"] == 0 and none["high"] > 0.6  # of two tracks: hardly anything is known

@@ -18,8 +18,10 @@ from melfusion.training.run import train
 from melfusion.verbs import generate
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB.")
-CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-                   "allocate 99 bytes. Error code 12 (Cannot allocate memory)")  # fmt: skip
+CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 99 bytes. Error code 12 (Cannot allocate memory)"
+)
 
 
 def planted(monkeypatch, owner, name, error=CUDA):
@@ -41,8 +43,13 @@ def test_training_says_what_took_the_memory_and_which_keys_make_it_fit(tiny, tin
         f"{sizes[0]:.1f} MiB, those that train {sizes[1]:.1f} MiB × 5 with gradients, AdamW's two moments and the average, "
         "and the rest is for micro-batches of 4): give trainer.micro_batch_size=2 (or a larger "
     )
-    for key in ("trainer.accumulate", "unet.gradient_checkpointing=true", "trainer.precision=bf16-true",
-                "data.precompute.enabled=true", "unet.trainable=cross_attn"):  # fmt: skip
+    for key in (
+        "trainer.accumulate",
+        "unet.gradient_checkpointing=true",
+        "trainer.precision=bf16-true",
+        "data.precompute.enabled=true",
+        "unet.trainable=cross_attn",
+    ):
         assert key in told
     monkeypatch.undo()
     smaller = tiny(*options, "trainer.micro_batch_size=1", "unet.gradient_checkpointing=true")
@@ -50,17 +57,31 @@ def test_training_says_what_took_the_memory_and_which_keys_make_it_fit(tiny, tin
 
 
 def test_what_is_given_already_is_not_advised(tiny):
-    given = tiny("trainer.micro_batch_size=1", "unet.gradient_checkpointing=true", "trainer.precision=bf16-true",
-                 "optim.ema_decay=0", "data.crop=start", "data.precompute.enabled=true", "unet.trainable=cross_attn")  # fmt: skip
+    given = tiny(
+        "trainer.micro_batch_size=1",
+        "unet.gradient_checkpointing=true",
+        "trainer.precision=bf16-true",
+        "optim.ema_decay=0",
+        "data.crop=start",
+        "data.precompute.enabled=true",
+        "unet.trainable=cross_attn",
+    )
     assert CURES["training"](given) == ["a device with more memory"]
     assert CURES["precompute"](given) == ["data.precompute.batch_size=2", "a device with more memory"]
 
 
-@pytest.mark.parametrize(("error", "ours"), [
-    (CUDA, True), (CPU, True), (MemoryError(), True), (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True), (RuntimeError("shapes differ"), False),
-    (ValueError("out of memory"), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (CUDA, True),
+        (CPU, True),
+        (MemoryError(), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
 def test_what_allocators_raise_is_known_and_all_else_passes(tiny, error, ours):
     assert is_out_of_memory(error) is ours
     with pytest.raises(OutOfMemory if ours else type(error)) as caught, telling_memory(tiny(), "training"):
@@ -95,9 +116,10 @@ def make_nothing():
 # --- how a step is cut ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("batch", "most", "world", "wanted"), [
-    (64, 1, 1, 64), (64, 1, 8, 8), (64, 2, 8, 4), (64, 4, 32, 1), (64, 3, 4, 8), (12, 5, 2, 2), (64, 1, 3, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("batch", "most", "world", "wanted"),
+    [(64, 1, 1, 64), (64, 1, 8, 8), (64, 2, 8, 4), (64, 4, 32, 1), (64, 3, 4, 8), (12, 5, 2, 2), (64, 1, 3, 1)],
+)
 def test_the_micro_batch_size_holds_on_any_number_of_devices(tiny, batch, most, world, wanted):
     config = tiny(f"data.global_batch_size={batch}", f"trainer.micro_batch_size={most}")
     assert accumulation(config, world) == wanted

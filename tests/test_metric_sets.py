@@ -11,14 +11,7 @@ from synapse_fixtures import randn
 
 from melfusion.metrics.distances import TooFewSamples, frechet_distance, frechet_infinity, kernel_distance
 from melfusion.metrics.imsm import imsm, imsm_released
-from melfusion.metrics.sets import (
-    AttributeAccuracy,
-    CLAPScore,
-    ImageMusicSimilarity,
-    KernelDistance,
-    KLDivergence,
-    SetDistance,
-)
+from melfusion.metrics.sets import AttributeAccuracy, CLAPScore, ImageMusicSimilarity, KernelDistance, KLDivergence, SetDistance
 
 NAMES = list(metrics())
 

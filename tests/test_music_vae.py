@@ -185,7 +185,10 @@ def test_export_comes_back_to_the_bit(config, vae, make_batch, tmp_path, log_mel
     vae.mel_mean.fill_(-4.7)
     build.export_part(vae, config, tmp_path / "runs" / "mine" / "export")
     assert sorted(p.name for p in (tmp_path / "runs/mine/export").iterdir()) == [
-        "config.json", "diffusion_pytorch_model.safetensors", "melfusion.json"]  # fmt: skip
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "melfusion.json",
+    ]
     config.music_vae.weights, config.runs_dir = "run:mine", str(tmp_path / "runs")
     config.music_vae.mel_mean = 0.0  # what was exported counts
     back = build.music_vae(config)
@@ -210,8 +213,5 @@ def test_a_published_vae_brings_its_scale(config, vae, tmp_path, log_mel):
     z = published.autoencoder.encode(log_mel).latent_dist.mean
     torch.testing.assert_close(published.encode(log_mel), z * 0.92279)
     torch.testing.assert_close(
-        published.decode(z * 0.92279),
-        published.autoencoder.decode(z).sample.clamp(min=np.log(1e-5)),
-        rtol=1e-4,
-        atol=1e-4,
+        published.decode(z * 0.92279), published.autoencoder.decode(z).sample.clamp(min=np.log(1e-5)), rtol=1e-4, atol=1e-4
     )

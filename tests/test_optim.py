@@ -43,8 +43,7 @@ def test_parameters_that_do_not_train_and_empty_groups_are_left_out():
 @pytest.mark.parametrize("share", ["block", "head"])
 def test_alpha_has_a_group_of_its_own_with_an_absolute_rate_and_no_decay(share):
     model = synaptic("kv_mix_proj", alpha_share=share)
-    groups = [{"params": model.other_parameters()},
-              {"params": model.alpha_parameters(), "lr": 1e-5, "weight_decay": 0.0}]  # fmt: skip
+    groups = [{"params": model.other_parameters()}, {"params": model.alpha_parameters(), "lr": 1e-5, "weight_decay": 0.0}]
     optimizer, _ = configured(groups, lr=3e-4, weight_decay=0.5)
     alphas = {id(p) for p in model.alpha_parameters()}
     (group,) = [g for g in members(optimizer) if g[2] & alphas]
@@ -148,5 +147,7 @@ def test_the_optimizer_of_a_module_follows_its_config():
     optimizer = toy.configure_optimizers()["optimizer"]
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [(g["lr"], g["weight_decay"], g["betas"]) for g in optimizer.param_groups] == [
-        (0.2, 0.1, (0.8, 0.95)), (0.2, 0.0, (0.8, 0.95)), (0.5, 0.0, (0.8, 0.95)),
-    ]  # fmt: skip
+        (0.2, 0.1, (0.8, 0.95)),
+        (0.2, 0.0, (0.8, 0.95)),
+        (0.5, 0.0, (0.8, 0.95)),
+    ]

@@ -21,28 +21,45 @@ from melfusion.verbs.submit import load_cluster
 
 # where the words of a key have their meaning: a registry line for each word of schema.CHOICES, and no other
 REGISTRIES = {
-    "synapse.kind": ("melfusion.models.synapse.base", "SYNAPSES"), "synapse.match": ("melfusion.models.synapse.base", "MATCHES"),
-    "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"), "judge.kind": ("melfusion.listeners.judge", "NETWORKS"),
-    "ablation.told": ("melfusion.evaluation.clips", "ROWS"), "ablation.corpus_test": ("melfusion.evaluation.test_sets", "SUITES"),
-}  # fmt: skip
+    "synapse.kind": ("melfusion.models.synapse.kinds", "SYNAPSES"),
+    "synapse.match": ("melfusion.models.synapse.matching", "MATCHES"),
+    "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"),
+    "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),
+    "ablation.told": ("melfusion.evaluation.clips", "ROWS"),
+    "ablation.corpus_test": ("melfusion.evaluation.test_sets", "SUITES"),
+}
 
 WRONG = [  # a call, and words of the sentence that answers it
-    ("train trainer.max_stepz=3", "did you mean 'trainer.max_steps'"), ("train scennes", "did you mean 'scenes'"),
-    ("train synapse.kind=kv_mixx", "did you mean 'kv_mix'"), ("train sampling.sampler=x", "is not one of ddim, dpm"),
-    ("train name=..", "name='..' is no name of a folder"), ("trian", "did you mean train"),
-    ("precompute seeed=1", "did you mean 'seed'"), ("data-scenes data.splits.train=100000000", "data.max_scenes=100000"),
-    ("generate sed=3", "did you mean 'seed'"), ("generate image=missing.png", "there is no such file"),
-    ("generate image=.", "is a folder: give a file"), ("generate image=drawing.svg", "is an SVG drawing: convert it to PNG"),
-    ("generate image=song.wav", "is a sound file: give a PNG"), ("generate prompt=x ckpt=nowhere", "There is no checkpoint in"),
+    ("train trainer.max_stepz=3", "did you mean 'trainer.max_steps'"),
+    ("train scennes", "did you mean 'scenes'"),
+    ("train synapse.kind=kv_mixx", "did you mean 'kv_mix'"),
+    ("train sampling.sampler=x", "is not one of ddim, dpm"),
+    ("train name=..", "name='..' is no name of a folder"),
+    ("trian", "did you mean train"),
+    ("precompute seeed=1", "did you mean 'seed'"),
+    ("data-scenes data.splits.train=100000000", "data.max_scenes=100000"),
+    ("generate sed=3", "did you mean 'seed'"),
+    ("generate image=missing.png", "there is no such file"),
+    ("generate image=.", "is a folder: give a file"),
+    ("generate image=drawing.svg", "is an SVG drawing: convert it to PNG"),
+    ("generate image=song.wav", "is a sound file: give a PNG"),
+    ("generate prompt=x ckpt=nowhere", "There is no checkpoint in"),
     ("generate prompt=x out=drawing.svg/a.wav", "out=drawing.svg/a.wav cannot be written (Not a directory)"),
-    ("generate prompt=x n=100000000", "limit=1000"), ("generate prompt=x duration_s=1e9", "duration_s=1e+09 must be at most 600"),
+    ("generate prompt=x n=100000000", "limit=1000"),
+    ("generate prompt=x duration_s=1e9", "duration_s=1e+09 must be at most 600"),
     ("generate prompt=x guidance_scale=nan", "guidance_scale=nan must be a finite number"),
-    ("evaluate n=100000000", "limit=10000"), ("evaluate share=3/2", "must read I/N"), ("evaluate wavs=nowhere", "no such folder"),
-    ("evaluate out=drawing.svg/x", "cannot be written"), ("evaluate sinapse.kind=none", "did you mean 'synapse.kind'"),
-    ("ablate suite=..", "suite='..' is no name of a folder"), ("ablate suite=kindd", "there is no folder"),
-    ("shards manifst=x", "did you mean 'manifest'"), ("torture pints=3", "did you mean 'points'"),
-    ("submit train tiny cluster.partition=gpu\nid", "cluster.partition="), ("listening", "needs the folder of a study"),
-]  # fmt: skip
+    ("evaluate n=100000000", "limit=10000"),
+    ("evaluate share=3/2", "must read I/N"),
+    ("evaluate wavs=nowhere", "no such folder"),
+    ("evaluate out=drawing.svg/x", "cannot be written"),
+    ("evaluate sinapse.kind=none", "did you mean 'synapse.kind'"),
+    ("ablate suite=..", "suite='..' is no name of a folder"),
+    ("ablate suite=kindd", "there is no folder"),
+    ("shards manifst=x", "did you mean 'manifest'"),
+    ("torture pints=3", "did you mean 'points'"),
+    ("submit train tiny cluster.partition=gpu\nid", "cluster.partition="),
+    ("listening", "needs the folder of a study"),
+]
 CHILD = """
 import io, json, sys
 from contextlib import redirect_stderr
@@ -76,8 +93,9 @@ def test_words_that_are_allowed_are_those_of_the_registries(key):
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [
-    "", " ", ".", "..", ".hidden", "a/b", "/abs", "..\\x", "a\nb", "a\x1b[2J", "a\x00", "x" * 201, "é" * 101])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", ".hidden", "a/b", "/abs", "..\\x", "a\nb", "a\x1b[2J", "a\x00", "x" * 201, "é" * 101]
+)
 def test_a_name_is_one_folder_of_runs_dir(name):
     with pytest.raises(ConfigError, match="^name="):
         load_config("tiny", [f"name={name}"])
@@ -104,11 +122,27 @@ def test_other_names_that_become_folders_stay_where_they_belong(tmp_path, monkey
     assert ConfigError is Same
 
 
-@pytest.mark.parametrize("option", [
-    "account=a\nid", "partition=a\rb", "qos=a\x00", "constraint=\x1b", "memory=1\n", "container=x\ny",
-    "container_runtime=apptainer\n", "container_args=[--bind, \"a\\nb\"]", "setup=[\"module load a\\nid\"]",
-    "extra={\"a\\nid\": 1}", "extra={mail-user: \"a\\nid\"}",
-    "extra={\"a b\": 1}", "extra={\"--x\": 1}", "extra={x: [1, 2]}", "time=1:00:00\n", "partition=a\u2028b"])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        "account=a\nid",
+        "partition=a\rb",
+        "qos=a\x00",
+        "constraint=\x1b",
+        "memory=1\n",
+        "container=x\ny",
+        "container_runtime=apptainer\n",
+        'container_args=[--bind, "a\\nb"]',
+        'setup=["module load a\\nid"]',
+        'extra={"a\\nid": 1}',
+        'extra={mail-user: "a\\nid"}',
+        'extra={"a b": 1}',
+        'extra={"--x": 1}',
+        "extra={x: [1, 2]}",
+        "time=1:00:00\n",
+        "partition=a\u2028b",
+    ],
+)
 def test_no_cluster_setting_brings_a_line_of_its_own(option):
     with pytest.raises(ConfigError, match="cluster."):
         load_cluster([f"cluster.{option}"])

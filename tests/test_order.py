@@ -144,8 +144,9 @@ def run_of(split, seed, n, size, consumed, steps):
     """The samples of each optimizer step of a run from `consumed` on, and how many batches each rank took."""
     world, workers, accumulate = split
     micro = size // (world * accumulate)
-    ranks = [as_workers_give(iter(TrainBatches(micro, rank, world, consumed)), workers, steps * accumulate)
-             for rank in range(world)]  # fmt: skip
+    ranks = [
+        as_workers_give(iter(TrainBatches(micro, rank, world, consumed)), workers, steps * accumulate) for rank in range(world)
+    ]
     shown = [[p for a in range(accumulate) for rank in ranks for p in rank[step * accumulate + a]] for step in range(steps)]
     return [[sample_index(seed, p, n) for p in step] for step in shown], {len(rank) for rank in ranks}
 

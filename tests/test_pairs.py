@@ -32,8 +32,12 @@ def published(tmp_path_factory):
 
 def test_every_score_of_the_paper_is_measured_with_its_network_and_its_floor(published, tiny, tiny_corpus, tmp_path):
     embedders = {name: weights for name, weights in published.items() if name != "clip"}
-    config = tiny(f"data.path={tiny_corpus}", f"evaluation.embedders={json.dumps(embedders)}",
-                  f"evaluation.clip={published['clip']}", "evaluation.batch_size=8")  # fmt: skip
+    config = tiny(
+        f"data.path={tiny_corpus}",
+        f"evaluation.embedders={json.dumps(embedders)}",
+        f"evaluation.clip={published['clip']}",
+        "evaluation.batch_size=8",
+    )
     bench = own(config, 4)
     for i, entry in enumerate(bench.items.entries):
         write_wav(str(tmp_path / f"{entry.key}.wav"), hiss(1.0, 8000, seed=i, clips=1)[0], 8000)

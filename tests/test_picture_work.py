@@ -39,11 +39,12 @@ def tiff(tags, tail=b"", order="<"):
 
 GREY = [(256, 4, [16]), (257, 4, [16]), (258, 3, [8]), (262, 3, [1]), (277, 3, [1])]
 FLOODS = {
-    "jpeg": lambda d: d[:2] + b"\xff\xfe\x00\x02" * 100_001 + d[2:], "png": lambda d: d[:33] + chunk(b"tEXt") * 100_001 + d[33:],
+    "jpeg": lambda d: d[:2] + b"\xff\xfe\x00\x02" * 100_001 + d[2:],
+    "png": lambda d: d[:33] + chunk(b"tEXt") * 100_001 + d[33:],
     "idat": lambda d: d[:33] + chunk(b"IDAT") * 100_001 + d[33:],
     "gif": lambda d: d[: d.rfind(b"\x2c\0\0\0\0")] + b"\x21\xfe" + b"\x01a" * 100_001 + b"\0" + d[d.rfind(b"\x2c\0\0\0\0") :],
     "gif junk": lambda d: d[: d.rfind(b"\x2c\0\0\0\0")] + b"a" * 100_001 + d[d.rfind(b"\x2c\0\0\0\0") :],
-}  # fmt: skip
+}
 
 
 @pytest.fixture

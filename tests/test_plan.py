@@ -13,8 +13,15 @@ from melfusion.training.precompute import compute, with_stored
 @pytest.fixture
 def planned(tiny, tiny_corpus):
     """(config, system, data) of a run of 100 steps on precomputed shards, with two clips to evaluate."""
-    config = tiny(f"data.path={tiny_corpus}", "data.source=manifest", "data.precompute.enabled=true", "data.crop=start",
-                  "image.reading=fixed", "trainer.max_steps=100", "evaluation.items=2")  # fmt: skip
+    config = tiny(
+        f"data.path={tiny_corpus}",
+        "data.source=manifest",
+        "data.precompute.enabled=true",
+        "data.crop=start",
+        "image.reading=fixed",
+        "trainer.max_steps=100",
+        "evaluation.items=2",
+    )
     system = build.system(config)
     return config, system, MusicDataModule(config.data, config.audio, config.seed, noise_shapes=build.noise_shapes(config, system))
 

@@ -25,12 +25,8 @@ def test_attention_is_fp32_under_autocast_on_a_cpu():
         halves = [t.bfloat16() for t in (q, k, v)]
         seen = F.scaled_dot_product_attention(*halves, attn_mask=mask.bfloat16())
     assert seen.dtype == torch.bfloat16
-    assert torch.equal(
-        seen, F.scaled_dot_product_attention(*(t.float() for t in halves), mask.bfloat16().float()).bfloat16()
-    )
-    assert not torch.equal(
-        seen, F.scaled_dot_product_attention(*halves, attn_mask=mask.bfloat16())
-    )  # as it is without autocast
+    assert torch.equal(seen, F.scaled_dot_product_attention(*(t.float() for t in halves), mask.bfloat16().float()).bfloat16())
+    assert not torch.equal(seen, F.scaled_dot_product_attention(*halves, attn_mask=mask.bfloat16()))  # as it is without autocast
 
 
 def test_its_gradient_and_bool_masks_pass_through_autocast():
@@ -45,16 +41,26 @@ def test_its_gradient_and_bool_masks_pass_through_autocast():
 
 def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(tiny, tiny_corpus, tmp_path):
     def run(name, steps, *options):
-        config = tiny(f"data.path={tiny_corpus}", f"runs_dir={tmp_path}", f"name={name}", f"trainer.max_steps={steps}",
-                      "trainer.precision=bf16-true", "synapse.kind=decoupled", *options)  # fmt: skip
+        config = tiny(
+            f"data.path={tiny_corpus}",
+            f"runs_dir={tmp_path}",
+            f"name={name}",
+            f"trainer.max_steps={steps}",
+            "trainer.precision=bf16-true",
+            "synapse.kind=decoupled",
+            *options,
+        )
         return config, train(config)
 
     (config, whole), _, (_, parts) = run("whole", 3), run("parts", 2), run("parts", 3)
     one, two = (torch.load(newest(tmp_path / name / "checkpoints"), weights_only=True) for name in ("whole", "parts"))
     assert whole["val/loss"] == parts["val/loss"]
     assert all(torch.equal(t, two["state_dict"][name]) for name, t in one["state_dict"].items())
-    kept = [*one["state_dict"].values(), *one["ema"].values(), *(m for s in one["optimizer_states"][0]["state"].values()
-                                                                 for m in s.values())]  # fmt: skip
+    kept = [
+        *one["state_dict"].values(),
+        *one["ema"].values(),
+        *(m for s in one["optimizer_states"][0]["state"].values() for m in s.values()),
+    ]
     assert {t.dtype for t in kept} == {torch.float32} and list(Path(tmp_path, "whole", "samples").glob("*.wav"))
     assert one["frozen"] == build.system(config).frozen_digests()  # of the weights as they were loaded
     made = load_system(tmp_path / "whole")[0].generate(["rain"], torch.zeros(1, 3, 16, 16), [0], num_inference_steps=1)
@@ -65,8 +71,9 @@ def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(
     assert system.extractor.alpha_bar.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("word", "instead"), [("16-true", "16-mixed"), ("64-true", "32-true"), ("64", "32-true"),
-                                               ("16-mixed", "bf16-mixed")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "instead"), [("16-true", "16-mixed"), ("64-true", "32-true"), ("64", "32-true"), ("16-mixed", "bf16-mixed")]
+)
 def test_precisions_that_make_no_sense_here_are_refused_with_what_to_write(tiny, word, instead):
     with pytest.raises(ConfigError, match=f"trainer.precision={word} .*give {instead}"):
         tiny(f"trainer.precision={word}")

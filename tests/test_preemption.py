@@ -20,6 +20,7 @@ from training_jobs import Run, fresh
 from melfusion import PREEMPTED
 from melfusion.__main__ import main
 from melfusion.assembly.configuration import load_config
+from melfusion.assembly.run import run_directory
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import CheckpointError, ConfigError, Preempted, RankLost
 from melfusion.media import pictures as image
@@ -99,11 +100,14 @@ def test_a_signal_of_the_last_step_is_obeyed_when_it_is_saved(runs, capsys, scon
     assert "Resuming from step 3 of 3\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "where", "words"), [
-    (signal.SIGTERM, "ensure_corpus", "during corpus of {}: no step is saved yet, and the data set is built anew"),
-    (signal.SIGUSR1, "ensure_precomputed", "during precompute of {}: no step is saved yet, and precomputing begins anew"),
-    (signal.SIGTERM, "evaluate", "during evaluation of {}: step 1 of 1 is saved, and clips that are made are kept"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "where", "words"),
+    [
+        (signal.SIGTERM, "ensure_corpus", "during corpus of {}: no step is saved yet, and the data set is built anew"),
+        (signal.SIGUSR1, "ensure_precomputed", "during precompute of {}: no step is saved yet, and precomputing begins anew"),
+        (signal.SIGTERM, "evaluate", "during evaluation of {}: step 1 of 1 is saved, and clips that are made are kept"),
+    ],
+)
 def test_a_signal_while_nothing_trains_ends_the_process_and_says_what_is_kept(runs, monkeypatch, capsys, number, where, words):
     monkeypatch.setattr(training, where, lambda *_: os.kill(os.getpid(), number))
     run = runs("job")
@@ -176,17 +180,35 @@ def test_a_signal_to_rank_1_of_two_saves_one_step_on_both(tmp_path, tiny_corpus,
 
 
 def command(folder, data, *options):
-    return [sys.executable, "-m", "melfusion", "train", "tiny", f"runs_dir={folder}", "name=job", f"data.path={data}",
-            "trainer.media_items=0", "trainer.max_steps=1000000", "trainer.val_every_n_steps=100000",
-            "trainer.checkpoint_every_n_steps=100000", *options]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "melfusion",
+        "train",
+        "tiny",
+        f"runs_dir={folder}",
+        "name=job",
+        f"data.path={data}",
+        "trainer.media_items=0",
+        "trainer.max_steps=1000000",
+        "trainer.val_every_n_steps=100000",
+        "trainer.checkpoint_every_n_steps=100000",
+        *options,
+    ]
 
 
 @contextlib.contextmanager
 def started(folder, data, *options):
     """The command in a process group of its own, at work: some steps are logged."""
     environment = {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | os.environ
-    process = subprocess.Popen(command(folder, data, *options), start_new_session=True, text=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)  # fmt: skip
+    process = subprocess.Popen(
+        command(folder, data, *options),
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
     try:
         deadline, lines = time.monotonic() + 120, folder / "job" / "metrics.jsonl"
         while not (lines.is_file() and lines.read_text().count("\n") > 4):
@@ -237,24 +259,24 @@ def test_a_second_job_gets_a_sentence_and_a_killed_one_frees_the_lock(tmp_path, 
         assert words.endswith(": wait for it, stop it, or choose another name=….")
         process.kill()
         process.wait()
-        with RunDirectory(load_config("tiny", list(options))).hold(wait_s=0.5):
+        with run_directory(load_config("tiny", list(options))).hold(wait_s=0.5):
             assert f"process {os.getpid()} on " in (tmp_path / "job" / ".lock").read_text()
 
 
 def test_the_lock_names_the_job_and_is_free_after_it(tmp_path, tiny, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    run = RunDirectory(tiny(f"runs_dir={tmp_path}", "name=a"))
+    run = run_directory(tiny(f"runs_dir={tmp_path}", "name=a"))
     with run.hold():
         with pytest.raises(ConfigError, match="in use by process .*, job 77: wait"), run.hold(wait_s=0):
             pytest.fail("two hold it")
-        with RunDirectory(tiny(f"runs_dir={tmp_path}", "name=b")).hold(wait_s=0):
+        with run_directory(tiny(f"runs_dir={tmp_path}", "name=b")).hold(wait_s=0):
             pass
     with run.hold(wait_s=0):
         pass
 
 
 def test_a_lost_rank_becomes_a_sentence_and_other_errors_stay_what_they_are(tiny, tmp_path):
-    run = RunDirectory(tiny(f"runs_dir={tmp_path}", "name=gloom"))
+    run = run_directory(tiny(f"runs_dir={tmp_path}", "name=gloom"))
     with pytest.raises(RankLost, match="lost another rank of .*gloom"), naming_lost_ranks(run):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
     with pytest.raises(RankLost), naming_lost_ranks(run):

@@ -10,10 +10,11 @@ import pytest
 @pytest.mark.slow
 def test_make_train_learns_that_the_picture_matters(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes",
-         "data.draw=true"],
-        capture_output=True, text=True, timeout=3600,
-    )  # fmt: skip
+        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes", "data.draw=true"],
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     scores = json.loads((tmp_path / "runs/scenes/scores.json").read_text())
     place, gain = scores["rows"]["right picture"]["attributes"]["place"], scores["gain"]["place"]
@@ -22,8 +23,9 @@ def test_make_train_learns_that_the_picture_matters(tmp_path):
     for words in ("── corpus", "── precompute", "── training", "── evaluation", "time: ", "Next:", "Sounds: "):
         assert words in done.stdout
     again = subprocess.run(
-        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes",
-         "data.draw=true"],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes", "data.draw=true"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert again.returncode == 0 and "is finished" in again.stdout and "Next:" in again.stdout

@@ -55,8 +55,11 @@ def test_floors_are_written_for_both_judges(tmp_path, monkeypatch):
     first, second = ({"real": {"place": {"accuracy": share, "low": 0.25, "high": 0.75}}} for share in (0.5, 0.625))
     found = {"n": 4, "judge": first, "judge_test": second}
     found |= {"vae_log_mel_l1_nats": (0.2, 0.1), "decoder_log_mel_l1_nats": (0.125, 0.1)}
-    sounds = {f"{name}_{what}": (1.0, 0.5) for name in ("vocos", "griffin_lim", "both")
-              for what in ("spectral_distance", "log_mel_l1_nats")}  # fmt: skip
+    sounds = {
+        f"{name}_{what}": (1.0, 0.5)
+        for name in ("vocos", "griffin_lim", "both")
+        for what in ("spectral_distance", "log_mel_l1_nats")
+    }
     monkeypatch.setattr(release, "floors", lambda: found | sounds)
     monkeypatch.setattr(release, "WEIGHTS", tmp_path)
     release.write_floors()

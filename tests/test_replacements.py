@@ -29,9 +29,12 @@ def test_counts_are_kept_by_shard_and_reason():
     made = counted(*PAIRS, PAIRS[0])
     assert made.by_reason == {"silent": 3, "too long": 1} and made.bad == 4 and made.seen == 4
     assert made.scalars() == {
-        "data/replaced/silent": 3, "data/replaced/too long": 1, "data/replaced_by_shard/train-000000.tar/silent": 2,
-        "data/replaced_by_shard/train-000001.tar/silent": 1, "data/replaced_by_shard/train-000000.tar/too long": 1,
-    }  # fmt: skip
+        "data/replaced/silent": 3,
+        "data/replaced/too long": 1,
+        "data/replaced_by_shard/train-000000.tar/silent": 2,
+        "data/replaced_by_shard/train-000001.tar/silent": 1,
+        "data/replaced_by_shard/train-000000.tar/too long": 1,
+    }
 
 
 def test_a_thousand_bad_shards_do_not_make_a_thousand_curves():
@@ -86,8 +89,13 @@ def lines(path):
 
 
 def test_a_resumed_run_counts_on_in_tensorboard_and_metrics(bad_set, tiny, tmp_path):
-    options = (f"data.path={bad_set}", f"runs_dir={tmp_path}", "trainer.media_items=0", "trainer.val_every_n_steps=4",
-               "data.max_bad_ratio=0.9")  # fmt: skip
+    options = (
+        f"data.path={bad_set}",
+        f"runs_dir={tmp_path}",
+        "trainer.media_items=0",
+        "trainer.val_every_n_steps=4",
+        "data.max_bad_ratio=0.9",
+    )
     whole = train(tiny(*options, "name=whole", "trainer.max_steps=8"))["replaced"]
     train(tiny(*options, "name=parts", "trainer.max_steps=3"))
     assert train(tiny(*options, "name=parts", "trainer.max_steps=8"))["replaced"] == whole
@@ -120,8 +128,19 @@ sys.exit(main())
 
 def two_ranks(start, bad_set, tmp_path, *options):
     """A run on two gloo ranks → (its exit status, seconds, what it said)."""
-    command = [sys.executable, *start, "train", "tiny", f"data.path={bad_set}", f"runs_dir={tmp_path}", "name=two",
-               "trainer.devices=2", "trainer.strategy=ddp", "trainer.media_items=0", *options]  # fmt: skip
+    command = [
+        sys.executable,
+        *start,
+        "train",
+        "tiny",
+        f"data.path={bad_set}",
+        f"runs_dir={tmp_path}",
+        "name=two",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        "trainer.media_items=0",
+        *options,
+    ]
     source = str(Path(__file__).parents[1] / "src")
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=os.environ | {"PYTHONPATH": source})
@@ -140,8 +159,12 @@ def test_two_ranks_count_what_one_counts(bad_set, tiny, tmp_path):
 def test_where_one_rank_stops_above_the_ratio_the_other_ends_too(rank, bad_set, tmp_path):
     """It must not wait for ever in its next collective."""
     (tmp_path / "start.py").write_text(ONE_COUNTS.format(rank=rank))
-    options = ("data.max_bad_ratio=0.1", "trainer.max_steps=100000", "trainer.val_every_n_steps=90000",
-               "trainer.checkpoint_every_n_steps=90000")  # fmt: skip
+    options = (
+        "data.max_bad_ratio=0.1",
+        "trainer.max_steps=100000",
+        "trainer.val_every_n_steps=90000",
+        "trainer.checkpoint_every_n_steps=90000",
+    )
     status, seconds, said = two_ranks([str(tmp_path / "start.py")], bad_set, tmp_path, *options)
     assert status != 0 and seconds < 60 and "data.max_bad_ratio=0.1" in said and "unreadable audio" in said
     left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if f"runs_dir={tmp_path}".encode() in read_or_nothing(p)]

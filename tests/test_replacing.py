@@ -56,8 +56,10 @@ def keys(folder):
     return {e.key: shards.read(e, "json") for split in ("train", "val") for e in shards.entries(split)}
 
 
-OLD, NEW = ([make_sample(key, split) for key, split in zip(names, ("train", "train", "train", "val"), strict=False)]
-            for names in ("abcd", "edfg"))  # fmt: skip
+OLD, NEW = (
+    [make_sample(key, split) for key, split in zip(names, ("train", "train", "train", "val"), strict=False)]
+    for names in ("abcd", "edfg")
+)
 
 
 def build(folder, samples):
@@ -281,8 +283,11 @@ def others(tmp_path):
     """A data set that root owns in a folder that everybody can reach and nobody else can write to."""
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    folder = data_set(tmp_path / "set", [make_sample(f"{split}{i}", split) for split in ("train", "val") for i in range(3)],
-                      info={"source": "manifest"})  # fmt: skip
+    folder = data_set(
+        tmp_path / "set",
+        [make_sample(f"{split}{i}", split) for split in ("train", "val") for i in range(3)],
+        info={"source": "manifest"},
+    )
     (tmp_path / "set.lock").touch(0o600)
     return folder
 

@@ -18,12 +18,12 @@ from melfusion import __main__ as cli
 from melfusion import files
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
+from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import to_dict
 from melfusion.errors import ConfigError
 from melfusion.evaluation.tables import mean_cell
 from melfusion.files import locked
 from melfusion.media.figures import as_array, save, spectrogram_figure
-from melfusion.state.run_directory import RunDirectory
 from melfusion.training import fit as training
 from melfusion.verbs import generate, options
 
@@ -36,7 +36,7 @@ def config(tiny, tmp_path):
 
 
 def test_the_resolved_config_is_written_and_comes_back(config, tmp_path):
-    run = RunDirectory(config)
+    run = run_directory(config)
     run.prepare()
     assert yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text()) == to_dict(config)
     assert load_config(str(tmp_path / "mine" / "config.yaml")) == config
@@ -45,30 +45,33 @@ def test_the_resolved_config_is_written_and_comes_back(config, tmp_path):
 
 
 def test_the_same_config_resumes(config, tmp_path):
-    RunDirectory(config).prepare()
+    run_directory(config).prepare()
     (tmp_path / "mine" / "metrics.jsonl").write_text("kept")
-    RunDirectory(config).prepare()
+    run_directory(config).prepare()
     assert (tmp_path / "mine" / "metrics.jsonl").read_text() == "kept"
 
 
 @pytest.mark.parametrize(
     ("key", "change"),
-    [("optim.lr", lambda c: setattr(c.optim, "lr", 2e-3)), ("seed", lambda c: setattr(c, "seed", 7)),
-     ("synapse.kind", lambda c: setattr(c.synapse, "kind", "concat")),
-     ("unet.block_out_channels", lambda c: c.unet.block_out_channels.append(16)),
-     ("music_vae.weights", lambda c: setattr(c.music_vae, "weights", "run:x")),
-     ("data.splits.test", lambda c: c.data.splits.update(test=5)),
-     ("data.splits.more", lambda c: c.data.splits.update(more=5)),
-     ("data.global_batch_size", lambda c: setattr(c.data, "global_batch_size", 8)),
-     ("trainer.precision", lambda c: setattr(c.trainer, "precision", "bf16-mixed"))],
-)  # fmt: skip
+    [
+        ("optim.lr", lambda c: setattr(c.optim, "lr", 2e-3)),
+        ("seed", lambda c: setattr(c, "seed", 7)),
+        ("synapse.kind", lambda c: setattr(c.synapse, "kind", "concat")),
+        ("unet.block_out_channels", lambda c: c.unet.block_out_channels.append(16)),
+        ("music_vae.weights", lambda c: setattr(c.music_vae, "weights", "run:x")),
+        ("data.splits.test", lambda c: c.data.splits.update(test=5)),
+        ("data.splits.more", lambda c: c.data.splits.update(more=5)),
+        ("data.global_batch_size", lambda c: setattr(c.data, "global_batch_size", 8)),
+        ("trainer.precision", lambda c: setattr(c.trainer, "precision", "bf16-mixed")),
+    ],
+)
 def test_another_config_is_refused_with_the_key_and_both_values(key, change, config, tmp_path):
-    RunDirectory(config).prepare()
+    run_directory(config).prepare()
     before = (tmp_path / "mine" / "config.yaml").read_text()
     other = copy.deepcopy(config)
     change(other)
     with pytest.raises(ConfigError) as caught:
-        RunDirectory(other).prepare()
+        run_directory(other).prepare()
     message = one_sentence(caught.value)
     assert f"{key}: " in message and "there" in message and "now" in message and str(tmp_path / "mine") in message
     assert message.count(" there, ") == 1  # that key and no other
@@ -76,16 +79,16 @@ def test_another_config_is_refused_with_the_key_and_both_values(key, change, con
 
 
 def test_safe_keys_may_change_and_are_noted(config, tmp_path):
-    RunDirectory(config).prepare()
+    run_directory(config).prepare()
     config.trainer.max_steps, config.trainer.devices, config.trainer.threads = 500, "4", 3
     config.sampling.num_inference_steps, config.data.num_workers, config.data.val_items = 99, 2, 3
     config.vocoder.griffin_lim_iterations, config.trainer.val_every_n_steps, config.stages = 5, 7, ["music_vae"]
-    RunDirectory(config).prepare()
+    run_directory(config).prepare()
     assert yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text())["trainer"]["max_steps"] == 500
 
 
 def test_a_finished_run_knows_its_results_until_more_steps_are_asked_for(config, tmp_path):
-    run = RunDirectory(config)
+    run = run_directory(config)
     run.prepare()
     assert run.results() is None
     run.finish({"step": 2, "val/loss": 0.5, "replaced": {"silence": 1}})
@@ -93,15 +96,15 @@ def test_a_finished_run_knows_its_results_until_more_steps_are_asked_for(config,
     assert json.loads((tmp_path / "mine" / "results.json").read_text())["step"] == 2
     assert not [*(tmp_path / "mine").glob("*.part*")]
     config.trainer.max_steps = 3
-    assert RunDirectory(config).results() is None
+    assert run_directory(config).results() is None
     config.trainer.max_steps = 1
-    assert RunDirectory(config).results()["val/loss"] == 0.5
+    assert run_directory(config).results()["val/loss"] == 0.5
 
 
 def test_a_part_that_is_trained_is_taken_without_a_lock(tiny, tmp_path, monkeypatch):
     """Its run may be another user's."""
     config = tiny(f"runs_dir={tmp_path}", "stages=[music_vae]", "music_vae.weights=run:vae")
-    part = RunDirectory(training.stage_config(config, "music_vae"))
+    part = run_directory(training.stage_config(config, "music_vae"))
     part.prepare()
     part.finish({"step": 10**6})
     monkeypatch.setattr(training, "locked", None)
@@ -176,14 +179,16 @@ def test_clips_and_their_pictures_are_written(model, here):
     files = generate.generate(options)
     assert [str(f) for f in files] == ["clips/rain-seed5.wav", "clips/rain-seed6.wav"]
     assert sorted(p.name for p in (here / "clips").iterdir()) == [
-        "rain-seed5.png", "rain-seed5.wav", "rain-seed6.png", "rain-seed6.wav"]  # fmt: skip
+        "rain-seed5.png",
+        "rain-seed5.wav",
+        "rain-seed6.png",
+        "rain-seed6.wav",
+    ]
     waveform, rate = soundfile.read(files[0])
     assert rate == 8000 and waveform.shape == (8192,) and np.abs(waveform).max() > 0
     assert files[0].read_bytes() != files[1].read_bytes()
     again = generate.generate(options)
-    assert str(again[0]) == "clips/rain-seed5-1.wav" and [f.read_bytes() for f in again] == [
-        f.read_bytes() for f in files
-    ]
+    assert str(again[0]) == "clips/rain-seed5-1.wav" and [f.read_bytes() for f in again] == [f.read_bytes() for f in files]
     (alone,) = generate.generate(options | {"n": 1, "seed": 6})
     np.testing.assert_allclose(soundfile.read(alone)[0], soundfile.read(files[1])[0], atol=0.01)
 
@@ -205,7 +210,10 @@ def test_free_text_of_the_environment_is_verbatim(monkeypatch, here):
     monkeypatch.setenv("OUT", "")
     assert options.from_environment({"PROMPT": "prompt", "OUT": "out"}) == {"prompt": "calm: `rain` #1 = $HOME [x"}
     assert options.parse(["prompt=a=b: #1", "seed=3", "guidance_scale=2"], options.GENERATE) == {
-        "prompt": "a=b: #1", "seed": 3, "guidance_scale": 2.0}  # fmt: skip
+        "prompt": "a=b: #1",
+        "seed": 3,
+        "guidance_scale": 2.0,
+    }
 
 
 # --- pictures of sound ----------------------------------------------------------------------------------------------
@@ -312,7 +320,7 @@ def test_training_on_a_login_node_is_refused_and_names_submit(tmp_path, monkeypa
 
 
 def test_no_file_of_a_run_holds_a_number_that_json_has_not(config):
-    run = RunDirectory(config)
+    run = run_directory(config)
     run.prepare()
     run.finish({"step": 1, "val/loss": float("nan"), "rows": [{"interval": float("inf"), "mean": 0.5}, (1, "NaN")]})
     told = json.loads(run.results_file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))

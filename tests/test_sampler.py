@@ -93,8 +93,7 @@ def rows(c, null, s_text, s_image):
 
 
 @pytest.mark.parametrize(
-    ("s_text", "s_image", "passes"),
-    [(3.0, 3.0, 2), (3.0, 7.0, 3), (1.0, 1.0, 1), (1.0, 5.0, 2), (0.0, 0.0, 1), (2.0, 0.0, 2)],
+    ("s_text", "s_image", "passes"), [(3.0, 3.0, 2), (3.0, 7.0, 3), (1.0, 1.0, 1), (1.0, 5.0, 2), (0.0, 0.0, 1), (2.0, 0.0, 2)]
 )
 def test_one_call_holds_only_the_branches_that_count(s_text, s_image, passes):
     c = conditioning()
@@ -105,9 +104,7 @@ def test_one_scale_is_the_papers_two_passes():
     c = conditioning()
     recorder = Recorder()
     out = guided(recorder, c, null_of(c), 4.0, 4.0)(LATENTS, TIMESTEP)
-    without, with_all = (
-        Recorder()(LATENTS, TIMESTEP.expand(2), b) for b in (branch(c, null_of(c), 0), branch(c, c, 1))
-    )
+    without, with_all = (Recorder()(LATENTS, TIMESTEP.expand(2), b) for b in (branch(c, null_of(c), 0), branch(c, c, 1)))
     torch.testing.assert_close(out, without + 4 * (with_all - without), rtol=1e-4, atol=1e-5)
     assert sorted(recorder.calls[0].has_image.tolist()) == [0, 0, 1, 1]
 
@@ -204,8 +201,10 @@ def test_fifty_steps_reach_the_data_distribution(sampler, prediction_type, recor
     assert std == pytest.approx(0.5, rel=0.06)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [*[("ddim", n) for n in (300, 400, 501, 800, 1000)],
-                                                *[("dpm", n) for n in (25, 100, 300, 400, 501, 800, 1000)]])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [*[("ddim", n) for n in (300, 400, 501, 800, 1000)], *[("dpm", n) for n in (25, 100, 300, 400, 501, 800, 1000)]],
+)
 def test_any_number_of_steps_reaches_the_data_distribution(sampler, steps):
     mean, std = sampled_moments(sampler, steps)
     assert mean == pytest.approx(2.0, rel=0.05) and std == pytest.approx(0.5, rel=0.05)
@@ -322,10 +321,16 @@ def trained_extractor():
     """A one-level image UNet trained for a second on smooth pictures: far from good, but its ε is one."""
     with seeded(0):
         unet = UNet2DConditionModel(
-            in_channels=3, out_channels=3, block_out_channels=[8], layers_per_block=1, norm_num_groups=4,
-            down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"], mid_block_type=None,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=[8],
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=["DownBlock2D"],
+            up_block_types=["UpBlock2D"],
+            mid_block_type=None,
             cross_attention_dim=PROMPT_WIDTH,
-        )  # fmt: skip
+        )
         alpha_bar = diffusion.alphas_cumprod(DiffusionConfig())
         extractor = ImageFeatureExtractor(unet, None, torch.zeros(1, 1, PROMPT_WIDTH), alpha_bar)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-2)

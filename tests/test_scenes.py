@@ -13,13 +13,7 @@ from melfusion.data.scenes import corpus as scenes
 from melfusion.data.scenes import music as scenes_music
 from melfusion.errors import DataError
 
-FACTORS = {
-    "place": scenes.PLACES,
-    "time": scenes.TIMES,
-    "weather": scenes.WEATHERS,
-    "tonic": scenes.TONICS,
-    "mode": scenes.MODES,
-}
+FACTORS = {"place": scenes.PLACES, "time": scenes.TIMES, "weather": scenes.WEATHERS, "tonic": scenes.TONICS, "mode": scenes.MODES}
 SAMPLE_RATE_HZ, DURATION_S = 16000, 5.12
 
 
@@ -115,12 +109,7 @@ def test_caption_tells_the_key_and_nothing_else():
         caption, full = scenes.caption(scene), scenes.full_caption(scene)
         assert f"{scene.tonic} {scene.mode}" in caption and f"{scene.tonic} {scene.mode}" in full
         assert not set(re.findall("[a-z0-9]+", caption.lower())) & hidden, caption
-        for told in (
-            scenes.PLACE_WORDS[scene.place],
-            scene.time,
-            scene.weather,
-            scenes_music.INSTRUMENTS[scene.place].name,
-        ):
+        for told in (scenes.PLACE_WORDS[scene.place], scene.time, scene.weather, scenes_music.INSTRUMENTS[scene.place].name):
             assert told in full
         wordings.add(caption.replace(f"{scene.tonic} {scene.mode}", ""))
     assert len(wordings) == len(scenes.CAPTIONS)
@@ -156,9 +145,7 @@ def test_composition_stays_in_its_key():
         assert {0, 7, 4 if scene.mode == "major" else 3} <= degrees
         first = [note for note in notes if note.start_s == 0]
         assert min(first, key=lambda note: note.pitch).pitch % 12 == tonic
-        assert all(
-            0 <= note.start_s < DURATION_S and 21 <= note.pitch <= 108 and 0 < note.velocity <= 1 for note in notes
-        )
+        assert all(0 <= note.start_s < DURATION_S and 21 <= note.pitch <= 108 and 0 < note.velocity <= 1 for note in notes)
 
 
 def test_tempo_is_the_times_with_little_jitter():

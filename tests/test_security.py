@@ -52,18 +52,34 @@ def test_the_source_keeps_the_rule():
 
 
 PLANTED = [
-    "import pickle\npickle.load(f)", "from pickle import loads", "import dill as d", "import marshal", "import shelve",
-    "import torch\ntorch.load(f)", "import torch\ntorch.load(f, weights_only=False)",
-    "import torch as t\nt.load(f, weights_only=w)", "from torch import load\nload(f)",
+    "import pickle\npickle.load(f)",
+    "from pickle import loads",
+    "import dill as d",
+    "import marshal",
+    "import shelve",
+    "import torch\ntorch.load(f)",
+    "import torch\ntorch.load(f, weights_only=False)",
+    "import torch as t\nt.load(f, weights_only=w)",
+    "from torch import load\nload(f)",
     "from torch import load as get\nget(f, weights_only=0)",
-    "import torch\ntorch.hub.load('a', 'b')", "from torch import hub", "import torch\ntorch.serialization.add_safe_globals([x])",
-    "eval('1')", "exec(text)", "__import__(name)", "import yaml\nyaml.load(f, Loader=yaml.Loader)",
+    "import torch\ntorch.hub.load('a', 'b')",
+    "from torch import hub",
+    "import torch\ntorch.serialization.add_safe_globals([x])",
+    "eval('1')",
+    "exec(text)",
+    "__import__(name)",
+    "import yaml\nyaml.load(f, Loader=yaml.Loader)",
     "import yaml\nyaml.unsafe_load(f)",
-    "from yaml import full_load\nfull_load(f)", "import numpy as np\nnp.load(f, allow_pickle=True)",
-    "import numpy\nnumpy.load(f, allow_pickle=flag)", "import subprocess\nsubprocess.run(c, shell=True)",
-    "import os\nos.system(c)", "AutoModel.from_pretrained(x, trust_remote_code=True)", "f(**{'trust_remote_code': yes})",
-    "kwargs['trust_remote_code'] = True", "import webdataset as wds\nwds.utils.enforce_security = False",
-]  # fmt: skip
+    "from yaml import full_load\nfull_load(f)",
+    "import numpy as np\nnp.load(f, allow_pickle=True)",
+    "import numpy\nnumpy.load(f, allow_pickle=flag)",
+    "import subprocess\nsubprocess.run(c, shell=True)",
+    "import os\nos.system(c)",
+    "AutoModel.from_pretrained(x, trust_remote_code=True)",
+    "f(**{'trust_remote_code': yes})",
+    "kwargs['trust_remote_code'] = True",
+    "import webdataset as wds\nwds.utils.enforce_security = False",
+]
 
 
 @pytest.mark.parametrize("code", PLANTED)
@@ -71,10 +87,18 @@ def test_the_rule_sees_what_breaks_it(code):
     assert violations(code), code
 
 
-@pytest.mark.parametrize("code", [
-    "import torch\ntorch.load(f, weights_only=True)", "import yaml\nyaml.safe_load(f)", "import numpy as np\nnp.load(f)",
-    "import subprocess\nsubprocess.run(c)", "model.eval()", "re.compile(x)", "f(trust_remote_code=False)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\ntorch.load(f, weights_only=True)",
+        "import yaml\nyaml.safe_load(f)",
+        "import numpy as np\nnp.load(f)",
+        "import subprocess\nsubprocess.run(c)",
+        "model.eval()",
+        "re.compile(x)",
+        "f(trust_remote_code=False)",
+    ],
+)
 def test_the_rule_lets_pass_what_is_safe(code):
     assert not violations(code)
 
@@ -120,15 +144,25 @@ def test_a_published_file_that_is_more_than_weights_is_refused(trap, tmp_path):
 
 def test_library_folders_with_a_trapped_bin_are_refused(trap, tmp_path):
     UNet2DConditionModel(
-        block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1, attention_head_dim=2, cross_attention_dim=4,
-        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-    ).save_config(tmp_path / "unet")  # fmt: skip
+        block_out_channels=(4, 4),
+        norm_num_groups=2,
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    ).save_config(tmp_path / "unet")
     torch_file(tmp_path / "unet" / "diffusion_pytorch_model.bin", {"conv_in.weight": trap()})
     message = weights_error(pretrained, UNet2DConditionModel, tmp_path / "unet")
     assert str(tmp_path / "unet") in message and "Unable to load weights" in message
     (tmp_path / "clip").mkdir()
-    sizes = {"model_type": "clip_text_model", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-             "num_attention_heads": 2}  # fmt: skip
+    sizes = {
+        "model_type": "clip_text_model",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     (tmp_path / "clip" / "config.json").write_text(json.dumps(sizes))
     torch_file(tmp_path / "clip" / "pytorch_model.bin", {"text_model.final_layer_norm.weight": trap()})
     message = weights_error(pretrained, CLIPTextModel, tmp_path / "clip")
@@ -138,8 +172,9 @@ def test_library_folders_with_a_trapped_bin_are_refused(trap, tmp_path):
 def test_code_in_a_weights_folder_is_never_run(tmp_path, monkeypatch):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Evil: pass\n")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nosuch", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
+    )
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asked whether to run the code"))
     weights_error(loaded, AutoTokenizer, tmp_path)
     assert not (tmp_path / "sprung").exists()
@@ -151,10 +186,15 @@ def one_tensor(shape, end):
 
 
 HEADERS = {
-    "huge": struct.pack("<Q", 2**63) + b"{}", "longer than the file": struct.pack("<Q", 10**6) + b"{}",
-    "no json": struct.pack("<Q", 4) + b"abcd", "deep": struct.pack("<Q", 200_000) + b"[" * 200_000,
-    "offsets": one_tensor([4], 2**40), "shape": one_tensor([2**40, 2**40], 4), "empty": b"", "pickle": pickle.dumps([1]),
-}  # fmt: skip
+    "huge": struct.pack("<Q", 2**63) + b"{}",
+    "longer than the file": struct.pack("<Q", 10**6) + b"{}",
+    "no json": struct.pack("<Q", 4) + b"abcd",
+    "deep": struct.pack("<Q", 200_000) + b"[" * 200_000,
+    "offsets": one_tensor([4], 2**40),
+    "shape": one_tensor([2**40, 2**40], 4),
+    "empty": b"",
+    "pickle": pickle.dumps([1]),
+}
 
 
 @pytest.mark.parametrize("kind", HEADERS)
@@ -242,8 +282,9 @@ LONG = "ü" * 20 + "l" * 120  # a name for a header before the header
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_members_of_every_kind_of_tar_are_known_by_their_headers(form, tmp_path):
-    names = ["a.json", "deep/er/b.JSON", "c.tar.gz"] + ([f"x/{LONG}.json", f"{LONG}2.json", "ü.json", "y" * 99 + ".json"]
-                                                        if form != tarfile.USTAR_FORMAT else [])  # fmt: skip
+    names = ["a.json", "deep/er/b.JSON", "c.tar.gz"] + (
+        [f"x/{LONG}.json", f"{LONG}2.json", "ü.json", "y" * 99 + ".json"] if form != tarfile.USTAR_FORMAT else []
+    )
     with tarfile.open(tmp_path / "train-0.tar", "w", format=form) as tar:
         for i, name in enumerate(names):
             info = tarfile.TarInfo(name)
@@ -261,12 +302,17 @@ def swap(one, two):
     return change
 
 
-@pytest.mark.parametrize("change", [
-    swap("json", "json"), swap("wav", "wav"), lambda t: places(t).update(wav=places(t)["json"]),
-    lambda t: places(t).update(json=[places(t)["json"][0] + 512, places(t)["json"][1]]),
-    lambda t: places(t).update(json=[places(t)["json"][0], places(t)["json"][1] - 1]),
-    lambda t: t["shards"][0]["samples"][0].update(key="other"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        swap("json", "json"),
+        swap("wav", "wav"),
+        lambda t: places(t).update(wav=places(t)["json"]),
+        lambda t: places(t).update(json=[places(t)["json"][0] + 512, places(t)["json"][1]]),
+        lambda t: places(t).update(json=[places(t)["json"][0], places(t)["json"][1] - 1]),
+        lambda t: t["shards"][0]["samples"][0].update(key="other"),
+    ],
+)
 @pytest.mark.parametrize("key", ["a", LONG])
 def test_an_index_that_is_stale_is_an_error_not_a_bad_sample(change, key, tmp_path, tiny):
     """Files of the same size, but not of the same content: keys of samples would be swapped in silence."""
@@ -317,7 +363,7 @@ TARS = {
     "link": header("a.json", 0, b"2") + b"\0" * 100,
     "size beyond all ends": header("a.json", 0, size_field=b"\x80" + (2**80).to_bytes(11, "big")) + b"\0" * 2048,
     "size beyond the end": header("a.json", 10**6) + b"\0" * 2048,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", TARS)
@@ -370,8 +416,9 @@ def test_limits_of_members(tmp_path, tiny):
     assert reason(shards.read, entry, "wav").startswith("member larger than data.max_member_mib")
     found = dict(stream.tar_samples(str(folder / "train-000000.tar"), small))
     assert isinstance(found["a"], BadSample) and "data.max_member_mib" in str(found["a"]) and set(found["b"]) == {"json", "wav"}
-    assert "data.max_sample_members=1" in str(dict(stream.tar_samples(
-        str(folder / "train-000000.tar"), DataConfig(max_sample_members=1)))["b"])  # fmt: skip
+    assert "data.max_sample_members=1" in str(
+        dict(stream.tar_samples(str(folder / "train-000000.tar"), DataConfig(max_sample_members=1)))["b"]
+    )
 
 
 def test_limits_of_sound():
@@ -405,8 +452,12 @@ def test_of_an_animation_only_the_first_frame_is_decoded(kind):
 
 
 def cached(key, **changes):
-    tensors = {"latent_moments": torch.zeros(8, 16, 4), "text_embeds": torch.zeros(12, 16), "has_image": torch.tensor(1.0),
-               "text_mask": torch.ones(12, dtype=torch.uint8)} | changes  # fmt: skip
+    tensors = {
+        "latent_moments": torch.zeros(8, 16, 4),
+        "text_embeds": torch.zeros(12, 16),
+        "has_image": torch.tensor(1.0),
+        "text_mask": torch.ones(12, dtype=torch.uint8),
+    } | changes
     sample = make_sample(key, audio=b"")
     sample.extra["latents.safetensors"] = save({k: v for k, v in tensors.items() if v is not None})
     return sample
@@ -466,7 +517,7 @@ def test_a_tar_cut_anywhere_is_an_error_while_streaming(cut, tmp_path):
 def test_a_pickle_in_a_stream_is_never_read(trap, tmp_path):
     sample = make_sample("a", audio=sound(tone(1.0, 8000)))
     sample.extra |= {ext: pickle.dumps(trap()) for ext in ("pyd", "pkl", "pth", "pickle", "npy")}
-    (_, raw), = stream.tar_samples(str(data_set(tmp_path, [sample]) / "train-000000.tar"), LIMITS)
+    ((_, raw),) = stream.tar_samples(str(data_set(tmp_path, [sample]) / "train-000000.tar"), LIMITS)
     assert raw["pyd"] == raw["npy"] == b"" and decode(raw)["key"] == "k"
 
 

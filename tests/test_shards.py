@@ -39,8 +39,9 @@ def edit_index(folder, change):
 
 def test_members_come_back_byte_for_byte(tmp_path):
     picture = encoded(noise_picture(), "JPEG")
-    samples = [make_sample(f"s{i}", image=picture if i % 2 else None, image_ext="jpg", title=f"♫ {i}", labels={"i": i})
-               for i in range(5)]  # fmt: skip
+    samples = [
+        make_sample(f"s{i}", image=picture if i % 2 else None, image_ext="jpg", title=f"♫ {i}", labels={"i": i}) for i in range(5)
+    ]
     samples[3].extra["latents.safetensors"] = b"\0\1\2" * 1000
     shards = ShardSet(data_set(tmp_path / "a", samples, per_shard=2))
     entries = shards.entries("train")
@@ -54,22 +55,15 @@ def test_members_come_back_byte_for_byte(tmp_path):
 def test_webdataset_reads_the_shards_too(tmp_path):
     folder = data_set(tmp_path, [make_sample(key) for key in "abc"])
     with (folder / "train-000000.tar").open("rb") as stream:
-        read = list(webdataset.tariterators.group_by_keys(
-            webdataset.tariterators.tar_file_expander([{"url": "x", "stream": stream}])))  # fmt: skip
+        read = list(
+            webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander([{"url": "x", "stream": stream}]))
+        )
     assert [r["__key__"] for r in read] == ["a", "b", "c"]
     assert read[1]["wav"] == make_sample("b").audio and json.loads(read[1]["json"])["caption"] == "tune b"
 
 
 def test_splits_and_rollover(tmp_path):
-    order = [
-        ("train", "a"),
-        ("val", "b"),
-        ("train", "c"),
-        ("train", "d"),
-        ("test", "e"),
-        ("train", "f"),
-        ("train", "g"),
-    ]
+    order = [("train", "a"), ("val", "b"), ("train", "c"), ("train", "d"), ("test", "e"), ("train", "f"), ("train", "g")]
     counts = write_shards((make_sample(key, split) for split, key in order), tmp_path, samples_per_shard=2)
     assert counts == {"train": 5, "val": 1, "test": 1}
     names = [f"{shard}.tar" for shard in ("test-000000", "train-000000", "train-000001", "train-000002", "val-000000")]
@@ -108,9 +102,7 @@ def test_no_sample_at_all_is_an_error(tmp_path):
 
 def test_info_is_kept(tmp_path):
     provenance = {"digest": "1", "grid": [0, 1]}
-    assert ShardSet(data_set(tmp_path, [make_sample()], info={"provenance": provenance})).info == {
-        "provenance": provenance
-    }
+    assert ShardSet(data_set(tmp_path, [make_sample()], info={"provenance": provenance})).info == {"provenance": provenance}
 
 
 def test_the_same_samples_make_the_same_bytes_and_digest_and_others_do_not(tmp_path):
@@ -120,8 +112,12 @@ def test_the_same_samples_make_the_same_bytes_and_digest_and_others_do_not(tmp_p
     first, again = build("a", make_sample("x"), make_sample("y")), build("b", make_sample("x"), make_sample("y"))
     assert (tmp_path / "a/train-000000.tar").read_bytes() == (tmp_path / "b/train-000000.tar").read_bytes()
     assert first.digest() == again.digest() and len(first.digest()) == 64
-    others = [build("c", make_sample("x"), make_sample("y", title="t")), build("d", make_sample("y"), make_sample("x")),
-              build("e", make_sample("x")), build("f", make_sample("x"), make_sample("y", "val"))]  # fmt: skip
+    others = [
+        build("c", make_sample("x"), make_sample("y", title="t")),
+        build("d", make_sample("y"), make_sample("x")),
+        build("e", make_sample("x")),
+        build("f", make_sample("x"), make_sample("y", "val")),
+    ]
     assert len({shards.digest() for shards in [first, *others]}) == 5
 
 
@@ -197,9 +193,7 @@ def test_an_index_of_another_version_is_refused(version, tmp_path):
     assert f"version {version}, this code reads 1" in error_of(ShardSet, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 1, "info": {}, "shards": [{}]}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 1, "info": {}, "shards": [{}]}'])
 def test_a_damaged_index_is_an_error_that_names_it(text, tmp_path):
     data_set(tmp_path, [make_sample()])
     (tmp_path / "index.json").write_text(text)
@@ -215,9 +209,7 @@ def test_a_truncated_shard_is_an_error_that_names_it(share, tmp_path):
     assert str(shard) in error_of(write_index, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "pack", [gzip.compress, lambda data: b"no tar", lambda data: b""], ids=["gzip", "text", "empty"]
-)
+@pytest.mark.parametrize("pack", [gzip.compress, lambda data: b"no tar", lambda data: b""], ids=["gzip", "text", "empty"])
 def test_what_is_no_plain_tar_is_one_sentence(pack, tmp_path):
     """Offsets into a compressed tar would point nowhere."""
     data_set(tmp_path, [make_sample()])
@@ -258,11 +250,7 @@ def test_nothing_of_a_tar_is_ever_unpacked(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = 2
             tar.addfile(info, io.BytesIO(b"{}"))
-        for kind, name in (
-            (tarfile.SYMTYPE, "link.json"),
-            (tarfile.LNKTYPE, "hard.json"),
-            (tarfile.CHRTYPE, "dev.json"),
-        ):
+        for kind, name in ((tarfile.SYMTYPE, "link.json"), (tarfile.LNKTYPE, "hard.json"), (tarfile.CHRTYPE, "dev.json")):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)

@@ -153,8 +153,16 @@ def test_what_a_larger_model_holds_beside_a_text_encoder_is_named_once_it_is_unk
     assert "holds more than a T5EncoderModel, which is not used: 'stranger.weight'" in caplog.text
 
 
-@pytest.mark.parametrize("change", [lambda t: {}, lambda t: t | {"mel_mean": None}, lambda t: t | {"latent_std": 1.0},
-                                    lambda t: t | {"latent_mean": [float("nan")] * 4}, lambda t: [t]])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {},
+        lambda t: t | {"mel_mean": None},
+        lambda t: t | {"latent_std": 1.0},
+        lambda t: t | {"latent_mean": [float("nan")] * 4},
+        lambda t: [t],
+    ],
+)
 def test_a_music_vaes_statistics_are_read_whole(change, tiny, tmp_path):
     config = tiny("task=music_vae")
     build.export_part(build.part(config), config, tmp_path)

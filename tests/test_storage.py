@@ -438,8 +438,14 @@ def dripping():
         thread.join()
 
 
-@pytest.mark.parametrize("head, body", [(b"HTTP/1.1 200 OK\r\n\r\n", b" "), (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
-                                        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n")])  # fmt: skip
+@pytest.mark.parametrize(
+    "head, body",
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    ],
+)
 def test_a_server_that_drips_is_left_in_time(head, body, dripping, remote):
     """In its body, its headers or its chunks: every byte comes in time, and all together never."""
     started = time.monotonic()
@@ -465,8 +471,12 @@ def test_a_password_of_an_address_is_sent_and_never_shown(server, remote, caplog
     assert everything(remote(url)) == everything(ShardSet(server.folder))
     assert server.authorized == {f"Basic {base64.b64encode(b'me:se cret').decode()}"}
     server.failures |= dict.fromkeys(["index.json", *TARS], 9)
-    messages = [error_of(remote, url), error_of(remote, "nosuch://me:se%20cret@bucket"),
-                error_of(write_shards, [], url), error_of(ensure_streamed, f"{url}/none.tar?key=se%20cret")]  # fmt: skip
+    messages = [
+        error_of(remote, url),
+        error_of(remote, "nosuch://me:se%20cret@bucket"),
+        error_of(write_shards, [], url),
+        error_of(ensure_streamed, f"{url}/none.tar?key=se%20cret"),
+    ]
     for words in [*messages, caplog.text]:
         assert "se%20cret" not in words and "se cret" not in words and ("127.0.0.1" in words or "nosuch" in words)
 

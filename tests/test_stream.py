@@ -110,9 +110,7 @@ def test_readers_share_the_shards_without_overlap(world, workers, shards, stream
 
 
 def test_real_workers_give_batches_of_each_shard_once(shards, tiny, caplog):
-    config = tiny(
-        "data.num_workers=2", "data.global_batch_size=2", f"data.stream=['{shards}/train-{{000000..000003}}.tar']"
-    )
+    config = tiny("data.num_workers=2", "data.global_batch_size=2", f"data.stream=['{shards}/train-{{000000..000003}}.tar']")
     module = MusicDataModule(config.data, config.audio, config.seed, 1, SHAPES)
     with caplog.at_level(logging.WARNING):
         batches = [batch for batch, _ in zip(module.train_dataloader(), range(4), strict=False)]

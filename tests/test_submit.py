@@ -99,19 +99,44 @@ def test_a_time_that_yaml_turned_into_a_number_is_found(slurm):
 
 
 def test_the_script_asks_for_what_the_settings_say(slurm, capsys):
-    Path("site.yaml").write_text("account: lab\npartition: gpu\nqos: long\nconstraint: a100\ntime: '2-00:00:00'\nnodes: 2\n"
-                                 "gpus_per_node: 4\ncpus_per_gpu: 6\nmemory: 100G\nsignal_s: 300\nsetup: [module load cuda]\n"
-                                 "extra: {exclusive: true, mail-type: FAIL}\n")  # fmt: skip
+    Path("site.yaml").write_text(
+        "account: lab\npartition: gpu\nqos: long\nconstraint: a100\ntime: '2-00:00:00'\nnodes: 2\n"
+        "gpus_per_node: 4\ncpus_per_gpu: 6\nmemory: 100G\nsignal_s: 300\nsetup: [module load cuda]\n"
+        "extra: {exclusive: true, mail-type: FAIL}\n"
+    )
     assert submit("train", ["tiny"], ["seed=3", "cluster=site.yaml", "cluster.qos=null"], "scenes") == "4242"
     text, here = script(), Path.cwd()
     assert asked(text) == {
-        "account": "lab", "partition": "gpu", "constraint": "a100", "time": "2-00:00:00", "nodes": "2", "gpus-per-node": "4",
-        "ntasks-per-node": "4", "cpus-per-task": "6", "mem": "100G", "signal": "USR1@300", "requeue": "", "exclusive": "",
-        "mail-type": "FAIL", "open-mode": "append", "export": "ALL", "job-name": "melfusion-tiny",
-        "output": f"{here}/runs/tiny/slurm/%j_0_log.out"}  # fmt: skip
+        "account": "lab",
+        "partition": "gpu",
+        "constraint": "a100",
+        "time": "2-00:00:00",
+        "nodes": "2",
+        "gpus-per-node": "4",
+        "ntasks-per-node": "4",
+        "cpus-per-task": "6",
+        "mem": "100G",
+        "signal": "USR1@300",
+        "requeue": "",
+        "exclusive": "",
+        "mail-type": "FAIL",
+        "open-mode": "append",
+        "export": "ALL",
+        "job-name": "melfusion-tiny",
+        "output": f"{here}/runs/tiny/slurm/%j_0_log.out",
+    }
     srun = srun_of(text)
     assert srun[srun.index(sys.executable) :] == [
-        sys.executable, "-u", "-m", "melfusion", "train", "tiny", "seed=3", "trainer.devices=4", "trainer.num_nodes=2"]  # fmt: skip
+        sys.executable,
+        "-u",
+        "-m",
+        "melfusion",
+        "train",
+        "tiny",
+        "seed=3",
+        "trainer.devices=4",
+        "trainer.num_nodes=2",
+    ]
     assert {"--cpus-per-task=6", "--open-mode=append", "--kill-on-bad-exit=0"} <= set(srun)
     assert text.index("module load cuda") < text.index("srun ") and "export MELFUSION_REQUEUE=0" in text
     assert "submitit.core" not in text and not list(Path("runs").rglob("*.pkl"))  # no loader of pickled functions
@@ -121,7 +146,10 @@ def test_the_script_asks_for_what_the_settings_say(slurm, capsys):
 def test_devices_and_nodes_set_the_tasks_and_contradictions_are_one_sentence(slurm):
     submit("train", ["tiny"], ["trainer.devices=8", "trainer.num_nodes=3"], "scenes")  # what DEVICES=8 NODES=3 becomes
     assert {k: asked(script())[k] for k in ("nodes", "gpus-per-node", "ntasks-per-node")} == {
-        "nodes": "3", "gpus-per-node": "8", "ntasks-per-node": "8"}  # fmt: skip
+        "nodes": "3",
+        "gpus-per-node": "8",
+        "ntasks-per-node": "8",
+    }
     message = error_of("trainer.devices=2", "cluster.gpus_per_node=4")
     assert "trainer.devices=2 and cluster.gpus_per_node=4" in message
     assert "trainer.num_nodes=2 and cluster.nodes=1" in error_of("trainer.num_nodes=2", "cluster.nodes=1")
@@ -141,16 +169,21 @@ def test_a_verb_of_one_process_is_one_task(slurm):
     text = script("evaluate")
     assert srun_of(text)[-5:] == ["-m", "melfusion", "evaluate", "ckpt=runs/tiny", "n=600"]
     assert {k: asked(text)[k] for k in ("nodes", "gpus-per-node", "ntasks-per-node")} == dict.fromkeys(
-        ("nodes", "gpus-per-node", "ntasks-per-node"), "1")  # fmt: skip
+        ("nodes", "gpus-per-node", "ntasks-per-node"), "1"
+    )
     assert "cluster.nodes=2: precompute is one process" in error_of("cluster.nodes=2", verb="precompute")
 
 
 def test_what_is_wrong_with_the_call_is_said_before_anything_is_sent(slurm, capsys, monkeypatch):
-    for argv, words in ((["submit"], "submit sends one of train"), (["submit", "seed=1"], "not ''"),
-                        (["submit", "trian"], "did you mean train?"),
-                        (["submit", "submit"], "not 'submit'"), (["submit", "train", "tinny"], "did you mean 'tiny'?"),
-                        (["submit", "train", "tiny", "seeed=1"], "did you mean 'seed'?"),
-                        (["submit", "generate", "rain"], "'rain' is no key=value")):  # fmt: skip
+    for argv, words in (
+        (["submit"], "submit sends one of train"),
+        (["submit", "seed=1"], "not ''"),
+        (["submit", "trian"], "did you mean train?"),
+        (["submit", "submit"], "not 'submit'"),
+        (["submit", "train", "tinny"], "did you mean 'tiny'?"),
+        (["submit", "train", "tiny", "seeed=1"], "did you mean 'seed'?"),
+        (["submit", "generate", "rain"], "'rain' is no key=value"),
+    ):
         assert cli.main(argv) == 2
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
@@ -196,8 +229,10 @@ def test_make_submit_passes_the_verb_its_variables_and_the_settings(slurm):
     assert srun_of(text)[-4:] == ["train", "seed=4", "trainer.devices=2", "trainer.num_nodes=2"]
 
 
-@pytest.mark.parametrize(("code", "option", "requeued"), [
-    (75, "true", True), (75, "false", False), (1, "true", False), (143, "true", False), (0, "true", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "option", "requeued"),
+    [(75, "true", True), (75, "false", False), (1, "true", False), (143, "true", False), (0, "true", False)],
+)
 def test_only_a_job_that_saved_its_state_is_requeued(code, option, requeued, slurm):
     (slurm / "run").touch()
     (slurm / "code").write_text(str(code))
@@ -211,8 +246,15 @@ def test_only_a_job_that_saved_its_state_is_requeued(code, option, requeued, slu
 
 def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directory(slurm, tiny_corpus):
     (slurm / "run").touch()
-    options = [f"data.path={tiny_corpus}", "name=long", "trainer.max_steps=60", "trainer.media_items=0", "cluster.gpus_per_node=0",
-               "trainer.checkpoint_every_n_steps=1000", "trainer.val_every_n_steps=1000"]  # fmt: skip
+    options = [
+        f"data.path={tiny_corpus}",
+        "name=long",
+        "trainer.max_steps=60",
+        "trainer.media_items=0",
+        "cluster.gpus_per_node=0",
+        "trainer.checkpoint_every_n_steps=1000",
+        "trainer.val_every_n_steps=1000",
+    ]
 
     def time_is_up():
         curve, lock = Path("runs/long/metrics.jsonl"), Path("runs/long/.lock")
@@ -246,15 +288,34 @@ def test_a_container_wraps_every_task(slurm):
     here, image = str(Path.cwd()), ["cluster.container=docker://lab/melfusion:1"]
     submit("train", ["tiny"], [*image, "cluster.container_args=[--bind, /scratch]"], "scenes")
     assert (slurm / "apptainer").read_text().splitlines() == [
-        "exec", "--nv", "--bind", here, "--pwd", here, "--bind", "/scratch", "docker://lab/melfusion:1", "python", "-u", "-m",
-        "melfusion", "train", "tiny", "trainer.devices=1", "trainer.num_nodes=1"]  # fmt: skip
+        "exec",
+        "--nv",
+        "--bind",
+        here,
+        "--pwd",
+        here,
+        "--bind",
+        "/scratch",
+        "docker://lab/melfusion:1",
+        "python",
+        "-u",
+        "-m",
+        "melfusion",
+        "train",
+        "tiny",
+        "trainer.devices=1",
+        "trainer.num_nodes=1",
+    ]
     submit("train", ["tiny"], [*image, "cluster.gpus_per_node=0"], "scenes")
     assert "--nv" not in script()
     (slurm / "code").write_text("0")
     submit("train", ["tiny"], [*image, "cluster.container_runtime=pyxis"], "scenes")
     srun = srun_of(script())
-    assert {"--container-image=docker://lab/melfusion:1", f"--container-mounts={here}:{here}",
-            f"--container-workdir={here}"} <= set(srun)  # fmt: skip
+    assert {
+        "--container-image=docker://lab/melfusion:1",
+        f"--container-mounts={here}:{here}",
+        f"--container-workdir={here}",
+    } <= set(srun)
     assert "apptainer" not in srun and srun[srun.index("python") :][:4] == ["python", "-u", "-m", "melfusion"]
 
 

@@ -7,17 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from synapse_fixtures import (
-    LENGTH,
-    TEXT_WIDTH,
-    empty_caption,
-    music_inputs,
-    randn,
-    random_features,
-    seeded,
-    synaptic,
-    text_masks,
-)
+from synapse_fixtures import LENGTH, TEXT_WIDTH, empty_caption, music_inputs, randn, random_features, seeded, synaptic, text_masks
 
 from melfusion.models.synapse.kinds import SYNAPSES
 from melfusion.models.synapse.layers import LayerSpec, attention_layers, block_names, choose_layers, layer_specs
@@ -46,8 +36,7 @@ def one_layer(kind="kv_mix", width=16, heads=4, image_width=16, **kwargs):
 def project(synapse, image_key, image_value):
     """The picture's keys and values (B, M, 16), normalised, through the synapse's own linear maps."""
     layers = [synapse.projections[f"{LAYER.replace('.', '-')}-{part}"] for part in ("key", "value")]
-    return [F.layer_norm(t, (16,)) @ layer.weight.T + layer.bias
-            for layer, t in zip(layers, (image_key, image_value), strict=True)]  # fmt: skip
+    return [F.layer_norm(t, (16,)) @ layer.weight.T + layer.bias for layer, t in zip(layers, (image_key, image_value), strict=True)]
 
 
 def naive_attention(attn, hidden, key, value, visible):
@@ -97,8 +86,7 @@ def test_kv_mix_holds_the_mask_without_a_picture_and_lifts_it_with_one():
     visible = mask | has_image.bool()[:, None]
 
     processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)},
-                      has_image=has_image)  # fmt: skip
+    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)}, has_image=has_image)
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, visible))
 
 
@@ -127,8 +115,7 @@ def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture()
     visible = torch.cat([mask, has_image.bool()[:, None].expand(-1, 4)], 1)
 
     processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)},
-                      has_image=has_image)  # fmt: skip
+    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)}, has_image=has_image)
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, visible))
 
 
@@ -143,8 +130,7 @@ def test_decoupled_adds_the_gated_attention_of_the_picture():
     bias_of_out = attn.to_out[0].bias  # each naive attention ends in the output's projection; its bias counts once
     expected = both + 0.3 * has_image[:, None, None] * (seen - bias_of_out)
     processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)},
-                      has_image=has_image)  # fmt: skip
+    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)}, has_image=has_image)
     torch.testing.assert_close(mixed, expected)
 
 
@@ -283,8 +269,13 @@ def sd():
 def tango():
     """The published music UNet: as Stable Diffusion, but other heads."""
     with torch.device("meta"):
-        return UNet2DConditionModel(block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=1024,
-                                    in_channels=8, out_channels=8, attention_head_dim=(5, 10, 20, 20))  # fmt: skip
+        return UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280, 1280),
+            cross_attention_dim=1024,
+            in_channels=8,
+            out_channels=8,
+            attention_head_dim=(5, 10, 20, 20),
+        )
 
 
 def names_of(side, blocks, per_block):
@@ -340,9 +331,12 @@ def test_specs_take_widths_from_both_unets_and_heads_from_the_music(sd, tango):
 
 def test_a_layer_that_the_image_unet_lacks_is_one_sentence(sd):
     with torch.device("meta"):
-        shallow = UNet2DConditionModel(block_out_channels=(320, 640), cross_attention_dim=768,
-                                       down_block_types=["CrossAttnDownBlock2D"] * 2,
-                                       up_block_types=["CrossAttnUpBlock2D"] * 2)  # fmt: skip
+        shallow = UNet2DConditionModel(
+            block_out_channels=(320, 640),
+            cross_attention_dim=768,
+            down_block_types=["CrossAttnDownBlock2D"] * 2,
+            up_block_types=["CrossAttnUpBlock2D"] * 2,
+        )
     with pytest.raises(ValueError, match="which the image UNet does not have") as error:
         layer_specs(sd, shallow, ["decoder"])
     assert DECODER[6] not in str(error.value).split("which")[0] and "\n" not in str(error.value)

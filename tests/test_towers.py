@@ -142,8 +142,11 @@ def test_written_towers_come_back_with_their_text_encoder_and_refuse_other_audio
     stored = load_file(tmp_path / "model.safetensors")
     assert set(stored) == {name for name, p in towers.named_parameters() if p.requires_grad}
     # a configuration of other captions and sizes: towers bring their own
-    again = build.towers(load_config("tiny", [f"towers.weights={tmp_path}", "text_encoder.max_length=5", "towers.width=16",
-                                              "text_encoder.hidden_size=32"]))  # fmt: skip
+    again = build.towers(
+        load_config(
+            "tiny", [f"towers.weights={tmp_path}", "text_encoder.max_length=5", "towers.width=16", "text_encoder.hidden_size=32"]
+        )
+    )
     assert again.text_encoder.max_length == 40
     for pair in ("text_of_image", "text_of_audio"):
         assert torch.equal(getattr(again, pair)(CAPTIONS), getattr(towers, pair)(CAPTIONS))
@@ -200,8 +203,11 @@ def test_full_captions_survive_precomputing(tiny, tmp_path):
 
 def test_what_was_precomputed_names_how_many_words_were_read(tiny, tmp_path):
     folder = data_set(tmp_path / "data", [make_sample("a")])
-    made = {words: provenance(c, build.system(c)) for words in ("null", 3)
-            for c in [tiny(f"data.path={folder}", f"text_encoder.max_words={words}")]}  # fmt: skip
+    made = {
+        words: provenance(c, build.system(c))
+        for words in ("null", 3)
+        for c in [tiny(f"data.path={folder}", f"text_encoder.max_words={words}")]
+    }
     assert made[3] == made["null"] | {"max_words": 3}
 
 

@@ -14,10 +14,10 @@ from torchmetrics import Metric
 
 from melfusion.assembly import system as build
 from melfusion.assembly.load import load_system
+from melfusion.assembly.run import run_directory
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError, DataError
 from melfusion.state.checkpoint_store import newest
-from melfusion.state.run_directory import RunDirectory
 from melfusion.training.ema import EMA
 from melfusion.training.precompute import ensure_precomputed
 from melfusion.training.run import stage_config, train
@@ -75,17 +75,37 @@ def test_training_shows_each_sample_once_an_epoch_across_a_resume(tiny_run, monk
 
 
 def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
-    configs = {n: tiny_run(f"world{n}", "trainer.max_steps=3", "trainer.strategy=" + ("ddp" if n > 1 else "auto"),
-                           f"trainer.devices='{n}'", "optim.grad_clip_norm=0", "trainer.val_every_n_steps=3")
-               for n in (1, 2)}  # fmt: skip
+    configs = {
+        n: tiny_run(
+            f"world{n}",
+            "trainer.max_steps=3",
+            "trainer.strategy=" + ("ddp" if n > 1 else "auto"),
+            f"trainer.devices='{n}'",
+            "optim.grad_clip_norm=0",
+            "trainer.val_every_n_steps=3",
+        )
+        for n in (1, 2)
+    }
     for n, c in configs.items():
-        arguments = [f"{k}={v}" for k, v in {
-            "data.path": c.data.path, "runs_dir": c.runs_dir, "name": c.name, "trainer.media_items": 0,
-            # three items over two ranks: one rank's batch holds a single item
-            "data.val_items": 3, "trainer.max_steps": 3, "trainer.strategy": c.trainer.strategy, "trainer.devices": n,
-            "optim.grad_clip_norm": 0, "trainer.val_every_n_steps": 3}.items()]  # fmt: skip
-        done = subprocess.run([sys.executable, "-m", "melfusion", "train", "tiny", *arguments],
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        arguments = [
+            f"{k}={v}"
+            for k, v in {
+                "data.path": c.data.path,
+                "runs_dir": c.runs_dir,
+                "name": c.name,
+                "trainer.media_items": 0,
+                # three items over two ranks: one rank's batch holds a single item
+                "data.val_items": 3,
+                "trainer.max_steps": 3,
+                "trainer.strategy": c.trainer.strategy,
+                "trainer.devices": n,
+                "optim.grad_clip_norm": 0,
+                "trainer.val_every_n_steps": 3,
+            }.items()
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "melfusion", "train", "tiny", *arguments], capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (checkpoint(configs[n]) for n in (1, 2))
     for key, value in one["state_dict"].items():
@@ -100,11 +120,16 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
 READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noised")]
 
 
-@pytest.mark.parametrize(("kind", "precision", "option"), [
-    *(("kv_mix", "32-true", reading) for reading in READINGS), *(("concat", "bf16-mixed", reading) for reading in READINGS),
-    ("concat", "bf16-true", READINGS[1]), ("concat", "32-true", "image.model=clip"),
-    ("controlnet", "32-true", "synapse.match=pool_2d"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "precision", "option"),
+    [
+        *(("kv_mix", "32-true", reading) for reading in READINGS),
+        *(("concat", "bf16-mixed", reading) for reading in READINGS),
+        ("concat", "bf16-true", READINGS[1]),
+        ("concat", "32-true", "image.model=clip"),
+        ("controlnet", "32-true", "synapse.match=pool_2d"),
+    ],
+)
 def test_precomputed_training_gives_the_numbers_of_live_training(tiny_run, tmp_path, kind, precision, option):
     options = (f"synapse.kind={kind}", option, "data.crop=start", "trainer.max_steps=3", f"trainer.precision={precision}")
     rel = 2e-5 if precision == "32-true" else 1e-3  # what is stored as float32 was rounded elsewhere in bfloat16
@@ -207,13 +232,21 @@ def test_a_finished_run_returns_its_results_and_another_configuration_is_refused
 
 
 def test_tensorboard_and_jsonl_show_the_run(tiny_run):
-    config = tiny_run("board", "trainer.media_items=2", "trainer.media_every_n_steps=2", "trainer.max_steps=4",
-                      "synapse.alpha_share=block")  # fmt: skip
+    config = tiny_run(
+        "board", "trainer.media_items=2", "trainer.media_every_n_steps=2", "trainer.max_steps=4", "synapse.alpha_share=block"
+    )
     train(config)
     board = EventAccumulator(f"{config.runs_dir}/board/tensorboard", {"images": 0, "audio": 0}).Reload()
     scalars, tags = set(board.Tags()["scalars"]), board.Tags()
-    assert {"train/loss", "val/loss", "train/grad_norm", "lr/group0", "train/samples_per_s", "synapse/alpha/decoder1",
-            "synapse/alpha/decoder2"} <= scalars  # fmt: skip
+    assert {
+        "train/loss",
+        "val/loss",
+        "train/grad_norm",
+        "lr/group0",
+        "train/samples_per_s",
+        "synapse/alpha/decoder1",
+        "synapse/alpha/decoder2",
+    } <= scalars
     assert any(t.startswith("train/loss_by_timestep/") for t in scalars)
     assert {"item0/picture", "item0/reference_spectrogram", "item1/spectrograms"} <= set(tags["images"])
     assert {"item0/reference", "item1/generated"} <= set(tags["audio"])
@@ -265,10 +298,10 @@ def test_a_longer_run_follows_the_longer_cosine(tiny_run):
 def test_experiments_that_differ_elsewhere_share_a_stage(tiny_run):
     own = ("music_vae.weights=run:shared", "stages=[music_vae]")
     base, other = (stage_config(tiny_run("a", *own, o), "music_vae") for o in ("seed=0", "synapse.kind=concat"))
-    RunDirectory(base).prepare()
-    RunDirectory(other).compare()
+    run_directory(base).prepare()
+    run_directory(other).compare()
     with pytest.raises(ConfigError, match="audio.n_mels"):
-        RunDirectory(stage_config(tiny_run("c", *own, "audio.n_mels=32"), "music_vae")).compare()
+        run_directory(stage_config(tiny_run("c", *own, "audio.n_mels=32"), "music_vae")).compare()
 
 
 def test_latent_statistics_come_from_the_whole_split(tiny_run, tiny_corpus):

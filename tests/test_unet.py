@@ -30,8 +30,7 @@ KINDS = (*ALPHA, "concat")
 
 
 def forward(model, mask=None, has_image=(1.0, 1.0), features=None):
-    return model(*music_inputs(), mask, random_features(model) if features is None else features,
-                 torch.tensor(has_image))  # fmt: skip
+    return model(*music_inputs(), mask, random_features(model) if features is None else features, torch.tensor(has_image))
 
 
 # --- stock identity ---------------------------------------------------------------------------------------------------
@@ -241,8 +240,13 @@ def test_the_unet_compiles_without_a_graph_break(kind):
     model, (latents, timesteps, text) = synaptic(kind), music_inputs()
     kwargs = {"visual_features": model.synapse.prepare(random_features(model), LENGTH), "has_image": torch.ones(2)}
     compiled = torch.compile(model.unet, fullgraph=True, backend="eager")
-    out = compiled(latents, timesteps, encoder_hidden_states=text, encoder_attention_mask=text_masks()["partial"],
-                   cross_attention_kwargs=kwargs).sample  # fmt: skip
+    out = compiled(
+        latents,
+        timesteps,
+        encoder_hidden_states=text,
+        encoder_attention_mask=text_masks()["partial"],
+        cross_attention_kwargs=kwargs,
+    ).sample
     torch.testing.assert_close(out, forward(model, text_masks()["partial"]))
 
 

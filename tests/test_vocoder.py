@@ -106,11 +106,18 @@ def test_the_seam_limits_the_peak_and_touches_nothing_else():
 
 def hifi_gan(folder, upsample=(8, 8, 2), mels=16):
     torch.manual_seed(0)
-    network = SpeechT5HifiGan(SpeechT5HifiGanConfig(
-        model_in_dim=mels, sampling_rate=8000, upsample_initial_channel=8, upsample_rates=list(upsample),
-        upsample_kernel_sizes=[2 * u for u in upsample], resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]],
-        normalize_before=False,
-    ))  # fmt: skip
+    network = SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=mels,
+            sampling_rate=8000,
+            upsample_initial_channel=8,
+            upsample_rates=list(upsample),
+            upsample_kernel_sizes=[2 * u for u in upsample],
+            resblock_kernel_sizes=[3],
+            resblock_dilation_sizes=[[1, 3]],
+            normalize_before=False,
+        )
+    )
     network.save_pretrained(folder)
     return network.eval()
 

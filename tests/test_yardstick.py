@@ -45,8 +45,10 @@ def test_clips_that_share_tracks_have_intervals_over_tracks_and_no_frechet_dista
     sets = {seed: heard(120, seed) for seed in (2, 3)}
     for seed, row in sets.items():
         row.embeddings["ear"] = 0.1 * row.embeddings["ear"] + torch.from_numpy(of_tracks(seed))  # six pieces, cut into twenty each
-    alone, shared = (Yardstick.fit(heard(400, 1), sets[2], labels(120), labels(120), tracks=t).score(sets[3], labels(120), t)["ear"]
-                     for t in (None, tracks))  # fmt: skip
+    alone, shared = (
+        Yardstick.fit(heard(400, 1), sets[2], labels(120), labels(120), tracks=t).score(sets[3], labels(120), t)["ear"]
+        for t in (None, tracks)
+    )
     assert shared["kad"]["mean"] < alone["kad"]["mean"] and shared["kad"]["over"] == "6 tracks against 6"
     assert shared["kad"]["interval"] > 2 * alone["kad"]["interval"]
     assert shared["kad"]["mean"] - shared["kad"]["interval"] < 0.5  # the same kind of music: six pieces say little

@@ -23,9 +23,21 @@ class Run:
         make = training.make_trainer
         faults.plant([faults.Fault(one) if isinstance(one, str) else one for one in plant])
         try:
-            return main(["train", "tiny", f"runs_dir={self.folder}", "name=job", f"data.path={self.data}",
-                         f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={every}", f"trainer.keep_last={keep}",
-                         "trainer.media_items=0", f"trainer.val_every_n_steps={val}", *options])  # fmt: skip
+            return main(
+                [
+                    "train",
+                    "tiny",
+                    f"runs_dir={self.folder}",
+                    "name=job",
+                    f"data.path={self.data}",
+                    f"trainer.max_steps={steps}",
+                    f"trainer.checkpoint_every_n_steps={every}",
+                    f"trainer.keep_last={keep}",
+                    "trainer.media_items=0",
+                    f"trainer.val_every_n_steps={val}",
+                    *options,
+                ]
+            )
         finally:
             training.make_trainer = make
 

@@ -21,11 +21,12 @@ def _train(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
 
     from melfusion.cluster.slurm import refuse_login_node
-    from melfusion.training.run import train
+    from melfusion.verbs.train import run
 
     if config != DEFAULT_CONFIG:
         refuse_login_node(os.environ)
-    train(settings)
+    run(settings)
+
 
 def _release_scenes(config: str, options: list[str]) -> None:
     parse(options, {})
@@ -33,6 +34,7 @@ def _release_scenes(config: str, options: list[str]) -> None:
     from melfusion.lab.recipes import release
 
     release()
+
 
 def _generate(config: str, options: list[str]) -> None:
     from melfusion.verbs.options import GENERATE, check_generate
@@ -43,6 +45,7 @@ def _generate(config: str, options: list[str]) -> None:
     from melfusion.verbs.generate import generate
 
     generate(given)
+
 
 def _precompute(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
@@ -58,6 +61,7 @@ def _precompute(config: str, options: list[str]) -> None:
     if not settings.data.precompute.enabled:
         print("Training looks at these with data.precompute.enabled=true, which this configuration has not.")
 
+
 def _evaluate(config: str, options: list[str]) -> None:
     from melfusion.verbs.options import EVALUATE, check_evaluate
 
@@ -69,6 +73,7 @@ def _evaluate(config: str, options: list[str]) -> None:
     from melfusion.verbs.evaluate import run
 
     run(config, given, others)
+
 
 def _ablate(config: str, options: list[str]) -> None:
     from melfusion.lab.suite import load_suite
@@ -87,6 +92,7 @@ def _ablate(config: str, options: list[str]) -> None:
         refuse_login_node(os.environ)
     ablate(given, others)
 
+
 def _submit(words: str, options: list[str]) -> None:
     from melfusion.verbs.submit import submit
 
@@ -99,6 +105,7 @@ def _submit(words: str, options: list[str]) -> None:
         raise ConfigError(stray)
     submit(verb, names, options, os.environ.get("CONFIG") or DEFAULT_CONFIG)
 
+
 def _listening(folder: str, options: list[str]) -> None:
     folder = parse(options, {"dir": str}).get("dir") or folder
     if not folder:
@@ -107,6 +114,7 @@ def _listening(folder: str, options: list[str]) -> None:
     from melfusion.evaluation.study import report
 
     report(Path(folder))
+
 
 def _shards(config: str, options: list[str]) -> None:
     from melfusion.data.options import SHARDS
@@ -117,6 +125,7 @@ def _shards(config: str, options: list[str]) -> None:
 
     print(build_from_manifest(**given))
 
+
 def _data_scenes(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
 
@@ -125,6 +134,7 @@ def _data_scenes(config: str, options: list[str]) -> None:
     build_scenes(settings)
     print(describe(settings.data.path))
 
+
 def _data_games(config: str, options: list[str]) -> None:
     settings = load_config("games" if config == DEFAULT_CONFIG else config, options)
 
@@ -132,6 +142,7 @@ def _data_games(config: str, options: list[str]) -> None:
 
     build_games(settings, os.environ.get("GAMES_DIR"))
     print(describe(settings.data.path))
+
 
 def _torture(config: str, options: list[str]) -> None:
     from melfusion.verbs.options import TORTURE
@@ -144,26 +155,41 @@ def _torture(config: str, options: list[str]) -> None:
     if not torture(**given):
         raise TortureError("a fault cost something, see the table.")
 
+
 def _tensorboard(config: str, options: list[str]) -> None:
     from tensorboard import main as board
 
     os.execv(sys.executable, [sys.executable, "-m", board.__name__, "--logdir", "runs", *options])
 
+
 VERBS: dict[str, Callable[[str, list[str]], None]] = {
-    "train": _train, "evaluate": _evaluate, "ablate": _ablate, "generate": _generate, "precompute": _precompute, "shards": _shards,
-    "listening": _listening, "release-scenes": _release_scenes, "data-scenes": _data_scenes, "data-games": _data_games,
-    "submit": _submit, "torture": _torture, "tensorboard": _tensorboard,
-}  # fmt: skip
+    "train": _train,
+    "evaluate": _evaluate,
+    "ablate": _ablate,
+    "generate": _generate,
+    "precompute": _precompute,
+    "shards": _shards,
+    "listening": _listening,
+    "release-scenes": _release_scenes,
+    "data-scenes": _data_scenes,
+    "data-games": _data_games,
+    "submit": _submit,
+    "torture": _torture,
+    "tensorboard": _tensorboard,
+}
+
 
 def _stray(verb: str, names: list[str]) -> str | None:
     """A sentence on the first word that this verb has no use for."""
     unused = names if verb in ("generate", "shards") else names[1:] if verb == "listening" else []
     return f"{unused[0]!r} is no key=value; quote values that hold spaces." if unused else None
 
+
 def _split(options: list[str], own: dict[str, type]) -> tuple[list[str], list[str]]:
     """A verb's own options, and the others, which are keys of configurations."""
     ours = [item for item in options if item.partition("=")[0] in own]
     return ours, [item for item in options if item not in ours]
+
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; errors a user can mend are one sentence and exit code 2 (errors.py), with their traceback where the
@@ -171,8 +197,11 @@ def main(argv: list[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] not in VERBS:
         near = difflib.get_close_matches(args[0], VERBS, n=1) if args else []
-        print(f"usage: melfusion VERB [CONFIG] [key=value …]; verbs: {', '.join(VERBS)}"
-              + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)  # fmt: skip
+        print(
+            f"usage: melfusion VERB [CONFIG] [key=value …]; verbs: {', '.join(VERBS)}"
+            + (f"; did you mean {near[0]}?" if near else ""),
+            file=sys.stderr,
+        )
         return 0 if args and args[0] in ("help", "-h", "--help") else 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for noise in (".*does not have many workers.*", ".*in eval mode at the start.*", ".*LeafSpec.*is deprecated.*"):
@@ -197,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         threading.excepthook = hook
     return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 VisualFeatures = dict[str, tuple[Tensor, Tensor]]  # layer → (image_key_BND, image_value_BND)
 
+
 class _Movable:
     """`.to()` and `.pin_memory()` for dataclasses of tensors, so that Lightning and DataLoader move them."""
 
@@ -37,6 +38,7 @@ class _Movable:
 
     def pin_memory(self) -> Any:
         return self._map(lambda t: t.pin_memory())
+
 
 @dataclass
 class MusicBatch(_Movable):
@@ -78,6 +80,7 @@ class MusicBatch(_Movable):
         held = (self.image, self.image_latents, *(key for key, _ in (self.visual_features or {}).values()))
         return next((t for t in held if t is not None), self.has_image)
 
+
 @dataclass
 class Conditioning(_Movable):
     """What the UNet is told: text always, a picture where `has_image` is 1.
@@ -106,6 +109,7 @@ class Conditioning(_Movable):
 
     def without_image(self) -> Conditioning:
         return dataclasses.replace(self, has_image=torch.zeros_like(self.has_image))
+
 
 def join(branches: list[Conditioning]) -> Conditioning:
     """The branches of guidance as one batch. Pictures stay those of the first branch, B rows, and serve all of them."""

@@ -22,12 +22,14 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:\S*@)?([^\s?#]*)([?#][^\s,
 
 HIDDEN = "…"
 
+
 class DataError(RuntimeError):
     """A data set that cannot be used: what is wrong, where, what to do. It never says a password of an address."""
 
     def __str__(self) -> str:
         # a loader's worker sends its error with the traceback before it; the sentence comes last
         return shown(super().__str__().strip().rpartition(f"{__name__}.DataError: ")[2])
+
 
 def shown(text: object, address: str = "") -> str:
     """Text as it may be printed: addresses in it without user, password and query (which may hold a key).
@@ -39,6 +41,7 @@ def shown(text: object, address: str = "") -> str:
         words = words.replace(secret, HIDDEN)
     return words
 
+
 def secrets(address: str) -> list[str]:
     """User and password of an address, and the password alone, as it is written and as it is meant; [] where it has none."""
     try:
@@ -47,6 +50,7 @@ def secrets(address: str) -> list[str]:
         return []
     password = user.partition(":")[2]
     return [word for word in dict.fromkeys((user, unquote(user), password, unquote(password))) if at and len(word) > 1]
+
 
 MENDABLE = 2  # exit code of what a user can mend
 
@@ -57,24 +61,33 @@ UNREAD = 141  # 128 + SIGPIPE: whoever read the output went away
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
 
 CURES = {
-    errno.ENOENT: "check the path", errno.ENOTDIR: "a part of this path is a file, so give another path",
-    errno.EISDIR: "it is a folder where a file is wanted", errno.EEXIST: "move it away, or give another path",
-    errno.EACCES: "give yourself the right to it, or another path", errno.EPERM: "give yourself the right to it, or another path",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of this path is a file, so give another path",
+    errno.EISDIR: "it is a folder where a file is wanted",
+    errno.EEXIST: "move it away, or give another path",
+    errno.EACCES: "give yourself the right to it, or another path",
+    errno.EPERM: "give yourself the right to it, or another path",
     errno.EROFS: "give a folder on a disk that may be written (runs_dir=…, out=…, data.path=…)",
-    errno.ENAMETOOLONG: "give a shorter name", errno.EMFILE: "raise `ulimit -n`, or use fewer data.num_workers",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise `ulimit -n`, or use fewer data.num_workers",
     errno.ENFILE: "close other programs, or use fewer data.num_workers",
-    errno.EIO: "the disk or the network drive fails, so look after it", errno.ESTALE: "mount that network drive anew",
+    errno.EIO: "the disk or the network drive fails, so look after it",
+    errno.ESTALE: "mount that network drive anew",
     errno.ENOMEM: "free memory: fewer data.num_workers or a smaller batch needs less",
-}  # fmt: skip
+}
+
 
 class ConfigError(ValueError):
     """What is wrong in a configuration or option, where, and what to write instead."""
 
+
 class BadSample(ValueError):
     """A sample that cannot be used; the message is the reason that is counted and logged."""
 
+
 class DamagedFile(ValueError):
     """A file of this project that cannot be read as what it should be: which, why, what to do."""
+
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The sentence and exit code for an error that a user can mend; None for a bug, whose traceback is wanted."""
@@ -89,9 +102,12 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and (error.errno is not None or error.filename is not None):
         return _of_system(error), MENDABLE
     if isinstance(error, MemoryError):
-        return (f"the memory of this machine is used up{f' ({_words(error)})' if str(error) else ''}: use a smaller batch "
-                "(data.global_batch_size with more trainer.accumulate, evaluation.batch_size) or fewer data.num_workers."), MENDABLE
+        return (
+            f"the memory of this machine is used up{f' ({_words(error)})' if str(error) else ''}: use a smaller batch "
+            "(data.global_batch_size with more trainer.accumulate, evaluation.batch_size) or fewer data.num_workers."
+        ), MENDABLE
     return _of_library(error)
+
 
 def thread_failed(args: threading.ExceptHookArgs) -> None:
     """For `threading.excepthook`: what the system refuses a library's thread is told by whoever uses the thread (loggers.py); all
@@ -101,6 +117,7 @@ def thread_failed(args: threading.ExceptHookArgs) -> None:
         log.info("%s", _of_system(args.exc_value))
     else:
         threading.__excepthook__(args)
+
 
 def _of_system(error: OSError) -> str:
     """Which file, what the system says, what to do."""
@@ -116,10 +133,14 @@ def _of_system(error: OSError) -> str:
     cure = CURES.get(error.errno or 0, "look after that, and run the same command again")
     return f"{name or f'a file (of {_place(error)})'} cannot be used ({error.strerror or _words(error)}): {cure}."
 
+
 def _of_library(error: BaseException) -> tuple[str, int] | None:
     """Errors of the sound, picture and tensor libraries, where they are loaded."""
-    kinds = {"soundfile": ("SoundFileError", "a sound file"), "PIL": ("UnidentifiedImageError", "a picture"),
-             "safetensors": ("SafetensorError", "a safetensors file")}  # fmt: skip
+    kinds = {
+        "soundfile": ("SoundFileError", "a sound file"),
+        "PIL": ("UnidentifiedImageError", "a picture"),
+        "safetensors": ("SafetensorError", "a safetensors file"),
+    }
     for module, (name, what) in kinds.items():
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
@@ -128,15 +149,18 @@ def _of_library(error: BaseException) -> tuple[str, int] | None:
             return f"{what} cannot be read or written ({_words(error)}): {cure}.", MENDABLE
     return None
 
+
 def _words(error: BaseException) -> str:
     """An error's own words in one line of bounded length."""
     return " ".join(str(error).split())[:300].rstrip(".")
+
 
 def _place(error: BaseException) -> str:
     """Where an error without a file name was raised: the last file of this package, and its line."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if f"{os.sep}melfusion{os.sep}" in frame.filename] or frames
     return f"{os.path.basename(ours[-1].filename)}, line {ours[-1].lineno}" if ours else "this program"  # noqa: PTH119
+
 
 def _output_is_gone() -> bool:
     """Can what was printed no longer be written? Then nothing more is, at exit either."""
@@ -154,19 +178,24 @@ def _output_is_gone() -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
 
+
 class RankLost(RuntimeError):
     """Another rank of this run is gone."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, read, or does not belong to these parts: what is wrong and what to do."""
 
+
 class WeightsError(RuntimeError):
     """Weights that are missing or not what they should be: what, where, what to do."""
+
 
 class Preempted(RuntimeError):
     """The run was asked to leave, and did; `code` is what the process exits with."""
 
     code = PREEMPTED
+
 
 class Interrupted(BaseException):
     """A signal where it arrives: no error, or whatever is being read there would be taken for damaged."""

@@ -18,13 +18,17 @@ from melfusion.errors import ConfigError, DamagedFile
 
 LONGEST_NAME = 200  # bytes: room is left for what locks and half-written files add to it
 
+
 def one_name(key: str, name: str) -> str:
     """`name` where it is one component of a path, so that what is made under it stays in its folder; else ConfigError."""
     one_line(key, name)
     if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or len(name.encode(errors="replace")) > LONGEST_NAME:
-        raise ConfigError(f"{key}={name[:LONGEST_NAME]!r} is no name of a folder: give one without slashes that does not begin "
-                          f"with a dot, of at most {LONGEST_NAME} bytes.")  # fmt: skip
+        raise ConfigError(
+            f"{key}={name[:LONGEST_NAME]!r} is no name of a folder: give one without slashes that does not begin "
+            f"with a dot, of at most {LONGEST_NAME} bytes."
+        )
     return name
+
 
 def one_line(key: str, value: Any) -> None:
     """ConfigError where a text, or one inside a list or dict, holds a line break or another control character."""
@@ -34,12 +38,14 @@ def one_line(key: str, value: Any) -> None:
     elif isinstance(value, str) and (bad := [c for c in value if unicodedata.category(c) in ("Cc", "Zl", "Zp")]):
         raise ConfigError(f"{key}={value[:80]!r} holds the control character {bad[0]!r}: leave it out.")
 
-def _try_lock(file: IO[str]) -> bool:
+
+def try_lock(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -58,6 +64,7 @@ def locked(path: Path) -> Iterator[None]:
         finally:
             os.close(handle)
 
+
 def _lock_file(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -66,7 +73,9 @@ def _lock_file(path: Path) -> int:
             raise
         return os.open(path, os.O_RDONLY)
 
+
 MAX_JSON_BYTES = 64 << 20  # of a file of ours that is read whole
+
 
 def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], lasting: bool = False) -> None:
     """Write beside `path`, then rename: a file that is there is whole, whoever reads it meanwhile and wherever this ends.
@@ -96,13 +105,16 @@ def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], l
     if lasting:
         sync_folder(path.parent)
 
+
 def write_json(path: Path, tree: Any) -> None:
     """A tree as `as_json` has it, whole or not at all."""
     write_whole(path, as_json(tree))
 
+
 def as_json(tree: Any) -> str:
     """A tree as indented text with a newline at its end; numbers that are not finite become null."""
     return json.dumps(finite(tree), indent=1, allow_nan=False) + "\n"
+
 
 def finite(tree: Any) -> Any:
     """The tree with None in place of each number that is not finite."""
@@ -112,6 +124,7 @@ def finite(tree: Any) -> Any:
         return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder last through a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -119,6 +132,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
 
 def require_writable(folder: Path) -> None:
     """Make a folder, and a file in it for a moment; OSError where that cannot be."""
@@ -134,6 +148,7 @@ def require_writable(folder: Path) -> None:
         raise
     probe.unlink()
 
+
 def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file, never of a pipe or device, which could be waited for without end.
 
@@ -148,6 +163,7 @@ def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DamagedFile(f"{path} cannot be read ({error.strerror}): {cure}.") from error
+
 
 def read_json(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The object that a JSON file holds; DamagedFile where it holds none, with what to do."""

@@ -23,9 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PROVEN = ((3, 11), (3, 12))
 
+
 def fail(sentence: str) -> None:
     """Stop with one sentence."""
     sys.exit(f"melfusion set-up: {sentence}")
+
 
 def environment(env: dict[str, str]) -> Path:
     """The Python that melfusion runs with: PYTHON=, the active environment's, or .venv's (which may not exist yet)."""
@@ -39,6 +41,7 @@ def environment(env: dict[str, str]) -> Path:
             return Path(env[name]) / "bin" / "python"
     return ROOT / ".venv" / "bin" / "python"
 
+
 def make_venv(python: Path) -> None:
     """Create .venv with the first proven interpreter on the PATH."""
     for name in ("python3.11", "python3.12", "python3"):
@@ -48,16 +51,19 @@ def make_venv(python: Path) -> None:
             return
     fail("melfusion is proven on Python 3.11 and 3.12, and neither is on the PATH; install one or give PYTHON=.")
 
+
 def version(python: Path) -> tuple[int, int] | None:
     """(major, minor) of an interpreter, None where it does not run."""
     code = "import sys; print(*sys.version_info[:2])"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
     return tuple(map(int, done.stdout.split())) if done.returncode == 0 else None
 
+
 def wanted() -> str:
     """Hash of what decides about the installed packages; checkouts whose lists agree share it."""
     files = (ROOT / "setup.cfg", ROOT / "requirements-no-deps.txt")
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
 
 def checkout(python: Path) -> Path | None:
     """The folder whose code the environment's own `melfusion` runs; None where it is not installed from a folder."""
@@ -70,6 +76,7 @@ def checkout(python: Path) -> Path | None:
         return None
     return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
 
+
 def in_place(python: Path, stamp: Path) -> bool:
     """Are the packages there? Says so where the command `melfusion` runs another checkout than this one."""
     if not stamp.is_file() or stamp.read_text() != wanted():
@@ -78,9 +85,13 @@ def in_place(python: Path, stamp: Path) -> bool:
     if other is None or other == ROOT:
         return True
     if other.is_dir():
-        print(f"melfusion set-up: {python.parents[1]} is shared with {other}, whose code the command `melfusion` runs there; make "
-              f"here runs that of {ROOT} (`pip install -e .` here moves the command).", file=sys.stderr)  # fmt: skip
+        print(
+            f"melfusion set-up: {python.parents[1]} is shared with {other}, whose code the command `melfusion` runs there; make "
+            f"here runs that of {ROOT} (`pip install -e .` here moves the command).",
+            file=sys.stderr,
+        )
     return other.is_dir()
+
 
 def install(python: Path) -> None:
     """Install the project, editable, with its development tools, then the packages that must come without theirs."""
@@ -89,6 +100,7 @@ def install(python: Path) -> None:
     for arguments in (["-e", f"{ROOT}[dev]"], ["--no-deps", "-r", str(ROOT / "requirements-no-deps.txt")]):
         if subprocess.run([*pip, *arguments]).returncode:
             fail(f"`pip install {' '.join(arguments)}` failed; see pip's own words above.")
+
 
 def main() -> None:
     """Print nothing and do nothing when all is in place."""
@@ -109,9 +121,12 @@ def main() -> None:
         before = checkout(python)
         install(python)
         if before not in (None, ROOT):
-            print(f"melfusion set-up: the command `melfusion` of {python.parents[1]} now runs {ROOT}; it ran {before} before.",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"melfusion set-up: the command `melfusion` of {python.parents[1]} now runs {ROOT}; it ran {before} before.",
+                file=sys.stderr,
+            )
         stamp.write_text(wanted())
+
 
 if __name__ == "__main__":
     main()

@@ -9,19 +9,21 @@ STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noi
 
 KEY = 0x6D656C66  # second half of every generator's key
 
+
 def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:
     """Counter-based (Philox) generator of one purpose of one position: no state is carried between samples."""
     counter = [0, position, epoch, STREAMS.index(stream)]
     return np.random.Generator(np.random.Philox(key=[seed, KEY], counter=counter))
 
+
 def torch_seed(seed: int, number: int) -> int:
     """For torch's own generator at one micro-batch: what a layer draws from it does not depend on what was drawn before."""
     return int(generator(seed, "torch", 0, number).integers(2**63))
+
 
 def draws(seed: int, position: int, noise_shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
     """Every random number of one position: uniform timestep and drop, standard normal arrays by stream name."""
     uniform = {name: generator(seed, name, 0, position).random(dtype=np.float32) for name in ("timestep", "drop")}
     return uniform | {
-        name: generator(seed, name, 0, position).standard_normal(shape, dtype=np.float32)
-        for name, shape in noise_shapes.items()
+        name: generator(seed, name, 0, position).standard_normal(shape, dtype=np.float32) for name, shape in noise_shapes.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from melfusion.assembly.schema import CHOICES, REFUSED, Config, to_dict
-from melfusion.config.check import _nearest, flatten
+from melfusion.config.check import flatten, nearest
 from melfusion.data.sources import check_scenes
 from melfusion.errors import ConfigError
 from melfusion.files import one_line, one_name
@@ -14,7 +14,7 @@ from melfusion.files import one_line, one_name
 def check(config: Config) -> None:
     """Words from fixed lists, names that stay in their folders, sizes that must divide; raises ConfigError."""
     flat = flatten(to_dict(config))
-    _check_words(flat)
+    check_words(flat)
     check_names(config)
     check_limits(config)
     if unknown := [stage for stage in config.stages if stage not in ("music_vae", "image_diffusion")]:
@@ -28,41 +28,69 @@ def check(config: Config) -> None:
     for part in ("image", "unet"):
         levels = getattr(config, part)
         if len(levels.attention_blocks) != len(levels.block_out_channels):
-            raise ConfigError(f"{part}.attention_blocks has {len(levels.attention_blocks)} levels and "
-                              f"{part}.block_out_channels {len(levels.block_out_channels)}: give one word per level.")  # fmt: skip
+            raise ConfigError(
+                f"{part}.attention_blocks has {len(levels.attention_blocks)} levels and "
+                f"{part}.block_out_channels {len(levels.block_out_channels)}: give one word per level."
+            )
     d = config.diffusion
     if not 0 <= config.image.fixed_timestep < d.num_train_timesteps:
-        raise ConfigError(f"image.fixed_timestep={config.image.fixed_timestep} must lie between 0 and "
-                          f"{d.num_train_timesteps - 1}.")  # fmt: skip
+        raise ConfigError(f"image.fixed_timestep={config.image.fixed_timestep} must lie between 0 and {d.num_train_timesteps - 1}.")
     if min(drops := (d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)) < 0 or sum(drops) > 1:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
     if not 0 <= d.pure_noise_share < 1:
         raise ConfigError(f"diffusion.pure_noise_share={d.pure_noise_share} must be at least 0 and less than 1.")
-    positive = ("audio.hop_length_samples", "audio.sample_rate_hz", "audio.clip_duration_s", "data.global_batch_size",
-                "trainer.accumulate", "trainer.max_steps", "trainer.val_every_n_steps", "data.samples_per_shard",
-                "data.val_items", "sampling.num_inference_steps",
-                "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.media_every_n_steps",
-                "trainer.keep_last", "guards.max_bad_steps", "data.precompute.batch_size", "evaluation.batch_size",
-                "music_vae.texture_width", "music_vae.texture_blocks",
-                *(key for key in flat if key.startswith("data.max_")))  # fmt: skip
+    positive = (
+        "audio.hop_length_samples",
+        "audio.sample_rate_hz",
+        "audio.clip_duration_s",
+        "data.global_batch_size",
+        "trainer.accumulate",
+        "trainer.max_steps",
+        "trainer.val_every_n_steps",
+        "data.samples_per_shard",
+        "data.val_items",
+        "sampling.num_inference_steps",
+        "trainer.checkpoint_every_n_steps",
+        "trainer.log_every_n_steps",
+        "trainer.media_every_n_steps",
+        "trainer.keep_last",
+        "guards.max_bad_steps",
+        "data.precompute.batch_size",
+        "evaluation.batch_size",
+        "music_vae.texture_width",
+        "music_vae.texture_blocks",
+        *(key for key in flat if key.startswith("data.max_")),
+    )
     for key in positive:
         if not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
-    for key in ("seed", "data.corpus_seed", "data.num_workers", "data.retries", "data.cache_gib", "trainer.keep_best",
-                "guards.spike_factor", "guards.rollback_after", "music_vae.texture_steps"):
+    for key in (
+        "seed",
+        "data.corpus_seed",
+        "data.num_workers",
+        "data.retries",
+        "data.cache_gib",
+        "trainer.keep_best",
+        "guards.spike_factor",
+        "guards.rollback_after",
+        "music_vae.texture_steps",
+    ):
         if not flat[key] >= 0:
             raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
     if (words := config.text_encoder.max_words) is not None and words < 1:
         raise ConfigError(f"text_encoder.max_words={words} leaves no word of a caption: give 1 or more, or null for all.")
     if config.data.precompute.enabled and config.data.crop == "random":
-        raise ConfigError("data.crop=random draws another crop each time, and what is precomputed is of each clip's start: "
-                          "give data.crop=start or data.precompute.enabled=false.")  # fmt: skip
+        raise ConfigError(
+            "data.crop=random draws another crop each time, and what is precomputed is of each clip's start: "
+            "give data.crop=start or data.precompute.enabled=false."
+        )
     if config.data.stream and config.data.leave_out:
         raise ConfigError("data.leave_out is not looked at in data.stream: leave one of them out.")
     vae_down = config.music_vae.downsampling
     if config.audio.n_mels % vae_down:
-        raise ConfigError(f"audio.n_mels={config.audio.n_mels} must be a multiple of {vae_down}, "
-                          "since the music VAE shrinks it that much.")  # fmt: skip
+        raise ConfigError(
+            f"audio.n_mels={config.audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
+        )
     samples = round(config.audio.clip_duration_s * config.audio.sample_rate_hz)
     down = vae_down * 2 ** (len(config.unet.block_out_channels) - 1)
     if samples % (config.audio.hop_length_samples * down):
@@ -72,23 +100,29 @@ def check(config: Config) -> None:
             f"{config.audio.hop_length_samples * down / config.audio.sample_rate_hz:g} s."
         )
     if not 0 < config.image.grid_steps <= config.diffusion.num_train_timesteps:
-        raise ConfigError(f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
-                          f"diffusion.num_train_timesteps={config.diffusion.num_train_timesteps}.")  # fmt: skip
+        raise ConfigError(
+            f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
+            f"diffusion.num_train_timesteps={config.diffusion.num_train_timesteps}."
+        )
     if (most := config.trainer.micro_batch_size) is not None and (most < 1 or config.trainer.accumulate > 1):
-        raise ConfigError(f"trainer.micro_batch_size={most} must be 1 or more, and null beside trainer.accumulate="
-                          f"{config.trainer.accumulate}, which says how a step is cut, too.")  # fmt: skip
+        raise ConfigError(
+            f"trainer.micro_batch_size={most} must be 1 or more, and null beside trainer.accumulate="
+            f"{config.trainer.accumulate}, which says how a step is cut, too."
+        )
     if config.data.global_batch_size % config.trainer.accumulate:
         raise ConfigError(
             f"data.global_batch_size={config.data.global_batch_size} is not a multiple of "
             f"trainer.accumulate={config.trainer.accumulate}."
         )
 
-def _check_words(flat: dict[str, Any]) -> None:
+
+def check_words(flat: dict[str, Any]) -> None:
     for key, words in CHOICES.items():
         if why := REFUSED.get(key, {}).get(flat[key]):
             raise ConfigError(f"{key}={flat[key]} is not offered, since {why}.")
         if flat[key] not in words:
-            raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{_nearest(str(flat[key]), words)}.")
+            raise ConfigError(f"{key}={flat[key]!r} is not one of {', '.join(words)}{nearest(str(flat[key]), words)}.")
+
 
 def check_names(config: Config) -> None:
     """The run's name and folder; raises ConfigError."""
@@ -100,6 +134,7 @@ def check_names(config: Config) -> None:
     for name in config.stages:
         one_name("stages", name)
 
+
 def check_limits(config: Config) -> None:
     """Steps that no schedule has, and corpora too large to be meant; raises ConfigError."""
     steps, most = config.sampling.num_inference_steps, config.diffusion.num_train_timesteps
@@ -108,6 +143,6 @@ def check_limits(config: Config) -> None:
     if (few := min(config.data.splits.values(), default=0)) < 0:
         raise ConfigError(f"data.splits holds {few}: a number of scenes is at least 0.")
     if config.data.source == "scenes":
-        check_scenes("data.splits", sum(config.data.splits.values()), config)
+        check_scenes("data.splits", sum(config.data.splits.values()), config.data)
     if config.ablation.corpus_test == "fresh":  # now, and not when all rows are trained
-        check_scenes("ablation.items", 2 * config.ablation.items, config)
+        check_scenes("ablation.items", 2 * config.ablation.items, config.data)

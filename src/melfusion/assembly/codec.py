@@ -10,7 +10,7 @@ from transformers import SpeechT5HifiGan
 
 from melfusion.assembly.export import STATISTICS, STATISTICS_FILE, TEXTURE_FOLDER
 from melfusion.assembly.schema import Config
-from melfusion.assembly.weights import _check_audio, _check_front_end, _folder
+from melfusion.assembly.weights import check_audio, check_front_end, weights_folder
 from melfusion.errors import WeightsError
 from melfusion.media.mel import LogMel
 from melfusion.models.griffin_lim import GriffinLim
@@ -25,29 +25,49 @@ from melfusion.models.vocos import Vocos
 
 def music_vae(config: Config) -> MusicVAE:
     """MusicVAE from a diffusers folder (AudioLDM's `vae`, or our export with its statistics) or random init."""
-    c, folder = config.music_vae, _folder(config, "music_vae")
+    c, folder = config.music_vae, weights_folder(config, "music_vae")
     if folder is None:
         levels = len(c.block_out_channels)
         autoencoder = AutoencoderKL(
-            in_channels=c.patch_size**2, out_channels=c.patch_size**2, latent_channels=c.latent_channels,
+            in_channels=c.patch_size**2,
+            out_channels=c.patch_size**2,
+            latent_channels=c.latent_channels,
             block_out_channels=c.block_out_channels,
-            down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-            layers_per_block=c.layers_per_block, norm_num_groups=c.norm_num_groups, scaling_factor=1.0,
+            down_block_types=["DownEncoderBlock2D"] * levels,
+            up_block_types=["UpDecoderBlock2D"] * levels,
+            layers_per_block=c.layers_per_block,
+            norm_num_groups=c.norm_num_groups,
+            scaling_factor=1.0,
             mid_block_add_attention=c.mid_block_attention,
-        )  # fmt: skip
+        )
     else:
         autoencoder = pretrained(AutoencoderKL, folder)
     if autoencoder.config.latent_channels != c.latent_channels:
-        raise WeightsError(f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
-                           f"music_vae.latent_channels={c.latent_channels}: set it to what the weights have.")  # fmt: skip
+        raise WeightsError(
+            f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
+            f"music_vae.latent_channels={c.latent_channels}: set it to what the weights have."
+        )
     if c.trainable != "all" and folder is None:
-        raise WeightsError(f"music_vae.trainable={c.trainable} keeps the encoder of music_vae.weights, and there are none: "
-                           "give weights.")  # fmt: skip
-    vae = MusicVAE(autoencoder, LogMel(config.audio), c.mel_mean, c.mel_std, c.kl_weight, config.optim, config.trainer.max_steps,
-                   c.modulation_weight, c.trainable, texture(config, folder), c.texture_steps)  # fmt: skip
+        raise WeightsError(
+            f"music_vae.trainable={c.trainable} keeps the encoder of music_vae.weights, and there are none: give weights."
+        )
+    vae = MusicVAE(
+        autoencoder,
+        LogMel(config.audio),
+        c.mel_mean,
+        c.mel_std,
+        c.kl_weight,
+        config.optim,
+        config.trainer.max_steps,
+        c.modulation_weight,
+        c.trainable,
+        texture(config, folder),
+        c.texture_steps,
+    )
     if folder is not None and (folder / STATISTICS_FILE).is_file():
-        _check_front_end(load_statistics(vae, folder / STATISTICS_FILE, STATISTICS), config, "music_vae")
+        check_front_end(load_statistics(vae, folder / STATISTICS_FILE, STATISTICS), config, "music_vae")
     return vae
+
 
 def texture(config: Config, folder: Path | None) -> Texture | None:
     """What lies beside a music VAE's weights; a VAE in training has none but the one that trains, since it fits one decoder."""
@@ -58,12 +78,13 @@ def texture(config: Config, folder: Path | None) -> Texture | None:
     if folder is None or not (folder / TEXTURE_FOLDER / PART_FILE).is_file():
         return None
     made_for, sizes = read_part(folder / TEXTURE_FOLDER)
-    _check_audio(made_for, config, "music_vae")
+    check_audio(made_for, config, "music_vae")
     return sized(Texture, folder / TEXTURE_FOLDER, c.latent_channels, **sizes)
+
 
 def vocoder(config: Config) -> Vocoder:
     """HiFi-GAN from a transformers folder, or Griffin-Lim."""
-    c, folder = config.vocoder, _folder(config, "vocoder")
+    c, folder = config.vocoder, weights_folder(config, "vocoder")
     training = (LogMel(config.audio), c.segment_frames, config.optim, config.trainer.max_steps)
     if folder is None:
         griffin_lim = c.kind == "griffin_lim"
@@ -71,13 +92,17 @@ def vocoder(config: Config) -> Vocoder:
         return Vocoder(network, *training)
     if (folder / PART_FILE).is_file():
         made_for, sizes = read_part(folder)
-        _check_audio(made_for, config, "vocoder")
+        check_audio(made_for, config, "vocoder")
         return Vocoder(sized(Vocos, folder, config.audio, **sizes), *training, c.mel_corrections)
     network = pretrained(SpeechT5HifiGan, folder)
     if network.config.model_in_dim != config.audio.n_mels:
-        raise WeightsError(f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
-                           f"audio.n_mels={config.audio.n_mels}: use a vocoder trained for this audio.")  # fmt: skip
+        raise WeightsError(
+            f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
+            f"audio.n_mels={config.audio.n_mels}: use a vocoder trained for this audio."
+        )
     if (hop := math.prod(network.config.upsample_rates)) != config.audio.hop_length_samples:
-        raise WeightsError(f"vocoder.weights: {folder} makes {hop} samples of a mel frame, but "
-                           f"audio.hop_length_samples={config.audio.hop_length_samples}.")  # fmt: skip
+        raise WeightsError(
+            f"vocoder.weights: {folder} makes {hop} samples of a mel frame, but "
+            f"audio.hop_length_samples={config.audio.hop_length_samples}."
+        )
     return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training, c.mel_corrections)

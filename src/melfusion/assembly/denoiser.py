@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusers import UNet2DConditionModel
 
 from melfusion.assembly.schema import Config
-from melfusion.assembly.weights import _folder
+from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
 from melfusion.models.layouts import TANGO_FILE
 from melfusion.models.published import load_tango, pretrained, tango_state
@@ -15,7 +15,7 @@ from melfusion.models.unet import SynapticUNet
 
 def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionModel | int | None) -> SynapticUNet:
     """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
-    c, s, folder = config.unet, config.synapse, _folder(config, "unet")
+    c, s, folder = config.unet, config.synapse, weights_folder(config, "unet")
     if folder is None:
         unet = random_unet(c, config.music_vae.latent_channels, text_width)
     elif (folder / TANGO_FILE).is_file():
@@ -29,13 +29,27 @@ def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionMo
     else:
         unet = pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
     if unet.config.in_channels != config.music_vae.latent_channels:
-        raise WeightsError(f"unet.weights: {folder} denoises {unet.config.in_channels} channels, but "
-                           f"music_vae.latent_channels={config.music_vae.latent_channels}.")  # fmt: skip
+        raise WeightsError(
+            f"unet.weights: {folder} denoises {unet.config.in_channels} channels, but "
+            f"music_vae.latent_channels={config.music_vae.latent_channels}."
+        )
     if unet.config.cross_attention_dim != text_width:
-        raise WeightsError(f"unet.weights: {folder} attends to text of width {unet.config.cross_attention_dim}, but the "
-                           f"text encoder gives {text_width}: choose the encoder it was trained with.")  # fmt: skip
+        raise WeightsError(
+            f"unet.weights: {folder} attends to text of width {unet.config.cross_attention_dim}, but the "
+            f"text encoder gives {text_width}: choose the encoder it was trained with."
+        )
     if c.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     trainable = {"auto": "all" if folder is None or s.kind == "none" else "decoder"}.get(c.trainable, c.trainable)
-    return SynapticUNet(unet, image_unet, s.kind, s.layers, trainable, alpha_share=s.alpha_share,
-                        alpha_init=s.alpha_init, match=s.match, num_tokens=s.image_tokens, match_scale=s.match_scale)  # fmt: skip
+    return SynapticUNet(
+        unet,
+        image_unet,
+        s.kind,
+        s.layers,
+        trainable,
+        alpha_share=s.alpha_share,
+        alpha_init=s.alpha_init,
+        match=s.match,
+        num_tokens=s.image_tokens,
+        match_scale=s.match_scale,
+    )

@@ -18,10 +18,12 @@ def device_type(trainer: TrainerConfig) -> str:
         return "cuda"
     return "mps" if trainer.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available() else "cpu"
 
+
 def world_size(trainer: TrainerConfig, environment: Mapping[str, str] = os.environ) -> int:
     """How many devices train together."""
     here = torch.cuda.device_count() if device_type(trainer) == "cuda" else 1
     return (count_devices(check_tasks(trainer.devices, trainer.num_nodes, environment)) or here) * trainer.num_nodes
+
 
 def accumulation(config: Config, world: int | None = None) -> int:
     """Micro-batches of a step: trainer.accumulate, or the fewest for which none is above trainer.micro_batch_size.

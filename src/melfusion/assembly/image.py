@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPVisionModel
 
 from melfusion.assembly.schema import Config
-from melfusion.assembly.weights import _folder
+from melfusion.assembly.weights import weights_folder
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_clip import ClipFeatures
 from melfusion.models.image_diffusion import ImageFeatureExtractor
@@ -17,7 +17,7 @@ from melfusion.models.twins import random_clip_vision, random_image_vae, random_
 
 def image_features(config: Config, layers: list[str] | None = None) -> ImageFeatureExtractor:
     """The image-diffusion model from a pipeline folder (unet, vae, text_encoder, tokenizer) or random init."""
-    c, folder = config.image, _folder(config, "image")
+    c, folder = config.image, weights_folder(config, "image")
     schedule, prediction_type = config.diffusion, c.prediction_type
     if folder is None:
         unet = random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
@@ -30,14 +30,26 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
         prompt = empty_prompt(folder, unet.config.cross_attention_dim)
         schedule, prediction_type = stored_schedule(folder / "scheduler" / "scheduler_config.json")
     return ImageFeatureExtractor(
-        unet, vae, prompt, alphas_cumprod(schedule), layers, c.reading, c.grid_steps, c.fixed_timestep,
-        prediction_type, config.optim, config.trainer.max_steps, config.data.val_items,
-    )  # fmt: skip
+        unet,
+        vae,
+        prompt,
+        alphas_cumprod(schedule),
+        layers,
+        c.reading,
+        c.grid_steps,
+        c.fixed_timestep,
+        prediction_type,
+        config.optim,
+        config.trainer.max_steps,
+        config.data.val_items,
+    )
+
 
 def clip_features(config: Config) -> ClipFeatures:
     """CLIP's vision transformer from a transformers folder, or a random twin of 8×8 patches."""
-    c, folder = config.image, _folder(config, "image")
+    c, folder = config.image, weights_folder(config, "image")
     network = random_clip_vision(c, config.data.image_size_px) if folder is None else pretrained(CLIPVisionModel, folder)
     return ClipFeatures(network)
+
 
 LOOKS = {"diffusion": image_features, "clip": clip_features}  # what may look at the picture

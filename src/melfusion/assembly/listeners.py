@@ -7,7 +7,7 @@ from typing import Any
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.text import text_encoder
-from melfusion.assembly.weights import _check_audio, _folder, _seeded
+from melfusion.assembly.weights import check_audio, seeded, weights_folder
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork
 from melfusion.listeners.towers import ImageTower, Towers
@@ -19,7 +19,7 @@ from melfusion.models.published import read_part, sized
 
 def judge(config: Config) -> Judge:
     """The classifier of sounds, from a folder this project wrote or random init."""
-    c, folder = config.judge, _folder(config, "judge")
+    c, folder = config.judge, weights_folder(config, "judge")
 
     # the first judges were written before there were kinds
     def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
@@ -33,25 +33,27 @@ def judge(config: Config) -> Judge:
     if folder is None:
         return sized_judge(c.width, c.embedding, c.attributes, c.kind)
     made_for, sizes = read_part(folder)
-    _check_audio(made_for, config, "judge")
+    check_audio(made_for, config, "judge")
     return sized(sized_judge, folder, **sizes)
+
 
 def towers(config: Config) -> Towers:
     """The contrastive models with the text encoder they were trained with, from a folder this project wrote or random init."""
-    c, folder = config.towers, _folder(config, "towers")
+    c, folder = config.towers, weights_folder(config, "towers")
 
     def sized_towers(**sizes: Any) -> Towers:
         width, embedding, text = sizes["width"], sizes["embedding"], TextEncoderConfig(**sizes["text_encoder"])
-        with _seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
+        with seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
             encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=text)))
         sound = JudgeNetwork(config.audio.n_mels, width, embedding)
-        made = Towers(ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim,
-                      config.trainer.max_steps)  # fmt: skip
+        made = Towers(
+            ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim, config.trainer.max_steps
+        )
         made.sizes = sizes
         return made
 
     if folder is None:
         return sized_towers(width=c.width, embedding=c.embedding, text_encoder=dataclasses.asdict(config.text_encoder))
     made_for, sizes = read_part(folder)
-    _check_audio(made_for, config, "towers")
+    check_audio(made_for, config, "towers")
     return sized(sized_towers, folder, **sizes)

@@ -21,7 +21,8 @@ from melfusion.state.checkpoint_store import newest
 
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
 
-SHIPPED = Path(__file__).parent / "weights" / "melfusion"
+SHIPPED = Path(__file__).parents[1] / "weights" / "melfusion"
+
 
 def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     """What trained (with EMA where `load_system` gave it) → folder: a model on top of the parts its configuration names."""
@@ -30,8 +31,8 @@ def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
     write_json(folder / SYSTEM_FILE, {"config": to_dict(config), "frozen": system.frozen_digests()})
 
-def load_system(path: str | Path | None = None, ema: bool = True,
-                overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:  # fmt: skip
+
+def load_system(path: str | Path | None = None, ema: bool = True, overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:
     """A `.ckpt` of this project, a run directory (its newest), an exported folder, or None for the shipped model.
 
     Returns the system in eval mode and its configuration, with `overrides` (a dotlist) laid over it. Raises
@@ -56,6 +57,7 @@ def load_system(path: str | Path | None = None, ema: bool = True,
         raise CheckpointError(f"{file} does not hold the weights of its own configuration: {words}") from error
     return system.eval(), config
 
+
 def _exported(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / "model.safetensors")
@@ -66,6 +68,7 @@ def _exported(folder: Path) -> dict[str, Any]:
             raise
         raise CheckpointError(f"{folder} cannot be read ({type(error).__name__}): copy the folder again.") from error
 
+
 def _checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"There is no checkpoint in {file}: give CKPT=runs/<name> of a run that has saved one.")
@@ -74,8 +77,9 @@ def _checkpoint(file: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
         if is_out_of_memory(error):
             raise
-        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): it is truncated, or not a checkpoint "
-                              "of melfusion; use an older one.") from error  # fmt: skip
+        raise CheckpointError(
+            f"{file} cannot be read ({type(error).__name__}): it is truncated, or not a checkpoint of melfusion; use an older one."
+        ) from error
     if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict) or "state_dict" not in stored:
         raise CheckpointError(f"{file} is not a checkpoint of a melfusion run: it lacks its configuration.")
     return stored

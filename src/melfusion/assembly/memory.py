@@ -15,6 +15,7 @@ from melfusion.models.device import is_out_of_memory
 class OutOfMemory(RuntimeError):
     """What was being done, what took the memory, and which keys need less."""
 
+
 @contextlib.contextmanager
 def telling_memory(config: Config, doing: str, model: Callable[[], nn.Module | None] = lambda: None) -> Iterator[None]:
     """What cannot be allocated within it becomes OutOfMemory. `doing`: a key of CURES; `model`: what lies in the memory then."""
@@ -25,11 +26,13 @@ def telling_memory(config: Config, doing: str, model: Callable[[], nn.Module | N
             raise
         raise OutOfMemory(sentence(config, doing, model(), error)) from error
 
+
 def sentence(config: Config, doing: str, model: nn.Module | None, error: BaseException) -> str:
     """Said of an allocation that failed."""
     own = " ".join(str(error).split()).partition(". ")[0][:160].rstrip(".")
     took = [own or "the allocator says nothing more", *([] if model is None else [footprint(model, config, doing)])]
     return f"The memory is used up during {doing} ({'; '.join(took)}): give {', or '.join(CURES[doing](config))}."
+
 
 def footprint(model: nn.Module, config: Config, doing: str) -> str:
     """What the model takes and, in training, all that comes with what trains."""
@@ -40,31 +43,42 @@ def footprint(model: nn.Module, config: Config, doing: str) -> str:
         return f"parameters take {gib(sum(sizes.values()))}"
     average = config.optim.ema_decay > 0 and config.task == "melfusion"
     with_all = "gradients, AdamW's two moments and the average" if average else "gradients and AdamW's two moments"
-    return (f"frozen parameters take {gib(sizes[False])}, those that train {gib(sizes[True])} × {4 + average} with {with_all}, "
-            f"and the rest is for micro-batches of {micro_batch(config)}")  # fmt: skip
+    return (
+        f"frozen parameters take {gib(sizes[False])}, those that train {gib(sizes[True])} × {4 + average} with {with_all}, "
+        f"and the rest is for micro-batches of {micro_batch(config)}"
+    )
+
 
 def micro_batch(config: Config) -> int:
     """Samples at once on a device."""
     return max(1, config.data.global_batch_size // (world_size(config.trainer) * accumulation(config)))
 
+
 def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
+
 def _training(config: Config) -> list[str]:
     micro, system, trainable = micro_batch(config), config.task == "melfusion", config.unet.trainable
-    same = {f"trainer.micro_batch_size={micro // 2} (or a larger trainer.accumulate)": micro > 1,
-            "unet.gradient_checkpointing=true": system and not config.unet.gradient_checkpointing,
-            "trainer.async_checkpoints=false, which saves the machine's own memory": config.trainer.async_checkpoints,
-            "fewer data.num_workers": config.data.num_workers > 0}  # fmt: skip
-    other = {"trainer.precision=bf16-true": config.trainer.precision != "bf16-true",
-             "data.precompute.enabled=true": not config.data.precompute.enabled,
-             "unet.trainable=cross_attn": trainable not in ("cross_attn", "synapse"),
-             "optim.ema_decay=0": config.optim.ema_decay > 0}  # fmt: skip
+    same = {
+        f"trainer.micro_batch_size={micro // 2} (or a larger trainer.accumulate)": micro > 1,
+        "unet.gradient_checkpointing=true": system and not config.unet.gradient_checkpointing,
+        "trainer.async_checkpoints=false, which saves the machine's own memory": config.trainer.async_checkpoints,
+        "fewer data.num_workers": config.data.num_workers > 0,
+    }
+    other = {
+        "trainer.precision=bf16-true": config.trainer.precision != "bf16-true",
+        "data.precompute.enabled=true": not config.data.precompute.enabled,
+        "unet.trainable=cross_attn": trainable not in ("cross_attn", "synapse"),
+        "optim.ema_decay=0": config.optim.ema_decay > 0,
+    }
     changed = [key for key, helps in other.items() if helps and system]
     return [key for key, helps in same.items() if helps] + [f"under another name= {', '.join(changed)}"] * bool(changed) + [LARGER]
 
+
 def _smaller(key: str, size: int) -> list[str]:
     return [f"{key}={size // 2}"] if size > 1 else []
+
 
 LARGER = "a device with more memory"
 
@@ -73,4 +87,4 @@ CURES: dict[str, Callable[[Config], list[str]]] = {  # what is being done → wh
     "precompute": lambda c: [*_smaller("data.precompute.batch_size", c.data.precompute.batch_size), LARGER],
     "evaluation": lambda c: [*_smaller("evaluation.batch_size", c.evaluation.batch_size), LARGER],
     "generation": lambda c: ["a smaller n", "a shorter duration_s", LARGER],
-}  # fmt: skip
+}

@@ -17,6 +17,7 @@ class EvaluationConfig:
     text_judge: str | None = None  # weights of a judge that hears what captions tell
     outside_picture: str | None = None  # a picture that is no scene; null: a portrait that comes with matplotlib
 
+
 @dataclass
 class AblationConfig:
     """How a suite of experiments/ runs and hears its rows."""
@@ -32,6 +33,7 @@ class AblationConfig:
     guidance: list[float] = field(default_factory=list)  # scales tried on validation scenes; none: sampling.guidance_scale
     search_items: int = 120  # validation clips of each scale
     test_judge: str | None = None  # weights of the judge that hears the table; null: the one that chose
+
 
 @dataclass
 class TrainerConfig:
@@ -55,6 +57,7 @@ class TrainerConfig:
     media_items: int = 8
     progress_bar: bool = True
     threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+
 
 @dataclass
 class GuardConfig:

@@ -27,6 +27,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     """Plain containers only: what `save_hyperparameters` and weights-only loading accept."""
     return dataclasses.asdict(config)
 
+
 @dataclass
 class Config:
     name: str | None = None  # of the run directory; default: the configs' stems
@@ -51,6 +52,7 @@ class Config:
     towers: TowersConfig = field(default_factory=TowersConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
+
 
 # Allowed words of the string keys. Those that a registry has stand here too, since a registry's file imports torch, and a
 # misspelt word should not wait for that; a test holds both against each other.
@@ -87,5 +89,5 @@ REFUSED = {  # words that one may expect → why they are none, and what to writ
         "16-true": "float16 holds neither AdamW's small steps nor small gradients: give 16-mixed, or bf16-true for less memory",
         "64-true": "the mel front end, losses and what is precomputed are float32: give 32-true",
         "64": "the mel front end, losses and what is precomputed are float32: give 32-true",
-    },
+    }
 }

@@ -13,7 +13,7 @@ from melfusion.assembly.image import LOOKS, image_features
 from melfusion.assembly.listeners import judge, towers
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.assembly.text import text_encoder
-from melfusion.assembly.weights import TANGO_FRONT_END, _check_front_end, _folder, _seeded
+from melfusion.assembly.weights import TANGO_FRONT_END, check_front_end, seeded, weights_folder
 from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.diffusion.samplers import make_scheduler
@@ -26,9 +26,9 @@ from melfusion.models.trained import TrainedModule
 
 def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     """The whole of MeLFusion. Random twins are drawn from config.seed, the same in every process."""
-    if (folder := _folder(config, "unet")) and (folder / TANGO_FILE).is_file():
-        _check_front_end(TANGO_FRONT_END, config, "unet")
-    with _seeded(config.seed) if seed_parts else contextlib.nullcontext():
+    if (folder := weights_folder(config, "unet")) and (folder / TANGO_FILE).is_file():
+        check_front_end(TANGO_FRONT_END, config, "unet")
+    with seeded(config.seed) if seed_parts else contextlib.nullcontext():
         text = freeze(text_encoder(config))
         extractor = freeze(LOOKS[config.image.model](config)) if config.synapse.kind != "none" else None
         unet = synaptic_unet(config, text.width, extractor.seen_by if extractor else None)
@@ -37,18 +37,31 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
         extractor.layers = list(unet.synapse.specs)
     latent_shape = AudioGeometry(config.audio).latent_shape(config.music_vae.latent_channels, vae.downsampling)
     return MeLFusion(
-        unet=unet, music_vae=vae, text_encoder=text, extractor=extractor, vocoder=sound, log_mel=LogMel(config.audio),
-        alpha_bar=alphas_cumprod(config.diffusion), diffusion=config.diffusion, optim=config.optim, latent_shape=latent_shape,
-        scheduler=lambda: make_scheduler(config.sampling.sampler, config.diffusion), max_steps=config.trainer.max_steps,
-        val_items=config.data.val_items, config=to_dict(config),
-    )  # fmt: skip
+        unet=unet,
+        music_vae=vae,
+        text_encoder=text,
+        extractor=extractor,
+        vocoder=sound,
+        log_mel=LogMel(config.audio),
+        alpha_bar=alphas_cumprod(config.diffusion),
+        diffusion=config.diffusion,
+        optim=config.optim,
+        latent_shape=latent_shape,
+        scheduler=lambda: make_scheduler(config.sampling.sampler, config.diffusion),
+        max_steps=config.trainer.max_steps,
+        val_items=config.data.val_items,
+        config=to_dict(config),
+    )
+
 
 PARTS = {"music_vae": music_vae, "vocoder": vocoder, "image_diffusion": image_features, "judge": judge, "towers": towers}
 
+
 def part(config: Config) -> TrainedModule:
     """The part that trains itself under the task of its name, on random init or its weights."""
-    with _seeded(config.seed):
+    with seeded(config.seed):
         return PARTS[config.task](config)
+
 
 def noise_shapes(config: Config, system: nn.Module) -> dict[str, tuple]:
     """Per-sample normal draws that training, precompute and validation of this task need."""

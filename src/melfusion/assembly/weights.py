@@ -12,31 +12,39 @@ from melfusion.errors import WeightsError
 from melfusion.models.weights import resolve
 
 
-def _check_audio(made_for: dict, config: Config, name: str) -> None:
+def check_audio(made_for: dict, config: Config, name: str) -> None:
     """A part that reads log-mels fits one kind of them."""
     for key in ("sample_rate_hz", "n_fft_samples", "hop_length_samples", "n_mels", "f_min_hz", "f_max_hz"):
         if made_for[key] != (here := getattr(config.audio, key)):
-            raise WeightsError(f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}="
-                               f"{made_for[key]}, but it is {here} here: choose another {name} or that audio.")  # fmt: skip
-    _check_front_end(made_for, config, name)
+            raise WeightsError(
+                f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}="
+                f"{made_for[key]}, but it is {here} here: choose another {name} or that audio."
+            )
+    check_front_end(made_for, config, name)
+
 
 TANGO_FRONT_END = {"framing": "centred", "level": "peak"}  # of the log-mels that Tango's UNet was trained on (audio.py)
 
 FRONT_END = {"framing": "hifigan", "level": "rms"}  # of parts that were written before these keys were there
 
-def _check_front_end(made_for: dict, config: Config, name: str) -> None:
+
+def check_front_end(made_for: dict, config: Config, name: str) -> None:
     """WeightsError where log-mels are framed or levelled in another way than a part was trained with."""
     for key, before in FRONT_END.items():
         if (was := made_for.get(key, before)) != (here := getattr(config.audio, key)):
-            raise WeightsError(f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}={was}, but it is "
-                               f"{here} here: choose another {name} or audio.{key}={was}.")  # fmt: skip
+            raise WeightsError(
+                f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}={was}, but it is "
+                f"{here} here: choose another {name} or audio.{key}={was}."
+            )
 
-def _folder(config: Config, name: str) -> Path | None:
+
+def weights_folder(config: Config, name: str) -> Path | None:
     weights = getattr(config, name).weights
     return None if weights is None else resolve(weights, name, config.runs_dir)
 
+
 @contextlib.contextmanager
-def _seeded(seed: int):
+def seeded(seed: int):
     """Random init of all parts from one seed, without touching the caller's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

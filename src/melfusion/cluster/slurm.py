@@ -17,18 +17,27 @@ from melfusion.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+
 def refuse_login_node(env: Mapping[str, str]) -> None:
     """A cluster's login node is not for training: ConfigError where sbatch is found and no job runs."""
     if shutil.which("sbatch", path=env.get("PATH")) and "SLURM_JOB_ID" not in env:
-        raise ConfigError("This looks like a cluster's login node (sbatch is found and no job runs here): "
-                          "send the training there with `make submit`, or start it inside a job.")  # fmt: skip
+        raise ConfigError(
+            "This looks like a cluster's login node (sbatch is found and no job runs here): "
+            "send the training there with `make submit`, or start it inside a job."
+        )
+
 
 INTERACTIVE = ("bash", "interactive")  # job names that tell Lightning to start the ranks itself
 
+
 def ranks_from_slurm(environment: Mapping[str, str]) -> bool:
     """Did srun start this process as one of its tasks? torchrun inside a job starts ranks of its own."""
-    return ("SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in INTERACTIVE
-            and "TORCHELASTIC_RUN_ID" not in environment)  # fmt: skip
+    return (
+        "SLURM_NTASKS" in environment
+        and environment.get("SLURM_JOB_NAME") not in INTERACTIVE
+        and "TORCHELASTIC_RUN_ID" not in environment
+    )
+
 
 def check_tasks(devices: str, nodes: int, environment: Mapping[str, str]) -> str:
     """ConfigError where SLURM's tasks are not devices × nodes; else the devices, `auto` and -1 as the tasks of a node.
@@ -40,18 +49,25 @@ def check_tasks(devices: str, nodes: int, environment: Mapping[str, str]) -> str
     tasks, job_nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", nodes))
     per_node = int(environment.get("SLURM_NTASKS_PER_NODE", tasks // job_nodes))
     if tasks > 1 and "SLURM_STEP_ID" not in environment:
-        raise ConfigError(f"This SLURM job has {tasks} tasks, but only this process was started: put `srun` before the command, "
-                          "or send it with `melfusion submit train`.")  # fmt: skip
+        raise ConfigError(
+            f"This SLURM job has {tasks} tasks, but only this process was started: put `srun` before the command, "
+            "or send it with `melfusion submit train`."
+        )
     given = count_devices(devices) or per_node
     if (tasks, job_nodes, per_node) != (given * nodes, nodes, given):
-        raise ConfigError(f"SLURM started {tasks} tasks ({per_node} on each of {job_nodes} nodes), and the training has "
-                          f"{given * nodes} devices (trainer.devices={devices} × trainer.num_nodes={nodes}): start the job with "
-                          f"`--nodes={nodes} --ntasks-per-node={given}`, or give trainer.devices={per_node} "
-                          f"trainer.num_nodes={job_nodes}.")  # fmt: skip
+        raise ConfigError(
+            f"SLURM started {tasks} tasks ({per_node} on each of {job_nodes} nodes), and the training has "
+            f"{given * nodes} devices (trainer.devices={devices} × trainer.num_nodes={nodes}): start the job with "
+            f"`--nodes={nodes} --ntasks-per-node={given}`, or give trainer.devices={per_node} "
+            f"trainer.num_nodes={job_nodes}."
+        )
     if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
-        raise ConfigError(f"SLURM started {tasks} tasks without saying how many on a node: start the job with "
-                          f"`--nodes={nodes} --ntasks-per-node={given}` instead of --ntasks.")  # fmt: skip
+        raise ConfigError(
+            f"SLURM started {tasks} tasks without saying how many on a node: start the job with "
+            f"`--nodes={nodes} --ntasks-per-node={given}` instead of --ntasks."
+        )
     return devices if count_devices(devices) else str(per_node)
+
 
 def count_devices(devices: str) -> int | None:
     """How many devices the words of `trainer.devices` name (`2`, `0,3`, `[0, 3]`); None: as many as there are."""
@@ -60,9 +76,11 @@ def count_devices(devices: str) -> int | None:
         return int(devices) if devices.strip().isdigit() and int(devices) > 0 else None
     return len(listed)
 
+
 def environment_plugin(environment: Mapping[str, str]) -> SLURMEnvironment | None:
     """Lightning's ranks from srun, without its own saving and requeue at SIGUSR1; None: Lightning finds out by itself."""
     return SLURMEnvironment(auto_requeue=False) if ranks_from_slurm(environment) else None
+
 
 def requeue(environment: Mapping[str, str], received: int = signal.SIGUSR1) -> None:
     """Ask SLURM to put this job back into the queue; global rank 0 alone does, and what fails is one logged sentence.

@@ -30,11 +30,20 @@ PARALLEL = ("train",)  # verbs that run as many ranks; any other is one process
 OWN = {"trainer.devices": "gpus_per_node", "trainer.num_nodes": "nodes"}
 
 # Options of sbatch that may not come twice, and the setting that decides each
-WRITTEN = {"nodes": "nodes", "ntasks": "gpus_per_node", "ntasks-per-node": "gpus_per_node", "gpus-per-node": "gpus_per_node",
-           "cpus-per-task": "cpus_per_gpu", "mem": "memory", "time": "time", "signal": "signal_s",
-           "requeue": "requeue"}  # fmt: skip
+WRITTEN = {
+    "nodes": "nodes",
+    "ntasks": "gpus_per_node",
+    "ntasks-per-node": "gpus_per_node",
+    "gpus-per-node": "gpus_per_node",
+    "cpus-per-task": "cpus_per_gpu",
+    "mem": "memory",
+    "time": "time",
+    "signal": "signal_s",
+    "requeue": "requeue",
+}
 
 RUNTIMES = ("apptainer", "pyxis")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,6 +54,7 @@ class Job:
     arguments: list[str]
     variables: dict[str, str]
 
+
 def check(settings: ClusterConfig) -> None:
     """Sizes, words, the form of the time, and that no text brings a line of its own into the script; raises ConfigError."""
     for key, value in dataclasses.asdict(settings).items():
@@ -53,8 +63,10 @@ def check(settings: ClusterConfig) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", key) or isinstance(value, dict | list):
             raise ConfigError(f"cluster.extra has {key}={value!r}: give an option of sbatch without its dashes, and one value.")
     if not re.fullmatch(r"(\d+-)?\d{1,3}:\d\d:\d\d", settings.time):
-        raise ConfigError(f"cluster.time={settings.time!r} is no [days-]hours:minutes:seconds: write \"24:00:00\" or "
-                          "\"2-00:00:00\", in quotes where it stands in a file.")  # fmt: skip
+        raise ConfigError(
+            f'cluster.time={settings.time!r} is no [days-]hours:minutes:seconds: write "24:00:00" or '
+            '"2-00:00:00", in quotes where it stands in a file.'
+        )
     if settings.container_runtime not in RUNTIMES:
         raise ConfigError(f"cluster.container_runtime={settings.container_runtime!r} is not one of {', '.join(RUNTIMES)}.")
     for key, least in (("nodes", 1), ("gpus_per_node", 0), ("cpus_per_gpu", 1), ("signal_s", 1)):
@@ -65,11 +77,13 @@ def check(settings: ClusterConfig) -> None:
     if settings.signal_s >= seconds(settings.time):
         raise ConfigError(f"cluster.signal_s={settings.signal_s} must be less than cluster.time={settings.time}.")
 
+
 def seconds(time: str) -> int:
     """[days-]hours:minutes:seconds → seconds."""
     days, _, clock = time.rpartition("-")
     hours, minutes, rest = map(int, clock.split(":"))
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
+
 
 def agree(settings: ClusterConfig, given: set[str], options: list[str]) -> list[str]:
     """Make tasks and the trainer's devices the same number; ConfigError where the command line says two."""
@@ -81,19 +95,25 @@ def agree(settings: ClusterConfig, given: set[str], options: list[str]) -> list[
         if not word.isdigit() or int(word) < 1:
             raise ConfigError(f"{key}={word} is no number of tasks: a job needs one, such as {key}={max(size, 1)}.")
         if own in given or size == 0:
-            raise ConfigError(f"{key}={word} and cluster.{own}={size} contradict each other: each GPU has one task, so give one "
-                              "of them, or the same number.")  # fmt: skip
+            raise ConfigError(
+                f"{key}={word} and cluster.{own}={size} contradict each other: each GPU has one task, so give one "
+                "of them, or the same number."
+            )
         setattr(settings, own, int(word))
     kept = [o for o in options if o.partition("=")[0] not in OWN]
     return [*kept, f"trainer.devices={max(settings.gpus_per_node, 1)}", f"trainer.num_nodes={settings.nodes}"]
+
 
 def alone(verb: str, settings: ClusterConfig, given: set[str]) -> None:
     """A verb of one process takes one task and at most one GPU; ConfigError where the command line asks for more."""
     for own in OWN.values():
         if own in given and getattr(settings, own) > 1:
-            raise ConfigError(f"cluster.{own}={getattr(settings, own)}: {verb} is one process on one device; "
-                              f"only {', '.join(PARALLEL)} uses more, so leave it out.")  # fmt: skip
+            raise ConfigError(
+                f"cluster.{own}={getattr(settings, own)}: {verb} is one process on one device; "
+                f"only {', '.join(PARALLEL)} uses more, so leave it out."
+            )
     settings.nodes, settings.gpus_per_node = 1, min(settings.gpus_per_node, 1)
+
 
 def send(job: Job, settings: ClusterConfig) -> str:
     """Write the batch script through submitit, hand it to sbatch, tell where the log will lie; returns the job's id."""
@@ -116,6 +136,7 @@ def send(job: Job, settings: ClusterConfig) -> str:
     print(f"job {sent.job_id}: {job.name}, log {job.folder}/{sent.job_id}_0_log.out", flush=True)
     return sent.job_id
 
+
 def parameters(job: Job, settings: ClusterConfig) -> dict[str, Any]:
     """What submitit writes into the script: #SBATCH lines, what comes before srun, srun's own arguments, what comes after."""
     more = {"signal": f"USR1@{settings.signal_s}", "export": "ALL"}
@@ -129,13 +150,26 @@ def parameters(job: Job, settings: ClusterConfig) -> dict[str, Any]:
     srun = [f"--cpus-per-task={settings.cpus_per_gpu}", "--open-mode=append", "--kill-on-bad-exit=0"]
     if settings.container and settings.container_runtime == "pyxis":
         here = Path.cwd()
-        srun += [f"--container-image={settings.container}", f"--container-mounts={here}:{here}", f"--container-workdir={here}",
-                 *settings.container_args]  # fmt: skip
+        srun += [
+            f"--container-image={settings.container}",
+            f"--container-mounts={here}:{here}",
+            f"--container-workdir={here}",
+            *settings.container_args,
+        ]
     return wishes | {
-        "job_name": job.name, "time": settings.time, "nodes": settings.nodes,
-        "ntasks_per_node": max(settings.gpus_per_node, 1), "cpus_per_task": settings.cpus_per_gpu, "wckey": None,
-        "stderr_to_stdout": True, "additional_parameters": more | settings.extra, "srun_args": srun,
-        "setup": [*exports(job), *settings.setup], "teardown": afterwards(settings)}  # fmt: skip
+        "job_name": job.name,
+        "time": settings.time,
+        "nodes": settings.nodes,
+        "ntasks_per_node": max(settings.gpus_per_node, 1),
+        "cpus_per_task": settings.cpus_per_gpu,
+        "wckey": None,
+        "stderr_to_stdout": True,
+        "additional_parameters": more | settings.extra,
+        "srun_args": srun,
+        "setup": [*exports(job), *settings.setup],
+        "teardown": afterwards(settings),
+    }
+
 
 def exports(job: Job) -> list[str]:
     """Variables, quoted for the shell, whatever the site does to the environment of jobs."""
@@ -144,10 +178,12 @@ def exports(job: Job) -> list[str]:
         variables["PYTHONPATH"] = ":".join(str(Path(p).absolute()) for p in paths.split(":") if p)
     return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
+
 def afterwards(settings: ClusterConfig) -> list[str]:
     """Requeue outside any container, when all tasks have left; scancel and SLURM's own requeue end the script before."""
     again = f'[ "$status" = {PREEMPTED} ] && scontrol requeue "$SLURM_JOB_ID"'
     return ["status=$?", *([again] if settings.requeue else []), "exit $status"]
+
 
 def command(job: Job, settings: ClusterConfig) -> list[str]:
     """What every task runs."""

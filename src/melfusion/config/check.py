@@ -6,16 +6,15 @@ import dataclasses
 import difflib
 from typing import Any
 
-from melfusion.assembly.schema import Config
 
-
-def valid_keys(cls: type = Config, prefix: str = "") -> list[str]:
+def valid_keys(cls: type, prefix: str = "") -> list[str]:
     """All dotted keys of the schema."""
     keys = []
     for f in dataclasses.fields(cls):
         sub = f.default_factory if isinstance(f.default_factory, type) else None
         keys += valid_keys(sub, f"{prefix}{f.name}.") if dataclasses.is_dataclass(sub) else [prefix + f.name]
     return keys
+
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'a': {'b': 1}} → {'a.b': 1}."""
@@ -24,17 +23,19 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
     return flat
 
-def _text_keys(cls: type = Config, prefix: str = "") -> dict[str, bool]:
+
+def text_keys(cls: type, prefix: str = "") -> dict[str, bool]:
     """Dotted keys that hold text → whether they may be null."""
     keys: dict[str, bool] = {}
     for f in dataclasses.fields(cls):
         sub = f.default_factory if isinstance(f.default_factory, type) else None
         if dataclasses.is_dataclass(sub):
-            keys |= _text_keys(sub, f"{prefix}{f.name}.")
+            keys |= text_keys(sub, f"{prefix}{f.name}.")
         elif f.type in ("str", "str | None"):
             keys[prefix + f.name] = f.type == "str | None"
     return keys
 
-def _nearest(word: str, words: Any) -> str:
+
+def nearest(word: str, words: Any) -> str:
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

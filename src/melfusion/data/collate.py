@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 
 from melfusion.batch import MusicBatch
-from melfusion.data.datamodule import _pictures_alone
 
 
 def collate(items: list[dict[str, Any]]) -> MusicBatch:
@@ -30,12 +30,13 @@ def collate(items: list[dict[str, Any]]) -> MusicBatch:
         replaced=[pair for item in items for pair in item["replaced"]],
     )
     if "other" in items[0]:
-        batch.other = _pictures_alone(collate([item["other"] for item in items]))
+        batch.other = pictures_alone(collate([item["other"] for item in items]))
     if "cached" in items[0]:
         return collate_cached(batch, [item["cached"] for item in items])
     batch.waveform = stack([item["waveform"] for item in items])
     batch.image = stack([item["image"] for item in items])
     return batch
+
 
 def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> MusicBatch:
     stacked = {name: torch.stack([c[name] for c in cached]) for name in cached[0]}
@@ -46,6 +47,7 @@ def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> 
     batch.image_latents = floats.get("image_latents")
     batch.visual_features = {k: (floats[f"key.{k}"], floats[f"value.{k}"]) for k in layers} or None
     return batch
+
 
 def heed_only_the_loader(worker: int) -> None:
     """In a loader process: a cluster's signal to the whole job is for the run, which saves and ends its workers itself."""
@@ -58,3 +60,8 @@ def heed_only_the_loader(worker: int) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def pictures_alone(batch: MusicBatch) -> MusicBatch:
+    """Without what conditions or is learned beside the picture."""
+    return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})

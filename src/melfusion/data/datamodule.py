@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import Counter
 from typing import Any
@@ -25,13 +24,11 @@ from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
 
+
 def left_out(labels: dict[str, Any], patterns: list[dict[str, str]]) -> bool:
     """Do the labels have all values of any of the patterns (data.leave_out)?"""
     return any(all(name in labels and str(labels[name]) == str(value) for name, value in pattern.items()) for pattern in patterns)
 
-def _pictures_alone(batch: MusicBatch) -> MusicBatch:
-    """Without what conditions or is learned beside the picture."""
-    return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})
 
 class MusicDataModule(lightning.LightningDataModule):
     """Loaders over one indexed data set.
@@ -42,9 +39,16 @@ class MusicDataModule(lightning.LightningDataModule):
         partners: validation items bring another item's picture, too.
     """
 
-    def __init__(self, data: DataConfig, audio: AudioConfig, seed: int = 0, accumulate: int = 1,
-                 noise_shapes: dict[str, tuple] | None = None, provenance: dict[str, Any] | None = None,
-                 partners: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        data: DataConfig,
+        audio: AudioConfig,
+        seed: int = 0,
+        accumulate: int = 1,
+        noise_shapes: dict[str, tuple] | None = None,
+        provenance: dict[str, Any] | None = None,
+        partners: bool = False,
+    ):
         super().__init__()
         self.data, self.audio, self.seed, self.accumulate = data, audio, seed, accumulate
         self.noise_shapes, self.provenance, self.partners = noise_shapes or {}, provenance, partners
@@ -62,16 +66,21 @@ class MusicDataModule(lightning.LightningDataModule):
         self.shards = ShardSet(self.data.path, self.data)
         stored = self.shards.info.get("provenance")
         if stored is not None and self.provenance is None:
-            raise DataError(f"{self.data.path} holds precomputed tensors and no sounds: point data.path at the set that they were "
-                            "made from, and data.precompute.path here.")  # fmt: skip
+            raise DataError(
+                f"{self.data.path} holds precomputed tensors and no sounds: point data.path at the set that they were "
+                "made from, and data.precompute.path here."
+            )
         if stored is None and self.provenance is not None:
-            raise DataError(f"{self.data.path} holds no precomputed latents: run `melfusion precompute`, or point "
-                            "data.precompute.path at a folder of its own.")  # fmt: skip
+            raise DataError(
+                f"{self.data.path} holds no precomputed latents: run `melfusion precompute`, or point "
+                "data.precompute.path at a folder of its own."
+            )
         if stored is not None and self.provenance is not None and stored != self.provenance:
-            differ = sorted(k for k in stored.keys() | self.provenance.keys()
-                            if stored.get(k) != self.provenance.get(k))  # fmt: skip
-            raise DataError(f"{self.data.path} was precomputed from other parts or settings ({', '.join(differ)} differ): "
-                            f"run `melfusion precompute` again or restore them.")  # fmt: skip
+            differ = sorted(k for k in stored.keys() | self.provenance.keys() if stored.get(k) != self.provenance.get(k))
+            raise DataError(
+                f"{self.data.path} was precomputed from other parts or settings ({', '.join(differ)} differ): "
+                f"run `melfusion precompute` again or restore them."
+            )
 
     def dataset(self, split: str, training: bool = False) -> MusicDataset:
         """The map-style data set of one split."""
@@ -87,8 +96,10 @@ class MusicDataModule(lightning.LightningDataModule):
         for split in ("val",) if self.data.stream else ("train", "val"):
             dataset = self.dataset(split)
             if not any(map(dataset.reader.has_picture, dataset.entries)):
-                raise DataError(f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
-                                "model on: give pictures, or image.weights= of a trained one.")  # fmt: skip
+                raise DataError(
+                    f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
+                    "model on: give pictures, or image.weights= of a trained one."
+                )
 
     def _kept(self, dataset: MusicDataset) -> list[Entry]:
         """The samples that data.leave_out leaves; DataError where it names what is not there, or leaves none."""
@@ -109,8 +120,10 @@ class MusicDataModule(lightning.LightningDataModule):
         """Samples per device and micro-batch; DataError where the global batch does not divide."""
         parts = self._ranks[1] * self.accumulate
         if self.data.global_batch_size % parts:
-            raise DataError(f"data.global_batch_size={self.data.global_batch_size} does not divide by devices × "
-                            f"accumulation = {parts}: change one of them.")  # fmt: skip
+            raise DataError(
+                f"data.global_batch_size={self.data.global_batch_size} does not divide by devices × "
+                f"accumulation = {parts}: change one of them."
+            )
         return self.data.global_batch_size // parts
 
     def train_dataloader(self) -> Any:
@@ -138,9 +151,15 @@ class MusicDataModule(lightning.LightningDataModule):
 
     def _loader(self, dataset: Dataset, batches: Any) -> DataLoader:
         workers = self.data.num_workers
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                          worker_init_fn=heed_only_the_loader, pin_memory=torch.cuda.is_available(),
-                          persistent_workers=workers > 0)  # fmt: skip
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=heed_only_the_loader,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
 
     @property
     def replaced(self) -> Counter[str]:
@@ -158,9 +177,11 @@ class MusicDataModule(lightning.LightningDataModule):
         self.replacements.add(batch.replaced, len(batch))
         seen, bad = self.replacements.seen, self.replacements.bad
         if seen >= 4 * self.data.global_batch_size and bad > self.data.max_bad_ratio * (seen + bad):
-            raise DataError(f"{self.data.path}: {bad} of {seen + bad} samples could not be used "
-                            f"({self.replaced.most_common(3)}), above data.max_bad_ratio={self.data.max_bad_ratio}: "
-                            "mend the data or raise the ratio.")  # fmt: skip
+            raise DataError(
+                f"{self.data.path}: {bad} of {seen + bad} samples could not be used "
+                f"({self.replaced.most_common(3)}), above data.max_bad_ratio={self.data.max_bad_ratio}: "
+                "mend the data or raise the ratio."
+            )
         return batch
 
     def state_dict(self) -> dict[str, Any]:

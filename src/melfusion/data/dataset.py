@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
 
+
 class MusicDataset(Dataset):
     """Map-style: global position → sample dict with its own random draws; bad samples are replaced in place."""
 
@@ -45,8 +46,13 @@ class MusicDataset(Dataset):
             except BadSample as error:
                 bad.append(f"{entry.shard}:{entry.key}, {error}")
         if bad:
-            log.warning("%s: %d of %d items cannot be read and are not scored, the first %s", self.reader.shards.folder, len(bad),
-                        len(self.entries), bad[0])  # fmt: skip
+            log.warning(
+                "%s: %d of %d items cannot be read and are not scored, the first %s",
+                self.reader.shards.folder,
+                len(bad),
+                len(self.entries),
+                bad[0],
+            )
         self.entries = kept
         return self
 

@@ -32,6 +32,7 @@ MEMBER_DIGITS = 32  # of a member's SHA-256: 128 bits, at half the size of an in
 
 MEMBER_DIGESTS = re.compile(rf"(?:[0-9a-f]{{{MEMBER_DIGITS}}})*")
 
+
 def parse_index(text: bytes, where: str, max_shard_members: int) -> dict[str, Any]:
     """The tree of an index, checked; DataError names the place that is wrong."""
     try:
@@ -44,6 +45,7 @@ def parse_index(text: bytes, where: str, max_shard_members: int) -> dict[str, An
     if wrong := _wrong(tree, max_shard_members):
         raise DataError(f"{where} is damaged ({wrong}): rebuild the index.")
     return tree
+
 
 def _wrong(tree: dict[str, Any], max_shard_members: int) -> str | None:
     """What of an index is not as it must be, in words."""
@@ -67,6 +69,7 @@ def _wrong(tree: dict[str, Any], max_shard_members: int) -> str | None:
             return f"{name} has {total} members, more than data.max_shard_members={max_shard_members}"
     return None
 
+
 def _wrong_sample(sample: Any, size: int) -> str | None:
     if not isinstance(sample, dict) or not _text(KEY, sample.get("key")) or not isinstance(sample.get("members"), dict):
         return "a sample lacks a key without dot and slash, or its members"
@@ -79,11 +82,14 @@ def _wrong_sample(sample: Any, size: int) -> str | None:
         return f"sample {sample['key']!r:.60} has other digests than one for each member"
     return None
 
+
 def _text(pattern: re.Pattern, value: Any) -> bool:
     return isinstance(value, str) and bool(pattern.fullmatch(value))
 
+
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
+
 
 def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
     """Scan every shard in `folder` and write index.json (also for shards that others wrote)."""
@@ -99,12 +105,14 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
         os.fsync(file.fileno())
     part.replace(folder / "index.json")
 
+
 def member_digest(blocks: Iterable[bytes]) -> str:
     """What an index says of a member's bytes: the first half of their SHA-256."""
     found = hashlib.sha256()
     for block in blocks:
         found.update(block)
     return found.hexdigest()[:MEMBER_DIGITS]
+
 
 def _scan(path: Path) -> dict[str, Any]:
     """One shard's part of the index: where its members lie, and their digests."""
@@ -129,9 +137,12 @@ def _scan(path: Path) -> dict[str, Any]:
         file.seek(max(0, size - 1024))
         if file.read().strip(b"\0"):  # tarfile takes a file cut between two members for a whole one
             raise DataError(f"{path} is cut short: it lacks the two empty blocks that end a tar; copy it again.")
-        entries = [{"key": key, "members": members, "digests": "".join(_blocks_digest(file, *place) for place in members.values())}
-                   for key, members in samples.items()]  # fmt: skip
+        entries = [
+            {"key": key, "members": members, "digests": "".join(_blocks_digest(file, *place) for place in members.values())}
+            for key, members in samples.items()
+        ]
     return {"name": path.name, "bytes": size, "sha256": digest, "samples": entries}
+
 
 def _blocks_digest(file: IO[bytes], offset: int, length: int) -> str:
     file.seek(offset)

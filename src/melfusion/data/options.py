@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SHARDS: dict[str, type] = {"manifest": str, "audio_dir": str, "image_dir": str, "out": str, "split_ratios": str,
-                           "seed": int, "duration_s": float, "samples_per_shard": int, "cut": bool}  # fmt: skip
+SHARDS: dict[str, type] = {
+    "manifest": str,
+    "audio_dir": str,
+    "image_dir": str,
+    "out": str,
+    "split_ratios": str,
+    "seed": int,
+    "duration_s": float,
+    "samples_per_shard": int,
+    "cut": bool,
+}
+
 
 @dataclass
 class PrecomputeConfig:
@@ -15,6 +25,7 @@ class PrecomputeConfig:
     path: str | None = None  # default: <data.path>-precomputed/<digest of what it was made from>
     batch_size: int = 32
     dtype: str = "float32"  # float32 gives the numbers of live training; float16 halves the shards
+
 
 @dataclass
 class DataConfig:

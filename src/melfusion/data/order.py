@@ -23,19 +23,23 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """(n,) order of the samples in one epoch."""
     return generator(seed, "order", epoch).permutation(n)
 
+
 def sample_index(seed: int, position: int, n: int) -> int:
     """Global position → index of the sample shown there."""
     epoch, place = divmod(position, n)
     return int(permutation(seed, epoch, n)[place])
 
+
 def substitute_index(seed: int, position: int, attempt: int, n: int) -> int:
     """Who stands in, at this position, for a sample that cannot be read."""
     return int(generator(seed, "substitute", attempt, position).integers(n))
+
 
 def spread(all_of: Sequence[Any], n: int) -> list[Any]:
     """At most n of them, evenly: the first ones may all come from one track."""
     total, n = len(all_of), min(n, len(all_of))
     return [all_of[i * total // n] for i in range(n)]  # none for n = 0
+
 
 class TrainBatches:
     """Batch sampler of one rank: yields lists of global positions, from `consumed` on, without end.
@@ -52,6 +56,7 @@ class TrainBatches:
             yield list(range(start, start + self.micro))
             start += self.world * self.micro
 
+
 class EvalBatches:
     """Batch sampler of one rank over items 0 … n-1, each once over all ranks: in order, striding over ranks.
 
@@ -61,8 +66,10 @@ class EvalBatches:
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1):
         if n < world_size and n > 0:
-            raise DataError(f"{n} samples cannot be shared by {world_size} ranks: give at least one to each (data.val_items, "
-                            "data.splits) or use fewer devices.")  # fmt: skip
+            raise DataError(
+                f"{n} samples cannot be shared by {world_size} ranks: give at least one to each (data.val_items, "
+                "data.splits) or use fewer devices."
+            )
         self.items = list(range(rank, n, world_size))
         self.batch_size = batch_size
         self.batches = min(-(-n // (batch_size * world_size)), n // world_size)

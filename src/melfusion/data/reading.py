@@ -25,6 +25,7 @@ CACHED = ("latent_moments", "text_embeds", "text_mask", "has_image")  # what pre
 
 VOTERS = 5  # precomputed samples whose common layout is the one that all must have
 
+
 def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
     """The sample's JSON; BadSample where it is not an object, or too large."""
     if len(data) > limits.max_json_kib * 2**10:
@@ -43,6 +44,7 @@ def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
         raise BadSample("labels are not an object")
     return meta
 
+
 def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
     """Precomputed tensors; BadSample for a header that is too large, missing names and what is not finite."""
     if int.from_bytes(data[:8], "little") > limits.max_json_kib * 2**10:
@@ -57,10 +59,12 @@ def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
         raise BadSample(f"{CACHE_EXT} holds NaN or infinity")
     return tensors
 
+
 def digest_of(provenance: dict[str, Any], source: bool = False) -> str:
     """Twelve hex digits for what precomputed members were made with: parts and settings, and with `source` the data set."""
     parts = {name: value for name, value in provenance.items() if source or name != "source"}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
 
 def digest_in(cached: bytes) -> str | None:
     """The digest that a precomputed member carries; None where it has none."""
@@ -69,8 +73,10 @@ def digest_in(cached: bytes) -> str | None:
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
 
-def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig,
-                  data: DataConfig) -> dict[str, Any]:  # fmt: skip
+
+def decode_sample(
+    key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig, data: DataConfig
+) -> dict[str, Any]:
     """One sample's members (`read(ext)` gives bytes) → plain arrays; BadSample says why it cannot be used.
 
     No caption is the empty caption and no picture is zeros with `has_image` 0; an unreadable one makes the sample bad,
@@ -81,8 +87,10 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     if "json" not in exts:
         raise BadSample("no json")
     meta = read_meta(read("json"), data)
-    caption, full = (str(text or "").encode("utf-8", "replace").decode()
-                     for text in (meta.get("caption"), meta.get("full_caption") or meta.get("caption")))  # fmt: skip
+    caption, full = (
+        str(text or "").encode("utf-8", "replace").decode()
+        for text in (meta.get("caption"), meta.get("full_caption") or meta.get("caption"))
+    )
     item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
     if CACHE_EXT in exts:
         return item | {"cached": read_cached(read(CACHE_EXT), data)}
@@ -90,8 +98,9 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
     image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
     if audio_ext is None:
         raise BadSample("no audio")
-    waveform = read_audio(read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels,
-                          data.max_audio_samples)  # fmt: skip
+    waveform = read_audio(
+        read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels, data.max_audio_samples
+    )
     item["waveform"] = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
     item["has_image"] = np.float32(image_ext is not None)
     item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
@@ -99,9 +108,11 @@ def decode_sample(key: str, exts: Collection[str], read: Callable[[str], bytes],
         item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels, data.max_image_work)
     return item
 
+
 def layout(item: dict[str, Any]) -> tuple:
     """Names, types and shapes of an item's precomputed tensors; () for a raw one."""
     return tuple(sorted((name, str(t.dtype), tuple(t.shape)) for name, t in item.get("cached", {}).items()))
+
 
 class SampleReader:
     """Entries of a ShardSet → plain arrays that fit into one batch."""

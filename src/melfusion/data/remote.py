@@ -27,6 +27,7 @@ PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "a
 
 CHUNK = 1 << 20  # bytes asked of an object store at a time
 
+
 class Pace:
     """How slow one transfer may be; only the time spent in waiting for bytes counts."""
 
@@ -38,6 +39,7 @@ class Pace:
         self.spent_s, self.got = self.spent_s + seconds, self.got + size
         if self.spent_s > self.timeout_s + self.got / self.rate:
             raise TimeoutError(f"{self.got} bytes came in {self.spent_s:.0f} s, below data.min_rate_kib_s={self.rate / 1024:g}")
+
 
 class PacedStream(io.RawIOBase):
     """A socket's stream under a Pace."""
@@ -58,12 +60,14 @@ class PacedStream(io.RawIOBase):
         self.raw.close()
         super().close()
 
+
 class PacedResponse(http.client.HTTPResponse):
     """An answer whose status line, headers and body come under one Pace."""
 
     def __init__(self, pace: Pace, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.fp = io.BufferedReader(PacedStream(self.fp.detach(), pace))
+
 
 @functools.cache  # certificates are read once
 def opener(timeout_s: float, rate_kib_s: float) -> OpenerDirector:
@@ -86,6 +90,7 @@ def opener(timeout_s: float, rate_kib_s: float) -> OpenerDirector:
 
     return build_opener(Plain, Secure)
 
+
 def ask(url: str, timeout_s: float, rate_kib_s: float, headers: dict[str, str] | None = None, method: str = "GET") -> Any:
     """The answer to one http(s) request; user and password of the address are sent to that host alone, as basic authentication."""
     parts = urlsplit(url)
@@ -98,6 +103,7 @@ def ask(url: str, timeout_s: float, rate_kib_s: float, headers: dict[str, str] |
         request.add_unredirected_header("Authorization", f"Basic {token}")
     return opener(timeout_s, rate_kib_s).open(request, timeout=timeout_s)
 
+
 class HTTP:
     """Files under an http(s) address."""
 
@@ -109,13 +115,16 @@ class HTTP:
         answer = self.ask(f"{self.url}/{quote(name)}", headers={"Accept-Encoding": "identity"} | ranged)
         if ranged and answer.status != 206:
             answer.close()
-            raise DataError(f"{self.url}/{name}: the server gives no byte ranges, and the shard does not fit into the cache: "
-                            "raise data.cache_gib, or serve the shards from elsewhere.")  # fmt: skip
+            raise DataError(
+                f"{self.url}/{name}: the server gives no byte ranges, and the shard does not fit into the cache: "
+                "raise data.cache_gib, or serve the shards from elsewhere."
+            )
         return answer
 
     def size(self, name: str) -> int:
         with self.ask(f"{self.url}/{quote(name)}", method="HEAD") as answer:
             return int(answer.headers["Content-Length"])
+
 
 class Objects:
     """Files of any other kind of URL, through fsspec."""
@@ -148,6 +157,7 @@ class Objects:
         files, path = self._at(name)
         return self._within(0, lambda: files.size(path))
 
+
 class Chunks(io.RawIOBase):
     """A file of an object store, read in chunks of which each has its time."""
 
@@ -166,6 +176,7 @@ class Chunks(io.RawIOBase):
     def close(self) -> None:
         self.file.close()
         super().close()
+
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
     """What `call` returns or raises; TimeoutError after so many seconds, when a thread that no one waits for is left with it."""

@@ -9,6 +9,7 @@ import torch.distributed
 
 SHOWN = 100  # pairs of shard and reason that are logged, the most frequent ones
 
+
 class Replacements:
     """Each rank counts what it sees; `gather` adds the ranks up, where all of them come by: at validation and checkpoints.
 

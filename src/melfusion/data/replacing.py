@@ -27,6 +27,7 @@ from melfusion.files import locked
 
 INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
 
+
 @contextmanager
 def held(folder: Path, named_by: str = "") -> Iterator[None]:
     """Make the folder and keep other builders out of it; a half-done move is finished first.
@@ -43,21 +44,25 @@ def held(folder: Path, named_by: str = "") -> Iterator[None]:
         with suppress(OSError):
             (folder / LOCK).unlink()
 
+
 def settle(folder: Path) -> None:
     """Finish a half-done move where there is one."""
     if halfway(folder):
         with held(folder):
             pass
 
+
 def halfway(folder: Path) -> bool:
     """Did a builder die while its new set moved up?"""
     return (folder / BUILDING / INDEX).is_file() and not (folder / INDEX).is_file()
+
 
 def begin(folder: Path) -> Path:
     """An empty `.building`; what a builder that died left there is removed, its index first, so that it never looks whole."""
     drop(folder)
     (folder / BUILDING).mkdir()
     return folder / BUILDING
+
 
 def drop(folder: Path) -> None:
     """Remove `.building`, as far as that can be done."""
@@ -68,6 +73,7 @@ def drop(folder: Path) -> None:
         (building / INDEX).unlink(missing_ok=True)
     shutil.rmtree(building, ignore_errors=True)
 
+
 def move(folder: Path) -> None:
     """Put the set in `.building`, which is whole, in the place of what `folder` holds; goes on where an earlier call stopped."""
     building, index, replaced = folder / BUILDING, folder / INDEX, folder / BUILDING / REPLACED
@@ -75,8 +81,10 @@ def move(folder: Path) -> None:
     for name, size in new.items():
         path = building / name if (building / name).is_file() else folder / name
         if not path.is_file() or path.stat().st_size != size:
-            raise DataError(f"{building} holds a set that cannot be completed ({name} is missing or damaged): remove that folder "
-                            f"and the shards in {folder}, then build the set again.")  # fmt: skip
+            raise DataError(
+                f"{building} holds a set that cannot be completed ({name} is missing or damaged): remove that folder "
+                f"and the shards in {folder}, then build the set again."
+            )
     if index.is_file():
         index.replace(replaced)
     sync(building, folder)
@@ -91,15 +99,18 @@ def move(folder: Path) -> None:
     sync(folder)
     drop(folder)
 
+
 def tree_of(index: Path) -> dict[str, Any]:
     """An index of ours, checked."""
     return parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members)
+
 
 def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
     """The *.tar files of a folder: those that its index does not name, and those that it does."""
     index, tars = folder / INDEX, sorted(folder.glob("*.tar"))
     ours = {shard["name"] for shard in tree_of(index)["shards"]} if index.is_file() else set()
     return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
+
 
 def sync(*folders: Path) -> None:
     """Have the disk keep the names in these folders in case of a power cut; not every file system can."""
@@ -111,6 +122,7 @@ def sync(*folders: Path) -> None:
         finally:
             os.close(handle)
 
+
 @contextmanager
 def told(folder: Path, named_by: str = "") -> Iterator[None]:
     """What the system says against writing there becomes one sentence: what stays, and what to do."""
@@ -121,5 +133,7 @@ def told(folder: Path, named_by: str = "") -> Iterator[None]:
         if (folder / INDEX).is_file():
             stays = "the set that lies there stays as it was"
         other = f"name another folder with {named_by}=…" if named_by else "choose another folder"
-        raise DataError(f"{folder}: shards cannot be written ({error.strerror or error}: {error.filename or folder}), and {stays}: "
-                        f"make room or get the right to write there, or {other}, and start the same command again.") from error
+        raise DataError(
+            f"{folder}: shards cannot be written ({error.strerror or error}: {error.filename or folder}), and {stays}: "
+            f"make room or get the right to write there, or {other}, and start the same command again."
+        ) from error

@@ -37,6 +37,7 @@ CACHE_EXT = "latents.safetensors"
 
 SPLITS = ("train", "val", "test")
 
+
 @dataclass
 class Sample:
     """One ⟨audio, image, text⟩ on its way into a shard. `meta` holds caption, title, source, license, split, labels."""
@@ -58,6 +59,7 @@ class Sample:
             members[self.image_ext] = self.image
         return members | self.extra
 
+
 @dataclass(frozen=True)
 class Entry:
     """Where one sample lies: shard file, its members' (offset, length), and their digests one after another."""
@@ -72,8 +74,15 @@ class Entry:
         first = list(self.members).index(ext) * MEMBER_DIGITS
         return self.digests[first : first + MEMBER_DIGITS]
 
-def write_shards(samples: Iterable[Sample], out: str | Path, samples_per_shard: int = 256, info: dict[str, Any] | None = None,
-                 unless: Callable[[], bool] = lambda: False, named_by: str = "") -> dict[str, int]:  # fmt: skip
+
+def write_shards(
+    samples: Iterable[Sample],
+    out: str | Path,
+    samples_per_shard: int = 256,
+    info: dict[str, Any] | None = None,
+    unless: Callable[[], bool] = lambda: False,
+    named_by: str = "",
+) -> dict[str, int]:
     """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples each split got.
 
     They replace a set that was there only when the new one is whole (replacing.py). One process builds there at a time; the
@@ -109,6 +118,7 @@ def write_shards(samples: Iterable[Sample], out: str | Path, samples_per_shard: 
         with replacing.told(out, named_by):
             replacing.move(out)
     return building.counts
+
 
 class Building:
     """Shards on their way: samples go into one open tar for each split."""
@@ -155,6 +165,7 @@ class Building:
                 with suppress(Exception):
                     one.close()
 
+
 class ShardSet:
     """An indexed data set: entries by split, members by their place. Safe to use from several processes.
 
@@ -181,20 +192,24 @@ class ShardSet:
             return  # a shard that has changed is found when it is fetched or read
         for shard in self.shards:
             if shard["samples"] and self.storage.size(shard["name"]) != shard["bytes"]:
-                raise DataError(f"{self.folder}/{shard['name']} does not match {self.where}: rebuild the index after changing "
-                                "shards.")  # fmt: skip
+                raise DataError(
+                    f"{self.folder}/{shard['name']} does not match {self.where}: rebuild the index after changing shards."
+                )
 
     def entries(self, split: str) -> list[Entry]:
         """All samples of a split, in index order; DataError where there are none."""
         found = [
             Entry(sample["key"], shard["name"], {e: tuple(v) for e, v in sample["members"].items()}, sample.get("digests", ""))
-            for shard in self.shards if shard["name"].startswith(f"{split}-")
+            for shard in self.shards
+            if shard["name"].startswith(f"{split}-")
             for sample in shard["samples"]
-        ]  # fmt: skip
+        ]
         if not found:
             have = sorted({shard["name"].rsplit("-", 1)[0] for shard in self.shards})
-            raise DataError(f"{self.folder} holds no sample of split {split!r} (it has {', '.join(have)}): "
-                            f"rebuild it with a {split} split, or point data.path elsewhere.")  # fmt: skip
+            raise DataError(
+                f"{self.folder} holds no sample of split {split!r} (it has {', '.join(have)}): "
+                f"rebuild it with a {split} split, or point data.path elsewhere."
+            )
         return found
 
     def read(self, entry: Entry, ext: str) -> bytes:
@@ -210,16 +225,20 @@ class ShardSet:
     def _check_header(self, entry: Entry, ext: str, lead: int, data: bytes) -> None:
         offset, length = entry.members[ext]
         if len(data) != lead + length or not tars.names_member(data[:lead], entry.key, ext, length):
-            raise DataError(f"{self.where} is stale: {entry.shard} holds no member {entry.key}.{ext} of {length} bytes at "
-                            f"{offset}; index the shards again with `melfusion shards out=FOLDER`, or restore them.")  # fmt: skip
+            raise DataError(
+                f"{self.where} is stale: {entry.shard} holds no member {entry.key}.{ext} of {length} bytes at "
+                f"{offset}; index the shards again with `melfusion shards out=FOLDER`, or restore them."
+            )
 
     def _check(self, entry: Entry, ext: str, lead: int, data: bytes) -> None:
         """What came by byte range; ConnectionError, after which it is read again, for bytes of another digest."""
         self._check_header(entry, ext, lead, data)
         if not entry.digests:
-            raise DataError(f"{self.where} has no digests of members, so what is read by byte range cannot be checked: index the "
-                            "shards again where they lie with `melfusion shards out=FOLDER`, or raise data.cache_gib until whole "
-                            "shards fit.")  # fmt: skip
+            raise DataError(
+                f"{self.where} has no digests of members, so what is read by byte range cannot be checked: index the "
+                "shards again where they lie with `melfusion shards out=FOLDER`, or raise data.cache_gib until whole "
+                "shards fit."
+            )
         if member_digest([data[lead:]]) != entry.digest(ext):
             raise ConnectionError(f"the SHA-256 of {entry.key}.{ext} is not that of the index: the shard or its index has changed")
 

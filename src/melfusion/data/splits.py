@@ -23,6 +23,7 @@ def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
         parent[high] = low  # the smallest member names the component, whatever the order of the pairs
     return [hashlib.sha256(root((0, track))[1].encode()).hexdigest()[:10] for track, _ in pairs]
 
+
 def split_components(
     pairs: Sequence[tuple[str, str]],
     ratios: Sequence[float] = (0.8, 0.1, 0.1),

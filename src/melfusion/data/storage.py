@@ -30,9 +30,11 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+
 def is_url(path: str | os.PathLike) -> bool:
     """Does `data.path` name another place than this machine's files?"""
     return "://" in str(path) and not str(path).startswith("file://")
+
 
 def local_name(data: DataConfig) -> str:
     """Where files that belong beside the data set (locks, precomputed shards) begin: its path, for a URL one in the cache."""
@@ -40,9 +42,11 @@ def local_name(data: DataConfig) -> str:
         return data.path.removeprefix("file://")
     return str(Path(data.cache_dir).expanduser() / hashlib.sha256(data.path.encode()).hexdigest()[:16])
 
+
 def open_storage(path: str | os.PathLike, data: DataConfig) -> Folder | Remote:
     """The place a data set's path or URL names."""
     return Remote(str(path).rstrip("/"), data) if is_url(path) else Folder(str(path).removeprefix("file://"))
+
 
 class Folder:
     """A local folder."""
@@ -61,12 +65,14 @@ class Folder:
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
-            raise DataError(f"{self.folder / name} cannot be read ({error.strerror}): check the disk, then start the same "
-                            "command again.") from error  # fmt: skip
+            raise DataError(
+                f"{self.folder / name} cannot be read ({error.strerror}): check the disk, then start the same command again."
+            ) from error
 
     def whole(self, name: str, limit: int) -> bytes | None:
         """A small file's bytes, at most limit + 1 of them; None where there is none."""
         return self.read(name, 0, limit + 1) if (self.folder / name).is_file() else None
+
 
 class Remote:
     """A URL: whole shards kept in `data.cache_dir` up to `data.cache_gib`; what does not fit is read by byte range.
@@ -157,8 +163,13 @@ class Remote:
         except OSError as error:  # a full disk, or another user's cache
             log.warning("%s/%s cannot be kept in %s (%s).", self.shown, name, self.folder, error.strerror)
         if not self.by_range:
-            log.warning("data.cache_dir=%s holds data.cache_gib=%g already, or its disk is full: further shards of %s are read "
-                        "by byte range.", self.root, self.limit / 2**30, self.shown)  # fmt: skip
+            log.warning(
+                "data.cache_dir=%s holds data.cache_gib=%g already, or its disk is full: further shards of %s are read "
+                "by byte range.",
+                self.root,
+                self.limit / 2**30,
+                self.shown,
+            )
         self.by_range.add(name)
         return None
 
@@ -206,8 +217,10 @@ class Remote:
                     raise
                 reason = shown(" ".join(f"{type(error).__name__}: {error}".split()), self.url)[:200]
                 if attempts > self.retries or (400 <= code < 500 and code not in (408, 425, 429)):
-                    raise DataError(f"{self.url}/{name} could not be read in {attempts} attempts ({reason}): check network, "
-                                    "address and rights, then start the same command again to resume.") from error  # fmt: skip
+                    raise DataError(
+                        f"{self.url}/{name} could not be read in {attempts} attempts ({reason}): check network, "
+                        "address and rights, then start the same command again to resume."
+                    ) from error
                 log.warning("%s/%s: attempt %d of %d failed (%s).", self.shown, name, attempts, self.retries + 1, reason)
             # jitter from the system's entropy: the run's own generators stay as they are
             time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempts - 1)) * random.SystemRandom().uniform(0.5, 1.5))

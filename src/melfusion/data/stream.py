@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 KNOWN = ("json", CACHE_EXT, *AUDIO_EXTS, *IMAGE_EXTS)
 
+
 @contextmanager
 def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Iterator[IO[bytes]]:
     """A readable stream of a local file, an http(s) address, or the output of the user's own `pipe:command`."""
@@ -42,14 +43,17 @@ def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Ite
         raise
     except Exception as error:  # of the network, and whatever hostile headers provoke
         words = shown(" ".join(str(error).split()), url)[:200]
-        raise DataError(f"data.stream: {url} cannot be read as a tar ({words}); check the address, and give a compressed one as "
-                        "`pipe:zcat …`.") from error  # fmt: skip
+        raise DataError(
+            f"data.stream: {url} cannot be read as a tar ({words}); check the address, and give a compressed one as `pipe:zcat …`."
+        ) from error
+
 
 def tar_samples(url: str, data: DataConfig) -> Iterator[tuple[str, dict[str, bytes] | BadSample]]:
     """(key, extension → bytes, or what is wrong) of each sample of one plain tar, in its order and within the limits."""
     with open_url(url, data.timeout_s, data.min_rate_kib_s) as stream:
         for key, group in groupby(tars.members(stream, "r|"), key=lambda found: found[2]):
             yield key, _members(group, data)
+
 
 def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | BadSample:
     """One sample's members that are known, the others empty; of one that breaks a limit no further byte is kept."""
@@ -68,14 +72,23 @@ def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | Bad
                 raise DataError(f"data.stream: a tar ends within {member.name!r:.80}; check the address.")
     return wrong or raw
 
+
 class StreamingDataset(IterableDataset):
     """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason.
 
     `made_with` is what precomputed members must carry (`reading.digest_of`), None where sounds are to be read.
     """
 
-    def __init__(self, data: DataConfig, audio: AudioConfig, seed: int, shapes: dict[str, tuple], rank: int, world: int,
-                 made_with: str | None = None):  # fmt: skip
+    def __init__(
+        self,
+        data: DataConfig,
+        audio: AudioConfig,
+        seed: int,
+        shapes: dict[str, tuple],
+        rank: int,
+        world: int,
+        made_with: str | None = None,
+    ):
         self.data, self.audio, self.seed, self.shapes, self.rank, self.world = data, audio, seed, shapes, rank, world
         self.made_with = made_with
         self.expected: tuple | None = None  # the first sample's layout, which all others must have
@@ -86,8 +99,10 @@ class StreamingDataset(IterableDataset):
         reader, readers = self.rank * workers + number, self.world * workers
         urls = [url for pattern in self.data.stream for url in expand_urls(pattern)]
         if len(urls) < readers:
-            raise DataError(f"data.stream names {len(urls)} shards for {readers} readers (ranks × workers): "
-                            "give at least one shard to each, or lower data.num_workers.")  # fmt: skip
+            raise DataError(
+                f"data.stream names {len(urls)} shards for {readers} readers (ranks × workers): "
+                "give at least one shard to each, or lower data.num_workers."
+            )
         position, replaced = reader, []
         while True:
             found = 0
@@ -111,19 +126,24 @@ class StreamingDataset(IterableDataset):
         crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
         item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
         if "cached" in item and (found := digest_in(raw[CACHE_EXT])) != self.made_with:
-            raise DataError(f"data.stream: {key} holds tensors precomputed with {found or 'unknown parts'}, where this run takes "
-                            f"{self.made_with or 'sounds'}: run `melfusion precompute` again with this configuration, or stream "
-                            "sounds.")  # fmt: skip
+            raise DataError(
+                f"data.stream: {key} holds tensors precomputed with {found or 'unknown parts'}, where this run takes "
+                f"{self.made_with or 'sounds'}: run `melfusion precompute` again with this configuration, or stream "
+                "sounds."
+            )
         if self.expected is None:
             self.expected = layout(item)
         if layout(item) != self.expected:
             raise BadSample(f"{CACHE_EXT} is laid out unlike the first sample's")
         return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
 
-def stream_loader(data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int,
-                  made_with: str | None = None) -> DataLoader:  # fmt: skip
+
+def stream_loader(
+    data: DataConfig, audio: AudioConfig, seed: int, micro: int, shapes: dict, rank: int, world: int, made_with: str | None = None
+) -> DataLoader:
     """A DataLoader over `data.stream`."""
     log.warning("data.stream is read sequentially: after a resume it starts again at its first shard (approximate).")
     dataset = StreamingDataset(data, audio, seed, shapes, rank, world, made_with)
-    return DataLoader(dataset, batch_size=micro, collate_fn=collate, num_workers=data.num_workers,
-                      worker_init_fn=heed_only_the_loader)  # fmt: skip
+    return DataLoader(
+        dataset, batch_size=micro, collate_fn=collate, num_workers=data.num_workers, worker_init_fn=heed_only_the_loader
+    )

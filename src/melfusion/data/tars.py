@@ -16,6 +16,7 @@ EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
 
 NAMES = {"encoding": "utf-8", "errors": "replace"}  # how names are read, here and when they are compared
 
+
 class StrictInfo(tarfile.TarInfo):
     """A header as tarfile reads it, but damage is an error everywhere, and no size leads backwards or fills memory."""
 
@@ -42,6 +43,7 @@ class StrictInfo(tarfile.TarInfo):
     def _proc_gnusparse_10(self, *args: object) -> None:
         raise tarfile.ReadError("it holds sparse files")
 
+
 class Unbroken:
     """A stream whose end is an error: a tar says itself where it ends, and tarfile would seek on for any size it reads."""
 
@@ -52,6 +54,7 @@ class Unbroken:
         if not (data := self.file.read(size)):
             raise tarfile.ReadError("unexpected end of data")
         return data
+
 
 def members(file: IO[bytes], mode: str = "r:") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str]]:
     """(tar, header, key, extension) of each regular member; hidden files and links are left out.
@@ -66,10 +69,12 @@ def members(file: IO[bytes], mode: str = "r:") -> Iterator[tuple[tarfile.TarFile
             if member.isreg() and key:
                 yield tar, member, key, ext
 
+
 def key_and_extension(name: str) -> tuple[str, str]:
     """`folder/a.Latents.safetensors` → (`a`, `latents.safetensors`): folders play no part."""
     key, _, ext = PurePosixPath(name).name.partition(".")
     return key, ext.lower()
+
 
 def names_member(lead: bytes, key: str, ext: str, length: int) -> bool:
     """Do the blocks that end where a member begins say that it is `key.ext` and has `length` bytes?
@@ -81,6 +86,7 @@ def names_member(lead: bytes, key: str, ext: str, length: int) -> bool:
         if member and member.offset_data == len(lead) - start and key_and_extension(member.name) == (key, ext):
             return member.isreg() and member.size == length
     return False
+
 
 def _first(blocks: bytes) -> tarfile.TarInfo | None:
     try:

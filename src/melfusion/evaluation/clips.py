@@ -37,6 +37,7 @@ from melfusion.models.system import MeLFusion
 
 NOTE = "made_with.json"  # beside the clips of a folder
 
+
 @dataclass(frozen=True)
 class Row:
     """What a system is told for each item of a split, beside the noise that all rows share."""
@@ -44,14 +45,20 @@ class Row:
     picture: str = "right"  # right | shuffled (the split's pictures, permuted) | none | outside (no scene at all)
     caption: str = "given"  # given | empty
 
+
 ROWS = {
-    "right picture": Row(), "shuffled picture": Row("shuffled"), "no picture": Row("none"),
-    "outside picture": Row("outside"), "picture alone": Row("right", "empty"),
-}  # fmt: skip
+    "right picture": Row(),
+    "shuffled picture": Row("shuffled"),
+    "no picture": Row("none"),
+    "outside picture": Row("outside"),
+    "picture alone": Row("right", "empty"),
+}
+
 
 @torch.no_grad()
-def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, folder: Path,
-               share: tuple[int, int] = (0, 1)) -> None:  # fmt: skip
+def make_clips(
+    system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, folder: Path, share: tuple[int, int] = (0, 1)
+) -> None:
     """Write folder/KEY.wav, at the loudness of the data, for items share[0], share[0] + share[1], … that have none yet.
 
     Each item's noise comes from its own number, so a clip does not depend on batches, processes or interruptions.
@@ -66,15 +73,18 @@ def make_clips(system: MeLFusion, config: Config, dataset: MusicDataset, row: Ro
             batch = collate([dataset[i] for i in items]).to(system.device)
             captions = batch.captions if row.caption == "given" else [""] * len(items)
             image, there = pictures(row, config, dataset, items, batch)
-            log_mel = system.generate(captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale,
-                                      s.negative_prompt, there)  # fmt: skip
+            log_mel = system.generate(
+                captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale, s.negative_prompt, there
+            )
             clips = system.vocode(log_mel).cpu()
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
             write_wav(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
         pace.tell(start + len(items))
 
-def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int],
-             batch: MusicBatch) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+
+def pictures(
+    row: Row, config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch
+) -> tuple[Tensor | None, Tensor | None]:
     """The pictures (B, 3, H, W) that a row shows for these items, and (B,) 1 where there is one."""
     if row.picture == "none":
         return None, None
@@ -84,8 +94,12 @@ def pictures(row: Row, config: Config, dataset: MusicDataset, items: list[int],
         permuted = order.permutation(config.seed, 0, len(dataset))
         others = collate([dataset[int(permuted[i])] for i in items]).to(batch.image.device)
         return others.image, others.has_image
-    one = torch.from_numpy(read_picture("evaluation.outside_picture", outside_picture(config), config.data))  # fmt: skip
+    d = config.data
+    one = torch.from_numpy(
+        read_picture("evaluation.outside_picture", outside_picture(config), d.image_size_px, d.max_image_pixels, d.max_image_work)
+    )
     return one.expand(len(items), -1, -1, -1).to(batch.image.device), None
+
 
 def outside_picture(config: Config) -> Path:
     """`evaluation.outside_picture`, or the portrait among matplotlib's own sample pictures."""
@@ -94,6 +108,7 @@ def outside_picture(config: Config) -> Path:
     if not path.is_file():
         raise ConfigError(f"evaluation.outside_picture={given!r}: there is no such file.")
     return path
+
 
 def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, replace: bool = False) -> None:
     """Note what a folder's clips are made with; where they are another system's, split's or setting's, they are removed
@@ -108,10 +123,12 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
     if (noted := made | {"device": device_name()}) != note(folder):
         write_json(folder / NOTE, noted)
 
+
 def identity(system: MeLFusion) -> dict[str, Any]:
     """Hashes of what sings: the trained model, the decoder and vocoder behind it, and the frozen parts that it listens to."""
     unet = digest({n: p.detach() for n, p in system.unet.named_parameters()})  # with its synapse: which trained model this is
     return {"system": unet, "voice": voice(system), "frozen": system.frozen_digests()}
+
 
 def voice(system: MeLFusion) -> list[Any]:
     """What latents are sung by: the hash of VAE and vocoder, how often the mel is corrected, and the steps of the texture."""
@@ -120,14 +137,19 @@ def voice(system: MeLFusion) -> list[Any]:
         sings["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
     return [digest(sings), system.vocoder.corrections, *([system.music_vae.texture_steps] if system.music_vae.texture else [])]
 
+
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
     """All that the clips of these items depend on, as JSON has it."""
     outside = hashlib.sha256(outside_picture(config).read_bytes()).hexdigest() if row.picture == "outside" else None
     return identity | {
-        "row": dataclasses.asdict(row), "sampling": dataclasses.asdict(config.sampling),
-        "reading": [config.image.reading, config.image.grid_steps, config.image.fixed_timestep], "outside_picture": outside,
-        "items": hashlib.sha256("".join(keys).encode()).hexdigest(), "seed": config.seed,
-    }  # fmt: skip
+        "row": dataclasses.asdict(row),
+        "sampling": dataclasses.asdict(config.sampling),
+        "reading": [config.image.reading, config.image.grid_steps, config.image.fixed_timestep],
+        "outside_picture": outside,
+        "items": hashlib.sha256("".join(keys).encode()).hexdigest(),
+        "seed": config.seed,
+    }
+
 
 def differing(folder: Path, made: dict[str, Any]) -> str:
     """Names of what a folder's clips were made with otherwise; empty where nothing is, or nothing was noted."""
@@ -137,13 +159,16 @@ def differing(folder: Path, made: dict[str, Any]) -> str:
         return f"system or setting, since {str(error).partition(': ')[0]}"
     return ", ".join(name for name in made if there.get(name) != made[name]) if there else ""
 
+
 def note(folder: Path) -> dict[str, Any]:
     """What `claim` noted of a folder's clips; DamagedFile where that cannot be read."""
     file = folder / NOTE
     return read_json(file, f"remove {folder}, and its clips are made again") if file.exists() else {}
 
+
 def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
     return folder / f"{dataset.entries[item].key}.wav"
+
 
 def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
     """Batches of (keys, waveform (B, S)) of a split."""
@@ -151,12 +176,14 @@ def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Te
         batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))])
         yield batch.keys, batch.waveform
 
+
 @torch.no_grad()
 def reconstructions(system: MeLFusion, dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
     """What VAE and vocoder leave of the real clips: the best that any row can sound."""
     for keys, waveform in real_clips(dataset, size):
         mel = system.log_mel(waveform.to(system.device))
         yield keys, system.vocode(system.music_vae.decode(system.music_vae.encode(mel))).cpu()
+
 
 def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tuple[list[str], Tensor]]:
     """Batches of (file stems, waveform (B, S)) of sound files, resampled, and cut or padded to one clip."""
@@ -167,11 +194,13 @@ def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tup
         padded = [np.pad(clip, (0, length - len(clip))) for clip in clips]
         yield [file.stem for file in batch], torch.from_numpy(np.stack(padded))
 
+
 def _clip(file: Path, audio: AudioConfig) -> np.ndarray:
     try:
         return read_audio(file.read_bytes(), audio)
     except BadSample as error:
         raise ConfigError(f"{file} cannot be scored ({error}): repair or remove it.") from error
+
 
 def sound_files(folder: Path) -> list[Path]:
     """The sound files of a folder by name; ConfigError where there is none."""

@@ -28,6 +28,7 @@ SIDE = 32  # pixels
 
 AT_ONCE = 64
 
+
 class Looks(NamedTuple):
     """What a model is shown of N scenes, and their labels."""
 
@@ -35,22 +36,30 @@ class Looks(NamedTuple):
     pictures: Tensor  # (N, 3, H, W) in [-1, 1]
     labels: list[dict[str, Any]]
 
+
 def looks(dataset: MusicDataset, side: int) -> Looks:
     """Captions, pictures and labels of a split; no sound is read."""
     metas = metas_of(dataset)
     pictures = [torch.from_numpy(read_image(dataset.reader.picture(entry), side)) for entry in dataset.entries]
     return Looks([meta["caption"] for meta in metas], torch.stack(pictures), [meta["labels"] for meta in metas])
 
-def leakage(train: Looks, test: Looks, text_encoder: Callable[[list[str]], tuple[Tensor, Tensor]],
-            see: Callable[[Tensor], Tensor] | None = None) -> list[dict[str, Any]]:  # fmt: skip
+
+def leakage(
+    train: Looks,
+    test: Looks,
+    text_encoder: Callable[[list[str]], tuple[Tensor, Tensor]],
+    see: Callable[[Tensor], Tensor] | None = None,
+) -> list[dict[str, Any]]:
     """One entry a source, kind of feature and attribute: accuracy, interval, chance, what is wanted, and whether that `holds`.
 
     `see`: pictures (B, 3, H, W) → (B, D), a frozen network that sees; None leaves it out. The intervals hold for all entries
     together (Bonferroni), since among so many one would else look like a leak by luck.
     """
-    features = {("caption", "words"): bags(train.captions, test.captions),
-                ("caption", "text encoder"): [sentences(x.captions, text_encoder) for x in (train, test)],
-                ("picture", "pixels"): [pixels(x.pictures) for x in (train, test)]}  # fmt: skip
+    features = {
+        ("caption", "words"): bags(train.captions, test.captions),
+        ("caption", "text encoder"): [sentences(x.captions, text_encoder) for x in (train, test)],
+        ("picture", "pixels"): [pixels(x.pictures) for x in (train, test)],
+    }
     if see is not None:
         features["picture", "EfficientNet"] = [batched(x.pictures, see) for x in (train, test)]
     z = NormalDist().inv_cdf(1 - 0.025 / (len(features) * len(SEEN + TOLD)))
@@ -62,10 +71,20 @@ def leakage(train: Looks, test: Looks, text_encoder: Callable[[list[str]], tuple
             hits = int((classify(sides[0], wanted, sides[1]) == told).sum())
             score, chance = share(hits, len(told), z), 1 / len(classes)
             should = (attribute in SEEN) == (source == "picture")
-            found.append({"source": source, "features": kind, "attribute": attribute, **score, "chance": chance,
-                          "n_train": len(wanted), "wanted": "above chance" if should else "at chance",
-                          "holds": (score["low"] > chance) == should})  # fmt: skip
+            found.append(
+                {
+                    "source": source,
+                    "features": kind,
+                    "attribute": attribute,
+                    **score,
+                    "chance": chance,
+                    "n_train": len(wanted),
+                    "wanted": "above chance" if should else "at chance",
+                    "holds": (score["low"] > chance) == should,
+                }
+            )
     return found
+
 
 def classify(train: Tensor, classes: Tensor, test: Tensor) -> Tensor:
     """Features (N, D), their classes (N,) and features (M, D) → classes (M,) by ridge regression on one-hot classes.
@@ -86,6 +105,7 @@ def classify(train: Tensor, classes: Tensor, test: Tensor) -> Tensor:
             best = error, dual
     return (y @ x.T @ best[1] + prior).argmax(1)
 
+
 def bags(train: list[str], test: list[str]) -> list[Tensor]:
     """(N, words): how often each word of the training captions stands in a caption."""
     words = {word: i for i, word in enumerate(sorted({w for caption in train for w in _words(caption)}))}
@@ -99,8 +119,10 @@ def bags(train: list[str], test: list[str]) -> list[Tensor]:
 
     return [count(captions) for captions in (train, test)]
 
+
 def _words(caption: str) -> list[str]:
     return "".join(c if c.isalnum() or c == "#" else " " for c in caption.lower()).split()
+
 
 def sentences(captions: list[str], text_encoder: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Tensor:
     """(N, D): mean over a caption's tokens."""
@@ -111,9 +133,11 @@ def sentences(captions: list[str], text_encoder: Callable[[list[str]], tuple[Ten
 
     return batched(captions, mean)
 
+
 def pixels(pictures: Tensor) -> Tensor:
     """(N, 3·32·32)."""
     return F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True).flatten(1)
+
 
 @torch.no_grad()
 def batched(items: Any, network: Callable[[Any], Tensor]) -> Tensor:

@@ -12,13 +12,14 @@ from melfusion.metrics.intervals import wilson
 
 SHOWN = 5  # closest pairs that are named
 
+
 def nearest(clips: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """(N, D), (M, D) → distance to the nearest of the others and its number, both (N,)."""
     found = torch.cdist(clips, others, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     return found.values, found.indices
 
-def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard,
-                 tracks: list[str]) -> dict[str, dict[str, Any]]:  # fmt: skip
+
+def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard, tracks: list[str]) -> dict[str, dict[str, Any]]:
     """Embedder → how near a row comes to training clips, compared with how near real clips do that were not trained on.
 
     `nearer`: share of the row's clips that are closer to a training clip than the median real held-out clip is; half is what
@@ -38,11 +39,14 @@ def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard,
         nearer, over = (distance < usual).double().mean().item(), len(set(tracks))
         low, high = wilson(nearer * over, over)
         found[name] = {
-            "nearer": {"accuracy": nearer, "low": low, "high": high, "n": over}, "median_real": usual.item(),
-            "ratio": _ratio(distance, ours, others), "ratio_real": _ratio(real_distance, theirs, others),
+            "nearer": {"accuracy": nearer, "low": low, "high": high, "n": over},
+            "median_real": usual.item(),
+            "ratio": _ratio(distance, ours, others),
+            "ratio_real": _ratio(real_distance, theirs, others),
             "closest": [{"clip": row.keys[i], "train": train.keys[which[i]], "distance": distance[i].item()} for i in order],
-        }  # fmt: skip
+        }
     return found
+
 
 def _ratio(distance: Tensor, clips: Tensor, others: Tensor) -> float:
     return (distance / nearest(clips, others)[0].clamp(min=1e-12)).median().item()

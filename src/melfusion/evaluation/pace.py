@@ -17,8 +17,9 @@ class Pace:
         self.room = f"{size(total * bytes_each)} in {folder}"
         free = (usage := shutil.disk_usage(folder)).free
         if total * bytes_each > free and usage.total:  # some network drives say that they have no room at all
-            raise ConfigError(f"{total} clips need about {self.room}, and its disk has {size(free)} left: give a smaller n, or "
-                              "another out=….")  # fmt: skip
+            raise ConfigError(
+                f"{total} clips need about {self.room}, and its disk has {size(free)} left: give a smaller n, or another out=…."
+            )
 
     def tell(self, done: int) -> None:
         """After the first clips, where more are to come: one line."""
@@ -28,6 +29,7 @@ class Pace:
             print(f"{done} of {self.total} clips are made; {words}", flush=True)
         self.told = True
 
+
 def size(count: float) -> str:
     """Bytes in words."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -35,6 +37,7 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
 
 def duration(seconds: float) -> str:
     """Seconds in words."""

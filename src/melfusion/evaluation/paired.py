@@ -15,6 +15,7 @@ from melfusion.metrics.sets import CLAPScore, ImageMusicSimilarity, KLDivergence
 
 SEEN_AT_ONCE = 32  # pictures or captions
 
+
 class Partners:
     """Pictures, captions and real clips of the items, each embedded once for all rows.
 
@@ -41,6 +42,7 @@ class Partners:
 
     def seen(self, name: str, network: Any) -> Tensor:
         """(N, D) of all pictures."""
+
         def look(items: range) -> Tensor:
             return network(torch.stack([self.pictures(i) for i in items]))
 
@@ -53,6 +55,7 @@ class Partners:
             self.embedded[name] = torch.cat([network(part).cpu() for part in parts])
         return self.embedded[name]
 
+
 def _imsm(reduction: Any, sides: tuple[Tensor, ...], items: Tensor, audio: Tensor, pictured: Tensor) -> dict[str, Any]:
     seen = pictured[items]
     if not seen.any():
@@ -60,6 +63,7 @@ def _imsm(reduction: Any, sides: tuple[Tensor, ...], items: Tensor, audio: Tenso
     metric = ImageMusicSimilarity(reduction)
     metric.update(*(side[items][seen] for side in sides), audio[seen])
     return metric.result()
+
 
 def _scenes(released: bool) -> Callable[..., dict[str, Any] | None]:
     """IMSM of the scenes' own towers at their own temperatures, never to be compared with the paper's."""
@@ -70,11 +74,15 @@ def _scenes(released: bool) -> Callable[..., dict[str, Any] | None]:
             return None
         learned = towers.temperatures()
         of = imsm_released if released else lambda *sets: imsm(*sets, (learned["image"], learned["audio"]))
-        sides = (partners.seen("towers", towers.image), partners.texts("image tower", towers.text_of_image),
-                 partners.texts("audio tower", towers.text_of_audio))  # fmt: skip
+        sides = (
+            partners.seen("towers", towers.image),
+            partners.texts("image tower", towers.text_of_image),
+            partners.texts("audio tower", towers.text_of_audio),
+        )
         return _imsm(of, sides, items, heard.towers["audio"], partners.pictured)
 
     return score
+
 
 def _papers(reduction: Any) -> Callable[..., dict[str, Any] | None]:
     """IMSM by CLIP and CLAP."""
@@ -83,16 +91,21 @@ def _papers(reduction: Any) -> Callable[..., dict[str, Any] | None]:
         clip, clap = partners.ears.clip, partners.ears.named("clap")
         if clip is None or clap is None:
             return None
-        sides = (partners.seen("clip", lambda x: clip(x.to(_device(clip)))), partners.texts("clip", clip.text),
-                 partners.texts("clap", clap.network.text))  # fmt: skip
+        sides = (
+            partners.seen("clip", lambda x: clip(x.to(_device(clip)))),
+            partners.texts("clip", clip.text),
+            partners.texts("clap", clap.network.text),
+        )
         return _imsm(reduction, sides, items, _clap_audio(heard), partners.pictured)
 
     return score
+
 
 def _clap_score(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | None:
     if (clap := partners.ears.named("clap")) is None:
         return None
     return _mean(CLAPScore(), _clap_audio(heard), partners.texts("clap", clap.network.text)[items])
+
 
 def _kl(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | None:
     """Against the real clip of the same item; of real clips against themselves it is 0 and says nothing."""
@@ -103,18 +116,26 @@ def _kl(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | Non
     logits = [panns.network.logits(side.to(_device(panns))) for side in sides]
     return _mean(KLDivergence(), *logits)
 
+
 def _mean(metric: Score, *sides: Tensor) -> dict[str, Any]:
     metric.update(*(side.cpu() for side in sides))
     return metric.result()
+
 
 def _clap_audio(heard: Heard) -> Tensor:
     """(N, D): the direction of a clip's pieces together."""
     return normalize(heard.embeddings["clap"].double().mean(1), dim=-1)
 
+
 def _device(network: torch.nn.Module) -> torch.device:
     return next(network.parameters()).device
 
+
 SCORES: dict[str, Callable[[Partners, Heard, Tensor], dict[str, Any] | None]] = {
-    "kl": _kl, "clap_score": _clap_score, "imsm": _papers(imsm), "imsm_released": _papers(imsm_released),
-    "imsm_scenes": _scenes(False), "imsm_scenes_released": _scenes(True),
-}  # fmt: skip
+    "kl": _kl,
+    "clap_score": _clap_score,
+    "imsm": _papers(imsm),
+    "imsm_released": _papers(imsm_released),
+    "imsm_scenes": _scenes(False),
+    "imsm_scenes_released": _scenes(True),
+}

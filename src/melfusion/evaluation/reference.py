@@ -20,6 +20,7 @@ NO_LABELS = "these clips have no labels."
 
 MOST_DIMENSIONS = 32  # of the PCA before a Fréchet distance, unless the configuration says otherwise
 
+
 @dataclass
 class Yardstick:
     """What rows are measured against: heard real clips, their classes and tracks, and a PCA fitted on real train clips.
@@ -36,16 +37,25 @@ class Yardstick:
     tracks: list[str] | None = None  # of the reference clips; None: each its own
 
     @classmethod
-    def fit(cls, train: Heard, reference: Heard, reference_classes: list[dict], classes: list[dict],
-            most: int = MOST_DIMENSIONS, tracks: list[str] | None = None) -> Yardstick:  # fmt: skip
+    def fit(
+        cls,
+        train: Heard,
+        reference: Heard,
+        reference_classes: list[dict],
+        classes: list[dict],
+        most: int = MOST_DIMENSIONS,
+        tracks: list[str] | None = None,
+    ) -> Yardstick:
         """PCA from `train` of at most `most` components (0: all there are); class sizes from the reference and the scored items."""
         projections, whole, within, few = {}, {}, {}, None
         n = min(len(reference), len(classes))
         counted = [class_sizes(side[:n]) for side in (reference_classes, classes)]
         sizes = [side.get(pair, 0) for pair in counted[0] | counted[1] for side in counted]
         if tracks and len(set(tracks)) < len(tracks):
-            few = (f"the {len(tracks)} clips to measure against come from {len(set(tracks))} tracks, so their covariance tells of "
-                   "too few pieces: KAD with its interval over tracks stands in.")  # fmt: skip
+            few = (
+                f"the {len(tracks)} clips to measure against come from {len(set(tracks))} tracks, so their covariance tells of "
+                "too few pieces: KAD with its interval over tracks stands in."
+            )
         for name, embeddings in train.embeddings.items():
             flat, pieces = embeddings.flatten(0, 1), embeddings.shape[1]
             afford = min(most, flat.shape[1], len(flat) // distances.MIN_PER_DIMENSION) if most else flat.shape[1]
@@ -110,8 +120,9 @@ class Yardstick:
 
         return score
 
-    def gains(self, base: Heard, row: Heard, classes: list[dict], tracks: list[str] | None = None,
-              seeds: list[int] | None = None) -> dict[str, dict[str, Any]]:  # fmt: skip
+    def gains(
+        self, base: Heard, row: Heard, classes: list[dict], tracks: list[str] | None = None, seeds: list[int] | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Embedder → how much nearer than the baseline a row is, paired, with its interval; `seeds` of the clips' models add
         `over_seeds`, the interval over whole training seeds instead of clips.
 
@@ -120,12 +131,12 @@ class Yardstick:
         """
         return {name: self._gain(name, base, row, classes, tracks or row.keys, seeds or []) for name in self.projections}
 
-    def _gain(self, name: str, base: Heard, row: Heard, classes: list[dict], tracks: list[str],
-              seeds: list[int]) -> dict[str, Any]:  # fmt: skip
+    def _gain(self, name: str, base: Heard, row: Heard, classes: list[dict], tracks: list[str], seeds: list[int]) -> dict[str, Any]:
         ours, theirs = (self.conditional(name, heard, classes) for heard in (row, base))
         n = min(len(row), len(self.reference))
         try:
             if ours and theirs:
+
                 def gain(items: Any, check: bool = False) -> float:
                     return 1 - ours(items, check) / theirs(items, check)
 
@@ -145,10 +156,12 @@ class Yardstick:
         x = heard.embeddings[name]
         return self.projections[name].apply(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
+
 def _measured(metric: SetDistance, real: Tensor, generated: Tensor) -> dict[str, Any]:
     metric.update(real, real=True)
     metric.update(generated, real=False)
     return metric.result()
+
 
 def class_sizes(classes: list[dict[str, str]]) -> dict[tuple[str, str], int]:
     """(attribute, class) → how many clips have it."""
@@ -157,6 +170,7 @@ def class_sizes(classes: list[dict[str, str]]) -> dict[tuple[str, str], int]:
         for pair in labels.items():
             counts[pair] = counts.get(pair, 0) + 1
     return counts
+
 
 def _afford(counts: list[int], most: int, exact: bool = False) -> int | str:
     """As many components as the smallest count affords, `exact`ly `most` where wanted, or the sentence why not."""

@@ -51,11 +51,13 @@ def evaluate_run(config: Config, run: RunDirectory, results: dict[str, Any]) -> 
     scores = evaluate(config, ears(config, embedders=False), items, None, folders, system)
     write(scores | {"validation": {name: value for name, value in results.items() if name.startswith("val/")}}, run.path)
 
+
 DEFAULT_ROWS = ("right picture", "shuffled picture", "no picture")
 
 SHOWN = 12  # items on the listening page
 
 MOST_FRESH = 6000  # scenes that are drawn where n= does not say how many
+
 
 def splits(config: Config, seed: int | None = None) -> Bench:
     """The items that are scored, other real clips to measure against, and real training clips.
@@ -66,14 +68,24 @@ def splits(config: Config, seed: int | None = None) -> Bench:
         return fresh(config, seed, config.evaluation.items or MOST_FRESH)
     return own(config, config.evaluation.items or 10**9)
 
+
 def rows_of(system: MeLFusion | None) -> list[str]:
     return ["no picture"] if system is not None and system.extractor is None else list(DEFAULT_ROWS)
+
 
 def folder_name(row: str) -> str:
     return row.replace(" ", "-")
 
-def sing(system: MeLFusion, config: Config, items: MusicDataset, out: Path, names: list[str],
-         share: tuple[int, int] = (0, 1), replace: bool = False) -> None:  # fmt: skip
+
+def sing(
+    system: MeLFusion,
+    config: Config,
+    items: MusicDataset,
+    out: Path,
+    names: list[str],
+    share: tuple[int, int] = (0, 1),
+    replace: bool = False,
+) -> None:
     """Make the clips of every row that are not there yet; a folder of other clips is refused, or with `replace` emptied."""
     for name in names:
         folder = out / folder_name(name)
@@ -81,21 +93,29 @@ def sing(system: MeLFusion, config: Config, items: MusicDataset, out: Path, name
         make_clips(system, config, items, ROWS[name], folder, share=share)
         print(f"{name}: {len(list(folder.glob('*.wav')))} of {len(items)} clips", flush=True)
 
+
 def ears(config: Config, embedders: bool = True) -> Ears:
     """The judge and, unless they are not wanted, embedders and towers that the configuration names, on this machine's device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     heads = freeze(build.judge(config)).to(device) if config.judge.weights else None
     towers = freeze(build.towers(config)).to(device) if config.towers.weights else None
     named = config.evaluation.embedders if embedders else {}
-    made = [Embedder("judge", JudgeEmbedding(heads, config.audio.sample_rate_hz)) if name == "judge" else
-            embedder(name, weights, config.audio) for name, weights in named.items() if name != "judge" or heads]  # fmt: skip
+    made = [
+        Embedder("judge", JudgeEmbedding(heads, config.audio.sample_rate_hz))
+        if name == "judge"
+        else embedder(name, weights, config.audio)
+        for name, weights in named.items()
+        if name != "judge" or heads
+    ]
     key = config.evaluation.text_judge
     reads = freeze(build.judge(override(config, [f"judge.weights={key}"]))).to(device) if key else None
     sees = clip(config.evaluation.clip).to(device) if embedders and config.evaluation.clip else None
     return Ears(config.audio, heads, [e.to(device) for e in made], towers if embedders else None, reads, sees)
 
-def evaluate(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None, folders: dict[str, Path],
-             system: MeLFusion | None = None) -> dict[str, Any]:  # fmt: skip
+
+def evaluate(
+    config: Config, ears: Ears, items: MusicDataset, bench: Bench | None, folders: dict[str, Path], system: MeLFusion | None = None
+) -> dict[str, Any]:
     """Scores of every row: attribute accuracy, distances by embedder, and what clips have of their picture and caption.
 
     Without `bench`, or without `system`, distances or the floor of VAE and vocoder are left out.
@@ -124,6 +144,7 @@ def evaluate(config: Config, ears: Ears, items: MusicDataset, bench: Bench | Non
         scores["gain"] = gains(right, heard["shuffled picture"], [told(ears, by_key[key]) for key in right.keys])
     return scores | {"chance": {name: 1 / len(c) for name, c in ears.attributes.items()}}
 
+
 def yardstick(ears: Ears, bench: Bench, classes: list[dict], config: Config) -> Yardstick:
     """Real clips to measure against, a PCA fitted on those of `train`."""
     truth = [told(ears, meta["labels"]) for meta in metas_of(bench.reference)]
@@ -131,31 +152,44 @@ def yardstick(ears: Ears, bench: Bench, classes: list[dict], config: Config) -> 
     sets = (hear_real(deaf, dataset, size) for dataset in (bench.train, bench.reference))
     return Yardstick.fit(*sets, truth, classes, config.evaluation.pca_dimensions, tracks_of(bench.reference))
 
+
 def partners_of(ears: Ears, real: Heard, items: MusicDataset, metas: list[dict[str, Any]]) -> Partners:
     """Pictures, captions (`full_caption` where there is one) and real clips of a split."""
     captions = [meta.get("full_caption") or meta.get("caption") or "" for meta in metas]
     pictured = [items.reader.has_picture(entry) for entry in items.entries]
     return Partners(ears, real, captions, lambda i: torch.as_tensor(items[i]["image"]), pictured)
 
+
 def told(ears: Ears, labels: dict[str, Any]) -> dict[str, str]:
     """The labels that the judge knows."""
     return {name: labels[name] for name in (ears.judge.attributes if ears.judge else {}) if name in labels}
+
 
 def row_files(folder: Path, items: MusicDataset) -> list[Path]:
     """The clips of the items by key, where the folder has all of them; else every sound file in it, unpaired."""
     paired = [clip_file(folder, items, i) for i in range(len(items))]
     return paired if all(file.is_file() for file in paired) else sound_files(folder)
 
+
 def about(config: Config, ears: Ears, items: MusicDataset, bench: Bench | None) -> dict[str, Any]:
     """What a score must not be read without."""
     s, a = config.sampling, config.audio
     return {
-        "n": len(items), "reference": len(bench.reference) if bench else None, "against": bench.against if bench else None,
+        "n": len(items),
+        "reference": len(bench.reference) if bench else None,
+        "against": bench.against if bench else None,
         "corpus_seed": items.reader.shards.info.get("seed"),
-        "networks": ears.digests(), "embedders": ears.about(), "sample_rate_hz": a.sample_rate_hz, **stated_level(a),
-        "num_inference_steps": s.num_inference_steps, "guidance_scale": s.guidance_scale,
-        "image_guidance_scale": s.image_guidance_scale, "seed": config.seed, "device": device_name(),
-    }  # fmt: skip
+        "networks": ears.digests(),
+        "embedders": ears.about(),
+        "sample_rate_hz": a.sample_rate_hz,
+        **stated_level(a),
+        "num_inference_steps": s.num_inference_steps,
+        "guidance_scale": s.guidance_scale,
+        "image_guidance_scale": s.image_guidance_scale,
+        "seed": config.seed,
+        "device": device_name(),
+    }
+
 
 def write(scores: dict[str, Any], folder: Path) -> None:
     """scores.json, scores.md (the table and what it says) and the curves' tab of TensorBoard."""
@@ -168,6 +202,7 @@ def write(scores: dict[str, Any], folder: Path) -> None:
             for name, value in flatten(entry).items():
                 if isinstance(value, float):
                     board.add_scalar(f"{row}/{name}".replace(" ", "_"), value)
+
 
 def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Path, listening: bool) -> None:
     """index.html with a few items of every row beside their real clip; `listening` adds the blind page."""
@@ -192,6 +227,7 @@ def pages(config: Config, items: MusicDataset, folders: dict[str, Path], out: Pa
     if listening:
         print(f"Blind page: {write_blind([alike(clip, out, config) for clip in clips], out, config.seed)}")
 
+
 def alike(clip: Clip, out: Path, config: Config) -> Clip:
     """A clip as those of `out` are; of a given folder a copy, so that listeners tell no system by loudness, length or rate."""
     if clip.wav.is_relative_to(out):
@@ -201,6 +237,7 @@ def alike(clip: Clip, out: Path, config: Config) -> Clip:
     _, waveform = next(read_clips([clip.wav], config.audio, 1))
     write_wav(copy, levelled(waveform, config.audio)[0], config.audio.sample_rate_hz)
     return dataclasses.replace(clip, wav=copy)
+
 
 def draw(wav: Path, config: Config) -> None:
     """The spectrogram of a clip beside it."""

@@ -30,6 +30,7 @@ from melfusion.models.frozen import digest
 
 log = logging.getLogger(__name__)
 
+
 @dataclass
 class Heard:
     """What was heard in N clips of one row: attribute → class names; embedder → (N, K, D); tower → (N, D)."""
@@ -74,9 +75,11 @@ class Heard:
             return None
         return heard if heard.keys == keys else None
 
+
 @functools.cache  # once for each folder: the same holds for all that is heard
 def _not_kept(folder: Path, reason: str) -> None:
     log.warning("What was heard is not kept in %s (%s), so it will be heard again.", folder, reason)
+
 
 class Ears:
     """Everything that listens, with the audio contract it listens under.
@@ -86,8 +89,15 @@ class Ears:
         towers: for `imsm_scenes`; None leaves it out.  clip: sees pictures for the paper's IMSM.
     """
 
-    def __init__(self, audio: AudioConfig, judge: Judge | None = None, embedders: Iterable[Embedder] = (), towers: Any = None,
-                 text_judge: Judge | None = None, clip: ClipImage | None = None):  # fmt: skip
+    def __init__(
+        self,
+        audio: AudioConfig,
+        judge: Judge | None = None,
+        embedders: Iterable[Embedder] = (),
+        towers: Any = None,
+        text_judge: Judge | None = None,
+        clip: ClipImage | None = None,
+    ):
         self.audio, self.judge, self.embedders, self.towers = audio, judge, list(embedders), towers
         self.text_judge, self.clip = text_judge, clip
         self.judges = [j for j in (judge, text_judge) if j is not None]
@@ -116,8 +126,10 @@ class Ears:
 
     def about(self) -> dict[str, dict[str, Any]]:
         """Embedder → its hash, the rate it hears at, and what it can and cannot hear."""
-        return {e.name: {"sha256": e.digest[:12], "sample_rate_hz": e.sample_rate_hz, "hears": HEARS.get(e.name, "")}
-                for e in self.embedders}  # fmt: skip
+        return {
+            e.name: {"sha256": e.digest[:12], "sample_rate_hz": e.sample_rate_hz, "hears": HEARS.get(e.name, "")}
+            for e in self.embedders
+        }
 
     @torch.no_grad()
     def listen(self, clips: Iterable[tuple[list[str], Tensor]]) -> Heard:
@@ -137,6 +149,7 @@ class Ears:
         heard.towers = {"audio": torch.cat(towers)} if towers else {}
         return heard
 
+
 def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
     """Every clip (B, S) at the level of the data (audio.level); silence stays silence."""
     clips = []
@@ -147,17 +160,21 @@ def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
             clips.append(clip)
     return torch.stack(clips).to(waveform.device)
 
+
 def accuracy(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Attribute → share of clips in which the wanted class is heard; clips that do not tell the attribute are left out."""
     scores = {}
     for name, told in heard.classes.items():
         numbers = {c: i for i, c in enumerate(dict.fromkeys([*told, *(label[name] for label in wanted if name in label)]))}
         metric = AttributeAccuracy()
-        metric.update(torch.tensor([numbers[c] for c in told]),
-                      torch.tensor([numbers[label[name]] if name in label else -100 for label in wanted]))  # fmt: skip
+        metric.update(
+            torch.tensor([numbers[c] for c in told]),
+            torch.tensor([numbers[label[name]] if name in label else -100 for label in wanted]),
+        )
         if metric.count:
             scores[name] = metric.result()
     return scores
+
 
 def confusions(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
     """Attribute → wanted class → class that was heard instead → in how many clips, the most frequent first; right ones left out."""
@@ -169,13 +186,16 @@ def confusions(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str
             found[name].setdefault(right, {})[wrong] = n
     return found
 
+
 def gains(right: Heard, other: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Attribute → paired difference in accuracy of two rows, with its interval, of two clips or more."""
     found = {}
     for name in right.classes:
-        pairs = [(a == label[name]) - (b == label[name])
-                 for a, b, label in zip(right.classes[name], other.classes[name], wanted, strict=True)
-                 if name in label]  # fmt: skip
+        pairs = [
+            (a == label[name]) - (b == label[name])
+            for a, b, label in zip(right.classes[name], other.classes[name], wanted, strict=True)
+            if name in label
+        ]
         if len(pairs) > 1:
             found[name] = dict(zip(("mean", "interval"), mean_interval(pairs), strict=True))
     return found

@@ -25,6 +25,7 @@ MOST_BYTES = 16 << 20  # of a key or a file of answers
 
 SCALES = {"ovl": ("Overall quality", "bad", "excellent"), "rel": ("Relevance to picture and text", "no fit", "perfect fit")}
 
+
 @dataclass
 class Clip:
     """One sound of one system (`row`) for the item `key`, and what the item is: `picture` not as another row was shown it."""
@@ -35,6 +36,7 @@ class Clip:
     wav: Path
     picture: Path | None
     labels: dict[str, str]
+
 
 def write_page(clips: list[Clip], out: Path, title: str, note: str) -> Path:
     """out/index.html: items downwards, systems across; links to the files where they lie."""
@@ -49,10 +51,13 @@ def write_page(clips: list[Clip], out: Path, title: str, note: str) -> Path:
         cells = (f'<td role="cell"><span class="row">{escape(row)}</span>{sounds.get(row, "–")}</td>' for row in systems)
         lines.append(f'<tr role="row"><th scope="row" role="rowheader">{told}</th>{"".join(cells)}</tr>\n')
     width = 13 * (len(systems) + 1)
-    table = (f'<table role="table" style="min-width:{width}rem"><thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
-             f'<tbody role="rowgroup">\n{"".join(lines)}</tbody></table>')  # fmt: skip
+    table = (
+        f'<table role="table" style="min-width:{width}rem"><thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{"".join(lines)}</tbody></table>'
+    )
     heading = f"<h1>{escape(title)}</h1>\n{paragraph(note)}"
     return write(out / "index.html", title, f'<body><main>{heading}\n<div class="wide">{table}</div></main></body>')
+
 
 def write_blind(clips: list[Clip], out: Path, seed: int) -> Path:
     """out/listening.html, and out/listening/ with copies under random names; names and order are drawn from `seed`.
@@ -78,6 +83,7 @@ def write_blind(clips: list[Clip], out: Path, seed: int) -> Path:
     body = fill("listening.html", study=study, n=str(len(cards)), cards="".join(cards), script=source("listening.js"))
     return write(out / "listening.html", "Listening test", body)
 
+
 def summarise(folder: Path) -> dict[str, Any]:
     """All answers*.json of a study → row → answers, listeners, OVL and REL with 95 % intervals; ConfigError says what is wrong."""
     clips, rows, study = _read_key(folder / KEY)
@@ -89,6 +95,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     scores = {row: _row([(who, a) for (who, name), a in kept.items() if clips[name]["row"] == row]) for row in rows}
     counts = {"listeners": len({who for who, _ in kept}), "answers": len(kept), "duplicates": len(given) - len(kept)}
     return {"study": study, **counts, "rows": scores}
+
 
 def report(folder: Path) -> None:
     """Print the summary, and write listening.json and listening.md beside the answers."""
@@ -106,6 +113,7 @@ def report(folder: Path) -> None:
     write_whole(folder / "listening.md", text + "\n")
     print(text)
 
+
 def _items(clips: list[Clip]) -> dict[str, Clip]:
     """Key → what all clips of an item are judged against, whatever their systems were told: a Clip with picture, text, labels."""
     if not clips:
@@ -119,20 +127,24 @@ def _items(clips: list[Clip]) -> dict[str, Clip]:
         item = items.get(clip.key, clip)
         if item.picture and clip.picture and item.picture != clip.picture:
             raise ConfigError(f"Item {clip.key!r} has two pictures, {item.picture} and {clip.picture}: give all rows its own.")
-        items[clip.key] = replace(clip, caption=item.caption or clip.caption, picture=item.picture or clip.picture,
-                                  labels=item.labels or clip.labels)  # fmt: skip
+        items[clip.key] = replace(
+            clip, caption=item.caption or clip.caption, picture=item.picture or clip.picture, labels=item.labels or clip.labels
+        )
     return items
+
 
 def _write_key(named: dict[str, Clip], sounds: dict[str, bytes], rows: list[str], out: Path, seed: int) -> str:
     """Write who made what; returns the study, a hash of the key file. Answers to other clips are never orphaned."""
-    clips = {name: {"row": clip.row, "key": clip.key, "sha256": hashlib.sha256(sounds[name]).hexdigest()}
-             for name, clip in named.items()}  # fmt: skip
+    clips = {
+        name: {"row": clip.row, "key": clip.key, "sha256": hashlib.sha256(sounds[name]).hexdigest()} for name, clip in named.items()
+    }
     data = as_json({"version": 1, "seed": seed, "rows": rows, "clips": clips}).encode()
     before = (out / KEY).read_bytes() if (out / KEY).is_file() else b""
     if before != data and (answers := _sheets(out)):
         raise ConfigError(f"{answers[0]} answers an earlier study: move answers and {KEY} away, or give another folder.")
     write_whole(out / KEY, data)
     return hashlib.sha256(data).hexdigest()
+
 
 def _read_key(file: Path) -> tuple[dict[str, Any], list[str], str]:
     """Clips by name, row names, and the study that answers must name."""
@@ -146,8 +158,10 @@ def _read_key(file: Path) -> tuple[dict[str, Any], list[str], str]:
         raise ConfigError(f"{file} is no key of a listening study: {cure}.")
     return clips, rows, hashlib.sha256(file.read_bytes()).hexdigest()
 
+
 def _sheets(folder: Path) -> list[Path]:
     return sorted(folder.glob("answers*.json"))
+
 
 def _sheet(file: Path, clips: dict[str, Any], study: str) -> dict[str, Any]:
     """One file of answers, checked in every value that is used."""
@@ -170,11 +184,13 @@ def _sheet(file: Path, clips: dict[str, Any], study: str) -> dict[str, Any]:
                 raise ConfigError(f"{file} has {scale}={repr(value)[:80]} for clip {name}: give whole numbers from 0 to 100.")
     return sheet
 
+
 def _json(file: Path, cure: str) -> dict[str, Any]:
     try:
         return read_json(file, cure, MOST_BYTES)
     except DamagedFile as error:
         raise ConfigError(str(error)) from None
+
 
 def _row(given: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """(listener, answer)s to one system's clips → counts, and means with half widths (None where one value gives none)."""
@@ -189,16 +205,19 @@ def _row(given: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         row[scale] = {"mean": mean, "interval": half if math.isfinite(half) else None}
     return row
 
+
 def _cell(score: dict[str, float | None]) -> str:
     if score["mean"] is None:
         return "–"
     return f"{score['mean']:.1f}" + ("" if score["interval"] is None else f" ± {score['interval']:.1f}")
+
 
 def _sound(clip: Clip, picture: Path | None, out: Path) -> str:
     """A player, and the spectrogram where one lies beside the wav; cat.png beside cat.wav may also be the picture."""
     about, drawn = f"{clip.row}, {clip.key}", clip.wav.with_suffix(".png")
     shown = drawn.is_file() and not (picture and drawn.samefile(picture))
     return player(clip.wav, out, about) + image(drawn if shown else None, out, f"spectrogram of {about}")
+
 
 def _card(name: str, number: int, content: str) -> str:
     """One clip of the blind study, and a slider for each scale."""

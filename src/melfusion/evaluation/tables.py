@@ -6,8 +6,15 @@ from typing import Any
 
 DISTANCES = {"fad": "FAD", "fad_inf": "FAD∞", "fad_conditional": "FAD by class", "kad": "KAD"}
 
-PAIRED = {"kl": "KL (PANNs)", "clap_score": "CLAP score", "imsm": "IMSM", "imsm_released": "IMSM, released reduction",
-          "imsm_scenes": "imsm_scenes", "imsm_scenes_released": "imsm_scenes, released reduction"}  # fmt: skip
+PAIRED = {
+    "kl": "KL (PANNs)",
+    "clap_score": "CLAP score",
+    "imsm": "IMSM",
+    "imsm_released": "IMSM, released reduction",
+    "imsm_scenes": "imsm_scenes",
+    "imsm_scenes_released": "imsm_scenes, released reduction",
+}
+
 
 def table(scores: dict[str, Any]) -> str:
     """Accuracy by row, distances by embedder, paired scores, reasons for what is missing, and what the numbers were taken with."""
@@ -23,6 +30,7 @@ def table(scores: dict[str, Any]) -> str:
     about = ", ".join(f"{k} {v}" for k, v in scores["about"].items() if v not in (None, {}) and k != "embedders")
     return "\n\n".join([*parts, f"({about})"])
 
+
 def attributes(scores: dict[str, Any]) -> str:
     """Accuracy with its Wilson interval; the last row is the paired gain over a shuffled picture."""
     names = list(scores["chance"])
@@ -36,6 +44,7 @@ def attributes(scores: dict[str, Any]) -> str:
         gains = (f"{g['mean']:+.2f} ± {g['interval']:.2f}" if g else "-" for g in found)
         lines.append("| right - shuffled | " + " | ".join(gains) + " |")
     return "\n".join(lines)
+
 
 def distances(scores: dict[str, Any], embedder: str) -> str:
     """Distances to real clips by one embedder; lower is nearer. `real` is the floor, `reconstruction` that of VAE and vocoder."""
@@ -53,6 +62,7 @@ def distances(scores: dict[str, Any], embedder: str) -> str:
     told += [f"{', '.join(sorted(taken))}."] if taken else []
     return "\n".join(lines + ["", *told, *(f"{name} is not computed: {reason}" for name, reason in why.items())]).rstrip()
 
+
 def paired(scores: dict[str, Any]) -> str:
     """Scores of clips with their own pictures, captions and real clips."""
     found = {row: entry.get("paired", {}) for row, entry in scores["rows"].items()}
@@ -61,6 +71,7 @@ def paired(scores: dict[str, Any]) -> str:
     lines += [f"| {row} | " + " | ".join(mean_cell(entry.get(name)) for name in names) + " |" for row, entry in found.items()]
     why = {PAIRED[name]: entry[name]["why_not"] for entry in found.values() for name in names if "why_not" in entry.get(name, {})}
     return "\n".join(lines + ["", *(f"{name} is not computed: {reason}" for name, reason in why.items())]).rstrip()
+
 
 def learned(scores: dict[str, Any]) -> str:
     """What the scores say of the picture."""
@@ -72,6 +83,7 @@ def learned(scores: dict[str, Any]) -> str:
     if not heard:
         return "No attribute of the picture is heard more often than with a shuffled picture: train longer."
     return f"The picture is heard: its {', '.join(heard)} more often than with a shuffled picture, beyond the 95 % interval."
+
 
 def without_labels(scores: dict[str, Any]) -> str:
     """What can be said of the picture where no attribute was compared: its worth in validation, and scores with one's own item."""
@@ -89,17 +101,22 @@ def without_labels(scores: dict[str, Any]) -> str:
         lines.append("`melfusion evaluate` measures distances to real clips, by the networks that evaluation.embedders names.")
     return "\n".join(lines)
 
+
 def picture_gain(validation: dict[str, float]) -> str:
     """What the right picture was worth in validation; empty where it was not compared with another."""
     gain, loss = validation.get("val/picture_gain"), validation.get("val/loss")
     if gain is None or not loss:
         return ""
-    return (f"val/picture_gain {gain:.3g} ({gain / loss:.2%} of val/loss): so much the validation loss rises when another item's "
-            "picture is shown; near 0 or below, the picture is not used yet.")  # fmt: skip
+    return (
+        f"val/picture_gain {gain:.3g} ({gain / loss:.2%} of val/loss): so much the validation loss rises when another item's "
+        "picture is shown; near 0 or below, the picture is not used yet."
+    )
+
 
 def share_cell(score: dict[str, float] | None) -> str:
     """An accuracy with its interval."""
     return "-" if score is None else f"{score['accuracy']:.3f} ({score['low']:.3f}-{score['high']:.3f})"
+
 
 def mean_cell(score: dict[str, Any] | None) -> str:
     """A score with its interval; a dash where there is none."""

@@ -21,6 +21,7 @@ from melfusion.models.frozen import digest
 
 log = logging.getLogger(__name__)
 
+
 def chosen_guidance(suite: Suite, row: str) -> dict[str, Any]:
     """What `choose_guidance` last found for a model; empty where the suite looks for no scale."""
     kept = suite.path / row / "guidance.json"
@@ -32,6 +33,7 @@ def chosen_guidance(suite: Suite, row: str) -> dict[str, Any]:
     except DamagedFile as error:
         log.warning("%s", error)
         return {}
+
 
 def choose_guidance(suite: Suite, row: str) -> float | None:
     """The scale of `ablation.guidance` with the smallest class-conditional distance on validation scenes (KAD for few); None

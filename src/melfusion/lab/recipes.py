@@ -17,10 +17,12 @@ from torch import Tensor
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config, override
 from melfusion.assembly.load import export_system, load_system
+from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import Config
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.scenes.corpus import contract
+from melfusion.evaluation.scores import evaluate_run
 from melfusion.evaluation.scoring import levelled
 from melfusion.files import write_json
 from melfusion.listeners.judge import Judge
@@ -28,11 +30,10 @@ from melfusion.metrics.intervals import mean_interval, share
 from melfusion.models.device import device_name
 from melfusion.models.frozen import freeze
 from melfusion.models.vocoder import spectral_distance
-from melfusion.state.run_directory import RunDirectory
 from melfusion.training.preemption import leaving_on_signal
 from melfusion.training.run import train
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 MAX_BYTES = 40_000_000
 
@@ -41,10 +42,15 @@ JUDGES = {"judge": "shipped", "judge_test": "shipped:judge_test"}  # key of floo
 # part → (configuration, what the part is)
 RECIPES = {
     "music_vae": ("release,music_vae", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents"),
-    "music_vae_decoder": ("release,music_vae,music_vae_decoder", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, encoder of "
-                          "`release,music_vae` and a decoder trained anew"),
-    "music_vae_texture": ("release,music_vae,music_vae_texture", "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, with "
-                          "a texture on top of `release,music_vae` and `release,music_vae,music_vae_decoder`"),
+    "music_vae_decoder": (
+        "release,music_vae,music_vae_decoder",
+        "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, encoder of `release,music_vae` and a decoder trained anew",
+    ),
+    "music_vae_texture": (
+        "release,music_vae,music_vae_texture",
+        "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, with "
+        "a texture on top of `release,music_vae` and `release,music_vae,music_vae_decoder`",
+    ),
     "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, read for its self-attention"),
     "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
     "judge": ("release,judge", "Judge: hears place (6), time (4) and weather (3) in a clip"),
@@ -52,8 +58,10 @@ RECIPES = {
     "judge_key": ("release,judge_key", "Key judge: hears tonic (12) and mode (2), which captions tell"),
     "towers": ("release,towers", "Towers: picture and caption, sound and caption in shared spaces, on top of all-MiniLM-L6-v2"),
     "unet": ("release,text_to_music", "Text-only music UNet, told key and mode by the caption"),
-    "unet_decoder": ("text_to_music_decoder", "Text-only music UNet, told key and mode by the caption: that of "
-                     "`release,text_to_music`, its decoder trained further"),
+    "unet_decoder": (
+        "text_to_music_decoder",
+        "Text-only music UNet, told key and mode by the caption: that of `release,text_to_music`, its decoder trained further",
+    ),
     "melfusion": ("scenes_long", "Synapse and decoder on top of the text-only UNet"),
 }
 
@@ -74,8 +82,10 @@ Trained by this project on `scenes`, its own drawn pictures and rendered music; 
 - Licence: MIT, like the code.
 """
 
+
 class ReleaseError(RuntimeError):
     """What cannot be shipped as it is, and why."""
+
 
 @leaving_on_signal(lambda: "between two trainings: parts that are trained are kept")
 def release() -> None:
@@ -83,27 +93,31 @@ def release() -> None:
     for part, (recipe, _) in RECIPES.items():
         config = recipe_config(part)
         print(f"── {part}: {recipe}, {config.trainer.max_steps} steps", flush=True)
-        train(config)
+        train(config, evaluate_run)
         ship(part)
     write_floors()
     check_size()
+
 
 def recipe_config(part: str) -> Config:
     recipe, run = RECIPES[part][0], run_name(part)
     return load_config(recipe, [f"name={run}"])
 
+
 def run_name(part: str) -> str:
     """The run directory of a recipe: release-music_vae, …, release-scenes_long."""
     return "release-" + RECIPES[part][0].split(",")[-1]
+
 
 def folder(part: str) -> Path:
     """Where a part is shipped; decoder and texture go into the VAE or UNet that they were trained on top of."""
     return WEIGHTS / part.removesuffix("_decoder").removesuffix("_texture")
 
+
 def ship(part: str) -> Path:
     """A finished run's export → weights/<part>: float16 tensors, its JSON files, card."""
     config = recipe_config(part)
-    run, target = RunDirectory(config), folder(part)
+    run, target = run_directory(config), folder(part)
     results = json.loads(run.results_file.read_text())
     source = run.export
     if part == "melfusion":
@@ -123,14 +137,24 @@ def ship(part: str) -> Path:
     (target / "README.md").write_text(card(part, config, results, count))
     return target
 
+
 def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
     scores = ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in results.items() if k.startswith("val/"))
     return CARD.format(
-        title=RECIPES[part][1], recipe=RECIPES[part][0], run=run_name(part), millions=count / 1e6,
-        steps=results["step"], batch=config.data.global_batch_size, seed=config.seed, clips=config.data.splits["train"],
-        seconds=config.audio.clip_duration_s, device=device_name(), scores=scores,
+        title=RECIPES[part][1],
+        recipe=RECIPES[part][0],
+        run=run_name(part),
+        millions=count / 1e6,
+        steps=results["step"],
+        batch=config.data.global_batch_size,
+        seed=config.seed,
+        clips=config.data.splits["train"],
+        seconds=config.audio.clip_duration_s,
+        device=device_name(),
+        scores=scores,
         soundfont=contract()["soundfont_sha256"],
-    )  # fmt: skip
+    )
+
 
 @torch.no_grad()
 def floors(items: int = 240) -> dict[str, Any]:
@@ -160,33 +184,53 @@ def floors(items: int = 240) -> dict[str, Any]:
             for key, judge in judges.items():
                 right[key].setdefault(name, []).extend(verdicts(judge, clips, batch.labels))
     return {
-        "n": len(data), **{f"{name}_log_mel_l1_nats": mean_interval(rows[name]) for name in ("vae", "decoder")},
-        **{f"{name}_{what}": mean_interval([row[k] for row in rows[name]])
-           for name in ("vocos", "griffin_lim", "both") for k, what in enumerate(("spectral_distance", "log_mel_l1_nats"))},
-        **{key: {name: {a: share(sum(v[a] for v in said), len(said)) for a in said[0]} for name, said in heard.items()}
-           for key, heard in right.items()},
-    }  # fmt: skip
+        "n": len(data),
+        **{f"{name}_log_mel_l1_nats": mean_interval(rows[name]) for name in ("vae", "decoder")},
+        **{
+            f"{name}_{what}": mean_interval([row[k] for row in rows[name]])
+            for name in ("vocos", "griffin_lim", "both")
+            for k, what in enumerate(("spectral_distance", "log_mel_l1_nats"))
+        },
+        **{
+            key: {name: {a: share(sum(v[a] for v in said), len(said)) for a in said[0]} for name, said in heard.items()}
+            for key, heard in right.items()
+        },
+    }
+
 
 def verdicts(judge: Judge, waveform: Tensor, labels: list[dict[str, Any]]) -> list[dict[str, bool]]:
     """Per clip: attribute → is it heard as it was meant?"""
-    return [{name: label[name] == told for name, told in heard.items()}
-            for label, heard in zip(labels, judge.hear(waveform), strict=True)]  # fmt: skip
+    return [
+        {name: label[name] == told for name, told in heard.items()}
+        for label, heard in zip(labels, judge.hear(waveform), strict=True)
+    ]
+
 
 def write_floors() -> None:
     """weights/floors.json and weights/README.md: the errors of the shipped parts, float16 tensors run in float32."""
     found = floors()
     write_json(WEIGHTS / "floors.json", found)
-    lines = ["# Shipped parts", "", "Each folder has its card.",
-             f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
-             "`release.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.", "",
-             "| log-mel → waveform | spectral distance | log-mel L1, nats |", "|---|---|---|"]  # fmt: skip
+    lines = [
+        "# Shipped parts",
+        "",
+        "Each folder has its card.",
+        f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
+        "`release.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.",
+        "",
+        "| log-mel → waveform | spectral distance | log-mel L1, nats |",
+        "|---|---|---|",
+    ]
     titles = {"vocos": "our vocoder", "griffin_lim": "Griffin-Lim, 64 iterations", "both": "VAE, then our vocoder"}
     for name, title in titles.items():
         cells = ("{:.3f} ± {:.3f}".format(*found[f"{name}_{what}"]) for what in ("spectral_distance", "log_mel_l1_nats"))
         lines.append(f"| {title} | {' | '.join(cells)} |")
     l1 = "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats; before its texture, {:.3f} ± {:.3f}: a draw misses by more."
-    lines += ["", l1.format(*found["vae_log_mel_l1_nats"], *found["decoder_log_mel_l1_nats"]),
-              "Spectral distance: `vocoder.spectral_distance`, against the original sound at three resolutions.", ""]  # fmt: skip
+    lines += [
+        "",
+        l1.format(*found["vae_log_mel_l1_nats"], *found["decoder_log_mel_l1_nats"]),
+        "Spectral distance: `vocoder.spectral_distance`, against the original sound at three resolutions.",
+        "",
+    ]
     names = list(found["judge"]["real"])
     lines += [f"| heard right | in | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for key in JUDGES:
@@ -195,11 +239,13 @@ def write_floors() -> None:
             lines.append(f"| {key} | {name} | {' | '.join(cells)} |")
     (WEIGHTS / "README.md").write_text("\n".join(lines) + "\n")
 
+
 def check_size() -> int:
     """Bytes of weights/; ReleaseError above 40 MB."""
     total = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
     if total > MAX_BYTES:
-        raise ReleaseError(f"{WEIGHTS} holds {total / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB that may be shipped: "
-                           "make a part smaller.")  # fmt: skip
+        raise ReleaseError(
+            f"{WEIGHTS} holds {total / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:g} MB that may be shipped: make a part smaller."
+        )
     print(f"{WEIGHTS}: {total / 1e6:.1f} MB")
     return total

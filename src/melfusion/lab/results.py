@@ -40,6 +40,7 @@ from melfusion.training.loggers import log_hparams
 
 RESULTS = Path("experiments") / "results"
 
+
 class Panel:
     """What hears and measures all rows of a suite alike; `fewest`: keys of the smallest row, which limits the dimensions."""
 
@@ -64,13 +65,18 @@ class Panel:
     def score(self, heard: Heard) -> dict[str, Any]:
         """Accuracy and what is heard instead, distances by embedder, paired scores, and where it can be told, memorisation."""
         labels = [self.labels[key] for key in heard.keys]
-        entry = {"n": len(heard), "attributes": accuracy(heard, labels), "confusions": confusions(heard, labels),
-                 "distances": self.measure.score(heard, self.told(heard.keys), self.tracks(heard)),
-                 "paired": self.partners.score(heard)}  # fmt: skip
+        entry = {
+            "n": len(heard),
+            "attributes": accuracy(heard, labels),
+            "confusions": confusions(heard, labels),
+            "distances": self.measure.score(heard, self.told(heard.keys), self.tracks(heard)),
+            "paired": self.partners.score(heard),
+        }
         if self.train is not None:
             others = self.measure.reference
             entry["memorisation"] = memorisation(heard, self.real, others, self.train, self.tracks(heard))
         return entry
+
 
 def conclude(suite: Suite, publish: bool = False, command: str = "") -> dict[str, Any]:
     """Score what ran, write runs/<suite>/results.{json,md,png}, and with `publish` also experiments/results/."""
@@ -97,24 +103,40 @@ def conclude(suite: Suite, publish: bool = False, command: str = "") -> dict[str
     write(suite, result, publish)
     return result
 
+
 def about(suite: Suite, panel: Panel, command: str) -> dict[str, Any]:
     c, bench = panel.config, panel.bench
     shared = linked(bench) if bench.of_training else {}
     return {
-        "suite": suite.name, "command": command, "device": device_name(), "seeds": c.ablation.seeds, "steps": c.trainer.max_steps,
-        "n": len(bench.items), "reference": len(bench.reference), "against": bench.against,
+        "suite": suite.name,
+        "command": command,
+        "device": device_name(),
+        "seeds": c.ablation.seeds,
+        "steps": c.trainer.max_steps,
+        "n": len(bench.items),
+        "reference": len(bench.reference),
+        "against": bench.against,
         "tested_on": "the corpus's test split, of which nothing is in train" if bench.of_training else "newly drawn scenes",
-        "linked": shared, "corpus_seed": bench.items.reader.shards.info.get("seed"), "tracks": shared.get("track"),
-        "networks": panel.ears.digests(), "embedders": panel.ears.about(), "sampling_steps": sampling_steps(suite),
+        "linked": shared,
+        "corpus_seed": bench.items.reader.shards.info.get("seed"),
+        "tracks": shared.get("track"),
+        "networks": panel.ears.digests(),
+        "embedders": panel.ears.about(),
+        "sampling_steps": sampling_steps(suite),
         "fitted_on": f"{len(bench.train)} {'training clips' if bench.of_training else 'further scenes of the same seed'}",
-        "components": {name: {"fad": panel.measure.dimensions[name], "fad_conditional": panel.measure.class_dimensions[name]}
-                       for name in panel.measure.projections},
-        "sample_rate_hz": c.audio.sample_rate_hz, **stated_level(c.audio),
-    }  # fmt: skip
+        "components": {
+            name: {"fad": panel.measure.dimensions[name], "fad_conditional": panel.measure.class_dimensions[name]}
+            for name in panel.measure.projections
+        },
+        "sample_rate_hz": c.audio.sample_rate_hz,
+        **stated_level(c.audio),
+    }
+
 
 def sampling_steps(suite: Suite) -> list[int]:
     """Of all rows, which may differ in them."""
     return sorted({suite.first(row).sampling.num_inference_steps for row in suite.rows})
+
 
 def test_config(suite: Suite) -> Config:
     """The first row's configuration, heard by the test judge."""
@@ -122,6 +144,7 @@ def test_config(suite: Suite) -> Config:
     if config.ablation.test_judge:
         config.judge.weights = config.ablation.test_judge
     return config
+
 
 def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Real clips of the same items, and what VAE and vocoder leave of them; the frozen parts and leaks are told on the way."""
@@ -135,8 +158,11 @@ def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
         sets = (looks(dataset, side) for dataset in (panel.bench.train, panel.bench.items))
         result["leakage"] = leakage(*sets, system.text_encoder, network and network.network.see)
     reconstruction = hear_reconstructions(panel.ears, system, panel.bench.items, size)
-    return [{"name": name, "floor": True} | panel.score(heard)
-            for name, heard in (("real", panel.real), ("reconstruction", reconstruction))]  # fmt: skip
+    return [
+        {"name": name, "floor": True} | panel.score(heard)
+        for name, heard in (("real", panel.real), ("reconstruction", reconstruction))
+    ]
+
 
 def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Row → keys of the items it has clips for, of its whole seeds in turn; and row → what is missing, in words."""
@@ -160,6 +186,7 @@ def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str
             missing[row] += f"; it failed: {failed.read_text().strip().splitlines()[-1]}" if failed.is_file() else ""
     return done, missing
 
+
 def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple, dict[str, Any]]) -> str:
     """What a row's clips were made with other than its model and settings of now; settings alone where no checkpoint is left.
 
@@ -175,6 +202,7 @@ def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple
     config = sung(suite, row, seed, chosen_guidance(suite, model).get("scale"))
     return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.told]))
 
+
 def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
     """A row's clips in the order of the keys; what was heard is kept beside the clips."""
     files = [suite.clips(row, panel.seed[key]) / f"{key}.wav" for key in keys]
@@ -184,14 +212,19 @@ def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
         return heard
     return panel.ears.listen(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size)).keep(kept)
 
+
 def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, Any]:
     """Where a row does well or badly: by seed, by guidance, in combinations never trained on, and what its α became."""
     model, config = suite.model_of(row), suite.first(row)
     chosen = {"scale": config.sampling.guidance_scale, "tried": {}} | chosen_guidance(suite, model)
     seeds = seeds_of(panel, heard)
     notes = {str(seed): note(suite.clips(row, seed)) for seed in seeds}  # which `ran` has read: a damaged one is not scored
-    found: dict[str, Any] = {"seeds": seeds, "device": sorted({n["device"] for n in notes.values() if "device" in n}),
-                             "guidance_scale": chosen["scale"], "by_seed": by_seed(panel, heard)}  # fmt: skip
+    found: dict[str, Any] = {
+        "seeds": seeds,
+        "device": sorted({n["device"] for n in notes.values() if "device" in n}),
+        "guidance_scale": chosen["scale"],
+        "by_seed": by_seed(panel, heard),
+    }
     found["guidance_tried"] = {scale: scores["accuracy"] for scale, scores in chosen["tried"].items() if "accuracy" in scores}
     found["made_with"] = {seed: {key: said[key] for key in ("system", "voice", "frozen")} for seed, said in notes.items() if said}
     if patterns := config.data.leave_out:
@@ -199,9 +232,11 @@ def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, A
         found["never_trained_on"] = accuracy(part, [panel.labels[key] for key in part.keys])
     return found | {"alphas": alphas(suite, model)}
 
+
 def seeds_of(panel: Panel, heard: Heard) -> list[int]:
     """The training seeds that a row has clips of."""
     return list(dict.fromkeys(panel.seed[key] for key in heard.keys))
+
 
 def by_seed(panel: Panel, heard: Heard) -> dict[str, dict[str, Any]]:
     """Attribute → accuracy of each training seed, and over several their mean with Student's interval."""
@@ -214,6 +249,7 @@ def by_seed(panel: Panel, heard: Heard) -> dict[str, dict[str, Any]]:
         found[name] = {"seeds": shares} | over
     return found
 
+
 def alphas(suite: Suite, model: str) -> dict[str, dict[str, list[float]]]:
     """Seed → group of layers → α (one, or one a head) that was learned, of the seeds whose checkpoint is there."""
     found = {}
@@ -225,6 +261,7 @@ def alphas(suite: Suite, model: str) -> dict[str, dict[str, list[float]]]:
             if learned:
                 found[str(seed)] = {group: t.flatten().tolist() for group, t in learned.items()}
     return found
+
 
 def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
     """results.json, .md, .png and TensorBoard's HParams in the suite's runs; published, beside the experiments."""

@@ -14,6 +14,7 @@ from melfusion.cluster.submit import Job, send
 from melfusion.data.dataset import MusicDataset
 from melfusion.errors import Preempted
 from melfusion.evaluation.clips import ROWS, claim, make_clips
+from melfusion.evaluation.scores import evaluate_run
 from melfusion.evaluation.test_sets import block, suite_bench
 from melfusion.lab.guidance import choose_guidance
 from melfusion.lab.models import sung, trained
@@ -23,8 +24,10 @@ from melfusion.training.run import train
 
 log = logging.getLogger(__name__)
 
+
 class RowFailed(RuntimeError):
     """A job of a suite failed; of a whole suite the table says so."""
+
 
 def run_jobs(suite: Suite, jobs: dict[str, list[str]], calls: dict[str, list[str]], n: int) -> list[str]:
     """One job after another here, or `n` side by side; the models whose jobs failed. Preempted where one was."""
@@ -34,6 +37,7 @@ def run_jobs(suite: Suite, jobs: dict[str, list[str]], calls: dict[str, list[str
         for row, rows in jobs.items():
             attempt(suite, row, rows)
     return [row for row in jobs if (suite.path / row / "failed.txt").is_file()]
+
 
 def attempt(suite: Suite, model: str, rows: list[str]) -> None:
     """One job; what goes wrong is kept in failed.txt and told, and the next row runs."""
@@ -48,11 +52,12 @@ def attempt(suite: Suite, model: str, rows: list[str]) -> None:
         note.write_text(traceback.format_exc())
         print(f"{suite.name}/{model} failed: {error} ({note} has the whole story)", flush=True)
 
+
 def run_job(suite: Suite, model: str, rows: list[str]) -> None:
     """Train one model under every seed, choose its guidance, and make the clips of all rows that speak through it."""
     seeds = suite.first(model).ablation.seeds
     for seed in seeds:
-        train(suite.config(model, seed))
+        train(suite.config(model, seed), evaluate_run)
     scale = choose_guidance(suite, model)
     for seed in seeds:
         system = trained(suite.config(model, seed))
@@ -63,12 +68,14 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
             make_clips(system, config, items, says, folder)
     print(f"{suite.name}: clips of {', '.join(rows)} of {len(seeds)} seeds are there", flush=True)
 
+
 def test_items(config: Config, seed: int) -> MusicDataset:
     """This seed's own share of the held-out items: over all seeds each is used once."""
     items = suite_bench(config).items
     own = set(block(config, items, seed))
     items.entries = [entry for entry in items.entries if entry.key in own]
     return items
+
 
 def beside(suite: Suite, calls: dict[str, list[str]], n: int) -> None:
     """The jobs in processes of their own, each with its words in runs/<suite>/<row>/log.txt; Preempted where one had to leave."""
@@ -83,6 +90,7 @@ def beside(suite: Suite, calls: dict[str, list[str]], n: int) -> None:
         raise Preempted(f"{signal.Signals(came).name} arrived, and the jobs have saved and left: the same command goes on.")
     if PREEMPTED in codes.values():
         raise Preempted("A job was asked to leave, and did: the same command goes on.")
+
 
 def submit(suite: Suite, calls: dict[str, list[str]], settings: ClusterConfig) -> None:
     """One SLURM job per trained row, as `melfusion submit` sends it; each logs into runs/<suite>/<row>/slurm/."""

@@ -14,6 +14,7 @@ from melfusion.training.preemption import noting_signals
 
 POLL_S = 0.1
 
+
 @dataclass(frozen=True)
 class Command:
     """`python -m melfusion WORDS…`, whose output is added to `log`."""
@@ -21,6 +22,7 @@ class Command:
     name: str
     words: list[str]
     log: Path
+
 
 def run_side_by_side(commands: list[Command], n: int) -> tuple[dict[str, int], int | None]:
     """At most `n` at a time → the exit code of each that was started, and the first signal that came meanwhile.
@@ -44,11 +46,17 @@ def run_side_by_side(commands: list[Command], n: int) -> tuple[dict[str, int], i
             time.sleep(POLL_S)
     return codes, came[0] if came else None
 
+
 def begin(command: Command, threads: int) -> subprocess.Popen:
     """Start one, out of reach of a terminal's Ctrl-C, which would end it before it has saved."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
     print(f"── {command.name}: {command.log}", flush=True)
     env = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"CONFIG": ""}
     with command.log.open("a") as file:
-        return subprocess.Popen([sys.executable, "-m", "melfusion", *command.words], stdout=file, stderr=subprocess.STDOUT,
-                                env=env, start_new_session=True)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "melfusion", *command.words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )

@@ -13,10 +13,20 @@ from melfusion.config.check import flatten
 from melfusion.errors import ConfigError
 from melfusion.files import one_name
 
-BUDGET = ("trainer.max_steps", "trainer.precision", "data.global_batch_size", "data.path", "ablation.seeds", "ablation.items",
-          "ablation.test_seed", "ablation.guidance", "ablation.search_items")  # fmt: skip
+BUDGET = (
+    "trainer.max_steps",
+    "trainer.precision",
+    "data.global_batch_size",
+    "data.path",
+    "ablation.seeds",
+    "ablation.items",
+    "ablation.test_seed",
+    "ablation.guidance",
+    "ablation.search_items",
+)
 
 OWN = ("name", "seed")  # of each model of a suite
+
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
@@ -53,6 +63,7 @@ class Suite:
         """The row whose checkpoint this row speaks through: itself, unless it says otherwise."""
         return self.first(row).ablation.checkpoint_of or row
 
+
 def load_suite(name: str, overrides: list[str]) -> Suite:
     """experiments/<name>/; ConfigError where it is missing, a row refers to none, or budgets differ."""
     folder = Path("experiments") / one_name("suite", name)
@@ -72,6 +83,8 @@ def load_suite(name: str, overrides: list[str]) -> Suite:
     for key in BUDGET:
         given = {str(budget[key]): row for row, budget in budgets.items()}
         if len(given) > 1:
-            raise ConfigError(f"The rows of {folder} have unequal budgets: {key} is "
-                              f"{', '.join(f'{value} in {row}' for value, row in given.items())}; give all the same.")  # fmt: skip
+            raise ConfigError(
+                f"The rows of {folder} have unequal budgets: {key} is "
+                f"{', '.join(f'{value} in {row}' for value, row in given.items())}; give all the same."
+            )
     return suite

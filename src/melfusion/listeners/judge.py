@@ -24,8 +24,15 @@ class Judge(TrainedModule):
         attributes: name → its classes, as they stand in a sample's `labels`.
     """
 
-    def __init__(self, network: nn.Module, log_mel: nn.Module, attributes: dict[str, list[str]], embedding: int = 128,
-                 optim: Any = None, max_steps: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        network: nn.Module,
+        log_mel: nn.Module,
+        attributes: dict[str, list[str]],
+        embedding: int = 128,
+        optim: Any = None,
+        max_steps: int | None = None,
+    ):
         super().__init__()
         self.network, self.log_mel, self.attributes = network, log_mel, attributes
         self.heads = nn.ModuleDict({name: nn.Linear(embedding, len(classes)) for name, classes in attributes.items()})
@@ -53,11 +60,12 @@ class Judge(TrainedModule):
 
     def targets(self, labels: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Class numbers (B,) of each attribute; -100, which no loss counts, where a sample does not tell it."""
+
         def number(name: str, label: dict[str, Any]) -> int:
             classes = self.attributes[name]
             return classes.index(label[name]) if label.get(name) in classes else -100
-        return {name: torch.tensor([number(name, label) for label in labels], device=self.device)
-                for name in self.attributes}  # fmt: skip
+
+        return {name: torch.tensor([number(name, label) for label in labels], device=self.device) for name in self.attributes}
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         log_mel = augment(self.log_mel(batch.waveform), batch.draws["augment"])
@@ -78,9 +86,11 @@ class Judge(TrainedModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [*self.network.parameters(), *self.heads.parameters()]}]
 
+
 def cross_entropy(logits: Tensor, wanted: Tensor, **kwargs: float) -> Tensor:
     """Mean over the samples whose class is told (not -100); 0 where none is."""
     return F.cross_entropy(logits, wanted, reduction="sum", **kwargs) / (wanted >= 0).sum().clamp(min=1)
+
 
 def augment(log_mel: Tensor, noise: Tensor) -> Tensor:
     """What a VAE and a vocoder do to a clip, so that they do not deceive the judge: noise, tilt, gain, and blur.

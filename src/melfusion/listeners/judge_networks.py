@@ -11,6 +11,7 @@ from melfusion.media.mel import LogMel
 
 MEL_MEAN, MEL_STD = -5.0, 3.0
 
+
 class JudgeNetwork(nn.Module):
     """log_mel (B, 1, T, F) → embedding (B, D): 4×4 patches, three levels that halve frequency, dilated convolutions in time.
 
@@ -41,6 +42,7 @@ class JudgeNetwork(nn.Module):
             h = h + block(h)
         return self.embed(torch.cat([h.mean(2), h.std(2)], 1))
 
+
 class RecurrentNetwork(nn.Module):
     """log_mel (B, 1, T, F) → embedding (B, D): frames as vectors, a bidirectional GRU over time, attention over its states.
 
@@ -68,7 +70,10 @@ class RecurrentNetwork(nn.Module):
         weights = self.attention(states).softmax(1)  # (B, T/2, heads)
         return self.embed(torch.einsum("bth,btd->bhd", weights, states).flatten(1))
 
+
 # kind → (front end, network of its bins)
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "conv": (LogMel, JudgeNetwork), "recurrent": (LogMel, RecurrentNetwork), "pitch": (Semitones, PitchNetwork),
-}  # fmt: skip
+    "conv": (LogMel, JudgeNetwork),
+    "recurrent": (LogMel, RecurrentNetwork),
+    "pitch": (Semitones, PitchNetwork),
+}

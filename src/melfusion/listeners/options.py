@@ -15,6 +15,7 @@ class JudgeConfig:
     embedding: int = 128
     attributes: dict[str, list[str]] = field(default_factory=dict)  # label → its classes
 
+
 @dataclass
 class TowersConfig:
     """The contrastive models of picture and caption, sound and caption."""

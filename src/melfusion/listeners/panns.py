@@ -12,6 +12,7 @@ N_FFT, HOP, MELS, CLASSES = 512, 160, 64, 527
 
 MIN_SAMPLES = 31 * HOP  # 32 frames, one after five halvings
 
+
 class ConvBlock(nn.Module):
     """Two 3×3 convolutions with batch norm."""
 
@@ -23,6 +24,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
 
 class Cnn14(nn.Module):
     """waveform (B, S) at 16 kHz → embedding (B, 1, 2048); `logits` (B, 527) of AudioSet's classes.

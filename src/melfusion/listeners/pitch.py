@@ -13,6 +13,7 @@ LOWEST, OCTAVES = 36, 5  # MIDI C2 to B6
 
 N_FFT, HOP = 4096, 1024  # samples: at 16 kHz a bin is 3.9 Hz, a semitone at C2
 
+
 class Semitones(nn.Module):
     """waveform (B, S) → (B, 1, T, 60): natural log of magnitude in each semitone from C2 to B6, every 1,024 samples."""
 
@@ -31,6 +32,7 @@ class Semitones(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         spectrum = torch.stft(waveform.float(), N_FFT, HOP, window=self.window, pad_mode="constant", return_complex=True)
         return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=1e-4).log()[:, None]
+
 
 class PitchNetwork(nn.Module):
     """Semitones (B, 1, T, 60) → embedding (B, 24), two numbers for each pitch class, such as its major and its minor key.

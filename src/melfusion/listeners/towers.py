@@ -27,22 +27,26 @@ SIDE = 32  # pixels that the image tower sees
 
 ENCODED_AT_ONCE = 32  # captions
 
+
 class ImageTower(nn.Module):
     """pixels (B, 3, H, W) in [-1, 1], of any size, seen at 32×32 → (B, D): three convolutions that halve the side."""
 
     def __init__(self, width: int, embedding: int):
         super().__init__()
         channels = [3, width, 2 * width, 4 * width]
-        self.levels = nn.Sequential(*(
-            nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.GroupNorm(8, d), nn.GELU())
-            for c, d in zip(channels, channels[1:], strict=False)
-        ))  # fmt: skip
+        self.levels = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(c, d, 3, stride=2, padding=1), nn.GroupNorm(8, d), nn.GELU())
+                for c, d in zip(channels, channels[1:], strict=False)
+            )
+        )
         self.embed = nn.Linear(channels[-1] * (SIDE // 8) ** 2, embedding)
 
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.shape[2:] != (SIDE, SIDE):
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
         return self.embed(self.levels(pixels).flatten(1))
+
 
 class Towers(TrainedModule):
     """Built networks in; unit vectors (B, D) of pictures, sounds and captions out.
@@ -55,8 +59,16 @@ class Towers(TrainedModule):
     key, beats per minute and wording, of which a picture shows nothing. So even perfect towers do not reach retrieval 1.
     """
 
-    def __init__(self, image_tower: nn.Module, audio_tower: nn.Module, log_mel: nn.Module, text_encoder: TextEncoder,
-                 embedding: int, optim: Any = None, max_steps: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        image_tower: nn.Module,
+        audio_tower: nn.Module,
+        log_mel: nn.Module,
+        text_encoder: TextEncoder,
+        embedding: int,
+        optim: Any = None,
+        max_steps: int | None = None,
+    ):
         super().__init__()
         self.image_tower, self.audio_tower, self.log_mel, self.text_encoder = image_tower, audio_tower, log_mel, text_encoder
         self.text_maps = nn.ModuleDict({pair: nn.Linear(text_encoder.width, embedding) for pair in PAIRS})
@@ -127,8 +139,11 @@ class Towers(TrainedModule):
         self.log_dict({f"val/retrieval/{pair}": metric for pair, metric in self.retrieval.items()}, prog_bar=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [*self.image_tower.parameters(), *self.audio_tower.parameters(), *self.text_maps.parameters()]},
-                {"params": list(self.log_scales.parameters()), "weight_decay": 0.0}]  # fmt: skip
+        return [
+            {"params": [*self.image_tower.parameters(), *self.audio_tower.parameters(), *self.text_maps.parameters()]},
+            {"params": list(self.log_scales.parameters()), "weight_decay": 0.0},
+        ]
+
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
     """Unit vectors (n, D) whose rows belong together → cross-entropy of each row's own partner, both ways, their mean."""

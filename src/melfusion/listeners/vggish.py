@@ -12,6 +12,7 @@ WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 
 FRAMES = 96  # of 10 ms: one example
 
+
 class VGGish(nn.Module):
     """waveform (B, S) at 16 kHz → (B, K, 128), one embedding each 0.96 s, before the last ReLU as FAD uses it.
 
@@ -31,8 +32,9 @@ class VGGish(nn.Module):
                 layers += [nn.Conv2d(width, item, 3, padding=1), nn.ReLU()]
                 width = item
         self.features = nn.Sequential(*layers)
-        self.embeddings = nn.Sequential(nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(),
-                                        nn.Linear(4096, 128))  # fmt: skip
+        self.embeddings = nn.Sequential(
+            nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
+        )
         filters = mel_filter_bank(257, 64, 125.0, 7500.0, 16000, mel_scale="htk", triangularize_in_mel_space=True)
         self.register_buffer("filters", torch.from_numpy(filters).double(), persistent=False)
         self.register_buffer("window", torch.hann_window(400, dtype=torch.float64), persistent=False)

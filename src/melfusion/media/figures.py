@@ -29,14 +29,22 @@ def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: s
     top = max(float(mel.max()) for mel in log_mels.values())
     for panel, (name, mel) in zip(panels, log_mels.items(), strict=True):
         seconds = len(mel) * audio.hop_length_samples / audio.sample_rate_hz
-        mappable = panel.imshow(mel.float().cpu().numpy().T, origin="lower", aspect="auto", cmap="magma",
-                                vmin=top - 9, vmax=top, extent=(0, seconds, 0, audio.n_mels))  # fmt: skip
+        mappable = panel.imshow(
+            mel.float().cpu().numpy().T,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=top - 9,
+            vmax=top,
+            extent=(0, seconds, 0, audio.n_mels),
+        )
         panel.set(xlabel="seconds", ylabel="mel bin")
         panel.set_title(_plain(name))
     figure.colorbar(mappable, ax=panels, label="ln magnitude")
     if title:
         figure.suptitle(_plain(title), fontsize=9, wrap=True)
     return figure
+
 
 def suite_figure(result: dict[str, Any]) -> Figure:
     """A suite at a glance: accuracy of each attribute, and a distance by embedder (by class, or KAD), one bar a row."""
@@ -60,6 +68,7 @@ def suite_figure(result: dict[str, Any]) -> Figure:
         panel.grid(axis="x", alpha=0.3)
     return figure
 
+
 def _accuracies(panel: Any, rows: list[dict[str, Any]], names: list[str], where: np.ndarray) -> None:
     """Shares with their intervals, the attributes of a row one above another."""
     for k, name in enumerate(names):
@@ -69,14 +78,17 @@ def _accuracies(panel: Any, rows: list[dict[str, Any]], names: list[str], where:
         panel.errorbar([s["accuracy"] for s in scores], height, xerr=spread, fmt="o", markersize=3, label=name)
     panel.set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02))
 
+
 def _plain(text: str) -> str:
     """Text whose dollar signs are dollars, not mathematics."""
     return text.replace("$", r"\$")
+
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     write_whole(Path(path), lambda file: figure.savefig(file, dpi=110, format="png"))
+
 
 def as_array(figure: Figure) -> np.ndarray:
     """(H, W, 3) uint8."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from melfusion.data.options import DataConfig
 from melfusion.errors import BadSample, ConfigError
 from melfusion.media.pictures import FORMATS, read_image
 
@@ -25,12 +24,15 @@ KINDS = (
     (rb"....ftyp", "a film or sound in an MP4 container", WANTED),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL picture", CONVERT),
     (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture", CONVERT),
-    (rb"%PDF-", "a PDF", CONVERT), (rb"%!PS", "a PostScript file", CONVERT), (rb"8BPS", "a Photoshop file", CONVERT),
+    (rb"%PDF-", "a PDF", CONVERT),
+    (rb"%!PS", "a PostScript file", CONVERT),
+    (rb"8BPS", "a Photoshop file", CONVERT),
     (rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xfb\xf3\xf2\xfa]|FORM....AIF|caff|wvpk", "a sound file", WANTED),
     (rb"\x1aE\xdf\xa3|RIFF....AVI ", "a film", WANTED),
     (rb"\s*(<!doctype html|<html)", "a web page", "save the picture itself"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|ustar", "an archive", "give the picture in it"),
-)  # fmt: skip
+)
+
 
 def kind_of(data: bytes) -> tuple[str, str] | None:
     """Bytes → (what it is, what to do); None where the first bytes are not known."""
@@ -38,6 +40,7 @@ def kind_of(data: bytes) -> tuple[str, str] | None:
         if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL):
             return what, cure
     return None
+
 
 def picture_bytes(option: str, path: str | Path) -> bytes:
     """The bytes of a picture that a user named, looked at by its header alone; ConfigError says what it is instead."""
@@ -60,9 +63,10 @@ def picture_bytes(option: str, path: str | Path) -> bytes:
         raise ConfigError(f"{option}={path} is {what}: {cure}.") from None
     return data
 
-def read_picture(option: str, path: str | Path, data: DataConfig) -> np.ndarray:
-    """A picture that a user named → float32 (3, H, W) in [-1, 1] of the data's size; ConfigError where it cannot be read."""
+
+def read_picture(option: str, path: str | Path, size_px: int, max_pixels: int, max_work: int) -> np.ndarray:
+    """A picture that a user named → float32 (3, size_px, size_px) in [-1, 1]; ConfigError where it cannot be read."""
     try:
-        return read_image(picture_bytes(option, path), data.image_size_px, data.max_image_pixels, data.max_image_work)
+        return read_image(picture_bytes(option, path), size_px, max_pixels, max_work)
     except BadSample as error:
         raise ConfigError(f"{option}={path}: {error}; {WANTED}.") from error

@@ -13,6 +13,7 @@ from melfusion.media.options import AudioConfig
 
 LOG_FLOOR = 1e-5  # AudioLDM's clamp before the logarithm
 
+
 @dataclass(frozen=True)
 class AudioGeometry:
     """How seconds become samples, mel frames and latents."""
@@ -31,12 +32,19 @@ class AudioGeometry:
         """(C, T, F) of the music latents of one clip."""
         return channels, self.num_frames // downsampling, self.audio.n_mels // downsampling
 
+
 def mel_matrix(audio: AudioConfig) -> np.ndarray:
     """(n_fft/2 + 1, F) filters with Slaney's scale and area normalisation, as in HiFi-GAN and AudioLDM."""
     return mel_filter_bank(
-        num_frequency_bins=audio.n_fft_samples // 2 + 1, num_mel_filters=audio.n_mels, min_frequency=audio.f_min_hz,
-        max_frequency=audio.f_max_hz, sampling_rate=audio.sample_rate_hz, norm="slaney", mel_scale="slaney",
-    )  # fmt: skip
+        num_frequency_bins=audio.n_fft_samples // 2 + 1,
+        num_mel_filters=audio.n_mels,
+        min_frequency=audio.f_min_hz,
+        max_frequency=audio.f_max_hz,
+        sampling_rate=audio.sample_rate_hz,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+
 
 class LogMel(nn.Module):
     """waveform (B, S) → log_mel (B, 1, S // hop, F): magnitudes of a reflected waveform, ln, floor 1e-5.
@@ -76,6 +84,7 @@ class LogMel(nn.Module):
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         return self.mel(self.spectrum(waveform).abs()).log()[:, None]
+
 
 def reflected_samples(audio: AudioConfig) -> tuple[int, int]:
     """Samples that the framing reflects before and after a clip."""

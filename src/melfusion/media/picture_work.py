@@ -25,6 +25,7 @@ STRIP_TAGS = (273, 324)  # TIFF: where strips and tiles lie
 
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
+
 def scans(data: bytes) -> int:
     """How often decoding passes over all pixels; BadSample for more than MAX_PIECES pieces.
 
@@ -38,6 +39,7 @@ def scans(data: bytes) -> int:
                 return 1
     return 1
 
+
 def work(image: Any, data: bytes, passes: int) -> int:
     """Pixels × scans of a picture that Pillow has opened and not decoded."""
     pixels = image.width * image.height
@@ -47,12 +49,15 @@ def work(image: Any, data: bytes, passes: int) -> int:
         return max(pixels, RLE_WORK * len(data))
     return pixels * passes
 
+
 def _one(value: Any) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
+
 
 def _many(pieces: int) -> None:
     if pieces > MAX_PIECES:
         raise BadSample(f"image of more than {MAX_PIECES} markers, chunks or strips")
+
 
 def _jpeg(data: bytes) -> int:
     """Scans of the first picture; what follows its end is another's."""
@@ -66,12 +71,14 @@ def _jpeg(data: bytes) -> int:
         position = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
     return max(1, found)
 
+
 def _png(data: bytes) -> int:
     position, pieces = 8, 0
     while position < len(data) and data[position + 4 : position + 8] != b"IEND":
         position += 12 + int.from_bytes(data[position : position + 4], "big")
         _many(pieces := pieces + 1)
     return 1
+
 
 def _gif(data: bytes) -> int:
     """Blocks before the first frame."""
@@ -87,6 +94,7 @@ def _gif(data: bytes) -> int:
             _many(pieces := pieces + 1)
         position += 1
     return 1
+
 
 def _tiff(data: bytes) -> int:
     """Strips and tiles of the first picture."""

@@ -16,6 +16,7 @@ MAX_PIXELS, MAX_WORK = 50_000_000, 1_000_000_000  # data.max_image_pixels and da
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no format whose decoder starts another program
 
+
 def read_image(data: bytes, size_px: int, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WORK) -> np.ndarray:
     """Encoded bytes → float32 (3, size_px, size_px) in [-1, 1].
 
@@ -23,6 +24,7 @@ def read_image(data: bytes, size_px: int, max_pixels: int = MAX_PIXELS, max_work
     scaled to 8 bits, and EXIF orientation is obeyed. Raises BadSample with the reason.
     """
     return to_pixels(open_image(data, max_pixels, max_work), size_px)
+
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WORK) -> Image.Image:
     """Encoded bytes → a decoded PIL image; its size, and pixels × scans, are checked before a pixel is decoded."""
@@ -43,6 +45,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WO
         raise BadSample("unreadable image") from error
     return image
 
+
 def to_pixels(image: Image.Image, size_px: int) -> np.ndarray:
     """PIL image of any mode → float32 (3, size_px, size_px) in [-1, 1]."""
     image = to_rgb(image)
@@ -51,6 +54,7 @@ def to_pixels(image: Image.Image, size_px: int) -> np.ndarray:
     # cropped before it is resized: a 1 × 10,000 picture must not become 512 × 5,120,000
     square = image.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.BICUBIC)
     return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode → RGB: 16-bit scaled (Pillow would clip it), transparency composed over white."""

@@ -18,8 +18,15 @@ from melfusion.media.options import AudioConfig
 
 LOWEST_RATE_HZ = 1000  # a lower rate is a damaged header; resampling from it would multiply the samples
 
-def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0, max_rate_hz: int = 192_000,
-               max_channels: int = 32, max_samples: int = 250_000_000) -> np.ndarray:  # fmt: skip
+
+def read_audio(
+    data: bytes,
+    audio: AudioConfig,
+    max_audio_s: float = 1200.0,
+    max_rate_hz: int = 192_000,
+    max_channels: int = 32,
+    max_samples: int = 250_000_000,
+) -> np.ndarray:
     """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason.
 
     The limits are data.max_audio_*; what the header says is held against them before anything is decoded. Blocks are
@@ -45,6 +52,7 @@ def read_audio(data: bytes, audio: AudioConfig, max_audio_s: float = 1200.0, max
         raise BadSample("unreadable audio") from error
     return waveform
 
+
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """float32 (S,) each: the mean of the channels."""
     # block by block, since a header may promise more than there is; not so MP3, whose decoder stumbles at each block
@@ -55,11 +63,13 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
             raise BadSample("audio holds NaN or infinity")
         yield mono
 
+
 def _resampler(rate: int, wanted: int) -> Callable[[np.ndarray, bool], np.ndarray]:
     """(block (S,), is it the last?) → what of the resampled sound is ready by then."""
     if rate == wanted:
         return lambda block, last: block
     return soxr.ResampleStream(rate, wanted, 1, dtype="float32").resample_chunk
+
 
 def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndarray:
     """(S,) → at most one clip, starting at the share `where` in [0, 1) of what can be left out; BadSample if too short."""
@@ -69,9 +79,11 @@ def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndar
     start = int(where * (max(len(waveform) - length, 0) + 1))
     return waveform[start : start + length]
 
+
 def pad_clip(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     """(S,) → one clip, silence at its end; after loudness, which is measured where there is sound."""
     return np.pad(waveform, (0, AudioGeometry(audio).num_samples - len(waveform)))
+
 
 def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     """(S,) → (S,) at the level of `audio.level`; BadSample for silence.
@@ -91,9 +103,11 @@ def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
         gain = min(10 ** (audio.loudness_dbfs / 20) / rms, gain)
     return (waveform * gain).astype(np.float32)
 
+
 def stated_level(audio: AudioConfig) -> dict[str, str | float]:
     """What a score says of the level that all clips were brought to."""
     return {"level": audio.level, "loudness_dbfs": audio.loudness_dbfs if audio.level == "rms" else audio.peak_dbfs}
+
 
 def write_wav(path: str | Path, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
     """(S,) → 16-bit PCM, whole or not at all; the caller's directory must exist."""

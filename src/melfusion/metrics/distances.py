@@ -15,8 +15,10 @@ MIN_PER_DIMENSION = 10  # samples a covariance needs for each of its dimensions
 
 KAD_SCALE = 100.0  # the published tool prints KAD times this
 
+
 class TooFewSamples(ValueError):
     """A score that so few samples cannot carry, in words."""
+
 
 def moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """(N, D) → mean (D,) and unbiased covariance (D, D), float64."""
@@ -25,6 +27,7 @@ def moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     centred = x - mean
     return mean, centred.T @ centred / (len(x) - 1)
 
+
 def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a^½ Σ_b Σ_a^½)^½), by symmetric eigenvalues, so never imaginary."""
     values, vectors = torch.linalg.eigh(cov_a.double())
@@ -32,6 +35,7 @@ def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> flo
     cross = torch.linalg.eigvalsh(root @ cov_b.double() @ root).clamp(min=0).sqrt().sum()
     difference = mean_a.double() - mean_b.double()
     return (difference @ difference + cov_a.double().trace() + cov_b.double().trace() - 2 * cross).item()
+
 
 def frechet_distance(real: Tensor, generated: Tensor, check: bool = True) -> float:
     """Fréchet distance of two sets (N, D) of equal size; TooFewSamples below 10 samples a dimension.
@@ -44,6 +48,7 @@ def frechet_distance(real: Tensor, generated: Tensor, check: bool = True) -> flo
         raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: a covariance needs two of each.")
     return frechet(*moments(real), *moments(generated))
 
+
 def check_counts(n_real: int, n_generated: int, dimensions: int, halves: bool = False) -> None:
     if n_real != n_generated:
         raise TooFewSamples(f"{n_real} real and {n_generated} generated clips: Fréchet distances need sets of equal size.")
@@ -51,6 +56,7 @@ def check_counts(n_real: int, n_generated: int, dimensions: int, halves: bool = 
     if n < MIN_PER_DIMENSION * dimensions:
         of = f", half of {n_real}," if halves else ""
         raise TooFewSamples(f"{n} clips{of} are fewer than {MIN_PER_DIMENSION} for each of {dimensions} dimensions.")
+
 
 def frechet_infinity(real: Tensor, generated: Tensor, check: bool = True, points: int = 5, seed: int = 0) -> float:
     """FAD-inf: the score at n samples is linear in 1/n; its value where 1/n = 0, over n = N/2, 2N/3, … and N.
@@ -72,9 +78,11 @@ def frechet_infinity(real: Tensor, generated: Tensor, check: bool = True, points
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
     return (y.mean() - slope * x.mean()).item()
 
+
 def _ordered(embeddings: Tensor) -> Tensor:
     """Rows by their first number, then their second, …"""
     return embeddings[sorted(range(len(embeddings)), key=embeddings.tolist().__getitem__)]
+
 
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """KAD: 100 × the unbiased squared MMD under a Gaussian kernel as wide as the median distance within `real`.
@@ -85,22 +93,33 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
         raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: KAD needs two of each.")
     return KAD_SCALE * mmd(*kernel_matrices(real, generated)).item()
 
+
 def kernel_distances(real: Tensor, generated: Tensor, draws: Draws) -> tuple[float, Tensor]:
     """KAD of two sets, and (R,) of the same sets drawn again; the kernel is that of the whole sets."""
     kernels = kernel_matrices(real, generated)
     again = [mmd(*kernels, *weights, draws.apart) for weights in zip(draws.real, draws.generated, strict=True)]
     return KAD_SCALE * mmd(*kernels, apart=draws.apart).item(), KAD_SCALE * torch.stack(again)
 
+
 def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of real × real, real × generated, generated × generated."""
     real, generated = real.double(), generated.double()
     width = torch.pdist(real).median().clamp(min=1e-12)
     # distances from differences: products of large embeddings would cancel
-    return tuple(torch.exp(-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2))
-                 for a, b in ((real, real), (real, generated), (generated, generated)))  # fmt: skip
+    return tuple(
+        torch.exp(-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2))
+        for a, b in ((real, real), (real, generated), (generated, generated))
+    )
 
-def mmd(rr: Tensor, rg: Tensor, gg: Tensor, real: Tensor | None = None, generated: Tensor | None = None,
-        apart: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
+
+def mmd(
+    rr: Tensor,
+    rg: Tensor,
+    gg: Tensor,
+    real: Tensor | None = None,
+    generated: Tensor | None = None,
+    apart: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Unbiased squared MMD of kernel matrices (Gretton et al. 2012, eq. 3).
 
     `real` (N,) and `generated` (M,) say how often each clip counts; a clip is never compared with itself, drawn twice or not,
@@ -110,6 +129,7 @@ def mmd(rr: Tensor, rg: Tensor, gg: Tensor, real: Tensor | None = None, generate
     pairs = apart or tuple(1 - torch.eye(len(k), dtype=torch.float64) for k in (rr, gg))
     within = [(w @ (k * p) @ w) / (w @ p @ w) for k, w, p in zip((rr, gg), (a, b), pairs, strict=True)]
     return within[0] + within[1] - 2 * (a @ rg @ b) / (a.sum() * b.sum())
+
 
 class Projection:
     """PCA fitted on one set (N, D): `apply` gives the first `dimensions` components, unscaled."""
@@ -123,6 +143,7 @@ class Projection:
     def apply(self, embeddings: Tensor) -> Tensor:
         return (embeddings.double() - self.mean) @ self.vectors
 
+
 def affordable_dimensions(counts: list[int], most: int = 32) -> int:
     """As many components as the smallest class carries at 10 samples each, at most `most`; TooFewSamples for none."""
     smallest = min(counts, default=0)
@@ -131,8 +152,10 @@ def affordable_dimensions(counts: list[int], most: int = 32) -> int:
         raise TooFewSamples(f"the smallest set is of {smallest}: a Fréchet distance needs at least {MIN_PER_DIMENSION}.")
     return dimensions
 
-def conditional_frechet(real: Tensor, generated: Tensor, real_classes: list[dict], classes: list[dict],
-                        check: bool = True) -> float:  # fmt: skip
+
+def conditional_frechet(
+    real: Tensor, generated: Tensor, real_classes: list[dict], classes: list[dict], check: bool = True
+) -> float:
     """Mean Fréchet distance over the classes of all attributes, by intended label.
 
     Plain sets cannot tell a model that follows its picture from one that draws the same clips in another order; within a

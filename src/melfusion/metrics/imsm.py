@@ -16,14 +16,18 @@ TIE = 1e-9  # entries within this share of each other are equal: equal music dif
 
 TEMPERATURES = (0.01, 0.01)  # of CLIP and CLAP, whose logit scales at the end of their training are about 100
 
-def matrix(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor,
-           temperatures: tuple[float, float] = TEMPERATURES) -> Tensor:  # fmt: skip
+
+def matrix(
+    image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperatures: tuple[float, float] = TEMPERATURES
+) -> Tensor:
     """Embeddings (N, D) → (N, N): picture i with music j, through all captions; float64."""
     a_clip, a_clap = _cosine(image, text_of_image), _cosine(audio, text_of_audio)
     return (a_clip / temperatures[0]).softmax(1) @ (a_clap / temperatures[1]).softmax(1).T
 
-def imsm(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor,
-         temperatures: tuple[float, float] = TEMPERATURES) -> float:  # fmt: skip
+
+def imsm(
+    image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperatures: tuple[float, float] = TEMPERATURES
+) -> float:
     """Stated reduction: for each picture, the mean share of other pieces of music that fit it less than its own.
 
     1 where every picture's own music fits best, 0.5 at chance, whatever N; ties count half. N = 1 tells nothing and is
@@ -38,6 +42,7 @@ def imsm(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Ten
     wins.fill_diagonal_(0)
     return (wins.sum(1) / (len(m) - 1)).mean().item()
 
+
 def imsm_released(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, logit_scale: float = 100.0) -> float:
     """The released code's literal number: three soft-maxes, then the mean of the diagonal.
 
@@ -49,6 +54,7 @@ def imsm_released(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, a
     a_clip = (logit_scale * _cosine(image, text_of_image)).softmax(-1)
     a_clap = (logit_scale * _cosine(audio, text_of_audio)).softmax(-1)
     return (a_clip @ a_clap.T).softmax(-1).diagonal().mean().item()
+
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     a, b = (torch.nn.functional.normalize(t.double(), dim=-1) for t in (a, b))

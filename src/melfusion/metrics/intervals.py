@@ -14,6 +14,7 @@ Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
 T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)  # Student's t for 1, 2, … degrees
 
+
 def t_975(degrees: int) -> float:
     """Student's 97.5 % point: a table to 9 degrees of freedom, then its expansion in 1/degrees (Abramowitz & Stegun, 26.7.5)."""
     if degrees <= len(T_975):
@@ -21,6 +22,7 @@ def t_975(degrees: int) -> float:
     z, v = Z, degrees
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
     return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2) + third
+
 
 def wilson(hits: float, n: int, z: float = Z) -> tuple[float, float]:
     """Interval of a share, hits of n (Wilson 1927); (0, 1) where nothing was counted. Another `z` gives another than 95 %."""
@@ -30,6 +32,7 @@ def wilson(hits: float, n: int, z: float = Z) -> tuple[float, float]:
     centre, spread = p + z2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return max(0.0, (centre - spread) / (1 + z2 / n)), min(1.0, (centre + spread) / (1 + z2 / n))
 
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half width) of the mean of independent values, such as paired differences; inf for one."""
     n = len(values)
@@ -38,6 +41,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
         return mean, math.inf
     variance = sum((v - mean) ** 2 for v in values) / (n - 1)
     return mean, Z * math.sqrt(variance / n)
+
 
 def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int | Sequence[Any] = 20) -> float:
     """Half width of the score of n items, deleting each group in turn, by Student's t; inf for one group.
@@ -53,6 +57,7 @@ def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int | Seq
     mean = sum(kept) / count
     return t_975(count - 1) * math.sqrt((count - 1) / count * sum((k - mean) ** 2 for k in kept))
 
+
 def students(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half width) over a few independent repetitions, such as training seeds, by Student's t; inf for one."""
     n = len(values)
@@ -62,10 +67,12 @@ def students(values: Sequence[float]) -> tuple[float, float]:
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
     return mean, t_975(n - 1) * spread / math.sqrt(n)
 
+
 def share(hits: int, n: int, z: float = Z) -> dict[str, float]:
     """hits of n (at least one) as accuracy with its Wilson interval."""
     low, high = wilson(hits, n, z)
     return {"accuracy": hits / n, "low": low, "high": high, "n": n}
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -89,11 +96,13 @@ class Draws:
         told = scores[scores.isfinite()]
         return self.point * math.sqrt(self.factor * len(scores) / len(told) * (told - told.mean()).square().sum().item())
 
+
 def leave_out(n: int, m: int, groups: int = 20) -> Draws:
     """The jackknife's draws: each of `groups` interleaved groups of clips is left out of both sets in turn."""
     groups = max(1, min(groups, n, m))
     real, generated = ((torch.arange(size) % groups != torch.arange(groups)[:, None]).double() for size in (n, m))
     return Draws(real, generated, (groups - 1) / groups, "clips", t_975(groups - 1) if groups > 1 else math.inf)
+
 
 def redraw(real: Sequence[str], generated: Sequence[str], repeats: int = 400, seed: int = 0) -> Draws:
     """The bootstrap over tracks: a draw is as many whole tracks as there are, with replacement; names give each clip's track.

@@ -23,6 +23,7 @@ def gather(clips: Tensor, group: Any = None) -> list[Tensor]:
     widest = max(int(w) for w in gather_all_tensors(width, group))
     return gather_all_tensors(clips.double() if len(clips) else clips.new_zeros(0, widest, dtype=torch.float64), group)
 
+
 class Score(Metric):
     """A metric that also tells how sure it is."""
 
@@ -38,6 +39,7 @@ class Score(Metric):
 
     def measured(self) -> dict[str, Any]:
         raise NotImplementedError
+
 
 class Collected(Score):
     """Keeps the embeddings of all clips; subclasses give `score` of them, and of the `part` that a jackknife leaves.
@@ -79,6 +81,7 @@ class Collected(Score):
         half = jackknife(lambda items: self.part([s[list(items)] for s in sets]), n, self.groups)
         return {"mean": mean, "interval": half, "n": n}
 
+
 class Mean(Score):
     """A mean over clips, of sums in float64."""
 
@@ -105,6 +108,7 @@ class Mean(Score):
         variance = (self.squares - self.total.square() / n).clamp(min=0) / (n - 1)
         return {"mean": (self.total / n).item(), "interval": Z * math.sqrt(variance.item() / n), "n": n}
 
+
 class SetDistance(Collected):
     """Fréchet distance of real and generated clips by their embeddings (B, D) or (B, K, D).
 
@@ -130,6 +134,7 @@ class SetDistance(Collected):
     def embeddings(self, sets: list[Tensor]) -> list[Tensor]:
         return [s.unflatten(1, (self.pieces, -1)).flatten(0, 1) for s in sets]
 
+
 class KernelDistance(SetDistance):
     """KAD of clips, each by the mean of its embeddings (B, D) or (B, K, D).
 
@@ -154,6 +159,7 @@ class KernelDistance(SetDistance):
         mean, again = kernel_distances(*sets, draws)
         return {"mean": mean, "interval": draws.half_width(again), "over": draws.over, "n": fewest}
 
+
 class KLDivergence(Mean):
     """Mean KL(real ‖ generated) of a tagger's class probabilities on paired clips, as AudioLDM's evaluation has it.
 
@@ -164,11 +170,13 @@ class KLDivergence(Mean):
         p, q = (t.double().log_softmax(-1) for t in (real_logits, generated_logits))
         self.add((p.exp() * (p - q)).sum(-1))
 
+
 class CLAPScore(Mean):
     """Mean cosine of paired audio and text embeddings (B, D)."""
 
     def update(self, audio: Tensor, text: Tensor) -> None:
         self.add(torch.cosine_similarity(audio.double(), text.double(), dim=-1))
+
 
 class ImageMusicSimilarity(Collected):
     """IMSM over all clips: picture, two texts' embeddings (CLIP's and CLAP's space) and audio, each (B, D).
@@ -189,6 +197,7 @@ class ImageMusicSimilarity(Collected):
 
     def score(self, sets: list[Tensor]) -> float:
         return self.reduction(*sets)
+
 
 class AttributeAccuracy(Mean):
     """Share of clips in which a judge hears the intended class."""

@@ -9,10 +9,12 @@ import torch
 # How allocators say so where they raise a plain RuntimeError: torch's on CPUs, Metal, and CUDA's libraries
 WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
 
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Is it an allocation that failed, by its type or its words?"""
     plain = isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or plain
+
 
 def device_name() -> str:
     """Of the machine that computes: the GPU's name, or the CPU and how many cores this process may use."""

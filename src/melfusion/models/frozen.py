@@ -11,6 +11,7 @@ from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
 
+
 def freeze(module: M) -> M:
     """Freeze in place and return it.
 
@@ -24,18 +25,22 @@ def freeze(module: M) -> M:
     module.register_load_state_dict_pre_hook(_keep_state)
     return module
 
+
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     """`train()` of a frozen module."""
     return module
+
 
 def _drop_state(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     if prefix:  # a parent's state_dict; asked for directly, the module still gives its own
         for key in [key for key in state if key.startswith(prefix)]:
             del state[key]
 
+
 def _keep_state(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
     if prefix:
         state.update({prefix + key: value for key, value in module.state_dict().items()})
+
 
 @torch.no_grad()
 def digest(module: nn.Module | dict[str, torch.Tensor]) -> str:

@@ -15,12 +15,7 @@ class GriffinLim(nn.Module):
 
     def __init__(self, audio: AudioConfig, iterations: int = 64, momentum: float = 0.99):
         super().__init__()
-        self.n_fft, self.hop, self.iterations, self.momentum = (
-            audio.n_fft_samples,
-            audio.hop_length_samples,
-            iterations,
-            momentum,
-        )
+        self.n_fft, self.hop, self.iterations, self.momentum = (audio.n_fft_samples, audio.hop_length_samples, iterations, momentum)
         filters = mel_matrix(audio)
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
         self.register_buffer("inverse", torch.from_numpy(np.linalg.pinv(filters)).float(), persistent=False)

@@ -17,11 +17,13 @@ from melfusion.batch import VisualFeatures
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
 
+
 def clip_pixels(image: Tensor, side: int) -> Tensor:
     """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it."""
     pixels = F.interpolate((image + 1) / 2, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (MEAN, STD))
     return (pixels - mean) / std
+
 
 class ClipFeatures(lightning.LightningModule):
     """What `ImageFeatureExtractor` is to the system: `invert` once a picture, `features` at every timestep.

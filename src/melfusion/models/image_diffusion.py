@@ -44,12 +44,15 @@ def read_self_attention(unet: UNet2DConditionModel, layers: list[str]) -> Iterat
     try:
         for name in layers:
             attention = unet.get_submodule(f"{name}.attn1")
-            handles += [attention.to_k.register_forward_hook(keep_key(name)),
-                        attention.to_v.register_forward_hook(keep_value(name))]  # fmt: skip
+            handles += [
+                attention.to_k.register_forward_hook(keep_key(name)),
+                attention.to_v.register_forward_hook(keep_value(name)),
+            ]
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
 
 class ImageFeatureExtractor(TrainedModule):
     """The image-diffusion model, as a reader (frozen) and, for the small stand-in, as a model that trains itself.
@@ -63,10 +66,21 @@ class ImageFeatureExtractor(TrainedModule):
         reading, grid_steps, fixed_timestep: see above.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL | None, empty_prompt: Tensor, alpha_bar: Tensor,
-                 layers: list[str] | None = None, reading: str = "inverted", grid_steps: int = 20,
-                 fixed_timestep: int = 0, prediction_type: str = "epsilon", optim: Any = None,
-                 max_steps: int | None = None, val_items: int = 64):  # fmt: skip
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL | None,
+        empty_prompt: Tensor,
+        alpha_bar: Tensor,
+        layers: list[str] | None = None,
+        reading: str = "inverted",
+        grid_steps: int = 20,
+        fixed_timestep: int = 0,
+        prediction_type: str = "epsilon",
+        optim: Any = None,
+        max_steps: int | None = None,
+        val_items: int = 64,
+    ):
         super().__init__()
         self.unet, self.vae, self.optim, self.max_steps = unet, vae, optim, max_steps
         self.register_buffer("empty_prompt", empty_prompt)
@@ -88,9 +102,13 @@ class ImageFeatureExtractor(TrainedModule):
 
     def provenance(self) -> dict[str, Any]:
         """What its features depend on beside its weights."""
-        return {"reading": self.reading, "grid": self.grid.tolist(), "prediction_type": self.prediction_type,
-                "alpha_bar": digest({"alpha_bar": self.alpha_bar}),
-                "scaling_factor": self.vae and self.vae.config.scaling_factor}  # fmt: skip
+        return {
+            "reading": self.reading,
+            "grid": self.grid.tolist(),
+            "prediction_type": self.prediction_type,
+            "alpha_bar": digest({"alpha_bar": self.alpha_bar}),
+            "scaling_factor": self.vae and self.vae.config.scaling_factor,
+        }
 
     def _full_grid(self, grid_steps: int) -> Tensor:
         return torch.arange(grid_steps, device=self.alpha_bar.device) * len(self.alpha_bar) // grid_steps

@@ -24,9 +24,16 @@ WORDS = {
 }
 
 OF_PART = {  # what a part's `weights:` name, or an embedder's
-    "music_vae": "AutoencoderKL", "vocoder": "SpeechT5HifiGan", "text_encoder": "AutoConfig", "image": PIPELINE,
-    "unet": "UNet2DConditionModel", "judge": PART, "towers": PART, "clip": "CLIPModel", "clap": "ClapModel",
-}  # fmt: skip
+    "music_vae": "AutoencoderKL",
+    "vocoder": "SpeechT5HifiGan",
+    "text_encoder": "AutoConfig",
+    "image": PIPELINE,
+    "unet": "UNet2DConditionModel",
+    "judge": PART,
+    "towers": PART,
+    "clip": "CLIPModel",
+    "clap": "ClapModel",
+}
 
 CLIP = {"clip", "CLIPModel"}
 
@@ -47,8 +54,11 @@ UNUSUAL = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 
 ELSE = "configs/melfusion.yaml names published weights of each part"
 
-ELSE_OF = {PART: "give shipped or run:NAME", "CLIPModel": "give hub:openai/clip-vit-large-patch14@COMMIT or a folder like it",
-           "ClapModel": "give hub:laion/larger_clap_music_and_speech@COMMIT or a folder like it"}  # fmt: skip
+ELSE_OF = {
+    PART: "give shipped or run:NAME",
+    "CLIPModel": "give hub:openai/clip-vit-large-patch14@COMMIT or a folder like it",
+    "ClapModel": "give hub:laion/larger_clap_music_and_speech@COMMIT or a folder like it",
+}
 
 AUDIOLDM = "hub:cvssp/audioldm-s-full-v2 holds the same parts as such folders, by the strings in configs/melfusion.yaml"
 
@@ -59,15 +69,29 @@ RUN = "write run:NAME for what a run of this project has exported"
 # bytes, one of which stands in a file's name or among the names of its tensors; what it is; what to do
 FILES = (
     ((b"cond_stage_models.", b"audioldm2"), "a single-file AudioLDM 2 checkpoint", ELSE),
-    ((b"first_stage_model.vocoder.", b"cond_stage_model.model.text_branch.", b"cond_stage_model.model.audio_branch.",
-      b"audioldm"), "a single-file AudioLDM checkpoint", AUDIOLDM),
-    ((b"cond_stage_model.transformer.", b"cond_stage_model.model.transformer.", b"conditioner.embedders."),
-     "a single-file Stable Diffusion checkpoint", CONVERT),
+    (
+        (
+            b"first_stage_model.vocoder.",
+            b"cond_stage_model.model.text_branch.",
+            b"cond_stage_model.model.audio_branch.",
+            b"audioldm",
+        ),
+        "a single-file AudioLDM checkpoint",
+        AUDIOLDM,
+    ),
+    (
+        (b"cond_stage_model.transformer.", b"cond_stage_model.model.transformer.", b"conditioner.embedders."),
+        "a single-file Stable Diffusion checkpoint",
+        CONVERT,
+    ),
     ((b"model.diffusion_model.", b"first_stage_model."), "a single-file checkpoint of a latent diffusion model", CONVERT),
     ((b"optimizer_states",), "a checkpoint of a training run", RUN),
-    ((TANGO_FILE.encode(), b"unet.conv_in.weight"), "Tango's file",
-     f"give its folder as unet.weights, where it must be named {TANGO_FILE}"),
-)  # fmt: skip
+    (
+        (TANGO_FILE.encode(), b"unet.conv_in.weight"),
+        "Tango's file",
+        f"give its folder as unet.weights, where it must be named {TANGO_FILE}",
+    ),
+)
 
 # a file that marks a folder; what the folder is; what to do
 FOLDERS = (
@@ -77,12 +101,15 @@ FOLDERS = (
     ("checkpoints", "the directory of a run", RUN),
 )
 
-STORED = re.compile(r"(?:model|pytorch_model|diffusion_pytorch_model)"  # weights, or the index of weights in several files
-                    r"(?:\.(fp16|bf16))?\.(safetensors|bin)(\.index(?:\.(fp16|bf16))?\.json)?")  # fmt: skip
+STORED = re.compile(
+    r"(?:model|pytorch_model|diffusion_pytorch_model)"  # weights, or the index of weights in several files
+    r"(?:\.(fp16|bf16))?\.(safetensors|bin)(\.index(?:\.(fp16|bf16))?\.json)?"
+)
 
 SMALL = (".json", ".txt", ".model")  # configurations and tokenizers
 
 HEADER_BYTES = 64 << 20  # at most, whatever a file says
+
 
 class Layout(NamedTuple):
     """What a path is.
@@ -98,12 +125,14 @@ class Layout(NamedTuple):
     cure: str = ""
     broken: bool = False
 
+
 def misfit(path: Path, wanted: str) -> str | None:
     """What a path is where something else is wanted, and what to do, as a sentence; None where it looks right."""
     layout = recognise(path)
     if not layout.broken and _right(path, layout, wanted):
         return None
     return f"{path} is {layout.what}, but {words(wanted)} is wanted: {cure(path, layout, wanted)}."
+
 
 def unstored(folder: Path, wanted: str) -> str | None:
     """What keeps a folder from holding all weights of the network that its config.json describes, as a sentence."""
@@ -113,10 +142,12 @@ def unstored(folder: Path, wanted: str) -> str | None:
         return f"{folder} lacks {len(lost)} of the files of its weights, the first {lost[0]}: copy the folder again."
     return None
 
+
 def variant(folder: Path) -> str | None:
     """fp16 or bf16, where the weights are there in that type alone."""
     found = _stored(folder)
     return found and found[0]
+
 
 def recognise(path: Path) -> Layout:
     """What lies at a path."""
@@ -127,13 +158,16 @@ def recognise(path: Path) -> Layout:
     except OSError as error:
         return Layout(f"not readable ({error.strerror})", cure="mend that", broken=True)
 
+
 def is_pointer(file: Path) -> bool:
     """Is this what Git has in place of a large file until LFS fetches it?"""
     return file.is_file() and file.stat().st_size <= 1024 and file.read_bytes().startswith(b"version https://git-lfs")
 
+
 def words(wanted: str) -> str:
     """What is wanted, with its article."""
     return WORDS.get(wanted) or f"{'an' if wanted[0] in 'AEIO' else 'a'} {wanted}"
+
 
 def cure(path: Path, layout: Layout, wanted: str) -> str:
     """What to do about something else at a path."""
@@ -145,6 +179,7 @@ def cure(path: Path, layout: Layout, wanted: str) -> str:
         return f"add {' or '.join(fitting)} to what you gave"
     return ELSE_OF.get(wanted, ELSE)
 
+
 def _right(path: Path, layout: Layout, wanted: str) -> bool:
     if wanted == PIPELINE:  # whose parts are looked at one by one, later
         return "" not in layout.holds and not layout.cure
@@ -153,10 +188,12 @@ def _right(path: Path, layout: Layout, wanted: str) -> bool:
     unchecked = wanted not in FITS and wanted not in WORDS
     return unchecked or _fits(layout.holds.get("", set()), wanted)
 
+
 def _fits(names: set[str], wanted: str) -> bool:
     if wanted == "AutoConfig":
         return bool(names) and not names & NO_TEXT_ENCODER
     return bool(names & FITS.get(wanted, set()))
+
 
 def _folder(path: Path) -> Layout:
     entries = sorted(path.iterdir())
@@ -164,8 +201,9 @@ def _folder(path: Path) -> Layout:
         return Layout("an empty folder", cure="copy its files again", broken=True)
     weights = _stored(path)  # weights in a format that is not read may stay pointers
     if pointers := [p.name for p in entries if (not weights or p.suffix in SMALL or p.name in weights[1]) and is_pointer(p)]:
-        return Layout(f"a clone that lacks its large files ({pointers[0]} is a Git LFS pointer)", cure="run `git lfs pull` in it",
-                      broken=True)  # fmt: skip
+        return Layout(
+            f"a clone that lacks its large files ({pointers[0]} is a Git LFS pointer)", cure="run `git lfs pull` in it", broken=True
+        )
     holds = {p.name: _names(p / "config.json") for p in entries if (p / "config.json").is_file()}
     if (path / "model_index.json").is_file():
         return Layout(f"a whole pipeline ({_tree(path / 'model_index.json').get('_class_name')})", holds)
@@ -178,6 +216,7 @@ def _folder(path: Path) -> Layout:
             return Layout(f"a folder with {single.what}", cure=single.cure)
     return Layout(f"a folder of parts ({', '.join(holds)})" if holds else f"a folder without config.json ({_some(path)})", holds)
 
+
 def _network(config: Path) -> str:
     """The network of a config.json in words."""
     tree, names = _tree(config), _names(config)
@@ -186,6 +225,7 @@ def _network(config: Path) -> str:
     library = "diffusers" if "diffusers" in names else "transformers"
     return f"{words(str(called))} of {library}{unusual}" if called else "a folder whose config.json names no network"
 
+
 def _names(config: Path) -> set[str]:
     """What a config.json calls its network: class and kind; `diffusers` where it is of that library."""
     tree = _tree(config)
@@ -193,6 +233,7 @@ def _names(config: Path) -> set[str]:
         return {"diffusers"} | ({str(tree["_class_name"])} if not any(tree.get(key) for key in UNUSUAL) else set())
     classes = tree.get("architectures")
     return {str(name) for name in [*(classes if isinstance(classes, list) else []), tree.get("model_type")] if name}
+
 
 def _stored(folder: Path) -> tuple[str | None, list[str]] | None:
     """(fp16, bf16 or None for the plain type, the names of their files) of the weights that a library takes first."""
@@ -203,6 +244,7 @@ def _stored(folder: Path) -> tuple[str | None, list[str]] | None:
         found.append((match[1] or match[4] or "", match[2] == "bin", bool(match[3]), names))
     return (min(found)[0] or None, min(found)[3]) if found else None
 
+
 def _file(path: Path) -> Layout:
     if is_pointer(path):
         return Layout("a Git LFS pointer and not the file itself", cure="run `git lfs pull` in its clone", broken=True)
@@ -211,6 +253,7 @@ def _file(path: Path) -> Layout:
         if any(mark in seen for mark in marks):
             return Layout(what, cure=cure, broken=True)
     return Layout("a file", cure=f"give the folder {path.parent}", broken=True)
+
 
 def _first_bytes(path: Path) -> bytes:
     """Where the names of tensors stand: the header of safetensors, the tree in torch's zip, the beginning of its older format."""
@@ -227,12 +270,14 @@ def _first_bytes(path: Path) -> bytes:
     except Exception:  # zipfile raises many kinds at a damaged file, which then is one that is not known
         return b""
 
+
 def _tree(file: Path) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return tree if isinstance(tree, dict) else {}
+
 
 def _some(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir())

@@ -33,10 +33,20 @@ class MusicVAE(TrainedModule):
     Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
     """
 
-    def __init__(self, autoencoder: AutoencoderKL, log_mel: nn.Module | None = None, mel_mean: float = 0.0,
-                 mel_std: float = 1.0, kl_weight: float = 1e-4, optim: Any = None, max_steps: int | None = None,
-                 modulation_weight: float = 0.0, trainable: str = "all", texture: Texture | None = None,
-                 texture_steps: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        log_mel: nn.Module | None = None,
+        mel_mean: float = 0.0,
+        mel_std: float = 1.0,
+        kl_weight: float = 1e-4,
+        optim: Any = None,
+        max_steps: int | None = None,
+        modulation_weight: float = 0.0,
+        trainable: str = "all",
+        texture: Texture | None = None,
+        texture_steps: int = 0,
+    ):
         super().__init__()
         self.autoencoder, self.log_mel = autoencoder, log_mel
         self.kl_weight, self.modulation_weight, self.optim, self.max_steps = kl_weight, modulation_weight, optim, max_steps
@@ -140,7 +150,9 @@ class MusicVAE(TrainedModule):
         self.latent_mean.copy_(total / count)
         self.latent_std.copy_((squares / count - (total / count).square()).sqrt())
 
+
 WINDOWS = (8, 16, 32, 64)  # log_mel frames
+
 
 def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
     """Mean L1 between the magnitudes of short Fourier transforms along the time of each band, at several windows.
@@ -158,6 +170,7 @@ def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
             made, real = (torch.stft(x, size, size // 4, window=window, normalized=True, return_complex=True) for x in bands)
             total = total + (magnitude(made) - magnitude(real)).abs().mean()
     return total / max(1, len(sizes))
+
 
 def magnitude(spectrum: Tensor) -> Tensor:
     """|spectrum|, with a finite gradient at 0."""

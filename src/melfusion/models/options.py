@@ -24,11 +24,11 @@ class MusicVAEConfig:
     texture_blocks: int = 6
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
 
-
     @property
     def downsampling(self) -> int:
         """r: log-mel frames (and bins) per latent frame (and bin)."""
         return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+
 
 @dataclass
 class VocoderConfig:
@@ -40,6 +40,7 @@ class VocoderConfig:
     blocks: int = 6
     segment_frames: int = 64  # mel frames it is trained on at a time
 
+
 @dataclass
 class TextEncoderConfig:
     weights: str | None = None
@@ -47,6 +48,7 @@ class TextEncoderConfig:
     max_length: int = 77  # L: captions are cut or padded to this many tokens
     max_words: int | None = None  # captions are cut after this many words before that; null: not
     hidden_size: int = 1024  # width of a random twin
+
 
 @dataclass
 class ImageConfig:
@@ -67,6 +69,7 @@ class ImageConfig:
     grid_steps: int = 20  # timesteps an inverted picture is stored at, t' = 0 included
     fixed_timestep: int = 0  # reading `fixed`: the timestep the picture is inverted to and read at
 
+
 @dataclass
 class UNetConfig:
     weights: str | None = None
@@ -79,6 +82,7 @@ class UNetConfig:
     compile: bool = False
     trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
 
+
 @dataclass
 class SynapseConfig:
     # none | kv_mix (eq. 5-6) | kv_mix_proj | concat | decoupled | context_mix | controlnet | language_of_audio
@@ -89,6 +93,7 @@ class SynapseConfig:
     match: str = "pool"  # how N image tokens become M: pool (raster order) | pool_2d
     image_tokens: int = 64  # concat: M; the mixing kinds use the text length L
     match_scale: bool = False  # kv_mix: bring image K and V to the RMS of the music's
+
 
 @dataclass
 class DiffusionConfig:
@@ -104,6 +109,7 @@ class DiffusionConfig:
     image_drop_prob: float = 0.1  # picture alone
     both_drop_prob: float = 0.1
 
+
 @dataclass
 class OptimConfig:
     lr: float = 1e-4
@@ -114,6 +120,7 @@ class OptimConfig:
     schedule: str = "constant"  # constant | cosine, after the warm-up
     grad_clip_norm: float = 1.0
     ema_decay: float = 0.999  # of the conditioned model, parts have none; 0 switches it off
+
 
 @dataclass
 class SamplingConfig:

@@ -35,6 +35,7 @@ UNUSED = {
 
 TANGO_UNUSED = ("text_encoder.",)  # frozen FLAN-T5, which text_encoder.weights names
 
+
 def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
     """from_pretrained on a local folder, never with code from it; whatever the libraries raise becomes one sentence."""
     if wrong := misfit(folder, cls.__name__):
@@ -49,6 +50,7 @@ def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
             first = f"its files are {some(sorted(p.name for p in folder.iterdir()))}"
         raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
 
+
 def pretrained(cls: Any, folder: Path) -> nn.Module:
     """A network in float32 with every weight from the folder: what is missing there is an error, not a random number.
 
@@ -56,31 +58,32 @@ def pretrained(cls: Any, folder: Path) -> nn.Module:
     """
     if wrong := misfit(folder, cls.__name__) or unstored(folder, cls.__name__):
         raise WeightsError(wrong)
-    ours = (
-        {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
-        if issubclass(cls, ModelMixin)
-        else {"dtype": torch.float32}
-    )
+    ours = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": torch.float32}
     network, info = loaded(cls, folder, output_loading_info=True, variant=variant(folder), **ours)
     if missing := sorted(info["missing_keys"]):
-        raise WeightsError(f"{folder} lacks {len(missing)} weights of a {cls.__name__}, the first {missing[0]!r}: "
-                           "copy the folder again or give other weights.")  # fmt: skip
+        raise WeightsError(
+            f"{folder} lacks {len(missing)} weights of a {cls.__name__}, the first {missing[0]!r}: "
+            "copy the folder again or give other weights."
+        )
     if unknown := sorted(name for name in info["unexpected_keys"] if not name.startswith(UNUSED.get(cls.__name__, ()))):
         if issubclass(cls, ModelMixin):  # which lies alone in its file, so its config.json is of another network
             raise WeightsError(f"{folder} has weights that its config.json does not describe ({some(unknown)}): copy both again.")
         log.warning("%s holds more than a %s, which is not used: %s.", folder, cls.__name__, some(unknown))
     return network
 
+
 def check_pipeline(folder: Path) -> None:
     """A folder of parts; WeightsError where it is one of them, or another thing."""
     if wrong := misfit(folder, PIPELINE):
         raise WeightsError(wrong)
+
 
 def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict[str, Any]) -> None:
     """A network of this project → part.json and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PART_FILE).write_text(as_json({"audio": dataclasses.asdict(audio), "sizes": sizes}))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+
 
 def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """part.json → (the audio it was made for, its sizes)."""
@@ -91,6 +94,7 @@ def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return dict(stored["audio"]), dict(stored["sizes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{folder / PART_FILE} cannot be read ({type(error).__name__}): copy the folder again.") from error
+
 
 def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any) -> nn.Module:
     """A network of the sizes that part.json names, with its weights."""
@@ -103,6 +107,7 @@ def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any
         raise WeightsError(f"{folder / PART_FILE} has sizes that no network can have ({words}): copy it again.") from error
     return load_part(network, folder)
 
+
 def load_part(network: nn.Module, folder: Path) -> nn.Module:
     """model.safetensors, whatever its float type, into a float32 network, strictly."""
     try:
@@ -112,6 +117,7 @@ def load_part(network: nn.Module, folder: Path) -> nn.Module:
         raise WeightsError(f"{folder / 'model.safetensors'} does not fit its {PART_FILE}: {first}") from error
     return network
 
+
 def tango_state(file: Path) -> dict[str, torch.Tensor]:
     """The UNet of Tango's published file, of one that holds the UNet alone, or of either as DataParallel wrote it."""
     state = read_state(file)
@@ -119,15 +125,21 @@ def tango_state(file: Path) -> dict[str, torch.Tensor]:
         return state
     unet = {name.removeprefix("unet."): tensor for name, tensor in state.items() if name.startswith("unet.")}
     if not unet:
-        raise WeightsError(f"{file} holds no UNet, which has a 'unet.conv_in.weight' or a 'conv_in.weight', but {some(state)}: "
-                           "give Tango's published file or the state of a UNet.")  # fmt: skip
+        raise WeightsError(
+            f"{file} holds no UNet, which has a 'unet.conv_in.weight' or a 'conv_in.weight', but {some(state)}: "
+            "give Tango's published file or the state of a UNet."
+        )
     if unknown := [name for name in state if not name.startswith(("unet.", *TANGO_UNUSED))]:
-        raise WeightsError(f"{file} holds {some(unknown)} beside its UNet, which are no part that this project knows: give a file "
-                           "of 'unet.' and 'text_encoder.' alone.")  # fmt: skip
+        raise WeightsError(
+            f"{file} holds {some(unknown)} beside its UNet, which are no part that this project knows: give a file "
+            "of 'unet.' and 'text_encoder.' alone."
+        )
     return unwrapped(unet)
+
 
 def load_tango(unet: UNet2DConditionModel, state: dict[str, torch.Tensor], file: Path) -> None:
     fill(unet, state, file, "the UNet that the configuration's `unet` describes")
+
 
 def load_statistics(vae: nn.Module, file: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """A music VAE's normalisation, as its export wrote it, into its buffers: all of them. Returns the audio it was trained for."""
@@ -143,6 +155,7 @@ def load_statistics(vae: nn.Module, file: Path, names: tuple[str, ...]) -> dict[
         words = " ".join(str(error).split())[:200]
         raise WeightsError(f"{file} is not what an export writes ({type(error).__name__}: {words}): copy it again.") from error
 
+
 def stored_schedule(file: Path) -> tuple[DiffusionConfig, str]:
     """A pipeline's own noise schedule and prediction type (epsilon where it names none, as diffusers reads it)."""
     try:
@@ -154,6 +167,7 @@ def stored_schedule(file: Path) -> tuple[DiffusionConfig, str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         words = " ".join(str(error).split())[:200]
         raise WeightsError(f"{file} is not a scheduler's configuration ({type(error).__name__}: {words}).") from error
+
 
 @torch.no_grad()
 def empty_prompt(folder: Path, width: int) -> torch.Tensor:

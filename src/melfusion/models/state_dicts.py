@@ -20,6 +20,7 @@ NESTS = ("state_dict", "model")  # where trainers put the weights among other th
 
 WRAPPERS = ("module.", "_orig_mod.")  # which DataParallel and torch.compile put before each name
 
+
 def read_state(file: Path) -> dict[str, Tensor]:
     """Tensors by name, of a file of weights alone; mapped into memory, so that only what is used is read, once per machine.
 
@@ -40,12 +41,14 @@ def read_state(file: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{file} holds {wrong}, where tensors by name are wanted: fetch it again, or give another.")
     return unwrapped(state)
 
+
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the prefixes of wrappers that all names share."""
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in state):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
     return state
+
 
 def fill(network: nn.Module, state: dict[str, Tensor], file: Path, what: str) -> None:
     """All tensors of a network, whatever their float type in the file; WeightsError names what is missing and what is left."""
@@ -63,13 +66,16 @@ def fill(network: nn.Module, state: dict[str, Tensor], file: Path, what: str) ->
         raise WeightsError(f"{file} is not {what}: {'; '.join(words)}.")
     network.load_state_dict(state)
 
+
 def some(names: Iterable[str]) -> str:
     """'a', 'b', 'c' and 12 more."""
     names = list(names)
     return ", ".join(f"{name!r:.80}" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
+
 def _kind(tensor: Tensor) -> str:
     return f"{'floats' if tensor.is_floating_point() else str(tensor.dtype).removeprefix('torch.')} of {tuple(tensor.shape)}"
+
 
 def _not_a_state(state: Any) -> str | None:
     """What it is instead, in words."""
@@ -79,6 +85,7 @@ def _not_a_state(state: Any) -> str | None:
         return "an empty dict"
     odd = next(((k, v) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))), None)
     return odd and f"a value of type {type(odd[1]).__name__} under {odd[0]!r:.80}"
+
 
 def _mappable(file: Path) -> bool:
     """torch maps its zip format alone, and reads nonsense from one that was packed again with compression."""

@@ -28,6 +28,7 @@ from melfusion.models.vocoder import Vocoder
 
 FROZEN = ("music_vae", "text_encoder", "extractor")  # what training depends on; any decoder and vocoder may follow
 
+
 class MeLFusion(TrainedModule):
     """Built parts and plain values in; `training_step` and `generate` out. Only `unet` trains and is checkpointed.
 
@@ -39,11 +40,23 @@ class MeLFusion(TrainedModule):
         config: the plain tree stored in checkpoints.
     """
 
-    def __init__(self, unet: SynapticUNet, music_vae: MusicVAE, text_encoder: TextEncoder,
-                 extractor: ImageFeatureExtractor | ClipFeatures | None, vocoder: Vocoder, log_mel: nn.Module,
-                 alpha_bar: Tensor, diffusion: DiffusionConfig, optim: OptimConfig, latent_shape: tuple[int, int, int],
-                 scheduler: Callable[[], Any], max_steps: int, val_items: int = 64,
-                 config: dict[str, Any] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        unet: SynapticUNet,
+        music_vae: MusicVAE,
+        text_encoder: TextEncoder,
+        extractor: ImageFeatureExtractor | ClipFeatures | None,
+        vocoder: Vocoder,
+        log_mel: nn.Module,
+        alpha_bar: Tensor,
+        diffusion: DiffusionConfig,
+        optim: OptimConfig,
+        latent_shape: tuple[int, int, int],
+        scheduler: Callable[[], Any],
+        max_steps: int,
+        val_items: int = 64,
+        config: dict[str, Any] | None = None,
+    ):
         super().__init__()
         self.unet, self.music_vae, self.text_encoder, self.extractor = unet, music_vae, text_encoder, extractor
         self.vocoder, self.log_mel = vocoder, log_mel
@@ -105,15 +118,14 @@ class MeLFusion(TrainedModule):
             features = self.extractor.features(latents, timesteps[: len(latents)], conditioning.image_noise)
         if features is None:
             return None
-        return {
-            layer: tuple(t.repeat(len(conditioning) // len(t), 1, 1) for t in pair) for layer, pair in features.items()
-        }
+        return {layer: tuple(t.repeat(len(conditioning) // len(t), 1, 1) for t in pair) for layer, pair in features.items()}
 
     def denoise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """One conditional pass of the UNet."""
         features = self.look(conditioning, timesteps)
-        return self.unet(noisy_latents, timesteps, conditioning.text_embeds, conditioning.text_mask, features,
-                         conditioning.has_image)  # fmt: skip
+        return self.unet(
+            noisy_latents, timesteps, conditioning.text_embeds, conditioning.text_mask, features, conditioning.has_image
+        )
 
     def losses(self, latents: Tensor, conditioning: Conditioning, timesteps: Tensor, noise: Tensor) -> Tensor:
         """(B,) weighted losses, each sample's own (eq. 7)."""
@@ -168,8 +180,10 @@ class MeLFusion(TrainedModule):
         self.val_other.reset(), self.val_unlike.reset()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": self.unet.other_parameters()},
-                {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0}]  # fmt: skip
+        return [
+            {"params": self.unet.other_parameters()},
+            {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0},
+        ]
 
     def frozen_networks(self) -> list[nn.Module]:
         """Text encoder and image model; the music VAE is small, and its latents are what is learned."""
@@ -199,16 +213,27 @@ class MeLFusion(TrainedModule):
         checkpoint["state_dict"] = self._frozen_unet() | checkpoint.get("state_dict", {})
         for name in (*FROZEN, "unet"):
             if stored.get(name) != here.get(name):
-                raise CheckpointError(f"The checkpoint was trained with another {name} (SHA-256 "
-                                      f"{str(stored.get(name))[:12]}…) than the one given here "
-                                      f"({str(here.get(name))[:12]}…): point {name}.weights at the original.")  # fmt: skip
+                raise CheckpointError(
+                    f"The checkpoint was trained with another {name} (SHA-256 "
+                    f"{str(stored.get(name))[:12]}…) than the one given here "
+                    f"({str(here.get(name))[:12]}…): point {name}.weights at the original."
+                )
 
     # --- generation -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def generate(self, captions: list[str], image: Tensor | None = None, seeds: list[int] | None = None,
-                 num_inference_steps: int = 25, guidance_scale: float = 3.0, image_guidance_scale: float | None = None,
-                 negative_prompt: str = "", has_image: Tensor | None = None, progress: Callable = iter) -> Tensor:  # fmt: skip
+    def generate(
+        self,
+        captions: list[str],
+        image: Tensor | None = None,
+        seeds: list[int] | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 3.0,
+        image_guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        has_image: Tensor | None = None,
+        progress: Callable = iter,
+    ) -> Tensor:
         """Captions ("" for none) and pictures (B, 3, H, W) in [-1, 1] (None for none) → log_mel (B, 1, T, F).
 
         Each sample's noise comes from its own seed, so a clip does not depend on what else is in the batch.
@@ -219,8 +244,14 @@ class MeLFusion(TrainedModule):
             has_image = torch.full((n,), float(image is not None))
         unseen = image is None or self.extractor is None
         draws = {} if unseen else {"image_noise": self._draw("image_noise", seeds, self.extractor.noise_shape(*image.shape[2:]))}
-        batch = MusicBatch(["" for _ in captions], captions, torch.arange(n, device=self.device), has_image.to(self.device),
-                           image=image, draws=draws)  # fmt: skip
+        batch = MusicBatch(
+            ["" for _ in captions],
+            captions,
+            torch.arange(n, device=self.device),
+            has_image.to(self.device),
+            image=image,
+            draws=draws,
+        )
         conditioning = self.condition(batch)
         if self.extractor is not None and self.extractor.reading == "fixed" and conditioning.image_latents is not None:
             features = self.look(conditioning, batch.position)  # the same at every step: read once

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
+
 class TextEncoder(lightning.LightningModule):
     """A tokenizer and an encoder; every caption gets exactly L positions, so shapes never change.
 
@@ -36,11 +37,11 @@ class TextEncoder(lightning.LightningModule):
         lengths = [len(ids) for ids in self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
         cut = sum(length > self.max_length for length in lengths)
         if cut and not self.num_cut:
-            log.warning("Captions longer than text_encoder.max_length=%d tokens are cut (one has %d).",
-                        self.max_length, max(lengths))  # fmt: skip
+            log.warning(
+                "Captions longer than text_encoder.max_length=%d tokens are cut (one has %d).", self.max_length, max(lengths)
+            )
         self.num_cut += cut
-        tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=self.max_length,
-                                return_tensors="pt")  # fmt: skip
+        tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt")
         return tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 OCTAVES = 8  # of the waves that t is told by
 
+
 class Texture(nn.Module):
     """Rectified flow (Liu et al. 2023, eq. 1) of a decoder's residual, given the log_mel that it made and the latents.
 
@@ -72,6 +73,7 @@ class Texture(nn.Module):
         for block in self.blocks:
             h = block(h, time)
         return self.leave(self.norm(h)).permute(0, 3, 1, 2)
+
 
 class Block(nn.Module):
     """(B, T/p, F/p, D) → the same: ConvNeXt (Liu et al. 2022) of 7 frames, then 7 bands, modulated by t (Peebles & Xie 2023)."""

@@ -24,10 +24,7 @@ def configure_optimizer(
         base = {"lr": optim.lr, "weight_decay": optim.weight_decay} | {k: v for k, v in group.items() if k != "params"}
         params = [p for p in group["params"] if p.requires_grad]
         matrices = [p for p in params if p.ndim >= 2]
-        split += [
-            base | {"params": matrices},
-            base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]},
-        ]
+        split += [base | {"params": matrices}, base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]}]
     split = [group for group in split if group["params"]]
     # one kernel, which can also be told on the device to leave everything as it is (guards.py)
     optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=allow_fused or None)
@@ -35,6 +32,7 @@ def configure_optimizer(
     # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
 
 class LearningRate:
     """Step → factor on every group's rate."""
@@ -48,6 +46,7 @@ class LearningRate:
             progress = min(1.0, max(0, step - self.warmup) / max(1, self.max_steps - self.warmup))
             factor *= 0.5 * (1 + math.cos(math.pi * progress))
         return factor
+
 
 class TrainedModule(lightning.LightningModule):
     """Base of the modules that train: one optimizer from OptimConfig, clipping over what it holds, the norm logged.

@@ -30,37 +30,64 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
 
-def random_unet(
-    c: ImageConfig | UNetConfig, channels: int, cross_attention_dim: int, **flags: bool
-) -> UNet2DConditionModel:
+
+def random_unet(c: ImageConfig | UNetConfig, channels: int, cross_attention_dim: int, **flags: bool) -> UNet2DConditionModel:
     """Levels from the top; `attention_blocks` says which have attention. The mid block always has."""
     down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in c.attention_blocks]
     up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(c.attention_blocks)]
     heads = c.attention_head_dim if len(c.attention_head_dim) > 1 else c.attention_head_dim[0]
     return UNet2DConditionModel(
-        in_channels=channels, out_channels=channels, down_block_types=down, up_block_types=up,
-        block_out_channels=c.block_out_channels, layers_per_block=c.layers_per_block, attention_head_dim=heads,
-        cross_attention_dim=cross_attention_dim, norm_num_groups=c.norm_num_groups, **flags,
-    )  # fmt: skip
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=c.block_out_channels,
+        layers_per_block=c.layers_per_block,
+        attention_head_dim=heads,
+        cross_attention_dim=cross_attention_dim,
+        norm_num_groups=c.norm_num_groups,
+        **flags,
+    )
+
 
 def random_image_vae(c: ImageConfig) -> AutoencoderKL:
     levels = len(c.vae_block_out_channels)
     return AutoencoderKL(
-        latent_channels=4, block_out_channels=c.vae_block_out_channels, layers_per_block=2,
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-        norm_num_groups=min(32, *c.vae_block_out_channels), scaling_factor=0.18215,
-    )  # fmt: skip
+        latent_channels=4,
+        block_out_channels=c.vae_block_out_channels,
+        layers_per_block=2,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        norm_num_groups=min(32, *c.vae_block_out_channels),
+        scaling_factor=0.18215,
+    )
+
 
 def random_clip_vision(c: ImageConfig, image_size: int) -> CLIPVisionModel:
     """As wide as the image UNet's last level; sees 8×8 patches."""
     d = c.block_out_channels[-1]
-    return CLIPVisionModel(CLIPVisionConfig(hidden_size=d, intermediate_size=2 * d, num_hidden_layers=2, num_attention_heads=4,
-                                            image_size=image_size, patch_size=image_size // 8))  # fmt: skip
+    return CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=d,
+            intermediate_size=2 * d,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=image_size,
+            patch_size=image_size // 8,
+        )
+    )
+
 
 def random_text_network(c: TextEncoderConfig) -> nn.Module:
     d, vocab = c.hidden_size, len(byte_tokenizer())
     if c.family == "t5":
         return T5EncoderModel(T5Config(vocab_size=vocab, d_model=d, d_kv=d // 4, d_ff=2 * d, num_layers=2, num_heads=4))
-    kw = {"vocab_size": vocab, "hidden_size": d, "intermediate_size": 2 * d, "num_hidden_layers": 2,
-          "num_attention_heads": 4, "max_position_embeddings": max(c.max_length, 8)}  # fmt: skip
+    kw = {
+        "vocab_size": vocab,
+        "hidden_size": d,
+        "intermediate_size": 2 * d,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": max(c.max_length, 8),
+    }
     return BertModel(BertConfig(**kw)) if c.family == "bert" else CLIPTextModel(CLIPTextConfig(**kw, eos_token_id=1))

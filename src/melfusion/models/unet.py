@@ -24,8 +24,15 @@ class SynapticUNet(lightning.LightningModule):
         trainable: all | decoder | cross_attn | synapse (the synapse always trains).
     """
 
-    def __init__(self, unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | int | None = None, kind: str = "none",
-                 layers: list[str] | None = None, trainable: str = "all", **synapse):  # fmt: skip
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        image_unet: UNet2DConditionModel | int | None = None,
+        kind: str = "none",
+        layers: list[str] | None = None,
+        trainable: str = "all",
+        **synapse,
+    ):
         super().__init__()
         specs = layer_specs(unet, image_unet, layers or ["decoder"]) if kind != "none" else []
         self.unet, self.synapse = unet, SYNAPSES[kind](specs, **synapse)
@@ -35,8 +42,15 @@ class SynapticUNet(lightning.LightningModule):
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(trains(name, trainable))
 
-    def forward(self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None = None,
-                visual_features: VisualFeatures | None = None, has_image: Tensor | None = None) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None = None,
+        visual_features: VisualFeatures | None = None,
+        has_image: Tensor | None = None,
+    ) -> Tensor:
         """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
         told: dict[str, Any] = {"encoder_hidden_states": text_embeds, "encoder_attention_mask": text_mask}
         if visual_features is not None and self.synapse.specs:
@@ -53,6 +67,7 @@ class SynapticUNet(lightning.LightningModule):
         """Everything else that trains."""
         alphas = {id(p) for p in self.alpha_parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in alphas]
+
 
 def trains(name: str, trainable: str) -> bool:
     """Does this parameter of the UNet train?"""

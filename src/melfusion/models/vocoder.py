@@ -30,9 +30,11 @@ def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
         parts *= gain.transpose(1, 2)[..., None]
         return inverse_stft(spectrum, front_end.hop, front_end.window, front_end.reflected[0])
 
+
 STFT_SIZES = (512, 1024, 2048)
 
 TRAINED_SIZES = (*STFT_SIZES, 4096)  # samples; at 16 kHz the last tells a semitone from the next down to 70 Hz
+
 
 def spectral_distance(waveform: Tensor, wanted: Tensor, sizes: tuple[int, ...] = STFT_SIZES) -> Tensor:
     """(B,) mean over the resolutions of log-magnitude L1 (nats) plus spectral convergence (Yamamoto et al. 2020, eq. 4-5)."""
@@ -45,6 +47,7 @@ def spectral_distance(waveform: Tensor, wanted: Tensor, sizes: tuple[int, ...] =
         total = total + logs + difference
     return total / len(sizes)
 
+
 class Vocoder(TrainedModule):
     """The seam: log_mel → waveform in [-1, 1] by one of the networks above; a network with parameters trains here.
 
@@ -53,8 +56,15 @@ class Vocoder(TrainedModule):
         segment_frames, optim, max_steps: needed by training only.
     """
 
-    def __init__(self, network: nn.Module, log_mel: nn.Module | None = None, segment_frames: int = 64, optim: Any = None,
-                 max_steps: int | None = None, corrections: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        network: nn.Module,
+        log_mel: nn.Module | None = None,
+        segment_frames: int = 64,
+        optim: Any = None,
+        max_steps: int | None = None,
+        corrections: int = 0,
+    ):
         super().__init__()
         self.corrections = corrections
         self.network, self.log_mel, self.segment_frames = network, log_mel, segment_frames

@@ -37,6 +37,7 @@ class Vocos(nn.Module):
         with torch.autocast(log_mel.device.type, enabled=False):
             return inverse_stft(self.spectrum(log_mel.float()), self.hop, self.window, self.reflected)
 
+
 class ConvNeXt(nn.Module):
     """(B, T, D) → (B, T, D): depthwise convolution over 7 frames, then a pointwise network (Liu et al. 2022)."""
 
@@ -51,6 +52,7 @@ class ConvNeXt(nn.Module):
         inner = self.depthwise(h.transpose(1, 2)).transpose(1, 2)
         return h + self.scale * self.pointwise(self.norm(inner))
 
+
 def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, reflected: int) -> Tensor:
     """(B, n_fft/2 + 1, T) → (B, T·hop): overlap-add in the framing of audio.LogMel, which reflects so many samples before."""
     n_fft, frames = len(window), spectrum.shape[2]
@@ -58,6 +60,7 @@ def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, reflected: int) -> 
     envelope = overlap_add(window.square().expand(1, frames, -1), hop)
     kept = slice(reflected, reflected + frames * hop)
     return overlap_add(pieces, hop)[:, kept] / envelope[:, kept].clamp(min=1e-8)
+
 
 def overlap_add(pieces: Tensor, hop: int) -> Tensor:
     """(B, T, N), each piece `hop` samples after the one before it → their sum, (B, (T - 1)·hop + N or up to hop - 1 zeros more)."""

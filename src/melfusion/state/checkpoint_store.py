@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 
+
 class Digesting:
     """A file that is written in order; keeps the SHA-256 of what went through, and the system's own error."""
 
@@ -44,6 +45,7 @@ class Digesting:
 
     def flush(self) -> None:
         self.file.flush()
+
 
 class CheckpointStore(TorchCheckpointIO):
     """Lightning's seam for checkpoint files.
@@ -137,14 +139,18 @@ class CheckpointStore(TorchCheckpointIO):
         for part in self.folder.glob(".*.part*"):
             part.unlink()
 
+
 def failed(path: Path, error: Exception) -> str:
     """The sentence for a checkpoint that could not be written."""
     code = getattr(error, "errno", None)
     full, words = code in FULL, getattr(error, "strerror", None) or str(error)
     reason = "the disk is full" if full else " ".join(words.split())[:200]
     cure = "free some space" if full else "mend that"
-    return (f"{path} could not be written ({reason}): the checkpoints before it are whole; {cure} and run the same command "
-            "again, which goes on from the newest of them.")  # fmt: skip
+    return (
+        f"{path} could not be written ({reason}): the checkpoints before it are whole; {cure} and run the same command "
+        "again, which goes on from the newest of them."
+    )
+
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     """Name → {step, bytes, sha256, loss?}; damaged entries are left out, and all of an index that is missing or damaged."""
@@ -157,14 +163,21 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     return {name: entry for name, entry in index.items() if _is_entry(name, entry)}
 
+
 def _is_entry(name: str, entry: Any) -> bool:
     """Does it name a file of this folder, and hold what an entry holds?"""
     kinds = {"step": int, "bytes": int, "sha256": str} | ({"loss": float} if isinstance(entry, dict) and "loss" in entry else {})
-    return (Path(name).name == name and name.endswith(".ckpt") and isinstance(entry, dict)
-            and all(type(entry.get(key)) is kind for key, kind in kinds.items()))  # fmt: skip
+    return (
+        Path(name).name == name
+        and name.endswith(".ckpt")
+        and isinstance(entry, dict)
+        and all(type(entry.get(key)) is kind for key, kind in kinds.items())
+    )
+
 
 def write_index(folder: Path, index: dict[str, dict[str, Any]]) -> None:
     write_whole(folder / INDEX, json.dumps(index, indent=1), lasting=True)
+
 
 def newest(folder: Path, before: int | None = None) -> Path | None:
     """The newest checkpoint that is whole, of a step `before` that one; damaged ones are named and passed over. None: none is.
@@ -178,9 +191,12 @@ def newest(folder: Path, before: int | None = None) -> Path | None:
         log.warning("%s is passed over: %s.", path, reason)
         damaged.append(path.name)
     if damaged:
-        raise CheckpointError(f"{folder} holds no checkpoint that is whole ({', '.join(damaged)} are damaged): bring one back "
-                              "from a copy, or remove the directory to start again.")  # fmt: skip
+        raise CheckpointError(
+            f"{folder} holds no checkpoint that is whole ({', '.join(damaged)} are damaged): bring one back "
+            "from a copy, or remove the directory to start again."
+        )
     return None
+
 
 def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, str | None]]:
     """Checkpoints from the newest on, each with what is wrong with it; files without an entry are older than the index."""
@@ -190,6 +206,7 @@ def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, s
         if before is not None and index.get(path.name, {}).get("step", before) >= before:
             continue
         yield path, damage(path, index.get(path.name))
+
 
 def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
     """What is wrong with a file, in words; None where size and digest are those of its entry and it holds a checkpoint."""
@@ -205,6 +222,7 @@ def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
         return None if is_checkpoint(path) else "it is no checkpoint of melfusion"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
+
 
 def is_checkpoint(path: Path) -> bool:
     """Does it hold a step and weights? Only names and shapes are read."""

@@ -7,48 +7,46 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from melfusion.assembly.run import counts
-from melfusion.assembly.schema import Config, to_dict
-from melfusion.config.check import flatten
 from melfusion.errors import ConfigError, DamagedFile, shown
-from melfusion.files import _try_lock, read_json, read_regular, write_json, write_whole
+from melfusion.files import read_json, read_regular, try_lock, write_json, write_whole
 
 log = logging.getLogger(__name__)
 
-class RunDirectory:
-    """One experiment on disk; the same command resumes it, a different configuration is refused."""
 
-    def __init__(self, config: Config):
-        self.path = Path(config.runs_dir) / str(config.name)
+class RunDirectory:
+    """One experiment on disk; the same command resumes it, a different configuration is refused.
+
+    Args:
+        tree: the resolved configuration, in plain containers.
+        differing: a stored tree → the keys that make it another experiment, each with its value there and now.
+    """
+
+    def __init__(self, path: Path, tree: dict[str, Any], differing: Callable[[dict[str, Any]], dict[str, tuple[Any, Any]]]):
+        self.path, self.tree, self.differing = path, tree, differing
         self.checkpoints = self.path / "checkpoints"
         self.samples, self.export, self.results_file = (self.path / n for n in ("samples", "export", "results.json"))
-        self.config = config
 
     def compare(self) -> None:
         """Check that what is there came from this configuration; ConfigError names the keys that differ."""
-        stored, tree = self.path / "config.yaml", to_dict(self.config)
-        if stored.exists():
-            # a key that came after that run was made had its default then
-            old, new = flatten(to_dict(Config())) | flatten(stored_tree(stored)), flatten(tree)
-            differ = [k for k in sorted(old.keys() | new.keys())
-                      if old.get(k) != new.get(k) and counts(k, self.config.task)]  # fmt: skip
-            if differ:
-                words = shown("; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in differ))
-                raise ConfigError(f"{self.path} holds a run of another configuration ({words}): "
-                                  "choose another name=…, restore these keys, or remove the directory.")  # fmt: skip
+        stored = self.path / "config.yaml"
+        if stored.exists() and (differ := self.differing(stored_tree(stored))):
+            words = shown("; ".join(f"{k}: {there!r} there, {now!r} now" for k, (there, now) in differ.items()))
+            raise ConfigError(
+                f"{self.path} holds a run of another configuration ({words}): "
+                "choose another name=…, restore these keys, or remove the directory."
+            )
 
     def prepare(self) -> None:
         """Create the directory, or check that what is there came from this configuration."""
         self.compare()
-        stored, tree = self.path / "config.yaml", to_dict(self.config)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(stored, yaml.safe_dump(tree, sort_keys=False))
+        write_whole(self.path / "config.yaml", yaml.safe_dump(self.tree, sort_keys=False))
 
     @contextlib.contextmanager
     def hold(self, wait_s: float = 10.0) -> Iterator[None]:
@@ -60,7 +58,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a+", errors="replace") as file:
             deadline = time.monotonic() + wait_s
-            while not _try_lock(file):
+            while not try_lock(file):
                 if time.monotonic() > deadline:
                     file.seek(0)
                     owner = file.read().strip() or "another job"
@@ -72,13 +70,17 @@ class RunDirectory:
             file.flush()
             yield
 
+    @property
+    def max_steps(self) -> int:
+        return self.tree["trainer"]["max_steps"]
+
     def results(self) -> dict[str, Any] | None:
         """Results of a finished run with at least the steps asked for now, or None: a damaged file is logged and made anew."""
         if not self.results_file.exists():
             return None
         try:
             results = read_json(self.results_file, "it is passed over, and the run's end is done again")
-            return results if results["step"] >= self.config.trainer.max_steps else None
+            return results if results["step"] >= self.max_steps else None
         except (DamagedFile, KeyError, TypeError) as error:
             log.warning("%s", error if isinstance(error, DamagedFile) else f"{self.results_file} names no step: it is passed over.")
             return None
@@ -86,6 +88,7 @@ class RunDirectory:
     def finish(self, results: dict[str, Any]) -> None:
         """Mark the run finished."""
         write_json(self.results_file, results)
+
 
 def stored_tree(file: Path) -> dict[str, Any]:
     """The keys of a run's config.yaml; DamagedFile where it holds none, with what to do."""

@@ -21,31 +21,46 @@ from lightning import Callback, LightningModule, Trainer
 from melfusion.state import checkpoint_store
 from melfusion.training import fit as training
 
-HOOKS = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end",
-         "on_validation_start", "on_validation_batch_end", "on_validation_end")  # fmt: skip
+HOOKS = (
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_validation_batch_end",
+    "on_validation_end",
+)
+
 
 def die() -> None:
     """As a power cut or the system's out-of-memory killer would."""
     os.kill(os.getpid(), signal.SIGKILL)
 
+
 def _spoil_input(module: LightningModule, batch: Any, loss: Any) -> None:
     next(t for t in (batch.waveform, batch.latent_moments) if t is not None).view(-1)[0] = torch.nan
+
 
 def _spoil_loss(module: LightningModule, batch: Any, loss: torch.Tensor) -> None:
     loss.data.fill_(torch.nan)  # its gradient stays finite: only the guard's look at the loss can tell
 
+
 def _spoil_gradient(module: LightningModule, batch: Any, loss: Any) -> None:
     next(p.grad for p in module.parameters() if p.grad is not None).view(-1)[0] = torch.inf
+
 
 def _spoil_latents(module: LightningModule, batch: Any, loss: Any) -> None:
     encode = module.encode_music
     module.encode_music = lambda b: [encode(b) * torch.nan, setattr(module, "encode_music", encode)][0]
+
 
 def _scale_weights(module: LightningModule, batch: Any, loss: Any) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.mul_(8)
+
 
 # fault → (hook it strikes at, what it does)
 STRIKES: dict[str, tuple[str, Callable[[LightningModule, Any, Any], None]]] = {
@@ -58,10 +73,12 @@ STRIKES: dict[str, tuple[str, Callable[[LightningModule, Any, Any], None]]] = {
     "sigusr1": ("on_train_batch_start", lambda *_: os.kill(os.getpid(), signal.SIGUSR1)),
     "error": ("on_train_batch_start", lambda *_: _fail()),
     **{f"die-{hook}": (hook, lambda *_: die()) for hook in HOOKS},
-}  # fmt: skip
+}
+
 
 def _fail() -> None:
     raise checkpoint_store.CheckpointError("A fault was planted here.")
+
 
 class Fault(Callback):
     """One fault; stands before all other callbacks, so that they see what it did."""
@@ -101,6 +118,7 @@ class Fault(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._at("on_validation_end", trainer, pl_module)
 
+
 class Recorder(Callback):
     """Writes what each rank trains on, as it happens: `resume STEP TIME`, `sample STEP POSITION KEY`, `end STEP TIME`.
 
@@ -125,6 +143,7 @@ class Recorder(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._write(trainer, [f"end {trainer.global_step} {time.time()}"])
 
+
 def plant(callbacks: list[Callback]) -> None:
     """Put callbacks before all others of every Trainer that `train` makes in this process."""
     make = training.make_trainer
@@ -133,6 +152,7 @@ def plant(callbacks: list[Callback]) -> None:
         return make(config, run, [*callbacks, *others], *rest)
 
     training.make_trainer = planted
+
 
 def die_in_write(number: int, share: float) -> None:
     """Die while the `number`-th checkpoint of this process is written: `share` of its bytes are on disk; 1 is between the
@@ -162,6 +182,7 @@ def die_in_write(number: int, share: float) -> None:
 
     checkpoint_store.Digesting.write, Path.replace = counted, renamed
 
+
 def _size_of_last() -> Callable[[], float]:
     """How many bytes a checkpoint of this run has, as far as is known; the first one counts as 100 kB."""
     known: dict[str, float] = {}
@@ -174,6 +195,7 @@ def _size_of_last() -> Callable[[], float]:
     checkpoint_store.write_index = noted
     return lambda: known.get("size", 1e5)
 
+
 def main(argv: list[str]) -> int:
     """FAULT[,FAULT] VERB …, where record:FOLDER:LIFE stands for a Recorder."""
     from melfusion.__main__ import main as run
@@ -181,9 +203,11 @@ def main(argv: list[str]) -> int:
     plant([_recorder(text) if text.startswith("record:") else Fault(text) for text in argv[0].split(",")])
     return run(argv[1:])
 
+
 def _recorder(text: str) -> Recorder:
     folder, _, life = text.removeprefix("record:").rpartition(":")
     return Recorder(Path(folder), int(life))
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

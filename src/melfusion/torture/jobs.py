@@ -22,6 +22,7 @@ STEPS, EVERY, VALIDATED = 12, 2, 5  # steps of a job; how often it saves, and va
 
 DEADLINE_S = 60.0  # within which every rank must have ended once one of them is gone
 
+
 @dataclasses.dataclass
 class Job:
     """A small run of the real command in a folder of its own; each `start` is one life of it."""
@@ -40,8 +41,13 @@ class Job:
     def log(self) -> str:
         return (self.folder / "log.txt").read_text() if (self.folder / "log.txt").is_file() else ""
 
-    def start(self, planted: str = "", before: Callable[[], None] = lambda: None, kill_after: float | None = None,
-              world: int | None = None) -> list[int]:  # fmt: skip
+    def start(
+        self,
+        planted: str = "",
+        before: Callable[[], None] = lambda: None,
+        kill_after: float | None = None,
+        world: int | None = None,
+    ) -> list[int]:
         """Run until it ends or, after so many seconds, is killed: the exit code of each rank, negative for a signal."""
         self.folder.mkdir(parents=True, exist_ok=True)
         world, port = world or self.world, free_port()
@@ -54,8 +60,16 @@ class Job:
         handle = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1), os.dup2(handle, 2)
         if world > 1:  # as torchrun starts its ranks
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0,
-                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "torture"}  # fmt: skip
+            names = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": world,
+                "LOCAL_WORLD_SIZE": world,
+                "GROUP_RANK": 0,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "TORCHELASTIC_RUN_ID": "torture",
+            }
             os.environ |= {name: str(value) for name, value in names.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
             rank_zero_only.rank = rank
         before()
@@ -64,9 +78,16 @@ class Job:
         devices = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
         return cli.main(["train", "tiny", f"runs_dir={self.folder / 'runs'}", "name=job", *workload(), *devices, *self.options])
 
+
 def workload() -> list[str]:
-    return [f"trainer.max_steps={STEPS}", f"trainer.checkpoint_every_n_steps={EVERY}",
-            f"trainer.val_every_n_steps={VALIDATED}", "trainer.media_items=0", "data.splits.train=40"]  # fmt: skip
+    return [
+        f"trainer.max_steps={STEPS}",
+        f"trainer.checkpoint_every_n_steps={EVERY}",
+        f"trainer.val_every_n_steps={VALIDATED}",
+        "trainer.media_items=0",
+        "data.splits.train=40",
+    ]
+
 
 def fork(live: Callable[[], int]) -> int:
     """The process id of a child that lives and exits with what `live` returns."""
@@ -80,6 +101,7 @@ def fork(live: Callable[[], int]) -> int:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
+
 
 def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
     """Exit codes of children; all are killed after so many seconds, and those that outlive a dead one by DEADLINE_S."""
@@ -99,14 +121,17 @@ def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
         _kill(pid for pid in ranks if pid not in codes)
     return [codes[pid] for pid in ranks]
 
+
 def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
 
 def state(path: Path) -> dict[str, np.ndarray]:
     """Weights, average and optimizer state of a checkpoint, by name, as bytes."""
@@ -115,6 +140,7 @@ def state(path: Path) -> dict[str, np.ndarray]:
     for number, entry in stored["optimizer_states"][0]["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in entry.items()}
     return {name: t.contiguous().reshape(-1).view(torch.uint8).numpy() for name, t in tensors.items()}
+
 
 def differing_bits(a: Path | None, b: Path | None) -> int:
     """Of two checkpoints; a missing one differs in all."""
@@ -125,6 +151,7 @@ def differing_bits(a: Path | None, b: Path | None) -> int:
         total += int(np.bitwise_count(x ^ y).sum()) if x.shape == y.shape else 8 * max(x.size, y.size)
     return total if one and two else max(total, 1)
 
+
 def trained_on(job: Job) -> dict[int, tuple[int, str]]:
     """Position → step and sample, of the steps that count: what a later life took up again from an earlier step is undone."""
     seen: dict[int, tuple[int, str]] = {}
@@ -134,16 +161,19 @@ def trained_on(job: Job) -> dict[int, tuple[int, str]]:
         seen |= {int(line[2]): (int(line[1]), line[3]) for line in lines if line[0] == "sample" and len(line) == 4}
     return seen
 
+
 def spans(job: Job) -> list[tuple[int, int]]:
     """Of each life that trained: the step it went on from, and the last that it ended."""
     found = [[int(line[1]) for line in lines if line[0] in ("resume", "end")] for lines in records(job)]
     return [(min(steps), max(steps)) for steps in found if steps]
+
 
 def records(job: Job) -> Iterator[list[list[str]]]:
     """What the Recorder wrote in each life, over all ranks, line by line in words; a torn line is left out."""
     for life in range(job.lives):
         files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
         yield [line.split() for file in files for line in file.read_text().splitlines(True) if line.endswith("\n")]
+
 
 def curves(job: Job) -> dict[tuple[int, str], float]:
     """(step, tag) → logged number, of all that is logged but the speed."""

@@ -22,8 +22,13 @@ from melfusion.training.preemption import leaving_on_signal
 
 
 @leaving_on_signal(lambda: "during torture, which begins anew")
-def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
-            scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS, goodput: str = "") -> bool:  # fmt: skip
+def torture(
+    points: int = 200,
+    seed: int = 0,
+    out: str = "runs/torture",
+    scenarios: Sequence[Callable[[Ordeal], Iterator[Row]]] = SCENARIOS,
+    goodput: str = "",
+) -> bool:
     """Carry out so many kills and the other scenarios: prints the table, writes torture.md and torture.json beside the jobs.
 
     `goodput` names the configuration whose training is killed and restarted to measure that; none where it is empty.
@@ -54,7 +59,9 @@ def torture(points: int = 200, seed: int = 0, out: str = "runs/torture",
     print(f"\n{text}\n{'Nothing was lost.' if passed else 'Something was lost: see the rows above, and the logs in'} {folder}")
     return passed
 
+
 HEAD = ("| fault | injected | survived | samples lost | bits differing | |", "|---|---|---|---|---|---|")
+
 
 def line(row: Row) -> str:
     return f"| {row.fault} | {row.injected} | {row.survived} | {row.lost} | {row.bits} | {row.words} |"

@@ -24,6 +24,7 @@ from melfusion.torture.jobs import EVERY, STEPS, VALIDATED, Job, curves, differi
 
 WRITES = (0.0, 0.3, 0.7, 0.98, 1.0, 1.5)  # how far a checkpoint is when the process dies in it (faults.die_in_write)
 
+
 @dataclasses.dataclass
 class Row:
     """One line of the table."""
@@ -38,6 +39,7 @@ class Row:
     @property
     def passed(self) -> bool:
         return 0 < self.injected == self.survived and not self.lost and not self.bits
+
 
 def compare(row: Row, job: Job, reference: Job, exact: bool = True, damaged: int = 0) -> None:
     """Add what a job that has ended lost against the undisturbed one; a step done again is lost where it had been saved.
@@ -54,9 +56,11 @@ def compare(row: Row, job: Job, reference: Job, exact: bool = True, damaged: int
         row.bits += differing_bits(usable(job), usable(reference))
         row.bits += sum(curves(job).get(k) != v for k, v in curves(reference).items())
 
+
 def saved_by(ended: int) -> int:
     """The step whose checkpoint is surely on disk when that one has ended: its own may still be written."""
     return max(0, ended - 1) // EVERY * EVERY
+
 
 def usable(job: Job) -> Path | None:
     """The newest checkpoint that is whole, if there is one."""
@@ -65,13 +69,16 @@ def usable(job: Job) -> Path | None:
     except CheckpointError:
         return None
 
+
 def killed(codes: list[int]) -> bool:
     """Did the fault strike: is every rank dead, the first of them by SIGKILL and none by an error of its own but that loss?"""
     return -signal.SIGKILL in codes and set(codes) <= {-signal.SIGKILL, 2}
 
+
 def go_on(job: Job, world: int | None = None) -> bool:
     """Start a job again, as a user would: did it end well?"""
     return set(job.start(world=world)) == {0}
+
 
 @dataclasses.dataclass
 class Ordeal:
@@ -93,8 +100,10 @@ class Ordeal:
             self.references[world].seconds = time.monotonic() - started
         return self.references[world]
 
+
 class TortureError(RuntimeError):
     """The torture itself could not be carried out."""
+
 
 def kills(ordeal: Ordeal, points: int) -> Iterator[Row]:
     """kill −9 at random moments, at each hook of the training loop, and within the writing of checkpoints."""
@@ -126,10 +135,12 @@ def kills(ordeal: Ordeal, points: int) -> Iterator[Row]:
             shutil.rmtree(job.folder)
     yield from (row for row in rows if row.injected)
 
+
 def whole(job: Job) -> bool:
     """Is there a checkpoint that can be loaded, unless none can have been saved yet?"""
     path = usable(job)
     return bool(state(path)) if path else all(saved_by(ended) == 0 for _, ended in spans(job))
+
 
 def disk_full(ordeal: Ordeal) -> Iterator[Row]:
     """The disk is full in the middle of a checkpoint."""
@@ -148,6 +159,7 @@ def disk_full(ordeal: Ordeal) -> Iterator[Row]:
         compare(row, job, reference)
     yield row
 
+
 def foreign_tmpdir(ordeal: Ordeal) -> Iterator[Row]:
     """TMPDIR on another file system, or none at all, and a death while a checkpoint is written."""
     row, reference = Row("foreign TMPDIR"), ordeal.reference()
@@ -164,6 +176,7 @@ def foreign_tmpdir(ordeal: Ordeal) -> Iterator[Row]:
         compare(row, job, reference)
     yield row
 
+
 def damaged_checkpoint(ordeal: Ordeal) -> Iterator[Row]:
     """The newest checkpoint is cut short, or one bit of it flips: the one before it serves."""
     row, reference = Row("damaged checkpoint"), ordeal.reference()
@@ -179,11 +192,15 @@ def damaged_checkpoint(ordeal: Ordeal) -> Iterator[Row]:
         compare(row, job, reference, damaged=1)
     yield row
 
+
 def dead_rank(ordeal: Ordeal) -> Iterator[Row]:
     """One of two ranks dies, or stops with an error: the other ends within a minute, and both go on."""
     row, reference = Row("dead rank of two"), ordeal.reference(2)
-    ends = {"die-on_after_backward@5:1": [2, -signal.SIGKILL], "die-on_train_batch_start@7:0": [-signal.SIGKILL, 2],
-            "error@3:1": [2, 2]}  # fmt: skip
+    ends = {
+        "die-on_after_backward@5:1": [2, -signal.SIGKILL],
+        "die-on_train_batch_start@7:0": [-signal.SIGKILL, 2],
+        "error@3:1": [2, 2],
+    }
     for planted, expected in ends.items():
         job = ordeal.job(f"dead{row.injected}", world=2)
         row.injected += 1
@@ -197,6 +214,7 @@ def dead_rank(ordeal: Ordeal) -> Iterator[Row]:
         compare(row, job, reference)
     yield row
 
+
 def asked_to_leave(ordeal: Ordeal) -> Iterator[Row]:
     """SIGTERM or SIGUSR1 on one rank: all save the same step, which no other rule would, and leave with the documented code."""
     row = Row(f"signal to one rank (exit {PREEMPTED})")
@@ -207,6 +225,7 @@ def asked_to_leave(ordeal: Ordeal) -> Iterator[Row]:
         row.survived += set(codes) == {PREEMPTED} and go_on(job) and all(a[1] == b[0] for a, b in pairwise(spans(job)))
         compare(row, job, ordeal.reference(world))
     yield row
+
 
 def not_finite(ordeal: Ordeal) -> Iterator[Row]:
     """A step with a number that is not finite changes nothing; the samples of it are named."""
@@ -221,6 +240,7 @@ def not_finite(ordeal: Ordeal) -> Iterator[Row]:
         row.words = "bits: of the state before and after that step"
         yield row
 
+
 def changed_world(ordeal: Ordeal) -> Iterator[Row]:
     """Killed on one rank, resumed on two, and on one again: the samples are the same, in the same steps."""
     row, reference = Row("changed world size", injected=2), ordeal.reference()
@@ -234,6 +254,7 @@ def changed_world(ordeal: Ordeal) -> Iterator[Row]:
     row.survived *= worst < 1e-3
     row.words = f"losses within {worst:.0e} of one rank's: sums over ranks round otherwise"
     yield row
+
 
 def damaged_shard(ordeal: Ordeal) -> Iterator[Row]:
     """Bytes of a sample are overwritten: it is replaced in its place and counted. A shard that is cut short is refused."""
@@ -259,5 +280,6 @@ def damaged_shard(ordeal: Ordeal) -> Iterator[Row]:
     cut = ordeal.job("cut", f"data.path={data}")
     row.survived += cut.start() == [2] and f"{shard['name']} does not match" in cut.log
     yield row
+
 
 SCENARIOS = (disk_full, damaged_checkpoint, not_finite, dead_rank, asked_to_leave, changed_world, foreign_tmpdir, damaged_shard)

@@ -7,11 +7,12 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning
 import torch
+from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -48,12 +49,14 @@ def naming_lost_ranks(run: RunDirectory) -> Iterator[None]:
         ours = type(error).__module__.startswith("melfusion")  # whose words may name anything
         if ours or not (isinstance(error, torch.distributed.DistError) or "gloo" in words):
             raise
-        raise RankLost(f"This rank lost another rank of {run.path} ({words[:160]}…): that one's own words say why it ended; the "
-                       "same command goes on from the newest checkpoint.") from error  # fmt: skip
+        raise RankLost(
+            f"This rank lost another rank of {run.path} ({words[:160]}…): that one's own words say why it ended; the "
+            "same command goes on from the newest checkpoint."
+        ) from error
 
-logging.getLogger("lightning.pytorch").setLevel(
-    logging.WARNING
-)  # after its import, which sets INFO: tips, `max_steps reached`
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # after its import, which sets INFO: tips, `max_steps reached`
+
 
 class Clock:
     """Announces each stage of a run, and keeps which it is and the seconds each took."""
@@ -71,7 +74,8 @@ class Clock:
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 1)
 
-def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
+
+def fit_system(config: Config, run: RunDirectory, clock: Clock, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train the conditioned UNet."""
     system = build.system(config)
     data, shapes = copy.deepcopy(config.data), build.noise_shapes(config, system)
@@ -83,31 +87,35 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any
         with clock("precompute"):
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
-    module = MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance,
-                             partners=system.extractor is not None)  # fmt: skip
-    shown = (
-        MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
+    module = MusicDataModule(
+        data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=system.extractor is not None
     )
+    shown = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
     t = config.trainer
-    callbacks = [ema, TrainingScalars(config.data.global_batch_size),
-                 Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema)]  # fmt: skip
+    callbacks = [
+        ema,
+        TrainingScalars(config.data.global_batch_size),
+        Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema),
+    ]
     if config.unet.compile:
         system.unet.unet.compile()
     with clock("training"):
-        results = _fit(config, run, system, module, [c for c in callbacks if c])
+        results = _fit(config, run, system, module, [c for c in callbacks if c], first)
     if config.synapse.kind == "none" and rank_zero_only.rank == 0:  # a text-only model is what a conditioned one starts from
         if ema:
             ema._swap(system)
         build.export_part(system, config, run.export)
     return results
 
+
 def worth_a_plan(config: Config, run: RunDirectory) -> bool:
     """Is this the start of a run that takes so long that its reader wants to know how long?"""
     new = not any(run.checkpoints.glob("*.ckpt"))
     return new and config.trainer.max_steps >= 100 and not config.data.stream and rank_zero_only.rank == 0
 
-def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
+
+def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train a part of its own, then export it where `weights: run:NAME` finds it."""
     part = build.part(config)
     shapes = build.noise_shapes(config, part)
@@ -116,7 +124,7 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
         module.require_pictures()
     if worth_a_plan(config, run):
         print(f"plan: {in_words(plan_part(config, part, module))} on this machine", flush=True)
-    results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)])
+    results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)], first)
     if rank_zero_only.rank != 0:
         return results
     if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents what they were
@@ -125,7 +133,10 @@ def fit_part(config: Config, run: RunDirectory) -> dict[str, Any]:
     build.export_part(part, config, run.export)
     return results
 
-def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, callbacks: list) -> dict[str, Any]:
+
+def _fit(
+    config: Config, run: RunDirectory, model: Any, data: MusicDataModule, callbacks: list, first: Sequence[Callback] = ()
+) -> dict[str, Any]:
     lightning.seed_everything(config.seed, verbose=False)
     resume = newest(run.checkpoints)
     step = torch.load(resume, map_location="meta", weights_only=True)["global_step"] if resume else 0
@@ -137,7 +148,7 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
     guard = StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
     saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
     leaving = Preemption(guard, saver, lambda: requeue(os.environ))
-    trainer = make_trainer(config, run, [guard, *callbacks, saver, leaving], store, step)
+    trainer = make_trainer(config, run, [*first, guard, *callbacks, saver, leaving], store, step)
     if trainer.is_global_zero and resume:
         print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:
@@ -149,6 +160,7 @@ def _fit(config: Config, run: RunDirectory, model: Any, data: MusicDataModule, c
             leaving.obey(trainer)
         scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
+
 
 def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: CheckpointStore, step: int) -> lightning.Trainer:
     """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order of samples, whole checkpoints.
@@ -162,14 +174,26 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
     slurm, precision = environment_plugin(os.environ), precision_of(t)
     precision["plugins"] += [store, *([slurm] if slurm else [])]
     trainer = lightning.Trainer(
-        accelerator=t.accelerator, devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-        num_nodes=t.num_nodes, strategy=t.strategy, max_steps=t.max_steps, max_epochs=-1,
-        accumulate_grad_batches=accumulate, val_check_interval=t.val_every_n_steps * accumulate,
-        check_val_every_n_epoch=None, num_sanity_val_steps=0, use_distributed_sampler=False,
-        log_every_n_steps=t.log_every_n_steps, logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
-        callbacks=[*callbacks, *bar], enable_progress_bar=t.progress_bar, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=str(run.path), **precision,
-    )  # fmt: skip
+        accelerator=t.accelerator,
+        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        num_nodes=t.num_nodes,
+        strategy=t.strategy,
+        max_steps=t.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=t.val_every_n_steps * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=t.log_every_n_steps,
+        logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
+        callbacks=[*callbacks, *bar],
+        enable_progress_bar=t.progress_bar,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=str(run.path),
+        **precision,
+    )
     # Signals are ours (preemption.py). Lightning's handler speaks to other ranks at a moment of its own, and before each batch
     # its ranks agree on SIGTERM once more, for which the host waits for the device.
     trainer._signal_connector.register_signal_handlers = lambda: None

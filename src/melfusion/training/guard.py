@@ -36,8 +36,10 @@ SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop", "time_is_
 
 WINDOW = 100  # applied steps whose losses say what is usual
 
+
 class GuardError(RuntimeError):
     """Training that goes nowhere: what was seen, where the samples are named, what to do."""
+
 
 @dataclasses.dataclass
 class Step:
@@ -52,6 +54,7 @@ class Step:
         if self.event is not None:
             self.event.synchronize()  # of this step's backward pass: long past, since the next one's is queued
         return dict(zip(SIGNALS, self.vector.tolist(), strict=True))
+
 
 class StepGuard(Callback):
     """Judges each optimizer step; `TrainedModule.configure_gradient_clipping` hands it the norm of the gradient.
@@ -111,8 +114,12 @@ class StepGuard(Callback):
         self.settle()
         device, zero = norm.device, torch.zeros((), device=norm.device)
         loss = zero if self.loss is None else self.loss
-        flags = [zero if self.bad_input is None else self.bad_input, ~loss.isfinite(), ~norm.isfinite(),
-                 *(torch.full((), float(asked), device=device) for asked in (self.stop_signal > 0, self.stop_signal == SIGUSR1))]
+        flags = [
+            zero if self.bad_input is None else self.bad_input,
+            ~loss.isfinite(),
+            ~norm.isfinite(),
+            *(torch.full((), float(asked), device=device) for asked in (self.stop_signal > 0, self.stop_signal == SIGUSR1)),
+        ]
         vector = torch.stack([loss, norm.float(), *(flag.float() for flag in flags)])
         if self.trainer.world_size > 1:
             dist.all_reduce(vector)
@@ -155,9 +162,11 @@ class StepGuard(Callback):
         self._count(step.number)
         if self.in_a_row >= self.config.max_bad_steps:
             what = " and ".join(bad)
-            raise GuardError(f"{self.in_a_row} optimizer steps in a row had an {what} that is not finite, the last one step "
-                             f"{step.number}: {file} names its samples; mend them, or lower optim.lr or change trainer.precision, "
-                             "and run the same command again.")  # fmt: skip
+            raise GuardError(
+                f"{self.in_a_row} optimizer steps in a row had an {what} that is not finite, the last one step "
+                f"{step.number}: {file} names its samples; mend them, or lower optim.lr or change trainer.precision, "
+                "and run the same command again."
+            )
         log.warning("Step %d is skipped: its %s not finite; %s names the samples.", step.number, " and ".join(bad), file)
 
     def _watch(self, step: Step, loss: float) -> None:
@@ -177,9 +186,12 @@ class StepGuard(Callback):
         file = self.folder / f"step-{step.number:09d}-rank{self.trainer.global_rank}.json"
         samples = [{"keys": s["keys"], "positions": s["positions"].tolist()} for s in step.samples]
         tree = {
-            "step": step.number, "why": why, "seen": {k: v if abs(v) < float("inf") else str(v) for k, v in seen.items()},
-            "micro_batches": samples, "generator": {"kind": "Philox", "key": [self.seed, order.KEY], "streams": order.STREAMS},
-        }  # fmt: skip
+            "step": step.number,
+            "why": why,
+            "seen": {k: v if abs(v) < float("inf") else str(v) for k, v in seen.items()},
+            "micro_batches": samples,
+            "generator": {"kind": "Philox", "key": [self.seed, order.KEY], "streams": order.STREAMS},
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(file, tree)
@@ -235,16 +247,19 @@ class StepGuard(Callback):
         for name, value in state.items():
             setattr(self, name, deque(value, maxlen=WINDOW) if name == "usual" else value)
 
+
 def threshold(usual: deque[float], factor: float) -> float:
     """Median plus `factor` robust standard deviations (1.4826 median absolute deviations) of recent losses."""
     middle = statistics.median(usual)
     return middle + factor * max(1.4826 * statistics.median(abs(x - middle) for x in usual), 1e-3 * abs(middle))
+
 
 def not_finite(batch: MusicBatch) -> Tensor:
     """Does any of a batch's floating tensors hold NaN or infinity? Least and largest tell, in one pass on the device."""
     tensors: list[Tensor] = []
     batch._map(lambda t: tensors.append(t) if t.is_floating_point() and t.numel() else None)
     return ~torch.stack([end for t in tensors for end in torch.aminmax(t)]).isfinite().all()
+
 
 def to_host(vector: Tensor) -> tuple[Tensor, Any]:
     """A copy for the host that nobody waits for yet, and the event after which it may be read (None: at once)."""

@@ -18,11 +18,13 @@ from melfusion.files import write_whole
 
 log = logging.getLogger(__name__)
 
+
 def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ("val/loss",)) -> None:
     """Put the configuration into TensorBoard's HParams tab, scored by curves of the same run: its val/loss, or those named."""
     plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
     for summary in hparams(plain, dict.fromkeys(scores, 0.0)):
         board.file_writer.add_summary(summary)
+
 
 class Board(TensorBoardLogger):
     """TensorBoard's event files; where they cannot be written training goes on, and a later line begins a new file."""
@@ -57,6 +59,7 @@ class Board(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         self.write(lambda _: super(Board, self).finalize(status))
 
+
 class Trouble:
     """A context in which the system's refusal to write is logged, the first time of several, and passed over."""
 
@@ -69,10 +72,14 @@ class Trouble:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         self.came = isinstance(error, OSError)
         if self.came and not self.told:
-            log.warning("%s cannot be written (%s): the run goes on without; free some space or mend that.", self.path,
-                        getattr(error, "strerror", None) or error)  # fmt: skip
+            log.warning(
+                "%s cannot be written (%s): the run goes on without; free some space or mend that.",
+                self.path,
+                getattr(error, "strerror", None) or error,
+            )
             self.told = True
         return self.came
+
 
 class JSONLines(Logger):
     """metrics.jsonl: one object per logging step; a number that is not finite is null, since JSON has no such numbers."""

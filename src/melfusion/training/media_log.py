@@ -21,6 +21,7 @@ from melfusion.training.precision import between_steps
 
 MEDIA_ITEMS = 8
 
+
 class Media(Callback):
     """At most 8 fixed validation items: picture, caption, reference and generated audio and spectrograms.
 
@@ -28,8 +29,15 @@ class Media(Callback):
     with the EMA weights.
     """
 
-    def __init__(self, dataset: MusicDataset, audio: AudioConfig, sampling: SamplingConfig, out: Path,
-                 every_n_steps: int = 1000, ema: EMA | None = None):  # fmt: skip
+    def __init__(
+        self,
+        dataset: MusicDataset,
+        audio: AudioConfig,
+        sampling: SamplingConfig,
+        out: Path,
+        every_n_steps: int = 1000,
+        ema: EMA | None = None,
+    ):
         self.dataset, self.audio, self.sampling, self.out = dataset, audio, sampling, out
         self.items, self.every, self.ema = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema
         self.batch: Any = None
@@ -49,8 +57,7 @@ class Media(Callback):
                 board.add_image(f"{tag}/picture", (self.batch.image[i] + 1) / 2, 0)
             board.add_text(f"{tag}/caption", self.batch.captions[i], 0)
             self._sound(board, f"{tag}/reference", self.batch.waveform[i], 0)
-            board.add_image(f"{tag}/reference_spectrogram", self._panel({"reference": self.reference[i, 0]}), 0,
-                            dataformats="HWC")  # fmt: skip
+            board.add_image(f"{tag}/reference_spectrogram", self._panel({"reference": self.reference[i, 0]}), 0, dataformats="HWC")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.written = trainer.global_step if trainer.global_step else -1  # a resumed run has written its step's media
@@ -77,10 +84,14 @@ class Media(Callback):
         s, image = self.sampling, self.batch.image
         with between_steps(trainer.precision_plugin):
             log_mel = pl_module.generate(
-                self.batch.captions, None if image is None else image.to(device), num_inference_steps=s.num_inference_steps,
-                guidance_scale=s.guidance_scale, image_guidance_scale=s.image_guidance_scale,
-                negative_prompt=s.negative_prompt, has_image=self.batch.has_image,
-            ).float()  # fmt: skip
+                self.batch.captions,
+                None if image is None else image.to(device),
+                num_inference_steps=s.num_inference_steps,
+                guidance_scale=s.guidance_scale,
+                image_guidance_scale=s.image_guidance_scale,
+                negative_prompt=s.negative_prompt,
+                has_image=self.batch.has_image,
+            ).float()
         waveform = pl_module.vocode(log_mel).cpu()
         pl_module.train()
         if self.ema:

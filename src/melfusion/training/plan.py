@@ -22,9 +22,11 @@ from melfusion.training.precompute import compute, held, precomputed_path, prove
 
 PROBED = 4  # samples of a batch that is not trained on
 
+
 def plan_part(config: Config, part: TrainedModule, data: MusicDataModule) -> dict[str, float]:
     """Stage → seconds, of a part that trains itself."""
     return {"training": micro_batches(config) * seconds_of_a_step(config, part, first_batch(data, config))}
+
 
 def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, float]:
     """Stage → seconds: precompute where it is enabled and nothing is stored yet, training, evaluation.
@@ -47,15 +49,18 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
         wanted["evaluation"] = rows * config.evaluation.items * seconds_of_a_clip(config, system, few)
     return wanted
 
+
 def micro_batches(config: Config) -> int:
     """Of all steps, on one device."""
     return config.trainer.max_steps * accumulation(config)
+
 
 def first_batch(data: MusicDataModule, config: Config) -> MusicBatch:
     """The micro-batch that training begins with."""
     dataset = data.dataset("train", training=True)
     size = config.data.global_batch_size // (accumulation(config) * world_size(config.trainer))
     return collate([dataset[i] for i in range(max(1, size))])
+
 
 def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) -> float:
     """Of one micro-batch, forward and backward."""
@@ -72,21 +77,25 @@ def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) 
         warnings.simplefilter("ignore")  # there is no trainer to log to
         return seconds(step)
 
+
 def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> float:
     """Of one generated clip among several: what every clip costs once, and each sampler step."""
     s, batch = config.sampling, batch.to(system.device)
 
     def generate(steps: int) -> Callable[[], object]:
-        return lambda: system.vocode(system.generate(batch.captions, batch.image, num_inference_steps=steps,
-                                                     guidance_scale=s.guidance_scale))  # fmt: skip
+        return lambda: system.vocode(
+            system.generate(batch.captions, batch.image, num_inference_steps=steps, guidance_scale=s.guidance_scale)
+        )
 
     system.eval()
     one, three = seconds(generate(1)), seconds(generate(3), warm=True)
     return (one + (s.num_inference_steps - 1) * max(0.0, three - one) / 2) / len(batch)
 
+
 def repeated(tensor: Tensor, n: int) -> Tensor:
     """n rows, those that are there again and again."""
     return tensor[torch.arange(n, device=tensor.device) % len(tensor)]
+
 
 def seconds(work: Callable[[], object], warm: bool = False) -> float:
     """Of a call, after one that warms up unless all is warm."""
@@ -97,14 +106,17 @@ def seconds(work: Callable[[], object], warm: bool = False) -> float:
         wait_for_device()
     return time.perf_counter() - started
 
+
 def wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
 
 def in_words(stages: dict[str, float]) -> str:
     """`precompute 3 min, training 14 min: about 17 min on this machine`."""
     each = ", ".join(f"{stage} {minutes(s)}" for stage, s in stages.items())
     return each if len(stages) == 1 else f"{each}; about {minutes(sum(stages.values()))} in all"
+
 
 def minutes(s: float) -> str:
     """Seconds in the unit that a reader wants."""

@@ -25,6 +25,7 @@ def resolve_precision(trainer: TrainerConfig) -> str:
     automatic = "bf16-mixed" if device == "cuda" else "32-true"
     return {"auto": automatic, "32": "32-true"}.get(trainer.precision, trainer.precision)
 
+
 class FrozenHalf(MixedPrecision):
     """`bf16-true`: what `bf16-mixed` is, with the frozen networks kept in bfloat16, too, at half their memory.
 
@@ -38,6 +39,7 @@ class FrozenHalf(MixedPrecision):
     def convert_module(self, module: nn.Module) -> nn.Module:
         return keep_frozen(module, "bf16-true")
 
+
 def keep_frozen(module: nn.Module, precision: str) -> nn.Module:
     """The module with its frozen networks in the type that this precision keeps them in, changed in place."""
     if precision == "bf16-true":
@@ -45,19 +47,23 @@ def keep_frozen(module: nn.Module, precision: str) -> nn.Module:
             network.to(torch.bfloat16)
     return module
 
+
 def precision_of(trainer: TrainerConfig) -> dict[str, Any]:
     """What Lightning's Trainer is told of the precision: its name, or a plugin in `plugins`."""
     name = resolve_precision(trainer)
     return {"plugins": [FrozenHalf(device_type(trainer))]} if name == "bf16-true" else {"precision": name, "plugins": []}
+
 
 def autocast(precision: str, device: str) -> torch.autocast:
     """The autocast of a training step."""
     dtype = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     return torch.autocast(device, dtype, enabled=dtype is not None)
 
+
 def between_steps(plugin: Any) -> AbstractContextManager:
     """What a system generates under between steps: autocast where its frozen networks are no float32, else nothing."""
     return plugin.forward_context() if isinstance(plugin, FrozenHalf) else contextlib.nullcontext()
+
 
 def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
     """scaled_dot_product_attention in fp32, the result in the query's type."""
@@ -65,6 +71,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
     with torch.autocast("cpu", enabled=False):
         out = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, *args, **kwargs)
     return out.to(query.dtype)
+
 
 # Under autocast on a CPU, attention is computed in fp32: the backward pass of torch's bf16 kernel there takes six times as
 # long (113 against 18 ms a step of 32 of configs/scenes.yaml on an EPYC core with avx512_bf16; the step falls from .47 to .37 s).

@@ -36,29 +36,40 @@ log = logging.getLogger(__name__)
 
 CODE_VERSION = 1  # raise when what is stored, or how it is computed, changes
 
+
 def precomputed_path(config: Config, wanted: dict[str, Any]) -> Path:
     """Where shards of this provenance lie: runs that need the same tensors share them."""
     return Path(config.data.precompute.path or f"{local_name(config.data)}-precomputed/{digest_of(wanted, source=True)}")
+
 
 def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
     """Everything that stored tensors depend on, as a plain tree."""
     digests = system.frozen_digests()
     stored = {
-        "code_version": CODE_VERSION, "source": ShardSet(config.data.path, config.data).digest(), "crop": "start",
-        "dtype": config.data.precompute.dtype, "precision": resolve_precision(config.trainer),
+        "code_version": CODE_VERSION,
+        "source": ShardSet(config.data.path, config.data).digest(),
+        "crop": "start",
+        "dtype": config.data.precompute.dtype,
+        "precision": resolve_precision(config.trainer),
         "audio": dataclasses.asdict(config.audio),
-        "image_size_px": config.data.image_size_px, "music_vae": digests["music_vae"],
-        "text_encoder": digests["text_encoder"], "max_length": config.text_encoder.max_length,
-    }  # fmt: skip
+        "image_size_px": config.data.image_size_px,
+        "music_vae": digests["music_vae"],
+        "text_encoder": digests["text_encoder"],
+        "max_length": config.text_encoder.max_length,
+    }
     if config.text_encoder.max_words is not None:
         stored["max_words"] = config.text_encoder.max_words
     if system.extractor is not None:
         extractor = system.extractor
         stored |= {"extractor": digests["extractor"]} | extractor.provenance()
         if extractor.reading == "fixed":
-            stored |= {"layers": list(system.unet.synapse.specs), "match": config.synapse.match,
-                       "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length)}  # fmt: skip
+            stored |= {
+                "layers": list(system.unet.synapse.specs),
+                "match": config.synapse.match,
+                "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length),
+            }
     return stored
+
 
 @torch.no_grad()
 def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
@@ -79,10 +90,12 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
         out |= {f"key.{layer}": key, f"value.{layer}": value}
     return out
 
+
 def with_stored(batch: MusicBatch, tensors: dict[str, Tensor]) -> MusicBatch:
     """The batch as it comes from precomputed shards: what `compute` made in place of sounds and pictures."""
     rows = [{name: t[i].cpu() for name, t in tensors.items()} for i in range(len(batch))]
     return collate_cached(dataclasses.replace(batch, waveform=None, image=None), rows)
+
 
 @leaving_on_signal(lambda: "during precompute, which begins anew")
 def precompute(config: Config, system: MeLFusion) -> Path:
@@ -107,8 +120,10 @@ def precompute(config: Config, system: MeLFusion) -> Path:
                 items = readable(entries, some)
                 left += len(some) - len(items)
                 if left > config.data.max_bad_ratio * len(entries):
-                    raise DataError(f"{config.data.path}: {left} of {len(entries)} samples for {split} cannot be read, above "
-                                    "data.max_bad_ratio: see the reasons above and repair the set.")  # fmt: skip
+                    raise DataError(
+                        f"{config.data.path}: {left} of {len(entries)} samples for {split} cannot be read, above "
+                        "data.max_bad_ratio: see the reasons above and repair the set."
+                    )
                 if not items:
                     continue
                 batch = collate(items)
@@ -127,9 +142,16 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
     with telling_memory(config, "precompute", lambda: system):
-        write_shards(samples(), out, config.data.samples_per_shard, {"provenance": wanted}, lambda: held(out, config) == wanted,
-                     "data.precompute.path")  # fmt: skip
+        write_shards(
+            samples(),
+            out,
+            config.data.samples_per_shard,
+            {"provenance": wanted},
+            lambda: held(out, config) == wanted,
+            "data.precompute.path",
+        )
     return out
+
 
 def held(path: Path, config: Config) -> dict[str, Any] | None:
     """The provenance of the whole precomputed set in a folder; None where there is none."""
@@ -137,6 +159,7 @@ def held(path: Path, config: Config) -> dict[str, Any] | None:
         return ShardSet(path, config.data).info.get("provenance")
     except DataError:
         return None
+
 
 def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
     """The items that can be read; the others are left out of the stored set, each with a logged reason."""
@@ -149,11 +172,14 @@ def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
             log.warning("%s:%s is left out: %s", entry.shard, entry.key, error)
     return items
 
-def _sample(key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype,
-            made_with: str) -> Sample:  # fmt: skip
+
+def _sample(
+    key: str, split: str, batch: MusicBatch, i: int, tensors: dict[str, Tensor], dtype: torch.dtype, made_with: str
+) -> Sample:
     row = {k: (t[i].to(dtype) if t.is_floating_point() else t[i]).contiguous() for k, t in tensors.items()}
     meta = {"caption": batch.captions[i], "full_caption": batch.full_captions[i], "split": split, "labels": batch.labels[i]}
     return Sample(key, b"", "", None, "", meta, {CACHE_EXT: save_safetensors(row, {"made_with": made_with})})
+
 
 def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[str, Any]]:
     """Precompute where nothing lies yet; returns the folder and the provenance that training must find in it."""

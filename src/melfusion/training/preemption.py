@@ -21,6 +21,7 @@ from melfusion.training.guard import StepGuard
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+
 @contextlib.contextmanager
 def leaving_on_signal(kept: Callable[[], str]) -> Iterator[None]:
     """While nothing trains: a signal ends what is being done and becomes Preempted.
@@ -40,12 +41,14 @@ def leaving_on_signal(kept: Callable[[], str]) -> Iterator[None]:
         except Interrupted:
             raise Preempted(f"{signal.Signals(came[0]).name} arrived {kept()}; the same command goes on.") from None
 
+
 @contextlib.contextmanager
 def noting_signals(more: tuple[int, ...] = ()) -> Iterator[list[int]]:
     """Within it, signals (and `more` than the usual ones) do nothing but stand in the list."""
     came: list[int] = []
     with _handlers(lambda number, frame: came.append(number), (*SIGNALS, *more)):
         yield came
+
 
 @contextlib.contextmanager
 def _handlers(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = SIGNALS) -> Iterator[None]:
@@ -58,6 +61,7 @@ def _handlers(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = SI
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
 
 class Preemption(Callback):
     """While it trains: a signal is noted, agreed on, and obeyed at the end of a step. Stands after SaveCheckpoints.
@@ -95,8 +99,10 @@ class Preemption(Callback):
 
     def obey(self, trainer: Trainer) -> None:
         """After the last step, when it is saved: all ranks leave where one was asked to and no step came that obeyed."""
-        asked, usr1 = (trainer.strategy.reduce_boolean_decision(flag, all=False)
-                       for flag in (self.guard.stop_signal > 0, self.guard.stop_signal == signal.SIGUSR1))  # fmt: skip
+        asked, usr1 = (
+            trainer.strategy.reduce_boolean_decision(flag, all=False)
+            for flag in (self.guard.stop_signal > 0, self.guard.stop_signal == signal.SIGUSR1)
+        )
         if not asked:
             return
         if trainer.is_global_zero and usr1:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion.assembly.configuration import overlay
 from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import Config
 from melfusion.data.sources import ensure_corpus
 from melfusion.errors import ConfigError, shown
-from melfusion.evaluation.scores import evaluate_run
 from melfusion.files import locked
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.fit import Clock, fit_part, fit_system
 from melfusion.training.precision import resolve_precision
 from melfusion.training.preemption import leaving_on_signal
-from melfusion.verbs.train import report
 
 STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
+
 
 def stage_config(config: Config, stage: str) -> Config:
     """configs/<stage>.yaml over what the part shares with this configuration, in the run its `weights: run:NAME` names.
@@ -33,8 +35,9 @@ def stage_config(config: Config, stage: str) -> Config:
     part = STAGE_PARTS[stage]
     weights = getattr(config, part).weights or ""
     if not weights.startswith("run:"):
-        raise ConfigError(f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: "
-                          "write run:NAME, or remove the stage.")  # fmt: skip
+        raise ConfigError(
+            f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: write run:NAME, or remove the stage."
+        )
     shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, unet=config.unet)
     setattr(shared, part, getattr(config, part))
     if part == "image":  # pictures are diffused on the music's schedule
@@ -43,11 +46,12 @@ def stage_config(config: Config, stage: str) -> Config:
         setattr(shared.trainer, name, getattr(config.trainer, name))
     return overlay(shared, stage, {"name": weights.removeprefix("run:"), "trainer": {"devices": "1"}})
 
+
 def ensure_stages(config: Config) -> None:
     """Train the parts that are missing; a part of another configuration is refused. Of several processes one does."""
     for stage in config.stages:
         sub = stage_config(config, stage)
-        run = RunDirectory(sub)
+        run = run_directory(sub)
         run.compare()
         if run.results() is not None:  # to read needs no lock
             continue
@@ -57,30 +61,45 @@ def ensure_stages(config: Config) -> None:
                 print(f"── {stage}: missing, so it is trained first ({sub.trainer.max_steps} steps)")
                 train(sub)
 
-def train(config: Config) -> dict[str, Any]:
+
+Evaluate = Callable[[Config, RunDirectory, dict[str, Any]], None]
+
+
+def train(config: Config, evaluate: Evaluate | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Run or resume a run directory, alone in it; returns its results. A finished run only returns them.
 
+    Args:
+        evaluate: called with the trained run and its results where evaluation.items asks for it, before the run counts as finished.
+        callbacks: stand before all others of the Trainer.
     Raises Preempted where it was asked to leave; the same call then goes on.
     """
-    run, clock = RunDirectory(config), Clock()
+    run, clock = run_directory(config), Clock()
     hold = run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext()
     with leaving_on_signal(lambda: standing(run, clock.stage)), hold:
-        return _train(config, run, clock)
+        return _train(config, run, clock, evaluate, callbacks)
 
-KEPT = {"corpus": ", and the data set is built anew", "parts": ", and parts that are trained are kept",
-        "precompute": ", and precomputing begins anew", "evaluation": ", and clips that are made are kept"}  # fmt: skip
+
+KEPT = {
+    "corpus": ", and the data set is built anew",
+    "parts": ", and parts that are trained are kept",
+    "precompute": ", and precomputing begins anew",
+    "evaluation": ", and clips that are made are kept",
+}
+
 
 def standing(run: RunDirectory, stage: str) -> str:
     """Where a run is and what of it is kept, in words."""
     steps = [int(f.stem[5:]) for f in run.checkpoints.glob("step-*.ckpt") if f.stem[5:].isdecimal()]
-    saved = f"step {max(steps)} of {run.config.trainer.max_steps} is saved" if steps else "no step is saved yet"
+    saved = f"step {max(steps)} of {run.max_steps} is saved" if steps else "no step is saved yet"
     return f"during {stage} of {run.path}: {saved}{KEPT.get(stage, '')}"
 
-def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
+
+def _train(
+    config: Config, run: RunDirectory, clock: Clock, evaluate: Evaluate | None, callbacks: Sequence[Callback]
+) -> dict[str, Any]:
     run.prepare()
     if (results := run.results()) is not None:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
-        report(run, results)
         return results
     resolve_precision(config.trainer)  # refused here, before anything is made
     if config.trainer.threads:
@@ -92,15 +111,14 @@ def _train(config: Config, run: RunDirectory, clock: Clock) -> dict[str, Any]:
             ensure_stages(config)
     with telling_memory(config, "training"):
         if config.task == "melfusion":
-            results = fit_system(config, run, clock)
+            results = fit_system(config, run, clock, callbacks)
         else:
             with clock("training"):
-                results = fit_part(config, run)
+                results = fit_part(config, run, callbacks)
     if rank_zero_only.rank == 0:
-        if config.task == "melfusion" and config.evaluation.items:
+        if evaluate is not None and config.task == "melfusion" and config.evaluation.items:
             with clock("evaluation"), telling_memory(config, "evaluation"):
-                evaluate_run(config, run, results)
+                evaluate(config, run, results)
         results |= {"seconds": clock.seconds}
         run.finish(results)
-        report(run, results)
     return results

@@ -20,9 +20,7 @@ class TrainingScalars(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last, self.started = (trainer.global_step, time.perf_counter()), trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
         if isinstance(outputs, dict) and "timesteps" in outputs:
             where = outputs["timesteps"] * self.bins // len(pl_module.alpha_bar)
             self.sums, self.counts = self.sums.to(where.device), self.counts.to(where.device)

@@ -29,8 +29,10 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
     if unknown := [row for row in chosen if row not in suite.rows]:
         raise ConfigError(f"rows names {unknown[0]!r}; the rows of {suite.name} are {', '.join(suite.rows)}.")
     if cluster and options.get("table"):
-        raise ConfigError(f"cluster= sends rows and table=true runs none: `melfusion submit ablate suite={suite.name} table=true` "
-                          "makes the table in a job.")  # fmt: skip
+        raise ConfigError(
+            f"cluster= sends rows and table=true runs none: `melfusion submit ablate suite={suite.name} table=true` "
+            "makes the table in a job."
+        )
     jobs = {row: [r for r in chosen if suite.model_of(r) == row] for row in dict.fromkeys(map(suite.model_of, chosen))}
     calls = {row: ["ablate", f"suite={suite.name}", f"rows={','.join(rows)}", *overrides] for row, rows in jobs.items()}
     if cluster:
@@ -45,6 +47,7 @@ def ablate(options: dict[str, Any], overrides: list[str]) -> dict[str, Any] | No
     from melfusion.lab.results import conclude  # it draws and tabulates: not needed where a row is only run
 
     return conclude(suite, publish=bool(options.get("publish")), command=command_line(suite, options, overrides))
+
 
 def command_line(suite: Suite, options: dict[str, Any], overrides: list[str]) -> str:
     """The command that makes this table again."""

@@ -26,8 +26,10 @@ def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict
     system, config = None, None
     if not options.get("wavs"):
         if config_name != DEFAULT_CONFIG:
-            raise ConfigError(f"CONFIG={config_name} says what wavs=… are measured against; a checkpoint brings its own: leave it "
-                              "out, and give data.path=… or other keys to change that.")  # fmt: skip
+            raise ConfigError(
+                f"CONFIG={config_name} says what wavs=… are measured against; a checkpoint brings its own: leave it "
+                "out, and give data.path=… or other keys to change that."
+            )
         system, config = load_system(options.get("ckpt"), overrides=overrides)
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
     config = config or load_config(config_name, overrides)

@@ -26,6 +26,7 @@ CLIPS_AT_ONCE = 8  # of one batch, which decides about memory
 
 PNG_BYTES = 60_000  # of a spectrogram, for the estimate
 
+
 def generate(options: dict[str, Any]) -> list[Path]:
     """Write `n` clips with seeds seed, seed+1, …; returns the wav files. Either `image` or `prompt` may be missing."""
     check_generate(options)
@@ -61,11 +62,13 @@ def generate(options: dict[str, Any]) -> list[Path]:
     print(f"model loaded in {loaded - started:.1f} s, {n} clip(s) of {seconds:.2f} s made in {time.perf_counter() - loaded:.1f} s")
     return files
 
+
 def check_steps(options: dict[str, Any], config: Config) -> None:
     """ConfigError where more sampling steps are asked for than the model's schedule has."""
     steps, most = options.get("num_inference_steps") or 0, config.diffusion.num_train_timesteps
     if steps > most:
         raise ConfigError(f"num_inference_steps={steps} must be at most {most}, the timesteps that this model was trained with.")
+
 
 def picture_file(wav: Path, image_path: str | None) -> Path:
     """Where a clip's spectrogram goes: cat.png beside cat.wav may be the user's picture."""
@@ -73,6 +76,7 @@ def picture_file(wav: Path, image_path: str | None) -> Path:
     if image_path and png.resolve() == Path(image_path).resolve():
         png = wav.with_name(f"{wav.stem}-spectrogram.png")
     return png
+
 
 def set_duration(system: MeLFusion, config: Config, duration_s: float | None) -> float:
     """Let the system make clips of about this length, in steps of its UNet; None leaves its own. Returns the seconds."""
@@ -84,8 +88,10 @@ def set_duration(system: MeLFusion, config: Config, duration_s: float | None) ->
         system.latent_shape = (channels, frames, bins)
     return frames / per_s
 
-def render(system: MeLFusion, config: Config, options: dict[str, Any], image: torch.Tensor | None, prompt: str,
-           seeds: list[int]) -> torch.Tensor:  # fmt: skip
+
+def render(
+    system: MeLFusion, config: Config, options: dict[str, Any], image: torch.Tensor | None, prompt: str, seeds: list[int]
+) -> torch.Tensor:
     """One prompt and picture, several seeds → log_mel (n, 1, T, F); options not given come from `config.sampling`."""
     s, n = config.sampling, len(seeds)
 
@@ -93,20 +99,25 @@ def render(system: MeLFusion, config: Config, options: dict[str, Any], image: to
         return getattr(s, name) if options.get(name) is None else options[name]
 
     return system.generate(
-        [prompt] * n, None if image is None else image.expand(n, -1, -1, -1).to(system.device), seeds,
-        num_inference_steps=pick("num_inference_steps"), guidance_scale=pick("guidance_scale"),
-        image_guidance_scale=pick("image_guidance_scale"), negative_prompt=pick("negative_prompt"),
+        [prompt] * n,
+        None if image is None else image.expand(n, -1, -1, -1).to(system.device),
+        seeds,
+        num_inference_steps=pick("num_inference_steps"),
+        guidance_scale=pick("guidance_scale"),
+        image_guidance_scale=pick("image_guidance_scale"),
+        negative_prompt=pick("negative_prompt"),
         progress=lambda steps: track(list(steps), description="sampling", transient=True),
-    )  # fmt: skip
+    )
+
 
 def _pixels(path: str | None, config: Config) -> torch.Tensor | None:
     if not path:
         return None
     if config.synapse.kind == "none":
-        raise ConfigError(
-            f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out."
-        )
-    return torch.from_numpy(read_picture("image", path, config.data))[None]
+        raise ConfigError(f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out.")
+    d = config.data
+    return torch.from_numpy(read_picture("image", path, d.image_size_px, d.max_image_pixels, d.max_image_work))[None]
+
 
 def open_picture(path: str) -> Any:
     """The picture upright in its own size and colours, for the figure."""

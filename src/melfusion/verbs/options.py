@@ -15,12 +15,31 @@ from melfusion.media.file_kinds import picture_bytes
 
 # option → how its text is read; what is not given comes from the checkpoint's or the named configuration
 GENERATE = {
-    "image": str, "prompt": str, "out": str, "ckpt": str, "seed": int, "n": int, "num_inference_steps": int,
-    "guidance_scale": float, "image_guidance_scale": float, "negative_prompt": str, "duration_s": float, "limit": int,
-}  # fmt: skip
+    "image": str,
+    "prompt": str,
+    "out": str,
+    "ckpt": str,
+    "seed": int,
+    "n": int,
+    "num_inference_steps": int,
+    "guidance_scale": float,
+    "image_guidance_scale": float,
+    "negative_prompt": str,
+    "duration_s": float,
+    "limit": int,
+}
 
-EVALUATE = {"ckpt": str, "wavs": str, "n": int, "data.seed": int, "out": str, "rows": str, "share": str, "listening": bool,
-            "limit": int}  # fmt: skip
+EVALUATE = {
+    "ckpt": str,
+    "wavs": str,
+    "n": int,
+    "data.seed": int,
+    "out": str,
+    "rows": str,
+    "share": str,
+    "listening": bool,
+    "limit": int,
+}
 
 ABLATE = {"suite": str, "rows": str, "jobs": int, "table": bool, "publish": bool, "cluster": str}
 
@@ -32,6 +51,7 @@ LONGEST_S = 600.0  # of one clip: memory grows with it
 
 TRUTHS = {"true": True, "false": False}
 
+
 def parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
     """['seed=3'] → {'seed': 3}; the text after the first `=` is taken verbatim."""
     parsed: dict[str, Any] = {}
@@ -39,14 +59,17 @@ def parse(options: list[str], known: dict[str, type]) -> dict[str, Any]:
         key, _, value = item.partition("=")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(f"There is no option {key!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
-                              f"known are {', '.join(known) or 'none'}.")  # fmt: skip
+            raise ConfigError(
+                f"There is no option {key!r}{f'; did you mean {near[0]!r}?' if near else ''}; "
+                f"known are {', '.join(known) or 'none'}."
+            )
         try:
             parsed[key] = TRUTHS[value.lower()] if known[key] is bool else known[key](value)
         except (ValueError, KeyError):
             kind = "true or false" if known[key] is bool else f"a valid {known[key].__name__}"
             raise ConfigError(f"{key}={value!r} is not {kind}.") from None
     return parsed
+
 
 def check_generate(options: dict[str, Any]) -> None:
     """All that can be known of a call of `generate` before the model is loaded; raises ConfigError."""
@@ -66,6 +89,7 @@ def check_generate(options: dict[str, Any]) -> None:
     n, seed = options.get("n") or 1, options.get("seed") or 0
     check_out(clip_files(options.get("out"), prompt or Path(image).stem, seed, n)[0].parent, options.get("out"))
 
+
 def check_evaluate(options: dict[str, Any]) -> None:
     """The same for `evaluate`."""
     _at_least(options, {"n": 1, "data.seed": 0, "limit": 1})
@@ -77,9 +101,11 @@ def check_evaluate(options: dict[str, Any]) -> None:
         _checkpoint_is_there(options.get("ckpt"))
     check_out(evaluation_folder(options), options.get("out"))
 
+
 def evaluation_folder(options: dict[str, Any]) -> Path:
     """Where `evaluate` writes: OUT=, else beside what is scored."""
     return Path(options.get("out") or (Path(options.get("ckpt") or options.get("wavs") or "outputs/shipped") / "evaluation"))
+
 
 def check_out(folder: Path, out: str | None) -> None:
     """Make the folder for what will be written, and look whether it can be; ConfigError where it cannot."""
@@ -87,6 +113,7 @@ def check_out(folder: Path, out: str | None) -> None:
         require_writable(folder)
     except OSError as error:
         raise ConfigError(f"{f'out={out}' if out else folder} cannot be written ({error.strerror}): give another out=….") from None
+
 
 def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:
     """OUT=name.wav → that file (name-0.wav … for several); OUT=folder or nothing → a name no file has yet."""
@@ -107,6 +134,7 @@ def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:
         files.append(folder / name)
     return files
 
+
 def read_share(text: str) -> tuple[int, int]:
     """'2/8' → (2, 8); ConfigError for anything else."""
     part, _, parts = text.partition("/")
@@ -114,20 +142,26 @@ def read_share(text: str) -> tuple[int, int]:
         raise ConfigError(f"share={text!r} must read I/N with I from 0 to N-1, such as share=0/4.")
     return int(part), int(parts)
 
+
 def from_environment(names: dict[str, str]) -> dict[str, str]:
     """Variable → option, as make passes them: verbatim text, whatever characters it holds."""
     return {option: os.environ[name] for name, option in names.items() if os.environ.get(name)}
+
 
 def _at_least(options: dict[str, Any], least: dict[str, float]) -> None:
     for name, low in least.items():
         if options.get(name) is not None and not low <= options[name] < math.inf:
             raise ConfigError(f"{name}={options[name]} must be at least {low}.")
 
+
 def _within_limit(verb: str, options: dict[str, Any]) -> None:
     n, most = options.get("n") or 1, options.get("limit") or MOST_CLIPS[verb]
     if n > most:
-        raise ConfigError(f"n={n} clips are more than limit={most}: give a smaller n, or limit={n} where so many are wanted; the "
-                          "first ones will tell how long all take and what room they need.")  # fmt: skip
+        raise ConfigError(
+            f"n={n} clips are more than limit={most}: give a smaller n, or limit={n} where so many are wanted; the "
+            "first ones will tell how long all take and what room they need."
+        )
+
 
 def _checkpoint_is_there(ckpt: str | None) -> None:
     if ckpt and not Path(ckpt).exists():

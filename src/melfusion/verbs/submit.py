@@ -21,6 +21,7 @@ def load_cluster(options: list[str]) -> tuple[ClusterConfig, set[str], list[str]
     check(settings)
     return settings, {key.partition("=")[0] for key in keys}, [o for o in options if o not in own]
 
+
 def submit(verb: str, names: list[str], options: list[str], config: str) -> str:
     """The verb: one job of `melfusion VERB [CONFIG] [key=value …]`; returns its id. `config`: what is read without CONFIG."""
     settings, given, rest = load_cluster(options)

@@ -6,16 +6,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from melfusion.assembly.run import run_directory
+from melfusion.assembly.schema import Config
 from melfusion.errors import DamagedFile
+from melfusion.evaluation.scores import evaluate_run
 from melfusion.evaluation.tables import learned, picture_gain, table
 from melfusion.files import read_json
-from melfusion.state.run_directory import RunDirectory
+from melfusion.training.run import train
 
 log = logging.getLogger(__name__)
 
-def report(run: RunDirectory, results: dict[str, Any]) -> None:
+
+def run(config: Config) -> None:
+    """Train, evaluate, and say what came of it."""
+    report(config, train(config, evaluate_run))
+
+
+def report(config: Config, results: dict[str, Any]) -> None:
     """What was learned, where the time went, where the sounds are, what to try next."""
-    seconds = results.get("seconds", {})
+    run, seconds = run_directory(config), results.get("seconds", {})
     total = sum(seconds.values())
     print(f"\n{run.path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if isinstance(v, float | int)))
     print("time: " + ", ".join(f"{stage} {s:.0f} s ({s / max(total, 1e-9):.0%})" for stage, s in seconds.items()))
@@ -23,8 +32,8 @@ def report(run: RunDirectory, results: dict[str, Any]) -> None:
         print(f"replaced samples: {results['replaced']}")
     if words := scored(run.path / "scores.json"):
         print(f"\n{words}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
-    if run.config.task == "melfusion":
-        if not run.config.evaluation.items and (worth := picture_gain(results)):
+    if config.task == "melfusion":
+        if not config.evaluation.items and (worth := picture_gain(results)):
             print(worth)
         print(f"""Next:
   make generate CKPT={run.path} IMAGE=data/examples/sea-night-clear.png PROMPT="a tune in A minor"
@@ -32,6 +41,7 @@ def report(run: RunDirectory, results: dict[str, Any]) -> None:
   make train ARGS="name=mix synapse.kind=kv_mix\"""")
     else:
         print("Look: `make tensorboard` shows the curves.")
+
 
 def scored(file: Path) -> str:
     """A run's scores in words; empty where there are none, or none that can be read."""

@@ -26,11 +26,13 @@ logger = logging.getLogger(__name__)
 
 SILENCE_DB = -50.0  # a clip whose RMS lies below this, relative to full scale, is silent
 
+
 def caption(item: GameTuple, tempo_bpm: int | None) -> str:
     """'Game music for TITLE, a THEME PLACE in GAME, by ARTIST, N BPM.', leaving out what is unknown or said twice."""
     kind = item.place if item.theme.casefold() == item.title.casefold() else f"{item.theme} {item.place}".strip()
     text = f"Game music for {item.title}, {'an' if kind[0] in 'aeiou' else 'a'} {kind} in {item.game}"
     return text + (f", by {item.artist}" if item.artist else "") + (f", {tempo_bpm} BPM." if tempo_bpm else ".")
+
 
 def samples(
     games_dir: Path,
@@ -70,6 +72,7 @@ def samples(
         counts["tuple without a clip of its own"] += max(0, len(group) - number)
     logger.warning("games: skipped %s", dict(counts))
 
+
 def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:
     """`split` and `component` of every tuple; tuples whose pictures share art are kept together too.
 
@@ -83,12 +86,14 @@ def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:
     names = components(pairs + links)
     return [{"split": splits[i], "component": names[i]} for i in range(len(pairs))]
 
+
 def read_mono(track: Path, sample_rate_hz: int) -> np.ndarray:
     """The whole track [T], float32: mean of its channels, resampled, turned down where it would clip."""
     audio, rate_hz = soundfile.read(track, dtype="float32", always_2d=True)
     waveform = audio.mean(axis=1)
     waveform = soxr.resample(waveform, rate_hz, sample_rate_hz) if rate_hz != sample_rate_hz else waveform
     return waveform / max(1.0, float(np.abs(waveform).max(initial=0.0)))
+
 
 def audible_clips(
     waveform: np.ndarray, clip_duration_s: float, sample_rate_hz: int, counts: Counter[str]
@@ -102,9 +107,8 @@ def audible_clips(
         else:
             yield round(start / sample_rate_hz, 3), clip
 
-def _sample(
-    item: GameTuple, clip: np.ndarray, sample_rate_hz: int, image_size_px: int, split: str, labels: dict
-) -> Sample:
+
+def _sample(item: GameTuple, clip: np.ndarray, sample_rate_hz: int, image_size_px: int, split: str, labels: dict) -> Sample:
     audio, image = io.BytesIO(), io.BytesIO()
     soundfile.write(audio, clip, sample_rate_hz, format="FLAC", subtype="PCM_16")
     cover(item.image, (image_size_px, image_size_px)).save(image, "PNG")

@@ -15,6 +15,7 @@ SIZE = (256, 192)  # pixels, width and height of every picture
 
 MAX_PIXELS = 1 << 24
 
+
 def open_rgba(path: Path, scale: float = 1) -> Image.Image:
     """A picture file as RGBA."""
     try:
@@ -28,6 +29,7 @@ def open_rgba(path: Path, scale: float = 1) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise many kinds on broken files
         raise Skip("unreadable picture") from error
 
+
 def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scaled to fill `size` (width, height), centre-cropped; a picture much narrower than that is stretched."""
     scale = max(size[0] / image.width, size[1] / image.height)
@@ -37,12 +39,14 @@ def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     left, top = max(0, (image.width - wide) / 2), max(0, (image.height - high) / 2)  # rounding may end just below 0
     return image.resize(size, Image.Resampling.LANCZOS, box=(left, top, image.width - left, image.height - top))
 
+
 def finish(canvas: Image.Image) -> Image.Image:
     """The picture of a scene; one where nothing changes from left to right (a plain or gradient sky) is refused."""
     picture = cover(canvas.convert("RGB"), SIZE)
     if np.asarray(picture, np.float32).std(axis=1).mean() < 3:
         raise Skip("picture nearly empty")
     return picture
+
 
 def tile(canvas: Image.Image, image: Image.Image, x: float, y: float, rows: Callable[[int], Image.Image] | None = None):
     """Repeat `image` sideways through (x, y); with `rows` also up and down, `rows(n)` being the n-th row's image."""

@@ -32,6 +32,7 @@ def read(mods: Path) -> Found:
 
     yield from attempt(sorted(mods.glob("*/maps/**/*.txt")), map_scene)
 
+
 def _read_map(path: Path) -> tuple[dict[str, str], list[np.ndarray]]:
     """The [header] section, and the visible layers [rows, columns] of tile numbers, back to front."""
     header: dict[str, str] = {}
@@ -45,6 +46,7 @@ def _read_map(path: Path) -> tuple[dict[str, str], list[np.ndarray]]:
             layers.append(np.array(rows, dtype=np.int64))
     return header, layers
 
+
 def _read_tiles(path: Path, find: Find) -> dict[int, tuple[Image.Image, int, int]]:
     """A tile set: number -> picture and the offset of its anchor, pixels."""
     tiles: dict[int, tuple[Image.Image, int, int]] = {}
@@ -56,6 +58,7 @@ def _read_tiles(path: Path, find: Find) -> dict[int, tuple[Image.Image, int, int
             index, x, y, width, height, left, up = (int(n) for n in value.split(",")[:7])
             tiles[index] = sheet.crop((x, y, x + min(width, 1024), y + min(height, 1024))), left, up
     return tiles
+
 
 def _view(header: dict[str, str], layers: list[np.ndarray], tiles: dict) -> Image.Image:
     """[768x576 RGB]: all layers; a tile at (column, row) lies at ((column - row) * 32, (column + row) * 16)."""
@@ -71,6 +74,7 @@ def _view(header: dict[str, str], layers: list[np.ndarray], tiles: dict) -> Imag
                 image, left, up = tiles[index]
                 canvas.paste(image, (int(x[i]) - left, int(y[i]) - up), image)
     return canvas
+
 
 def _middle(header: dict[str, str], filled: np.ndarray) -> tuple[int, int]:
     """(column, row) to look at: where the hero enters, or a place near it whose view lies more on the map."""

@@ -39,6 +39,7 @@ def read(data: Path) -> Found:
     yield from attempt(sorted(data.glob("Themes/*/")), lambda theme: scene(theme, theme, None))
     yield from attempt(sorted(data.glob("Maps/*/")), map_scene)
 
+
 def _sky(theme: Path, config: dict[str, str]) -> Image.Image:
     """[512x384 RGB]: the sky's colour, its picture over the canvas, the horizon along the bottom."""
     colour = tuple(int(n.strip().replace("$", "0x"), 0) & 255 for n in config.get("sky", "0, 0, 0").split(","))
@@ -50,6 +51,7 @@ def _sky(theme: Path, config: dict[str, str]) -> Image.Image:
         horizon = open_rgba(theme / "horizont.png", 0.5)
         tile(canvas, horizon, (512 - horizon.width) / 2, 344 - horizon.height)
     return canvas
+
 
 def _ground(canvas: Image.Image, theme: Path, objects: list[str]) -> None:
     """Draw a hill of the theme's land texture with its border and some of its objects; its name decides the shape."""

@@ -20,5 +20,6 @@ def read_licences(copyright_file: Path) -> list[tuple[str, str]]:
             rules += [(pattern, name) for pattern in fields["Files"].split()]
     return rules
 
+
 def licence_of(path: str, licences: list[tuple[str, str]]) -> str:
     return next((name for pattern, name in reversed(licences) if fnmatchcase(path, pattern)), "not stated")

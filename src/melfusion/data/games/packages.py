@@ -12,6 +12,7 @@ from melfusion.errors import DataError
 
 ELSEWHERE = "unpack the packages elsewhere with `dpkg-deb -x` and pass their folder as GAMES_DIR="
 
+
 def download(out: Path) -> None:
     """Fetch the packages into `out`/debs and unpack each to `out`/<package>, licences to `out`/licences; needs no root.
 
@@ -36,6 +37,7 @@ def download(out: Path) -> None:
         copyright_file = out / package / "usr/share/doc" / package / "copyright"
         if copyright_file.is_file():
             shutil.copyfile(copyright_file, out / "licences" / f"{package}.txt")
+
 
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)

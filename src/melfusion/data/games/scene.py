@@ -18,8 +18,10 @@ MAX_TEXT_BYTES = 8 << 20
 
 MISSING = "names a file that is not there"
 
+
 class Skip(Exception):
     """Something cannot become a scene; the message says why and is counted."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -34,9 +36,11 @@ class Scene:
     own_license: str | None = None  # as the level itself states it
     parts: tuple[str, ...] = ()  # art that other pictures may show too: such pictures belong in one split
 
+
 Found = Iterator[Scene | str]
 
 Find = Callable[[str], Path]
+
 
 def attempt(items: Iterable, build: Callable[..., Iterable[Scene | str]]) -> Found:
     """`build(item)` for every item, with what goes wrong turned into a reason."""
@@ -48,6 +52,7 @@ def attempt(items: Iterable, build: Callable[..., Iterable[Scene | str]]) -> Fou
         except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
             yield "malformed file"
 
+
 def read_text(path: Path) -> str:
     """A text file's content: UTF-8, or Latin-1 where it is not."""
     if path.stat().st_size > MAX_TEXT_BYTES:
@@ -58,6 +63,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         return raw.decode("latin-1")
 
+
 def inside(root: Path, name: str) -> Path:
     """The file `name` (which may start with a slash or use backslashes) below `root`."""
     path = (root / re.sub(r"[\\/]+", "/", name).lstrip("/")).resolve()
@@ -65,10 +71,12 @@ def inside(root: Path, name: str) -> Path:
         raise Skip(MISSING)
     return path
 
+
 def settings(path: Path) -> list[tuple[str, str]]:
     """The `key = value` lines of a file, in order."""
     pairs = (line.partition("=") for line in read_text(path).splitlines() if "=" in line)
     return [(key.strip(), value.strip()) for key, _, value in pairs]
+
 
 def words(name: str) -> str:
     """'BlueRock_Forest' -> 'Blue Rock Forest'."""

@@ -15,6 +15,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|;[^\n]*|[()]|[^\s()"]+', re.DOTAL
 
 Fields = dict[str, list]
 
+
 def parse_sexpr(text: str) -> list:
     """S-expressions as nested lists of strings; brackets that do not match are refused."""
     stack: list[list] = [[]]
@@ -33,20 +34,24 @@ def parse_sexpr(text: str) -> list:
         raise Skip("brackets do not match")
     return stack[0]
 
+
 def nodes(node: list, name: str) -> list[Fields]:
     """The children `(name ...)` of a node, each as the fields `(field value ...)` in it, of equal names the first."""
     found = [child for child in node if isinstance(child, list) and child[:1] == [name]]
     named = [[c for c in child if isinstance(c, list) and c and isinstance(c[0], str)] for child in found]
     return [{name: values for name, *values in reversed(children)} for children in named]
 
+
 def number(fields: Fields, name: str, default: float) -> float:
     value = float(fields[name][0]) if fields.get(name) else default
     return min(1e6, max(-1e6, value))  # also turns NaN into a bound
+
 
 def string(fields: Fields, name: str) -> str:
     """A string field, also one marked for translation as `(_ "text")`; empty where there is none."""
     value = (fields.get(name) or [""])[0]
     return " ".join((value[-1] if isinstance(value, list) and value else value).split())
+
 
 def read(data: Path) -> Found:
     """Every sector of every level that names music and at least one background picture."""
@@ -85,6 +90,7 @@ def read(data: Path) -> Found:
     levels = sorted(data.glob("levels/**/*.stl"), key=lambda path: ("world" not in path.parent.name, path))
     yield from attempt(levels, level_scenes)  # the main story first: of equal pairs, the first gives the title
 
+
 def _picture(sector: list, layers: list[Fields], find: Find) -> Image.Image:
     """[800x600 RGB]: gradient and backgrounds, back to front, seen from where the player enters, else the middle."""
     screen = np.array([800.0, 600.0])
@@ -103,6 +109,7 @@ def _picture(sector: list, layers: list[Fields], find: Find) -> Image.Image:
         except Skip as skip:
             reason = skip
     raise reason
+
 
 def _draw_layer(canvas: Image.Image, layer: Fields, find: Find, level: np.ndarray, camera: np.ndarray) -> None:
     """Draw one background: it moves slower than the camera by `speed`, and hangs on the level's middle or an edge."""

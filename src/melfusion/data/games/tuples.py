@@ -18,6 +18,7 @@ from melfusion.data.games.scene import Found, Scene, Skip, attempt
 
 MAX_TRACK_S = 900.0  # tracks are decoded whole
 
+
 @dataclass(frozen=True)
 class GameTuple:
     """One pairing of a picture [256x192 RGB] with a track; `image_id` is a hash of the picture's pixels."""
@@ -35,6 +36,7 @@ class GameTuple:
     track_s: float
     parts: tuple[str, ...] = ()  # art that other pictures show too; such tuples stay in one split
 
+
 @dataclass(frozen=True)
 class Game:
     """One Debian package; `source` is how its copyright file calls the `data` folder below usr/share/games."""
@@ -45,12 +47,14 @@ class Game:
     source: str
     read: Callable[[Path], Found]
 
+
 GAMES = {
     "hedgewars-data": Game("Hedgewars", "battlefield", "hedgewars/Data", "share/hedgewars/Data", hedgewars.read),
     "supertux-data": Game("SuperTux", "level", "supertux2", "data", supertux.read),
     "flare-game": Game("Flare", "area", "flare/mods", "mods", flare.read),
     "extremetuxracer-data": Game("Extreme Tux Racer", "downhill race", "etr", "data", tuxracer.read),
 }
+
 
 def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
     """All tuples below `games_dir` (one folder per package), each (track, picture) once; counts of what was skipped."""
@@ -70,6 +74,7 @@ def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
                 skipped[f"{game.name}: {skip}"] += 1
     return list(tuples.values()), dict(skipped)
 
+
 def _tuple(scene: Scene, package: str, data: Path, licences: list[tuple[str, str]]) -> GameTuple:
     game, track = GAMES[package], scene.track.relative_to(data).as_posix()
     track_s, tag = _track_facts(scene.track)
@@ -77,12 +82,20 @@ def _tuple(scene: Scene, package: str, data: Path, licences: list[tuple[str, str
     picture = licence_of(f"{game.source}/{scene.art.relative_to(data).as_posix()}", licences)
     level = f", level {scene.own_license}" if scene.own_license else ""
     return GameTuple(
-        game=game.name, title=scene.title, track=scene.track, image=scene.image,
-        image_id=hashlib.sha256(scene.image.tobytes()).hexdigest()[:16], artist=scene.artist or tag,
+        game=game.name,
+        title=scene.title,
+        track=scene.track,
+        image=scene.image,
+        image_id=hashlib.sha256(scene.image.tobytes()).hexdigest()[:16],
+        artist=scene.artist or tag,
         license=music if music == picture and not level else f"music {music}, picture {picture}{level}",
-        theme=scene.theme, place=game.place, track_id=f"{package}/{track}", track_s=track_s,
+        theme=scene.theme,
+        place=game.place,
+        track_id=f"{package}/{track}",
+        track_s=track_s,
         parts=tuple(f"{package}/{part}" for part in scene.parts),
-    )  # fmt: skip
+    )
+
 
 @functools.lru_cache(maxsize=1024)
 def _track_facts(track: Path) -> tuple[float, str | None]:

@@ -32,6 +32,7 @@ def read(data: Path) -> Found:
     listings = sorted(data.glob("courses/*/courses.lst"))
     yield from attempt([(path, record) for path in listings for record in _records(path)], course_scene)
 
+
 def _records(path: Path) -> list[dict[str, str]]:
     """A `.lst` file: records start with `*`, fields are `[name] value`."""
     text = re.sub(r"^\s*#.*", "", read_text(path), flags=re.MULTILINE) if path.is_file() else ""

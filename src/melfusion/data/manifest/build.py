@@ -35,10 +35,16 @@ from melfusion.media.pictures import open_image, to_rgb
 
 
 def build_from_manifest(
-    manifest: str | None = None, out: str | None = None, audio_dir: str | None = None, image_dir: str | None = None,
-    split_ratios: str | None = None, seed: int | str = 0, duration_s: float | str | None = None,
-    samples_per_shard: int | str = 256, cut: bool | str = False,
-) -> str:  # fmt: skip
+    manifest: str | None = None,
+    out: str | None = None,
+    audio_dir: str | None = None,
+    image_dir: str | None = None,
+    split_ratios: str | None = None,
+    seed: int | str = 0,
+    duration_s: float | str | None = None,
+    samples_per_shard: int | str = 256,
+    cut: bool | str = False,
+) -> str:
     """Write shards, index.json and missing.csv to `out`; returns the counts in words.
 
     `manifest` may hold globs and commas; without it the shards that lie in `out` are indexed again. `split_ratios` is
@@ -60,8 +66,10 @@ def build_from_manifest(
     usable = [clip for clip in progress(clips, "check files") if locate(clip, folders, report)]
     report.write()
     if not usable:
-        raise DataError(f"{manifest}: none of {len(clips)} samples can be used; {report.path} says why: "
-                        "check audio_dir, image_dir and the paths in the manifest.")  # fmt: skip
+        raise DataError(
+            f"{manifest}: none of {len(clips)} samples can be used; {report.path} says why: "
+            "check audio_dir, image_dir and the paths in the manifest."
+        )
     if str(cut).lower() == "true":
         usable = [piece for clip in usable for piece in pieces(clip, folders)]
     assign_splits(usable, ratios, seed, report.notes)
@@ -72,6 +80,7 @@ def build_from_manifest(
     report.write()  # again: some damage shows only in decoding
     return describe(str(target)) + report.words()
 
+
 def _target(out: str | None) -> Path:
     if not out:
         raise ConfigError("shards has no folder to write to: add out=FOLDER (with make: OUT=FOLDER).")
@@ -79,6 +88,7 @@ def _target(out: str | None) -> Path:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"out={out} is a file: name a folder.")
     return target
+
 
 def _number(name: str, value: Any, least: float) -> float:
     """An option that may be text from the environment."""
@@ -90,6 +100,7 @@ def _number(name: str, value: Any, least: float) -> float:
         raise ConfigError(f"{name}={value!r} is not a number of at least {least}: correct it.")
     return number
 
+
 def _ratios(text: str | None) -> tuple[float, ...] | None:
     """'80/10/10' → (80, 10, 10)."""
     if not text:
@@ -99,11 +110,10 @@ def _ratios(text: str | None) -> tuple[float, ...] | None:
         raise ConfigError(f"split_ratios={text!r} are not shares of train, val and test: write them like 80/10/10.")
     return tuple(map(float, found.groups()))
 
+
 def _index_again(folder: Path) -> str:
     if not any(folder.glob("*.tar")):
-        raise ConfigError(
-            f"shards has no manifest and {folder} no *.tar to index: add manifest=FILE (make: MANIFEST=)."
-        )
+        raise ConfigError(f"shards has no manifest and {folder} no *.tar to index: add manifest=FILE (make: MANIFEST=).")
     with replacing.held(folder, "out"):
         try:
             info = json.loads((folder / "index.json").read_text())["info"]  # provenance must outlive a new index
@@ -112,6 +122,7 @@ def _index_again(folder: Path) -> str:
         with replacing.told(folder, "out"):
             write_index(folder, info)
     return f"no manifest given: wrote the index of the shards that lie in {describe(str(folder))}"
+
 
 def _manifests(names: str, skip: Path) -> list[Path]:
     """The files that names and globs, separated by commas, stand for; our own report `skip` is none of them."""
@@ -127,6 +138,7 @@ def _manifests(names: str, skip: Path) -> list[Path]:
         paths |= dict.fromkeys(files)
     return list(paths)
 
+
 def pieces(clip: Clip, folders: Folders) -> list[Clip]:
     """A whole track → excerpts one after another, the last at least half as long as the others.
 
@@ -137,6 +149,7 @@ def pieces(clip: Clip, folders: Folders) -> list[Clip]:
         return [clip]
     starts = [round(i * clip.excerpt_s, 6) for i in range(n)]
     return [replace(clip, start_s=s, meta=clip.meta | {"labels": clip.meta["labels"] | {"start_s": s}}) for s in starts]
+
 
 def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
     """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component; and the labels
@@ -166,6 +179,7 @@ def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int
         clip.meta["labels"] = {"track": track, "component": names[clip.name]} | clip.meta["labels"]
     notes["components with several splits, as the manifest says"] = sum(len(said) > 1 for said in given.values())
 
+
 def _samples(clips: dict[str, Clip], report: Report) -> Iterator[Sample]:
     order = sorted(clips, key=lambda key: hashlib.sha256(key.encode()).digest())  # mixed, for readers without an index
     for key in progress(order, "write shards"):
@@ -185,6 +199,7 @@ def _samples(clips: dict[str, Clip], report: Report) -> Iterator[Sample]:
             continue
         yield Sample(key, audio, audio_ext, image, clip.image_ext or "png", clip.meta)
 
+
 def _flac(clip: Clip) -> bytes:
     """The excerpt, or the whole file, at its own rate and channels; integers keep their values up to 24 bits."""
     buffer = io.BytesIO()
@@ -202,6 +217,7 @@ def _flac(clip: Clip) -> bytes:
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise BadSample("audio cannot be decoded or stored as flac") from error
     return buffer.getvalue()
+
 
 def _png(path: Path) -> bytes:
     buffer = io.BytesIO()

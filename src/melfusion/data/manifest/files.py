@@ -34,6 +34,7 @@ NO_GENRE = ("image", "images", "img", "imgs", "picture", "pictures", "frame", "f
 
 SLACK = 1.05  # codecs pad: a file at most this much longer than a published excerpt is that excerpt
 
+
 class Report:
     """What could not be used, row by row, and what else is worth a word."""
 
@@ -63,6 +64,7 @@ class Report:
             reasons = Counter(f"{name}: {reason}" for (_, _, name, _), reason in self.misses.items())
             lines += [f"  {reason}: {n}" for reason, n in reasons.most_common()]
         return "".join(f"\n{line}" for line in lines)
+
 
 class Folders:
     """The folders that files are taken from, each indexed once; links that lie in them are followed."""
@@ -112,6 +114,7 @@ class Folders:
         named = self.files(self.image_dir).get(Path(wanted).name, []) if self.image_dir else []
         return _nearest(named, f"{clip.meta['labels'].get('genre', '')}/{wanted}")
 
+
 def _by_name(folder: Path) -> dict[str, list[Path]]:
     """Every regular file below `folder`, by its base name."""
     files: dict[str, list[Path]] = {}
@@ -121,11 +124,13 @@ def _by_name(folder: Path) -> dict[str, list[Path]]:
                 files.setdefault(path.name, []).append(path)
     return files
 
+
 def _below(root: Path, name: str) -> Path | None:
     """The file `root`/`name`, unless the name leads out of `root`."""
     inside = Path(os.path.normpath(name))
     outside = inside.is_absolute() or inside.parts[:1] == ("..",)
     return root / inside if not outside and (root / inside).is_file() else None
+
 
 def _own_file(name: str, *roots: Path | None) -> Path:
     """A file that the user's own manifest names: by an absolute path, or below one of the roots."""
@@ -137,6 +142,7 @@ def _own_file(name: str, *roots: Path | None) -> Path:
         outside = Path(os.path.normpath(name)).parts[:1] == ("..",)
         raise BadSample("path leads out of the manifest's folder and the given ones" if outside else "file not found")
     return paths[0]
+
 
 def _nearest(files: list[Path], wanted: str) -> Path:
     """The file whose last folders agree longest with those of `wanted`; BadSample where two agree equally."""
@@ -152,11 +158,13 @@ def _nearest(files: list[Path], wanted: str) -> Path:
         raise BadSample("several files have this name: give its folder too")
     return best[0]
 
+
 def _span(clip: Clip, path: Path) -> tuple[float, float | None] | None:
     """Start and end in seconds that a file's name states after the video id."""
     video = re.escape(clip.name) if clip.kind is MELBENCH else rf"^\[?{VIDEO_ID}"
     found = re.search(rf"{video}{SPAN}$", path.stem)
     return (float(found[1]), float(found[2]) if found[2] else None) if found else None
+
 
 def _audio_facts(path: Path) -> tuple[str, float]:
     """Digest and length in seconds."""
@@ -173,12 +181,14 @@ def _audio_facts(path: Path) -> tuple[str, float]:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), seconds
 
+
 def _image_facts(path: Path) -> tuple[str, str]:
     """Digest and the extension it keeps in a shard, empty where it must be encoded again; BadSample without pixels."""
     data = path.read_bytes()
     open_image(data)  # decodes every pixel, but what it returns no longer knows its format
     kind = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).format
     return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(kind, "")
+
 
 def locate(clip: Clip, folders: Folders, report: Report) -> bool:
     """Find and check the clip's files; False, with every reason in the report, where one cannot be used."""
@@ -194,12 +204,14 @@ def locate(clip: Clip, folders: Folders, report: Report) -> bool:
     report.notes["samples without a picture"] += usable and clip.picture is None
     return usable
 
+
 def _find_audio(clip: Clip, folders: Folders) -> None:
     clip.audio = folders.audio(clip)
     digest, seconds = folders.audio_facts(clip.audio)
     clip.digests, clip.start_s = (digest,), _excerpt_start(clip, seconds)
     if clip.start_s is not None:
         clip.meta["labels"]["start_s"] = clip.start_s
+
 
 def _find_image(clip: Clip, folders: Folders) -> None:
     clip.image = folders.image(clip)
@@ -210,6 +222,7 @@ def _find_image(clip: Clip, folders: Folders) -> None:
     top = folder in (folders.image_dir, clip.row.manifest.parent)
     if clip.kind is MELBENCH and not top and plain not in (*NO_GENRE, genre):
         labels.setdefault("sub_genre", folder.name)
+
 
 def _excerpt_start(clip: Clip, seconds: float) -> float | None:
     """Where to cut a file of this length, in seconds; None where it is stored as it is."""

@@ -20,6 +20,7 @@ SPLIT_WORDS = {split: split for split in SPLITS} | {"valid": "val", "validation"
 
 VIDEO_ID = r"[A-Za-z0-9_-]{11}"
 
+
 class Format(NamedTuple):
     """How one kind of manifest names its fields, how long its excerpts are, its ratios of train, val and test."""
 
@@ -30,6 +31,7 @@ class Format(NamedTuple):
     excerpt_s: float
     ratios: tuple[float, ...]
 
+
 OWN = Format("own", "audio", "image", "caption", 10.24, (80, 10, 10))
 
 MUSICCAPS = Format("ExtMusicCaps", "location", "img_path", "captions", 10.0, (60, 20, 20))
@@ -39,6 +41,7 @@ MELBENCH = Format("MeLBench", "youtube_video_id", "image_path", "Annotation", 10
 FORMATS = (OWN, MUSICCAPS, MELBENCH)
 
 FIELDS = {name.lower(): name for kind in FORMATS for name in kind[1:4]}  # found whatever their case
+
 
 @dataclass
 class Row:
@@ -88,6 +91,7 @@ class Row:
         rest = self.fields | (inner if isinstance(inner, dict) else {"labels": inner})
         return {k: v for k, v in rest.items() if k and v not in (None, "") and not k.startswith("Unnamed:")}
 
+
 @dataclass
 class Clip:
     """One sample to be: what its row says; `manifest_files.locate` adds its files and what is known of them."""
@@ -111,6 +115,7 @@ class Clip:
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{self.meta['labels'].get('genre', '')}-{stem}")[:80].lstrip("-_")
         return f"{slug}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}".lstrip("-")
 
+
 def read_clips(path: Path, length_s: float | None) -> Iterator[Clip]:
     """The clips of one manifest, read by its ending; DataError names the line of what cannot be parsed."""
     data, suffix = path.read_bytes(), path.suffix.lower()
@@ -128,6 +133,7 @@ def read_clips(path: Path, length_s: float | None) -> Iterator[Clip]:
     for row in rows:
         yield from _clips(row, length_s)
 
+
 def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header, line = [], 1  # a quoted text may hold newlines: a row is named by its first line
@@ -136,8 +142,10 @@ def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
             if not header:
                 header = [FIELDS.get(name.strip().lower(), name.strip()) for name in cells]
             elif len(cells) > len(header):
-                raise DataError(f"{path}, line {line}, field {header[-1]}: the row has {len(cells)} cells, the header "
-                                f"{len(header)}: put texts that hold a {delimiter!r} into quotes.")  # fmt: skip
+                raise DataError(
+                    f"{path}, line {line}, field {header[-1]}: the row has {len(cells)} cells, the header "
+                    f"{len(header)}: put texts that hold a {delimiter!r} into quotes."
+                )
             elif 0 < len(cells) < len(header):
                 short = header[len(cells)]
                 raise DataError(f"{path}, line {line}, field {short}: the row ends before it: complete it.")
@@ -146,6 +154,7 @@ def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
             line = table.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: not valid CSV ({error}): check its quotes.") from None
+
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
     """The objects of an array, or one after another as in JSON-lines."""
@@ -165,6 +174,7 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
     if array and start == len(text):
         raise DataError(f"{path}, line {text.count(chr(10)) + 1}: the array ends without ]: the file is cut short.")
 
+
 def _clips(row: Row, length_s: float | None) -> list[Clip]:
     """One clip for each picture of a row, or one without a picture."""
     kind = _kind(row)
@@ -181,16 +191,22 @@ def _clips(row: Row, length_s: float | None) -> list[Clip]:
     if len(captions) > 1:
         labels["captions"] = captions
     meta = {"caption": captions[0] if captions else "", **about, "split": split}
-    return [Clip(row, kind, name, picture, meta | {"labels": dict(labels)}, start_s, length_s or kind.excerpt_s)
-            for picture in pictures or [None]]  # fmt: skip
+    return [
+        Clip(row, kind, name, picture, meta | {"labels": dict(labels)}, start_s, length_s or kind.excerpt_s)
+        for picture in pictures or [None]
+    ]
+
 
 def _kind(row: Row) -> Format:
     """The format is known by the field that names the audio."""
     kind = next((kind for kind in FORMATS if kind.audio in row.fields), None)
     if kind is None:
-        raise row.error("audio", "absent, as are location (ExtMusicCaps) and youtube_video_id (MeLBench), among "
-                                 f"{', '.join(row.fields)[:200]}: name the audio's column so, and separate columns by "
-                                 "commas (tabs in a .tsv)")  # fmt: skip
+        raise row.error(
+            "audio",
+            "absent, as are location (ExtMusicCaps) and youtube_video_id (MeLBench), among "
+            f"{', '.join(row.fields)[:200]}: name the audio's column so, and separate columns by "
+            "commas (tabs in a .tsv)",
+        )
     if kind is MELBENCH and (absent := [n for n in (kind.image, kind.caption) if n not in row.fields]):
         raise row.error(absent[0], "absent: MeLBench's columns are image_path, youtube_video_id and Annotation")
     return kind

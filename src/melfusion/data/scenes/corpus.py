@@ -80,13 +80,13 @@ FULL_CAPTIONS = (
     "{place} {time} {weather}: {instrument} playing in {key}, {pace} ({bpm} beats per minute), {groove}",
 )
 
+
 def _stream(seed: int, index: int, stream: int) -> np.random.Generator:
     """The generator of one stream of one scene; the draws count in the counter's low words. ValueError below zero."""
     if seed < 0 or index < 0:
-        raise ValueError(
-            f"A scene needs a seed and an index of at least 0, but got seed={seed}, index={index}; choose others."
-        )
+        raise ValueError(f"A scene needs a seed and an index of at least 0, but got seed={seed}, index={index}; choose others.")
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, index, 0]))
+
 
 def describe(seed: int, index: int) -> Scene:
     """The factors of scene `index`; six indices from a multiple of six hold every place once, all else is uniform."""
@@ -96,17 +96,21 @@ def describe(seed: int, index: int) -> Scene:
     time, weather, tonic, mode = (names[rng.integers(len(names))] for names in (TIMES, WEATHERS, TONICS, MODES))
     return Scene(index, seed, place, time, weather, tonic, mode)
 
+
 def draw(scene: Scene, size_px: int = 128) -> Image.Image:
     """The scene's RGB picture of (size_px, size_px); it depends on place, time and weather only."""
     return scenes_picture.draw(scene, _stream(scene.seed, scene.index, PICTURE), size_px)
+
 
 def tempo_bpm(scene: Scene) -> float:
     """The tempo that is really played, in beats per minute: the time's tempo with this scene's jitter."""
     return scenes_music.tempo_bpm(scene, _stream(scene.seed, scene.index, MUSIC))
 
+
 def compose(scene: Scene, duration_s: float = 5.12) -> list[Note]:
     """The piece's notes that start before `duration_s` seconds, in order of their start; the first starts at 0."""
     return scenes_music.compose(scene, _stream(scene.seed, scene.index, MUSIC), duration_s)
+
 
 def render(scene: Scene, duration_s: float = 5.12, sample_rate_hz: int = 16000) -> np.ndarray:
     """The piece as a float32 waveform (S,), S = round(duration_s * sample_rate_hz), mono, peak -3 dBFS.
@@ -118,14 +122,17 @@ def render(scene: Scene, duration_s: float = 5.12, sample_rate_hz: int = 16000) 
     program = scenes_music.INSTRUMENTS[scene.place].program
     return scenes_music.render(compose(scene, duration_s), program, duration_s, sample_rate_hz)
 
+
 def key_name(scene: Scene) -> str:
     """Tonic and mode in words, such as "E flat minor"."""
     return f"{scene.tonic} {scene.mode}"
+
 
 def caption(scene: Scene) -> str:
     """What a model is told in training: key and mode in varied wording, and nothing that the picture shows."""
     rng = _stream(scene.seed, scene.index, CAPTION)
     return CAPTIONS[rng.integers(len(CAPTIONS))].format(key=key_name(scene))
+
 
 def full_caption(scene: Scene) -> str:
     """Everything in words, for metrics that compare text with audio or picture."""
@@ -140,6 +147,7 @@ def full_caption(scene: Scene) -> str:
         time=TIME_WORDS[scene.time],
         weather=WEATHER_WORDS[scene.weather],
     )
+
 
 def sample(
     seed: int, index: int, split: str, duration_s: float = 5.12, sample_rate_hz: int = 16000, image_size_px: int = 128
@@ -161,14 +169,22 @@ def sample(
     }
     return Sample(f"scene-{seed}-{index:010d}", audio.getvalue(), "flac", image.getvalue(), "png", meta)
 
+
 def first_index(split: str) -> int:
     """Where a split's indices begin: by its name alone, so a longer train split never swallows an older test split."""
     if split in SPLIT_STARTS:
         return SPLIT_STARTS[split]
     return SPLIT_REGION * (len(SPLIT_STARTS) + zlib.crc32(split.encode()) % 900)
 
-def samples(seed: int, splits: dict[str, int], duration_s: float = 5.12, sample_rate_hz: int = 16000,
-            image_size_px: int = 128, processes: int = 1) -> Iterator[Sample]:  # fmt: skip
+
+def samples(
+    seed: int,
+    splits: dict[str, int],
+    duration_s: float = 5.12,
+    sample_rate_hz: int = 16000,
+    image_size_px: int = 128,
+    processes: int = 1,
+) -> Iterator[Sample]:
     """The pairs of each split in turn, on disjoint indices of one seed; `splits` maps names to counts.
 
     Several processes draw the same bytes in the same order. Raises ValueError where a count is negative or larger than
@@ -179,9 +195,7 @@ def samples(seed: int, splits: dict[str, int], duration_s: float = 5.12, sample_
         raise ValueError(f"Two of the splits {sorted(splits)} of `scenes` share their indices; rename one of them.")
     for split, count in splits.items():
         if not 0 <= count <= SPLIT_REGION:
-            raise ValueError(
-                f"The split {split} of `scenes` holds 0 to {SPLIT_REGION} samples, not {count}; change it."
-            )
+            raise ValueError(f"The split {split} of `scenes` holds 0 to {SPLIT_REGION} samples, not {count}; change it.")
     named = [(index, split) for start, split in starts.items() for index in range(start, start + splits[split])]
     one = partial(_sample, seed, duration_s, sample_rate_hz, image_size_px)
     if processes <= 1:
@@ -191,18 +205,17 @@ def samples(seed: int, splits: dict[str, int], duration_s: float = 5.12, sample_
     with get_context("spawn").Pool(processes) as pool:
         yield from pool.imap(one, named, chunksize=8)
 
+
 def _sample(seed: int, duration_s: float, sample_rate_hz: int, image_size_px: int, named: tuple[int, str]) -> Sample:
     return sample(seed, *named, duration_s, sample_rate_hz, image_size_px)
+
 
 def soundfont_path() -> Path:
     """The installed soundfont; raises DataError with the command that installs it."""
     return scenes_music.soundfont_path()
 
+
 def contract() -> dict:
     """What the bytes of a scene hang on beside seed and index; store it with a corpus and compare before mixing two."""
     scenes_music.load_soundfont()  # its errors tell what to install
-    return {
-        "version": VERSION,
-        "soundfont_sha256": scenes_music.soundfont_sha256(),
-        "tinysoundfont": version("tinysoundfont"),
-    }
+    return {"version": VERSION, "soundfont_sha256": scenes_music.soundfont_sha256(), "tinysoundfont": version("tinysoundfont")}

@@ -57,6 +57,7 @@ DRUMS_TO_INSTRUMENT = 1.0  # ratio of the two stems' peaks
 
 KICK, SNARE, SHAKER, HIHAT = 36, 38, 70, 42
 
+
 @dataclass(frozen=True)
 class Instrument:
     """A General MIDI program (bank 0) and the lowest MIDI pitches at which it plays bass, chords and melody.
@@ -71,6 +72,7 @@ class Instrument:
     melody: int
     held: float
 
+
 INSTRUMENTS = {
     "sea": Instrument("music box", 10, 60, 72, 79, 0.9),
     "forest": Instrument("flute", 73, 60, 67, 72, 0.9),
@@ -79,6 +81,7 @@ INSTRUMENTS = {
     "mountains": Instrument("strings", 48, 36, 55, 62, 0.6),
     "meadow": Instrument("piano", 0, 36, 55, 64, 0.9),
 }
+
 
 @dataclass(frozen=True)
 class Groove:
@@ -91,6 +94,7 @@ class Groove:
     arpeggio_step: float  # 0: block chords on every beat
     drums: tuple[tuple[int, float, float, float], ...]
 
+
 KICK_SNARE = ((KICK, 1, 0, 1.0), (SNARE, 2, 1, 0.9))
 
 SHAKER_HIHAT = ((HIHAT, 1, 0, 1.0), (HIHAT, 1, 0.5, 0.7), (SHAKER, 0.5, 0, 1.0))
@@ -100,6 +104,7 @@ GROOVES = {
     "rain": Groove("dense, with a pattering shaker and hi-hat", 0.5, 0.9, 1.0, 0.5, SHAKER_HIHAT),
     "snow": Groove("sparse, without percussion", 1.0, 0.5, 4.0, 1.0, ()),
 }
+
 
 @dataclass(frozen=True)
 class Note:
@@ -111,11 +116,13 @@ class Note:
     velocity: float
     drum: bool = False
 
-def tempo_bpm(scene: "Scene", rng: Random) -> float:
+
+def tempo_bpm(scene: Scene, rng: Random) -> float:
     """The scene's tempo in beats per minute, jittered by `TEMPO_JITTER`; the first draw from the music's generator."""
     return TEMPOS_BPM[scene.time] * rng.uniform(1 - TEMPO_JITTER, 1 + TEMPO_JITTER)
 
-def compose(scene: "Scene", rng: Random, duration_s: float) -> list[Note]:
+
+def compose(scene: Scene, rng: Random, duration_s: float) -> list[Note]:
     """The notes of the scene's piece that start before `duration_s` seconds, in order; the first at 0."""
     beat_s = 60.0 / tempo_bpm(scene, rng)
     instrument, groove = INSTRUMENTS[scene.place], GROOVES[scene.weather]
@@ -141,7 +148,8 @@ def compose(scene: "Scene", rng: Random, duration_s: float) -> list[Note]:
     played = [Note(n.start_s * beat_s, n.length_s * beat_s, n.pitch, n.velocity, n.drum) for n in notes]
     return sorted((n for n in played if n.start_s < duration_s), key=lambda n: (n.start_s, n.drum, n.pitch))
 
-def _chord(scene: "Scene", degree: int) -> tuple[list[int], set[int]]:
+
+def _chord(scene: Scene, degree: int) -> tuple[list[int], set[int]]:
     """Pitch classes of the triad on a degree, root first, and of the scale around it (minor raises its 7th on V)."""
     scale = list(SCALES[scene.mode])
     if scene.mode == "minor" and degree == DOMINANT:
@@ -150,9 +158,11 @@ def _chord(scene: "Scene", degree: int) -> tuple[list[int], set[int]]:
     classes = [(tonic + step) % 12 for step in scale]
     return [classes[(degree + third) % 7] for third in (0, 2, 4)], set(classes)
 
+
 def _at_or_above(pitch_class: int, low: int) -> int:
     """The lowest MIDI pitch of a class that is not below `low`."""
     return low + (pitch_class - low) % 12
+
 
 def _accompaniment(pitches: list[int], times: range, instrument: Instrument, groove: Groove, rng: Random) -> list[Note]:
     """Bass and chords while one chord of the progression lasts; times and lengths in beats."""
@@ -172,6 +182,7 @@ def _accompaniment(pitches: list[int], times: range, instrument: Instrument, gro
         notes += [Note(t, 0.65 * instrument.held, tone, velocity) for tone in tones]
     return notes
 
+
 def _melody(
     ladder: list[int], chord: list[int], times: np.ndarray, length: float, chance: float, at: int, rng: Random
 ) -> tuple[list[Note], int]:
@@ -186,6 +197,7 @@ def _melody(
             notes.append(Note(t, length, ladder[at], velocity))
     return notes, at
 
+
 def soundfont_path() -> Path:
     """The installed soundfont; raises DataError with the command that installs it."""
     package, name = SOUNDFONT
@@ -196,10 +208,12 @@ def soundfont_path() -> Path:
             return path
     raise DataError(f"The soundfont {name} is not in the package {package}; install it with `{INSTALL}`.")
 
+
 @cache
 def soundfont_sha256() -> str:
     """The soundfont's digest, read once a process."""
     return hashlib.sha256(soundfont_path().read_bytes()).hexdigest()
+
 
 @cache
 def load_soundfont():
@@ -210,6 +224,7 @@ def load_soundfont():
         raise DataError(f"The package tinysoundfont is missing; install it with `{INSTALL}`.") from error
     synth = tinysoundfont.Synth()
     return tinysoundfont.Synth, synth.soundfonts[synth.sfload(str(soundfont_path()))]
+
 
 def _stem(notes: list[Note], program: int, drums: bool, rate_hz: int, length: int) -> np.ndarray:
     """The notes rendered to float32 (length,) at `rate_hz`, the mean of both channels."""
@@ -233,6 +248,7 @@ def _stem(notes: list[Note], program: int, drums: bool, rate_hz: int, length: in
             synth.noteoff(0, pitch)
     synth.generate(length - done, memoryview(stereo[done:]).cast("B"))
     return (stereo[:, 0] + stereo[:, 1]) * np.float32(0.5)
+
 
 def render(notes: list[Note], program: int, duration_s: float, sample_rate_hz: int) -> np.ndarray:
     """The notes as float32 (S,), S = round(duration_s * sample_rate_hz), peak -3 dBFS, cut hard with a 20 ms fade."""

@@ -62,10 +62,11 @@ PEAK, SHADED_SIDE = ((-1, 1), (0, 0), (1, 1)), ((0, 0), (1, 1), (0.1, 1))
 
 SUMMIT = ((0, 0), (-0.3, 0.3), (-0.135, 0.225), (-0.03, 0.33), (0.105, 0.24), (0.3, 0.3))
 
+
 class Pen:
     """Draws polygons, circles and lines given in fractions of the canvas, in the light of the scene."""
 
-    def __init__(self, image: Image.Image, scene: "Scene", tint: np.ndarray):
+    def __init__(self, image: Image.Image, scene: Scene, tint: np.ndarray):
         self.image, self.draw = image, ImageDraw.Draw(image, "RGBA")
         self.scene, self.light, self.snow = scene, tint * LIGHT[scene.time], WHITE[scene.weather]
 
@@ -95,7 +96,8 @@ class Pen:
         y = base - height * (np.sin(waves * x + phase) + 0.35 * np.sin(2.3 * waves * x + 2 * phase))
         self.polygon([*zip(x, y, strict=True), (1, 1), (0, 1)], colour)
 
-def draw(scene: "Scene", rng: np.random.Generator, size_px: int) -> Image.Image:
+
+def draw(scene: Scene, rng: np.random.Generator, size_px: int) -> Image.Image:
     """The scene as an RGB picture of (size_px, size_px)."""
     sun = (rng.uniform(*DISC_X[scene.time]), rng.uniform(*DISC_Y[scene.time]), rng.uniform(0.07, 0.1))
     image = _sky(scene, sun, rng)
@@ -108,7 +110,8 @@ def draw(scene: "Scene", rng: np.random.Generator, size_px: int) -> Image.Image:
     grain = rng.normal(0, 1.5, (size_px, size_px, 1)).astype(np.float32)
     return Image.fromarray(np.clip(pixels + grain, 0, 255).round().astype(np.uint8))
 
-def _sky(scene: "Scene", sun: tuple[float, float, float], rng: np.random.Generator) -> Image.Image:
+
+def _sky(scene: Scene, sun: tuple[float, float, float], rng: np.random.Generator) -> Image.Image:
     """The sky's gradient with the glow around the sun; painted small and enlarged, since it is smooth."""
     y, x = np.mgrid[0:64, 0:64] / 63.0
     top, horizon = (np.array(c) * rng.uniform(0.95, 1.05, 3) for c in (TOP[scene.time], BOTTOM[scene.time]))
@@ -118,6 +121,7 @@ def _sky(scene: "Scene", sun: tuple[float, float, float], rng: np.random.Generat
     grey = sky.mean(axis=2, keepdims=True) * np.array((0.86, 0.9, 0.96))
     sky = sky + (grey - sky) * GREY[scene.weather]
     return Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)).resize((CANVAS_PX,) * 2, Image.Resampling.BICUBIC)
+
 
 def _disc(pen: Pen, sun: tuple[float, float, float], rng: np.random.Generator) -> None:
     """The sun, or at night a crescent moon and stars."""
@@ -132,6 +136,7 @@ def _disc(pen: Pen, sun: tuple[float, float, float], rng: np.random.Generator) -
     outer, inner = (-width * np.cos(turn) + 1j * np.sin(turn) for width in (1.0, 0.35))
     edge = np.concatenate([outer, inner[::-1]]) * np.exp(1j * lean)
     pen.polygon(zip(edge.real, edge.imag, strict=True), colour, x, y, radius, radius)
+
 
 def _clouds(pen: Pen, rng: np.random.Generator) -> None:
     """Small white clouds, a dark ceiling in rain, a pale one in snow."""
@@ -149,6 +154,7 @@ def _clouds(pen: Pen, rng: np.random.Generator) -> None:
     layer = layer.filter(ImageFilter.GaussianBlur(1.2)).resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BICUBIC)
     pen.image.paste(layer, (0, 0), layer)
 
+
 def _sea(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     """Water with waves, the sun's reflection and a sailing boat."""
     horizon = HORIZON + rng.uniform(-0.03, 0.03)
@@ -164,6 +170,7 @@ def _sea(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     for colour, points in BOAT:
         pen.polygon(points, pen.lit(colour, 0), x, y, size, size)
 
+
 def _forest(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     """Two rows of tall conifers."""
     pen.hill(0.72, 0.015, 1.0, rng.uniform(0, 6), pen.lit((48, 92, 44)))
@@ -178,6 +185,7 @@ def _forest(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
                 pen.polygon(TIER, pen.lit(colour, 0.2), x, low, half, 0.46 * tall)
                 if pen.snow:
                     pen.polygon(CAP, pen.lit((245, 248, 255)), x, low, half, 0.46 * tall)
+
 
 def _desert(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     """Dunes and cacti."""
@@ -196,6 +204,7 @@ def _desert(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
             pen.line(arm, foot - low * size, arm, foot - high * size, 0.12 * size, colour)
             pen.circle(arm, foot - high * size, 0.06 * size, colour)
 
+
 def _city(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     """A skyline with windows, lit when it is dark, above a street."""
     window = (255, 214, 110) if pen.scene.time in ("dusk", "night") else pen.lit((205, 228, 245), 0)
@@ -213,6 +222,7 @@ def _city(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
             x += width + rng.uniform(0.0, 0.03)
     pen.rectangle(0, 0.88, 1, 1, pen.lit((86, 86, 92), 0.8))
 
+
 def _mountains(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     """Tall peaks, a lit and a shaded side, with white caps."""
     places = np.array([0.1, 0.9, 0.5]) + rng.uniform(-0.09, 0.09, 3)
@@ -222,6 +232,7 @@ def _mountains(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
         pen.polygon(SHADED_SIDE, pen.lit((82, 84, 116), 0.6), x, top, half, height)
         pen.polygon(SUMMIT, pen.lit((250, 252, 255)), x, top, half, height)
     pen.hill(0.87, 0.02, 1.2, rng.uniform(0, 6), pen.lit((82, 104, 84)))
+
 
 def _meadow(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
     """Rolling hills with one round tree and flowers."""
@@ -237,6 +248,7 @@ def _meadow(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
         colour = pen.lit(((240, 70, 80), (255, 220, 70), (245, 130, 205))[rng.integers(3)], 0.2)
         pen.circle(rng.uniform(0, 1), rng.uniform(0.8, 0.98), rng.uniform(0.009, 0.017), colour)
 
+
 def _fall(pen: Pen, rng: np.random.Generator) -> None:
     """Rain streaks or snow flakes over everything."""
     night, count = pen.scene.time == "night", int(rng.integers(90, 125))
@@ -247,6 +259,7 @@ def _fall(pen: Pen, rng: np.random.Generator) -> None:
     if pen.scene.weather == "snow":
         for x, y, radius in rng.uniform((0, 0, 0.006), (1, 1, 0.016), (count, 3)):
             pen.circle(x, y, radius, (205, 212, 230, 235) if night else (255, 255, 255, 240))
+
 
 DRAWINGS: dict[str, Callable[[Pen, float, np.random.Generator], None]] = {
     drawing.__name__[1:]: drawing for drawing in (_sea, _forest, _desert, _city, _mountains, _meadow)

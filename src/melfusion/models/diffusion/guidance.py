@@ -19,8 +19,14 @@ def guidance_weights(s_text: float, s_image: float) -> dict[str, float]:
     weights = {"null": 1 - s_text, "text": s_text - s_image, "full": s_image}
     return {branch: weight for branch, weight in weights.items() if weight != 0}
 
-def guided(denoise: Callable[[Tensor, Tensor, Conditioning], Tensor], conditioning: Conditioning, null: Conditioning,
-           s_text: float, s_image: float) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+
+def guided(
+    denoise: Callable[[Tensor, Tensor, Conditioning], Tensor],
+    conditioning: Conditioning,
+    null: Conditioning,
+    s_text: float,
+    s_image: float,
+) -> Callable[[Tensor, Tensor], Tensor]:
     """A denoise callable under classifier-free guidance; `null` holds ∅ (or negative) text. One batch for all branches.
 
     Where no sample has a picture "full" is "text", and where text and ∅ text are equal "text" is "null":
@@ -29,9 +35,9 @@ def guided(denoise: Callable[[Tensor, Tensor, Conditioning], Tensor], conditioni
     branches = {"full": conditioning, "text": conditioning.without_image(), "null": null.without_image()}
     weights = guidance_weights(s_text, s_image)
     if not conditioning.has_image.any():
-        _fold(weights, "full", "text")
+        fold(weights, "full", "text")
     if torch.equal(conditioning.text_embeds, null.text_embeds) and torch.equal(conditioning.text_mask, null.text_mask):
-        _fold(weights, "text", "null")
+        fold(weights, "text", "null")
     joint = join([branches[name] for name in weights])
 
     def guided_denoise(latents: Tensor, timestep: Tensor) -> Tensor:
@@ -43,7 +49,8 @@ def guided(denoise: Callable[[Tensor, Tensor, Conditioning], Tensor], conditioni
 
     return guided_denoise
 
-def _fold(weights: dict[str, float], branch: str, into: str) -> None:
+
+def fold(weights: dict[str, float], branch: str, into: str) -> None:
     if branch in weights:
         total = weights.pop(branch) + weights.get(into, 0)
         weights.pop(into, None)

@@ -10,8 +10,9 @@ from torch import Tensor
 from melfusion.models.diffusion.process import ddim_step, to_epsilon
 
 
-def ddim_invert(denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, grid: Tensor, alpha_bar: Tensor,
-                prediction_type: str = "epsilon") -> Tensor:  # fmt: skip
+def ddim_invert(
+    denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, grid: Tensor, alpha_bar: Tensor, prediction_type: str = "epsilon"
+) -> Tensor:
     """Deterministic DDIM run from clean latents (B, C, h, w) up the grid (G,), grid[0] = 0 being the clean latent.
 
     Returns (B, G, C, h, w). Each move uses the ε at its start (Song et al. eq. 14, Euler): sampling back along the
@@ -25,8 +26,10 @@ def ddim_invert(denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, gr
         path.append(ddim_step(at, epsilon, a, a_to))
     return torch.stack(path, dim=1)
 
-def ddim_reverse(denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, grid: Tensor, alpha_bar: Tensor,
-                 prediction_type: str = "epsilon") -> Tensor:  # fmt: skip
+
+def ddim_reverse(
+    denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, grid: Tensor, alpha_bar: Tensor, prediction_type: str = "epsilon"
+) -> Tensor:
     """The way back down the grid from latents at grid[-1] to the clean latents (B, C, h, w)."""
     for t, t_to in zip(grid.flip(0)[:-1].tolist(), grid.flip(0)[1:].tolist(), strict=True):
         a, a_to = alpha_bar[t].expand(len(latents)), alpha_bar[t_to].expand(len(latents))

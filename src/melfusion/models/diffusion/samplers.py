@@ -12,21 +12,30 @@ from melfusion.models.options import DiffusionConfig
 
 # First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
 # at the wrong noise at 400 steps; and without λ-uniform steps the last second-order move leaves noise behind.
-SAMPLERS = {
-    "ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"},
-    "dpm": {"solver_order": 2, "use_lu_lambdas": True},
-}
+SAMPLERS = {"ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"}, "dpm": {"solver_order": 2, "use_lu_lambdas": True}}
+
 
 def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepScheduler:
     """diffusers' scheduler of that name on the training schedule."""
     return DPMSolverMultistepScheduler(
-        num_train_timesteps=config.num_train_timesteps, beta_start=config.beta_start, beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule, prediction_type=config.prediction_type, algorithm_type="dpmsolver++",
+        num_train_timesteps=config.num_train_timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+        algorithm_type="dpmsolver++",
         **SAMPLERS[sampler],
-    )  # fmt: skip
+    )
 
-def sample(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler, num_inference_steps: int,
-           progress: Callable = iter, from_pure_noise: bool = False) -> Tensor:  # fmt: skip
+
+def sample(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    scheduler,
+    num_inference_steps: int,
+    progress: Callable = iter,
+    from_pure_noise: bool = False,
+) -> Tensor:
     """Start from `noise` (B, C, T, F) and follow the scheduler; returns latents.
 
     from_pure_noise: the network was trained to expect it at the last timestep (`diffusion.pure_noise_share`). What it makes

@@ -24,8 +24,15 @@ class VisualSynapse(nn.Module):
 
     has_alpha = False
 
-    def __init__(self, specs: list[LayerSpec], alpha_share: str = "block", alpha_init: float = 0.5,
-                 match: str = "pool", num_tokens: int = 64, match_scale: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        specs: list[LayerSpec],
+        alpha_share: str = "block",
+        alpha_init: float = 0.5,
+        match: str = "pool",
+        num_tokens: int = 64,
+        match_scale: bool = False,
+    ):
         super().__init__()
         self.specs = {spec.name: spec for spec in specs}
         self.match, self.num_tokens, self.match_scale, self.share = match, num_tokens, match_scale, alpha_share
@@ -56,8 +63,15 @@ class VisualSynapse(nn.Module):
     def matched_length(self, text_length: int) -> int:
         return text_length
 
-    def enter(self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None,
-              features: VisualFeatures, has_image: Tensor) -> tuple[VisualFeatures, dict[str, Any]]:  # fmt: skip
+    def enter(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None,
+        features: VisualFeatures,
+        has_image: Tensor,
+    ) -> tuple[VisualFeatures, dict[str, Any]]:
         """Once a pass: the UNet's own inputs and prepared features → what its layers get, and further arguments of the UNet."""
         return features, {}
 
@@ -65,15 +79,25 @@ class VisualSynapse(nn.Module):
         """Text (B, L, D_text) before the music's key and value are made of it."""
         return text_embeds
 
-    def mix(self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor],
-            has_image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    def mix(
+        self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Music key, value (B, L, D), additive mask (B, 1, L) or None, prepared features (B, M, D_image) → new ones."""
         return key, value, mask
 
-    def attend(self, layer: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
-               features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:  # fmt: skip
+    def attend(
+        self,
+        layer: str,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        features: tuple[Tensor, Tensor],
+        has_image: Tensor,
+    ) -> Tensor:
         """Query (B, T, D) over what `mix` makes of key and value → (B, T, D)."""
         return attention(query, *self.mix(layer, key, value, mask, features, has_image), self.specs[layer].heads)
+
 
 class NoSynapse(VisualSynapse):
     """The text-only model: no layer is touched."""
@@ -81,30 +105,36 @@ class NoSynapse(VisualSynapse):
     def __init__(self, specs: list[LayerSpec], **kwargs):
         super().__init__([], **kwargs)
 
-def _last(specs: dict[str, LayerSpec]) -> LayerSpec:
+
+def last(specs: dict[str, LayerSpec]) -> LayerSpec:
     return list(specs.values())[-1]
 
-def _normalised(tokens: Tensor) -> Tensor:
+
+def normalised(tokens: Tensor) -> Tensor:
     """(B, N, D), each token with mean 0 and variance 1."""
     return F.layer_norm(tokens.float(), tokens.shape[-1:])
 
-def _rescale(image: Tensor, music: Tensor) -> Tensor:
+
+def rescale(image: Tensor, music: Tensor) -> Tensor:
     """Image keys or values at the RMS of the music's, per sample."""
     rms = lambda t: t.detach().float().square().mean((1, 2), keepdim=True).sqrt()  # noqa: E731
     return image * (rms(music) / rms(image).clamp(min=1e-6)).to(image.dtype)
 
-def _projections(specs: list[LayerSpec]) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {f"{spec.name.replace('.', '-')}-{part}": nn.Linear(spec.image_width, spec.width)
-         for spec in specs for part in ("key", "value")}
-    )  # fmt: skip
 
-def _project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    linears = [projections[f"{layer.replace('.', '-')}-{part}"] for part in ("key", "value")]
-    return tuple(
-        linear(_normalised(t).to(linear.weight.dtype))
-        for linear, t in zip(linears, features, strict=True)
+def make_projections(specs: list[LayerSpec]) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            f"{spec.name.replace('.', '-')}-{part}": nn.Linear(spec.image_width, spec.width)
+            for spec in specs
+            for part in ("key", "value")
+        }
     )
+
+
+def project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    linears = [projections[f"{layer.replace('.', '-')}-{part}"] for part in ("key", "value")]
+    return tuple(linear(normalised(t).to(linear.weight.dtype)) for linear, t in zip(linears, features, strict=True))
+
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
     """Query (B, T, D), key and value (B, M, D), additive mask (B, 1, M) or None → (B, T, D) by `heads` heads."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from melfusion.errors import ConfigError
-from melfusion.models.synapse.base import VisualSynapse, _last, _normalised
+from melfusion.models.synapse.base import VisualSynapse, last, normalised
 from melfusion.models.synapse.layers import LayerSpec
-from melfusion.models.synapse.matching import _rows
+from melfusion.models.synapse.matching import most_square
 
 
 class ControlNet(VisualSynapse):
@@ -23,23 +23,27 @@ class ControlNet(VisualSynapse):
     def __init__(self, specs: list[LayerSpec], **kwargs):
         super().__init__(specs, **kwargs)
         if self.match != "pool_2d":
-            raise ConfigError("synapse.kind=controlnet needs the picture's tokens as a grid, which synapse.match="
-                              f"{self.match} does not leave them: give synapse.match=pool_2d.")  # fmt: skip
+            raise ConfigError(
+                "synapse.kind=controlnet needs the picture's tokens as a grid, which synapse.match="
+                f"{self.match} does not leave them: give synapse.match=pool_2d."
+            )
 
     def grow(self, unet):
         from diffusers import ControlNetModel  # seconds to import, and rarely wanted
 
-        width = _last(self.specs).image_width
+        width = last(self.specs).image_width
         self.copy = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(self.WIDTH,), conditioning_channels=width)
 
     def matched_length(self, text_length: int) -> int:
         return self.num_tokens
 
     def enter(self, noisy_latents, timesteps, text_embeds, text_mask, features, has_image):
-        seen = _normalised(features[_last(self.specs).name][1]).transpose(1, 2)
-        seen = F.interpolate(seen.unflatten(2, (_rows(seen.shape[2]), -1)), noisy_latents.shape[2:], mode="bilinear")
+        seen = normalised(features[last(self.specs).name][1]).transpose(1, 2)
+        seen = F.interpolate(seen.unflatten(2, (most_square(seen.shape[2]), -1)), noisy_latents.shape[2:], mode="bilinear")
         text = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
         skips, mid = self.copy(noisy_latents, timesteps, text, seen, return_dict=False)
         there = has_image[:, None, None, None].to(mid.dtype)
-        return features, {"down_block_additional_residuals": [skip * there for skip in skips],
-                          "mid_block_additional_residual": mid * there}  # fmt: skip
+        return features, {
+            "down_block_additional_residuals": [skip * there for skip in skips],
+            "mid_block_additional_residual": mid * there,
+        }

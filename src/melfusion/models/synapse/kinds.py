@@ -10,6 +10,12 @@ from melfusion.models.synapse.language import LanguageOfAudio
 from melfusion.models.synapse.mixing import KVMix, KVMixProj
 
 SYNAPSES: dict[str, type[VisualSynapse]] = {
-    "none": NoSynapse, "kv_mix": KVMix, "kv_mix_proj": KVMixProj, "concat": Concat, "decoupled": Decoupled,
-    "context_mix": ContextMix, "controlnet": ControlNet, "language_of_audio": LanguageOfAudio,
-}  # fmt: skip
+    "none": NoSynapse,
+    "kv_mix": KVMix,
+    "kv_mix_proj": KVMixProj,
+    "concat": Concat,
+    "decoupled": Decoupled,
+    "context_mix": ContextMix,
+    "controlnet": ControlNet,
+    "language_of_audio": LanguageOfAudio,
+}

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
-from melfusion.models.synapse.base import _last, _normalised, _projections
+from melfusion.models.synapse.base import last, make_projections, normalised
 from melfusion.models.synapse.concat import Concat
 
 
@@ -26,16 +26,21 @@ class LanguageOfAudio(Concat):
         from transformers import GPT2Config, GPT2Model
 
         width = unet.config.cross_attention_dim
-        self.read = AudioLDM2ProjectionModel(width, _last(self.specs).image_width, width)
-        self.gpt2 = GPT2Model(GPT2Config(vocab_size=1, n_embd=width, n_head=max(1, width // self.HEAD_WIDTH), resid_pdrop=0,
-                                         embd_pdrop=0, attn_pdrop=0))  # fmt: skip
+        self.read = AudioLDM2ProjectionModel(width, last(self.specs).image_width, width)
+        self.gpt2 = GPT2Model(
+            GPT2Config(
+                vocab_size=1, n_embd=width, n_head=max(1, width // self.HEAD_WIDTH), resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+            )
+        )
         self.gpt2.wte.requires_grad_(False)  # it reads no words
-        self.projections = _projections([dataclasses.replace(spec, image_width=width) for spec in self.specs.values()])
+        self.projections = make_projections([dataclasses.replace(spec, image_width=width) for spec in self.specs.values()])
 
     def enter(self, noisy_latents, timesteps, text_embeds, text_mask, features, has_image):
-        seen = _normalised(features[_last(self.specs).name][1])
-        masks = [torch.ones(text_embeds.shape[:2], device=seen.device) if text_mask is None else text_mask,
-                 has_image[:, None].expand(seen.shape[:2])]  # fmt: skip
+        seen = normalised(features[last(self.specs).name][1])
+        masks = [
+            torch.ones(text_embeds.shape[:2], device=seen.device) if text_mask is None else text_mask,
+            has_image[:, None].expand(seen.shape[:2]),
+        ]
         prompt = self.read(text_embeds, seen, *(mask.long() for mask in masks))
         new, mask, past, written = prompt.hidden_states, prompt.attention_mask, None, []
         for _ in range(self.WRITTEN):

@@ -15,6 +15,7 @@ def attention_layers(unet: UNet2DConditionModel) -> list[str]:
     names = [name.removesuffix(".attn2") for name, _ in unet.named_modules() if name.endswith(".attn2")]
     return sorted(names, key=lambda name: ("down", "mid", "up").index(name.split("_")[0]))
 
+
 @dataclass(frozen=True)
 class LayerSpec:
     """A cross-attention layer of the music UNet and the image layer of the same name."""
@@ -25,6 +26,7 @@ class LayerSpec:
     heads: int
     image_width: int
 
+
 def block_names(layers: list[str]) -> dict[str, str]:
     """Layer → encoder<k> | mid | decoder<k>, counting only blocks that have cross-attention."""
     names: dict[str, str] = {}
@@ -34,6 +36,7 @@ def block_names(layers: list[str]) -> dict[str, str]:
         for layer in members:
             names[layer] = f"{label}{blocks.index(layer.split('.')[1]) + 1}" if blocks else label
     return names
+
 
 def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
     """Layers that any of `decoder`, `encoder`, `both`, a block name like `decoder1`, or a glob pattern names."""
@@ -49,9 +52,8 @@ def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
             raise ConfigError(f"synapse.layers: {pattern!r} matches none of the layers {', '.join(layers)}.")
     return [layer for layer in layers if any(chosen(layer, pattern) for pattern in patterns)]
 
-def layer_specs(
-    unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | int | None, layers: list[str]
-) -> list[LayerSpec]:
+
+def layer_specs(unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | int | None, layers: list[str]) -> list[LayerSpec]:
     """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one.
 
     An int stands for a model that is no UNet and tells all layers the same, in tokens of that width.
@@ -61,8 +63,10 @@ def layer_specs(
     there = set(names if one else attention_layers(image_unet) if image_unet is not None else ())
     for name in choose_layers(names, layers):
         if name not in there:
-            raise ConfigError(f"synapse.layers names {name}, which the image UNet does not have: "
-                             f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}.")  # fmt: skip
+            raise ConfigError(
+                f"synapse.layers names {name}, which the image UNet does not have: "
+                f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}."
+            )
         music = unet.get_submodule(f"{name}.attn2")
         width = one or image_unet.get_submodule(f"{name}.attn1").to_k.out_features
         specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, width))

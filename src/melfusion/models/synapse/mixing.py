@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from melfusion.errors import ConfigError
-from melfusion.models.synapse.base import VisualSynapse, _project, _projections, _rescale
+from melfusion.models.synapse.base import VisualSynapse, make_projections, project, rescale
 from melfusion.models.synapse.layers import LayerSpec
 
 
@@ -21,8 +21,10 @@ class KVMix(VisualSynapse):
     def _check_widths(self, specs: list[LayerSpec]) -> None:
         for spec in specs:
             if spec.width != spec.image_width:
-                raise ConfigError(f"synapse.kind=kv_mix mixes equal widths, but {spec.name} has {spec.width} in the music "
-                                 f"UNet and {spec.image_width} in the image UNet: use kv_mix_proj or other layers.")  # fmt: skip
+                raise ConfigError(
+                    f"synapse.kind=kv_mix mixes equal widths, but {spec.name} has {spec.width} in the music "
+                    f"UNet and {spec.image_width} in the image UNet: use kv_mix_proj or other layers."
+                )
 
     def match_image(self, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Image key and value in the music's width."""
@@ -31,7 +33,7 @@ class KVMix(VisualSynapse):
     def mix(self, layer, key, value, mask, features, has_image):
         image_key, image_value = self.match_image(layer, features)
         if self.match_scale:
-            image_key, image_value = _rescale(image_key, key), _rescale(image_value, value)
+            image_key, image_value = rescale(image_key, key), rescale(image_value, value)
         weight = (self.alpha(layer) * has_image[:, None, None]).to(
             key.dtype
         )  # 0 without a picture: exactly the stock keys and values
@@ -40,15 +42,16 @@ class KVMix(VisualSynapse):
         # with a picture every position speaks, or an empty caption would hide it
         return key, value, None if mask is None else mask * (1 - has_image[:, None, None])
 
+
 class KVMixProj(KVMix):
     """kv_mix after a learned width match of the normalised image features; not the paper's rule."""
 
     def __init__(self, specs: list[LayerSpec], **kwargs):
         super().__init__(specs, **kwargs)
-        self.projections = _projections(specs)
+        self.projections = make_projections(specs)
 
     def _check_widths(self, specs: list[LayerSpec]) -> None:
         pass
 
     def match_image(self, layer, features):
-        return _project(self.projections, layer, features)
+        return project(self.projections, layer, features)

@@ -18,8 +18,16 @@ class SynapseProcessor:
     def __init__(self, stock, layer: str, synapse: VisualSynapse | None):
         self.stock, self.layer, self.synapse = stock, layer, synapse
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None,
-                 visual_features: VisualFeatures | None = None, has_image: Tensor | None = None):  # fmt: skip
+    def __call__(
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states=None,
+        attention_mask=None,
+        temb=None,
+        visual_features: VisualFeatures | None = None,
+        has_image: Tensor | None = None,
+    ):
         if self.synapse is None or visual_features is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         features = visual_features[self.layer]
@@ -28,6 +36,7 @@ class SynapseProcessor:
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         out = self.synapse.attend(self.layer, query, key, value, attention_mask, features, has_image.to(key.dtype))
         return attn.to_out[1](attn.to_out[0](out))
+
 
 def attach(unet: nn.Module, synapse: VisualSynapse) -> None:
     """Put a SynapseProcessor on every attention layer of a diffusers UNet."""
