@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from melfusion.data.dataset import MusicDataset
-from melfusion.evaluation.test_sets import metas_of
+from melfusion.evaluation.sets import metas_of
 from melfusion.media.pictures import read_image
 from melfusion.metrics.intervals import share
 

@@ -27,9 +27,9 @@ from melfusion.evaluation.clips import ROWS, claim, clip_file, make_clips, read_
 from melfusion.evaluation.paired import Partners
 from melfusion.evaluation.reference import Yardstick
 from melfusion.evaluation.scoring import Ears, Heard, accuracy, gains, levelled
+from melfusion.evaluation.sets import Bench, fresh, metas_of, own, tracks_of
 from melfusion.evaluation.study import Clip, write_blind, write_page
 from melfusion.evaluation.tables import learned, table
-from melfusion.evaluation.test_sets import Bench, fresh, metas_of, own, tracks_of
 from melfusion.files import write_json, write_whole
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding, clip, embedder
 from melfusion.media.figures import save, spectrogram_figure

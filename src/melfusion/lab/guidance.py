@@ -12,7 +12,7 @@ from melfusion.errors import ConfigError, DamagedFile
 from melfusion.evaluation.clips import ROWS, claim, identity, make_clips, read_clips
 from melfusion.evaluation.scores import ears, row_files, told, yardstick
 from melfusion.evaluation.scoring import Ears, accuracy
-from melfusion.evaluation.test_sets import Bench, metas_of
+from melfusion.evaluation.sets import Bench, metas_of
 from melfusion.files import read_json, write_json
 from melfusion.lab.models import trained
 from melfusion.lab.suite import Suite

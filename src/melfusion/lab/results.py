@@ -24,7 +24,7 @@ from melfusion.evaluation.leakage import SEEN, TOLD, leakage, looks
 from melfusion.evaluation.memorisation import memorisation
 from melfusion.evaluation.scores import ears, partners_of, told, yardstick
 from melfusion.evaluation.scoring import Ears, Heard, accuracy, confusions
-from melfusion.evaluation.test_sets import Bench, block, linked, metas_of, suite_bench, tracks_of
+from melfusion.evaluation.sets import Bench, block, linked, metas_of, suite_bench, tracks_of
 from melfusion.files import write_json, write_whole
 from melfusion.lab.guidance import chosen_guidance
 from melfusion.lab.models import sung, trained

@@ -15,7 +15,7 @@ from melfusion.data.dataset import MusicDataset
 from melfusion.errors import Preempted
 from melfusion.evaluation.clips import ROWS, claim, make_clips
 from melfusion.evaluation.scores import evaluate_run
-from melfusion.evaluation.test_sets import block, suite_bench
+from melfusion.evaluation.sets import block, suite_bench
 from melfusion.lab.guidance import choose_guidance
 from melfusion.lab.models import sung, trained
 from melfusion.lab.side_by_side import Command, run_side_by_side

@@ -141,7 +141,7 @@ def two_ranks(start, bad_set, tmp_path, *options):
         "trainer.media_items=0",
         *options,
     ]
-    source = str(Path(__file__).parents[1] / "src")
+    source = str(Path(__file__).parents[2] / "src")
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=os.environ | {"PYTHONPATH": source})
     return done.returncode, time.monotonic() - started, done.stdout + done.stderr

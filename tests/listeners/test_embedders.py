@@ -394,7 +394,7 @@ def test_efficientnet_tells_sounds_apart(efficientnet):
 
 @has_efficientnet
 def test_published_tables_were_heard_by_this_efficientnet(efficientnet):
-    published = Path(__file__).parents[1] / "experiments" / "results" / "headline.json"
+    published = Path(__file__).parents[2] / "experiments" / "results" / "headline.json"
     assert efficientnet.digest[:12] == json.loads(published.read_text())["networks"]["efficientnet"]
     other = embedder("efficientnet", "imagenet", AudioConfig(sample_rate_hz=16000, clip_duration_s=2.0, n_mels=32))
     assert other.digest != efficientnet.digest  # another front end hears otherwise

@@ -39,7 +39,7 @@ def write(tmp_path):
 
 def test_the_package_ships_the_configs_of_the_repository():
     assert {"base", "tiny", "scenes", "games", *FULL_SCALE} <= set(SHIPPED)
-    repository = Path(__file__).parents[1] / "configs"
+    repository = Path(__file__).parents[2] / "configs"
     assert {p.name: p.read_text() for p in repository.glob("*.yaml")} == {
         f"{name}.yaml": (CONFIG_DIR / f"{name}.yaml").read_text() for name in SHIPPED
     }

@@ -7,8 +7,8 @@ from melfusion.assembly.configuration import load_config
 from melfusion.data.shards import ShardSet
 from melfusion.data.sources import build_games, build_scenes, ensure_corpus
 from melfusion.errors import ConfigError, DataError
-from melfusion.evaluation import test_sets as bench
-from melfusion.evaluation.test_sets import block, linked, own, suite_bench, tracks_of
+from melfusion.evaluation import sets as bench
+from melfusion.evaluation.sets import block, linked, own, suite_bench, tracks_of
 
 
 def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):

@@ -8,7 +8,7 @@ import torch
 from data_fixtures import one_sentence
 from metric_fixtures import vggish_state
 from safetensors.torch import load_file, save_file
-from test_build import error_of, music_unet, t5_text, tango
+from weights_fixtures import error_of, music_unet, t5_text, tango
 
 from melfusion.assembly import system as build
 from melfusion.assembly.load import export_system, load_system

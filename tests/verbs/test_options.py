@@ -26,7 +26,7 @@ REGISTRIES = {
     "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"),
     "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),
     "ablation.told": ("melfusion.evaluation.clips", "ROWS"),
-    "ablation.corpus_test": ("melfusion.evaluation.test_sets", "SUITES"),
+    "ablation.corpus_test": ("melfusion.evaluation.sets", "SUITES"),
 }
 
 WRONG = [  # a call, and words of the sentence that answers it

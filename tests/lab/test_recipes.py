@@ -129,7 +129,7 @@ def test_too_much_weight_is_refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_release_scenes_makes_every_part_from_an_empty_folder(tmp_path):
     """The command itself in a copy without weights, its recipes cut to two steps on some clips."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     shutil.copytree(root / "src", tmp_path / "src", symlinks=True, ignore=shutil.ignore_patterns("weights", "__pycache__"))
     (tmp_path / "configs").mkdir()
     for file in (root / "configs").glob("*.yaml"):
@@ -148,7 +148,7 @@ def test_release_scenes_makes_every_part_from_an_empty_folder(tmp_path):
 
 
 def test_without_a_checkpoint_the_shipped_model_plays(tmp_path, capsys):
-    picture = Path(__file__).parents[1] / "data/examples/sea-night-clear.png"
+    picture = Path(__file__).parents[2] / "data/examples/sea-night-clear.png"
     options = {"image": str(picture), "prompt": "a tune in A minor", "num_inference_steps": 2}
     files = generate(options | {"out": str(tmp_path / "a.wav")}) + generate(options | {"out": str(tmp_path / "b.wav")})
     first, second = (soundfile.read(file)[0] for file in files)

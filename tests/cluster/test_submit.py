@@ -25,7 +25,7 @@ from melfusion.config.load import CONFIG_DIR
 from melfusion.errors import ConfigError
 from melfusion.verbs.submit import load_cluster, submit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

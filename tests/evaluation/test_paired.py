@@ -11,8 +11,8 @@ from torch import nn
 from melfusion.evaluation.paired import Partners
 from melfusion.evaluation.scores import ears, evaluate
 from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.sets import own
 from melfusion.evaluation.tables import table
-from melfusion.evaluation.test_sets import own
 from melfusion.media.sound import write_wav
 from melfusion.metrics.imsm import imsm
 

@@ -10,7 +10,7 @@ from data_fixtures import one_sentence
 from diffusers import AutoencoderKL
 from metric_fixtures import clap_twin
 from safetensors.torch import save_file
-from test_build import stable_diffusion, t5_text
+from weights_fixtures import stable_diffusion, t5_text
 
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config

@@ -354,7 +354,7 @@ def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
         load_suite("small", [])
 
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 ROW_FILES = sorted(f for f in EXPERIMENTS.glob("*/*.yaml") if not f.name.startswith("_"))
 suite_of_the_repository = functools.cache(lambda name: load_suite(name, []))
 

@@ -151,7 +151,7 @@ def weights(command, name):
 def environment(**more):
     """This one without SLURM's or torch's ranks, on the loopback interface."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MASTER_", "TORCHELASTIC_"))}
-    source = str(Path(__file__).parents[1] / "src")
+    source = str(Path(__file__).parents[2] / "src")
     return kept | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": source} | more
 
 

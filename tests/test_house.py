@@ -1,0 +1,123 @@
+"""The house: which room may import which, and no circles."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import melfusion
+
+ROOT = Path(melfusion.__file__).parent
+FLOORS = (
+    {""},
+    {"config", "state", "media", "metrics", "cluster"},
+    {"data"},
+    {"models"},
+    {"listeners"},
+    {"assembly"},
+    {"training", "evaluation"},
+    {"lab", "torture"},
+    {"verbs"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+TOP = 8  # Python files beside the rooms
+
+
+def module_of(file: Path) -> str:
+    parts = ["melfusion", *file.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(file): file for file in sorted(ROOT.rglob("*.py")) if "configs" not in file.parts}
+
+
+def names_in(source: str) -> set[str]:
+    """Modules that a file imports, within functions too, or names in strings."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} if re.fullmatch(r"melfusion(\.\w+)+", node.value) else set()
+    return {name for name in found if name in FILES}
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (ROOT / parts[1]).is_dir() else ""
+
+
+def forbidden(importer: str, imported: str) -> bool:
+    here, there = room_of(importer), room_of(imported)
+    if importer in ("melfusion", "melfusion.__main__"):
+        return False
+    return here != there and FLOOR[there] >= FLOOR[here]
+
+
+def imports() -> dict[str, set[str]]:
+    return {module: names_in(file.read_text()) - {module} for module, file in FILES.items()}
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Every group of modules that import each other (Tarjan 1972)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in arrows.get(module, ()):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            group = [stack.pop()]
+            while group[-1] != module:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in arrows:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_no_import_points_upwards():
+    wrong = [f"{a} imports {b}" for a, names in imports().items() for b in sorted(names) if forbidden(a, b)]
+    assert not wrong, "; ".join(wrong)
+
+
+def test_no_circles():
+    assert circles(imports()) == []
+
+
+def test_every_room_has_a_floor_and_few_files_stand_beside_the_rooms():
+    rooms = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert rooms == set(FLOOR) - {""}
+    assert len(list(ROOT.glob("*.py"))) <= TOP
+    assert all(len(file.relative_to(ROOT).parts) <= 3 for file in FILES.values())  # two levels below the package
+
+
+@pytest.mark.parametrize(
+    "source, names",
+    [
+        ("from melfusion.data import order", {"melfusion.data", "melfusion.data.order"}),
+        ("def f():\n    import melfusion.verbs.train", {"melfusion.verbs.train"}),
+        ("MODULE = 'melfusion.verbs.train'", {"melfusion.verbs.train"}),
+    ],
+)
+def test_an_import_is_seen_wherever_it_stands(source, names):
+    assert names_in(source) == names
+
+
+def test_what_is_forbidden():
+    assert forbidden("melfusion.data.order", "melfusion.models.unet")
+    assert forbidden("melfusion.config.load", "melfusion.state.run_directory")
+    assert not forbidden("melfusion.models.unet", "melfusion.data.order")
+    assert not forbidden("melfusion.__main__", "melfusion.verbs.train")
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
