@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from melfusion import randomness
 from melfusion.data import order
 from melfusion.data.reading import SampleReader
 from melfusion.errors import BadSample, DataError
@@ -66,7 +67,7 @@ class MusicDataset(Dataset):
             entry = self.entries[index]
             try:
                 item = self.reader(entry, crop)
-                draws = order.draws(self.seed, position, self.noise_shapes)
+                draws = randomness.draws(self.seed, position, self.noise_shapes)
                 return item | {"position": position, "draws": draws, "replaced": replaced}
             except BadSample as error:
                 replaced.append((f"{entry.shard}:{entry.key}", str(error)))

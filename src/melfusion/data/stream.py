@@ -13,6 +13,7 @@ from typing import IO, Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
 
+from melfusion import randomness
 from melfusion.data import order, tars
 from melfusion.data.collate import collate, heed_only_the_loader
 from melfusion.data.options import DataConfig
@@ -135,7 +136,7 @@ class StreamingDataset(IterableDataset):
             self.expected = layout(item)
         if layout(item) != self.expected:
             raise BadSample(f"{CACHE_EXT} is laid out unlike the first sample's")
-        return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
+        return item | {"position": position, "draws": randomness.draws(self.seed, position, self.shapes)}
 
 
 def stream_loader(

@@ -21,6 +21,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from melfusion import randomness
 from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
 from melfusion.data import order
@@ -97,7 +98,7 @@ class StepGuard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # whatever draws from torch's own generator draws the same after a resume
         number = trainer.global_step * trainer.accumulate_grad_batches + len(self.samples)
-        torch.manual_seed(order.torch_seed(self.seed, number * trainer.world_size + trainer.global_rank))
+        torch.manual_seed(randomness.torch_seed(self.seed, number * trainer.world_size + trainer.global_rank))
         if isinstance(batch, MusicBatch):
             self.samples.append({"keys": batch.keys, "positions": batch.position})
             bad = not_finite(batch)
@@ -190,7 +191,7 @@ class StepGuard(Callback):
             "why": why,
             "seen": {k: v if abs(v) < float("inf") else str(v) for k, v in seen.items()},
             "micro_batches": samples,
-            "generator": {"kind": "Philox", "key": [self.seed, order.KEY], "streams": order.STREAMS},
+            "generator": {"kind": "Philox", "key": [self.seed, randomness.KEY], "streams": randomness.STREAMS},
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
