@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from melfusion.errors import WeightsError
 from melfusion.models import twins
 
+TANGO_AUDIO = ("audio.framing=centred", "audio.level=peak")  # of the log-mels that its UNet was trained on
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
     "beta_start": 0.001,

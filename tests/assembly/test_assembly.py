@@ -9,7 +9,7 @@ import torch
 from data_fixtures import one_sentence
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel
-from weights_fixtures import SCHEDULER, clip_text, error_of, music_unet, stable_diffusion, t5_text, tango
+from weights_fixtures import SCHEDULER, TANGO_AUDIO, clip_text, error_of, music_unet, stable_diffusion, t5_text, tango
 
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
@@ -114,15 +114,17 @@ def test_a_diffusers_folder_gives_the_music_unet(sub, tiny, tmp_path):
 
 
 def test_tangos_file_gives_the_music_unet(tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config)
     tango(tmp_path, published)
     assert digest(build.system(config).unet.unet) == digest(published)
+    message = error_of(build.system, tiny(f"unet.weights={tmp_path}"))
+    assert "was trained for audio.framing=centred, but it is hifigan here" in message
 
 
 def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tmp_path):
     """configs/diffusion_model_config.json of declare-lab/tango sets both."""
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config, use_linear_projection=True, upcast_attention=True)
     tango(tmp_path, published)
     unet = build.system(config).unet.unet
@@ -131,7 +133,7 @@ def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tm
 
 @pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), lambda s: s.update({"unet.more": torch.zeros(1)})])
 def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), change)
     with pytest.raises(RuntimeError, match="conv_in.bias|more"):
         build.system(config)
@@ -139,7 +141,7 @@ def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
 
 @pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), None])
 def test_a_wrong_tango_file_is_one_sentence(change, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), change or (lambda state: None))
     if change is None:
         (tmp_path / "pytorch_model_main.bin").write_bytes(b"junk")
@@ -151,7 +153,7 @@ def test_tangos_file_runs_no_code(tiny, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "sprung"),))
 
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), lambda state: state.update({"unet.trap": Trap()}))
     with pytest.raises(Exception, match="[Ww]eights"):
         build.system(config)

@@ -25,8 +25,8 @@ from melfusion.config.check import flatten
 from melfusion.config.load import config_path
 from melfusion.errors import ConfigError, Preempted
 from melfusion.evaluation.scoring import Ears
+from melfusion.lab import models, side_by_side
 from melfusion.lab import run as lab
-from melfusion.lab import side_by_side
 from melfusion.lab.results import conclude
 from melfusion.lab.run import RowFailed
 from melfusion.lab.suite import load_suite
@@ -403,6 +403,6 @@ def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp
 @pytest.mark.parametrize("vocoder", [VocoderConfig(weights="shipped", mel_corrections=4), VocoderConfig(griffin_lim_iterations=7)])
 def test_a_row_speaks_by_its_own_vocoder_and_not_by_the_checkpoints(monkeypatch, vocoder):
     asked = []
-    monkeypatch.setattr(lab, "load_system", lambda path, overrides: asked.append(overrides) or [torch.nn.Identity()])
-    lab.trained(Config(name="row", vocoder=vocoder))
+    monkeypatch.setattr(models, "load_system", lambda path, overrides: asked.append(overrides) or [torch.nn.Identity()])
+    models.trained(Config(name="row", vocoder=vocoder))
     assert override(Config(vocoder=VocoderConfig(weights="run:other", mel_corrections=1)), asked[0]).vocoder == vocoder

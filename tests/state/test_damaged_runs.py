@@ -24,7 +24,7 @@ from melfusion.evaluation.clips import differing, note
 from melfusion.evaluation.scoring import Heard
 from melfusion.lab.guidance import chosen_guidance
 from melfusion.state.checkpoint_store import newest, read_index
-from melfusion.training import scalars as callbacks
+from melfusion.training import media_log
 from melfusion.training.loggers import JSONLines
 from melfusion.verbs.train import scored
 
@@ -265,7 +265,7 @@ def test_training_goes_on_where_curves_and_media_cannot_be_written(tmp_path, tin
 
     job = Job(tmp_path, tiny_corpus)
     (job.path / "metrics.jsonl").mkdir(parents=True)
-    monkeypatch.setattr(callbacks, "save", full)
+    monkeypatch.setattr(media_log, "save", full)
     monkeypatch.setattr(RecordWriter, "write", full)
     assert job(steps=3, media=1) == 0
     for what in ("tensorboard", "metrics.jsonl", "samples"):

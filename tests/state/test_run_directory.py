@@ -24,7 +24,6 @@ from melfusion.errors import ConfigError
 from melfusion.evaluation.tables import mean_cell
 from melfusion.files import locked
 from melfusion.media.figures import as_array, save, spectrogram_figure
-from melfusion.training import fit as training
 from melfusion.training import run
 from melfusion.verbs import generate, options
 
@@ -108,7 +107,7 @@ def test_a_part_that_is_trained_is_taken_without_a_lock(tiny, tmp_path, monkeypa
     part = run_directory(run.stage_config(config, "music_vae"))
     part.prepare()
     part.finish({"step": 10**6})
-    monkeypatch.setattr(training, "locked", None)
+    monkeypatch.setattr(run, "locked", None)
     run.ensure_stages(config)
     assert not [*tmp_path.glob(".*")]
 

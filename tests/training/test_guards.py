@@ -18,7 +18,6 @@ from melfusion.assembly.configuration import load_config
 from melfusion.assembly.options import GuardConfig
 from melfusion.assembly.run import run_directory
 from melfusion.batch import MusicBatch
-from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models import trained as optim
 from melfusion.state.checkpoint_store import CheckpointStore

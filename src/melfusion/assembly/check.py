@@ -6,7 +6,7 @@ from typing import Any
 
 from melfusion.assembly.schema import CHOICES, REFUSED, Config, to_dict
 from melfusion.config.check import flatten, nearest
-from melfusion.data.sources import check_scenes
+from melfusion.data.options import check_scenes
 from melfusion.errors import ConfigError
 from melfusion.files import one_line, one_name
 

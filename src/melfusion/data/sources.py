@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from melfusion.data import replacing
-from melfusion.data.options import DataConfig
+from melfusion.data.options import DataConfig, check_scenes
 from melfusion.data.shards import ShardSet, write_shards
 from melfusion.data.storage import is_url, local_name
-from melfusion.errors import ConfigError, DataError
+from melfusion.errors import DataError
 from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,6 @@ class Corpus:
 
     data: DataConfig
     audio: AudioConfig
-
-
-def check_scenes(key: str, n: int, data: DataConfig) -> None:
-    """Refuse to draw more scenes than `data.max_scenes`."""
-    if n > (most := data.max_scenes):
-        raise ConfigError(
-            f"{key} asks for {n} scenes, more than data.max_scenes={most}: give fewer, or data.max_scenes={n} where "
-            "they are really wanted."
-        )
 
 
 HELD_OUT = "data/scenes-held-out"

@@ -36,7 +36,7 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     if "://" in weights:
         raise WeightsError(f"{said} is an address, and a folder is wanted: copy it to this machine or give hub:OWNER/NAME@COMMIT.")
     base, _, name = weights.partition(":")
-    if base in ("run", "shipped") and name and not _stays_inside(name):
+    if base in ("run", "shipped") and ":" in weights and not _stays_inside(name):
         raise WeightsError(f"{said} leads out of the folder where such weights lie: give a name in it, or the folder itself.")
     folder = Path(base) / name
     if base == "shipped":

@@ -24,7 +24,6 @@ from torch import Tensor
 from melfusion import randomness
 from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
-from melfusion.data import order
 from melfusion.files import write_json
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.ema import EMA
