@@ -18,6 +18,7 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import ShardSet
 from melfusion.errors import ConfigError, DataError
 from melfusion.media.pictures import read_image
+from melfusion.randomness import draws
 from melfusion.training.precompute import ensure_precomputed, precompute
 
 SHAPES = {"noise": (4, 16, 4), "vae_noise": (4, 16, 4)}
@@ -85,7 +86,7 @@ def test_training_follows_the_order_of_order_py(tiny_corpus, module):
     wanted = [f"s{order.sample_index(0, p, 16):03d}" for p in range(36)]
     assert [key for batch in batches for key in batch.keys] == wanted
     assert sorted(wanted[:16]) == [f"s{i:03d}" for i in range(16)]
-    noise = order.draws(0, 30, SHAPES)["noise"]
+    noise = draws(0, 30, SHAPES)["noise"]
     np.testing.assert_array_equal(batches[7].draws["noise"][2].numpy(), noise)
 
 

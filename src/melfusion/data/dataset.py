@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from melfusion.data import order
 from melfusion.data.reading import SampleReader
 from melfusion.errors import BadSample, DataError
+from melfusion.randomness import draws, generator
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,14 @@ class MusicDataset(Dataset):
         n = len(self.entries)
         index = order.sample_index(self.seed, position, n) if self.training else position % n
         random_crop = self.training and self.reader.data.crop == "random"
-        crop = order.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
+        crop = generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
         replaced = []
         for attempt in range(MAX_SUBSTITUTES):
             entry = self.entries[index]
             try:
                 item = self.reader(entry, crop)
-                draws = order.draws(self.seed, position, self.noise_shapes)
-                return item | {"position": position, "draws": draws, "replaced": replaced}
+                own = draws(self.seed, position, self.noise_shapes)
+                return item | {"position": position, "draws": own, "replaced": replaced}
             except BadSample as error:
                 replaced.append((f"{entry.shard}:{entry.key}", str(error)))
                 index = order.substitute_index(self.seed, position, attempt, n)

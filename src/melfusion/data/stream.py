@@ -13,7 +13,7 @@ from typing import IO, Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
 
-from melfusion.data import order, tars
+from melfusion.data import tars
 from melfusion.data.collate import collate, heed_only_the_loader
 from melfusion.data.options import DataConfig
 from melfusion.data.reading import decode_sample, digest_in, layout
@@ -21,6 +21,7 @@ from melfusion.data.remote import ask
 from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
 from melfusion.errors import BadSample, DataError, shown
 from melfusion.media.options import AudioConfig
+from melfusion.randomness import draws, generator
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class StreamingDataset(IterableDataset):
     def _decode(self, key: str, raw: dict[str, bytes] | BadSample, position: int) -> dict[str, Any]:
         if isinstance(raw, BadSample):
             raise raw
-        crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
+        crop = generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
         item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
         if "cached" in item and (found := digest_in(raw[CACHE_EXT])) != self.made_with:
             raise DataError(
@@ -135,7 +136,7 @@ class StreamingDataset(IterableDataset):
             self.expected = layout(item)
         if layout(item) != self.expected:
             raise BadSample(f"{CACHE_EXT} is laid out unlike the first sample's")
-        return item | {"position": position, "draws": order.draws(self.seed, position, self.shapes)}
+        return item | {"position": position, "draws": draws(self.seed, position, self.shapes)}
 
 
 def stream_loader(
