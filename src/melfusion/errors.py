@@ -72,7 +72,7 @@ class Preempted(MelfusionError, RuntimeError):
 
 
 class Interrupted(BaseException):
-    """A signal at the place where it arrives. It is no Exception, or code that reads a file then would take the file for damaged."""
+    """A signal at the place where it arrives. It is no Exception, or whoever reads a file then would take it for damaged."""
 
 
 def shown(text: object, address: str = "") -> str:

@@ -11,6 +11,7 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sen
 from PIL import Image
 from safetensors.torch import save
 
+from melfusion import randomness
 from melfusion.__main__ import VERBS
 from melfusion.assembly import system as build
 from melfusion.data import order
@@ -18,7 +19,6 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import ShardSet
 from melfusion.errors import ConfigError, DataError
 from melfusion.media.pictures import read_image
-from melfusion.randomness import draws
 from melfusion.training.precompute import ensure_precomputed, precompute
 
 SHAPES = {"noise": (4, 16, 4), "vae_noise": (4, 16, 4)}
@@ -86,7 +86,7 @@ def test_training_follows_the_order_of_order_py(tiny_corpus, module):
     wanted = [f"s{order.sample_index(0, p, 16):03d}" for p in range(36)]
     assert [key for batch in batches for key in batch.keys] == wanted
     assert sorted(wanted[:16]) == [f"s{i:03d}" for i in range(16)]
-    noise = draws(0, 30, SHAPES)["noise"]
+    noise = randomness.draws(0, 30, SHAPES)["noise"]
     np.testing.assert_array_equal(batches[7].draws["noise"][2].numpy(), noise)
 
 

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from melfusion import randomness
 from melfusion.data.order import EvalBatches, TrainBatches, permutation, sample_index, substitute_index
 from melfusion.errors import DataError
-from melfusion.randomness import STREAMS, draws, generator
+from melfusion.randomness import generator
 
 CASES = np.random.default_rng(0)
 
@@ -65,17 +66,17 @@ def test_a_resume_with_other_devices_goes_on_where_the_first_stopped():
 def test_draws_depend_on_seed_and_position_only():
     shapes = {"noise": (2, 3), "vae_noise": (4,)}
     for case in cases(200, seed=(0, 2**32), position=(0, 2**40)):
-        first = draws(case["seed"], case["position"], shapes)
-        draws(case["seed"] + 1, 5, {"noise": (1000,)})  # whatever was drawn in between
-        again = draws(case["seed"], case["position"], dict(reversed(shapes.items())))
+        first = randomness.draws(case["seed"], case["position"], shapes)
+        randomness.draws(case["seed"] + 1, 5, {"noise": (1000,)})  # whatever was drawn in between
+        again = randomness.draws(case["seed"], case["position"], dict(reversed(shapes.items())))
         assert first.keys() == again.keys() == {"timestep", "drop", "noise", "vae_noise"}
         assert all(np.array_equal(first[name], again[name]) for name in first), case
-        fewer = draws(case["seed"], case["position"], {"noise": (2, 3)})
+        fewer = randomness.draws(case["seed"], case["position"], {"noise": (2, 3)})
         assert np.array_equal(first["noise"], fewer["noise"]) and first["drop"] == fewer["drop"]
 
 
 def test_draws_have_their_shapes_types_and_distributions():
-    drawn = [draws(0, position, {"noise": (3, 4), "image_noise": (5,)}) for position in range(2000)]
+    drawn = [randomness.draws(0, position, {"noise": (3, 4), "image_noise": (5,)}) for position in range(2000)]
     assert drawn[0]["noise"].shape == (3, 4) and drawn[0]["image_noise"].shape == (5,)
     assert drawn[0]["noise"].dtype == drawn[0]["image_noise"].dtype == np.float32
     for name in ("timestep", "drop"):
@@ -89,9 +90,9 @@ def test_draws_have_their_shapes_types_and_distributions():
 
 
 def test_streams_positions_epochs_and_seeds_differ():
-    grid = itertools.product(range(3), STREAMS, range(3), range(4))
+    grid = itertools.product(range(3), randomness.STREAMS, range(3), range(4))
     first = [generator(*case).integers(2**63) for case in grid]
-    assert len(set(first)) == len(first) == 3 * len(STREAMS) * 12
+    assert len(set(first)) == len(first) == 3 * len(randomness.STREAMS) * 12
     assert generator(1, "noise", 2, 3).random() == generator(1, "noise", 2, 3).random()
 
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
+from melfusion import randomness
 from melfusion.assembly import system as build
 from melfusion.data import stream as stream_module
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.reading import digest_of
 from melfusion.data.stream import StreamingDataset, open_url
 from melfusion.errors import DataError
-from melfusion.randomness import draws
 from melfusion.training.precompute import ensure_precomputed
 
 SHAPES = {"noise": (4, 16, 4)}
@@ -123,7 +123,7 @@ def test_real_workers_give_batches_of_each_shard_once(shards, tiny, caplog):
 def test_draws_belong_to_the_position(shards, stream):
     items = list(itertools.islice(stream([shards / "train-000000.tar"]), 4))
     for item in items:
-        wanted = draws(0, item["position"], SHAPES)
+        wanted = randomness.draws(0, item["position"], SHAPES)
         assert (item["draws"]["noise"] == wanted["noise"]).all() and item["draws"]["timestep"] == wanted["timestep"]
     assert items[0]["key"] == items[2]["key"] and (items[0]["draws"]["noise"] != items[2]["draws"]["noise"]).any()
 

@@ -17,6 +17,7 @@ from melfusion.errors import CheckpointError
 from melfusion.state import checkpoint_store
 from melfusion.state.checkpoint_store import CheckpointStore, newest, read_index, write_index
 from melfusion.torture.jobs import fork, wait
+from melfusion.training import checkpoints
 from melfusion.training.checkpoints import SaveCheckpoints
 
 
@@ -341,7 +342,7 @@ def test_an_asynchronous_run_is_the_same_to_the_bit(tiny_corpus, tmp_path):
 
 def test_a_validated_step_is_saved_after_its_validation_and_the_best_is_kept(tiny_corpus, tmp_path, monkeypatch):
     run, order = Run(tmp_path, tiny_corpus), []
-    write, log = CheckpointStore._write, checkpoint_store.SaveCheckpoints.on_validation_end
+    write, log = CheckpointStore._write, checkpoints.SaveCheckpoints.on_validation_end
     monkeypatch.setattr(CheckpointStore, "_write", lambda s, c, p: [order.append(f"save {c['global_step']}"), write(s, c, p)][1])
     monkeypatch.setattr(
         SaveCheckpoints, "on_validation_end", lambda s, t, m: [order.append(f"validated {t.global_step}"), log(s, t, m)][1]

@@ -25,6 +25,7 @@ from melfusion.evaluation.tables import mean_cell
 from melfusion.files import locked
 from melfusion.media.figures import as_array, save, spectrogram_figure
 from melfusion.training import fit as training
+from melfusion.training import run
 from melfusion.verbs import generate, options
 
 # --- run directories ------------------------------------------------------------------------------------------------
@@ -104,11 +105,11 @@ def test_a_finished_run_knows_its_results_until_more_steps_are_asked_for(config,
 def test_a_part_that_is_trained_is_taken_without_a_lock(tiny, tmp_path, monkeypatch):
     """Its run may be another user's."""
     config = tiny(f"runs_dir={tmp_path}", "stages=[music_vae]", "music_vae.weights=run:vae")
-    part = run_directory(training.stage_config(config, "music_vae"))
+    part = run_directory(run.stage_config(config, "music_vae"))
     part.prepare()
     part.finish({"step": 10**6})
     monkeypatch.setattr(training, "locked", None)
-    training.ensure_stages(config)
+    run.ensure_stages(config)
     assert not [*tmp_path.glob(".*")]
 
 
