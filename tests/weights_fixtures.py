@@ -8,8 +8,8 @@ from data_fixtures import one_sentence
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from melfusion.assembly import system as build
 from melfusion.errors import WeightsError
+from melfusion.models import twins
 
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
@@ -32,7 +32,7 @@ def error_of(call, *args):
 def clip_text(width=16, positions=12):
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(build.byte_tokenizer()),
+            vocab_size=len(twins.byte_tokenizer()),
             hidden_size=width,
             intermediate_size=2 * width,
             num_hidden_layers=2,
@@ -47,10 +47,10 @@ def clip_text(width=16, positions=12):
 
 def t5_text(folder):
     model = T5EncoderModel(
-        T5Config(vocab_size=len(build.byte_tokenizer()), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+        T5Config(vocab_size=len(twins.byte_tokenizer()), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
     ).eval()
     model.save_pretrained(folder)
-    build.byte_tokenizer().save_pretrained(folder)
+    twins.byte_tokenizer().save_pretrained(folder)
     return model
 
 
@@ -76,7 +76,7 @@ def stable_diffusion(folder, scheduler=SCHEDULER):
         norm_num_groups=4,
         scaling_factor=0.18215,
     ).eval()
-    text, tokenizer = clip_text(positions=7), build.byte_tokenizer()
+    text, tokenizer = clip_text(positions=7), twins.byte_tokenizer()
     tokenizer.model_max_length = 7
     for part, model in (("unet", unet), ("vae", vae), ("text_encoder", text), ("tokenizer", tokenizer)):
         model.save_pretrained(folder / part)
@@ -87,7 +87,7 @@ def stable_diffusion(folder, scheduler=SCHEDULER):
 
 def music_unet(config, **changes):
     """A UNet of the sizes of `unet` in the config, as its publisher would make it."""
-    stock = build.random_unet(config.unet, config.music_vae.latent_channels, config.text_encoder.hidden_size).config
+    stock = twins.random_unet(config.unet, config.music_vae.latent_channels, config.text_encoder.hidden_size).config
     kwargs = {name: value for name, value in stock.items() if not name.startswith("_")}
     return UNet2DConditionModel(**(kwargs | changes))
 

@@ -14,6 +14,7 @@ from weights_fixtures import SCHEDULER, clip_text, error_of, music_unet, stable_
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError, WeightsError
+from melfusion.models import twins
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.frozen import digest
 from melfusion.models.options import DiffusionConfig
@@ -201,7 +202,7 @@ def test_a_t5_folder(tiny, tmp_path):
 def test_a_clip_folder(tiny, tmp_path):
     published = clip_text()
     published.save_pretrained(tmp_path / "model")
-    build.byte_tokenizer().save_pretrained(tmp_path / "model")
+    twins.byte_tokenizer().save_pretrained(tmp_path / "model")
     encoder = build.text_encoder(tiny(f"text_encoder.weights={tmp_path}:model"))
     assert isinstance(encoder.network, CLIPTextModel) and digest(encoder.network) == digest(published)
 
@@ -292,7 +293,7 @@ def test_noise_shapes_follow_what_is_read(tiny):
 
 
 def test_the_byte_tokenizer_takes_every_byte():
-    tokenizer = build.byte_tokenizer()
+    tokenizer = twins.byte_tokenizer()
     text = "".join(chr(c) for c in range(32, 300)) + "♫ 音"
     assert tokenizer.decode(tokenizer([text]).input_ids[0][:-1]) == text
     assert tokenizer([""]).input_ids == [[1]] and len(tokenizer) == 258

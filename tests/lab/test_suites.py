@@ -18,6 +18,7 @@ import yaml
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion.__main__ import main
+from melfusion.assembly import weights
 from melfusion.assembly.configuration import load_config, override
 from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
@@ -66,7 +67,7 @@ def random_judge(monkeypatch):
     from melfusion.models.frozen import freeze
 
     def ears(config, embedders=True):
-        with build._seeded(3):
+        with weights.seeded(3):
             judge = freeze(build.judge(config))
         named = [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))] if embedders else []
         return Ears(config.audio, judge, named)

@@ -6,7 +6,9 @@ import logging
 import pytest
 import torch
 
+from melfusion import errors
 from melfusion.assembly import system as build
+from melfusion.assembly import weights
 from melfusion.assembly.configuration import load_config
 from melfusion.models.frozen import digest, freeze
 
@@ -16,7 +18,7 @@ CAPTIONS = ["", "rain", "a slow tune", "x" * 40]
 @pytest.fixture(scope="module", params=["bert", "t5", "clip"])
 def encoder(request):
     config = load_config("tiny", [f"text_encoder.family={request.param}"])
-    with build._seeded(0):
+    with weights.seeded(0):
         return freeze(build.text_encoder(config))
 
 
@@ -37,7 +39,7 @@ def test_captions_differ_and_repeat(encoder):
 
 def test_captions_are_cut_after_so_many_words_where_it_is_asked_for(caplog):
     def read(words, caption):
-        with build._seeded(0):
+        with weights.seeded(0):
             encoder = freeze(build.text_encoder(load_config("tiny", [f"text_encoder.max_words={words}"])))
         return encoder([caption])[0]
 
@@ -82,7 +84,7 @@ def test_more_tokens_than_the_encoder_has_positions_is_an_error_at_building(tmp_
     encoder.network.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
     config.text_encoder.weights, config.text_encoder.max_length = str(tmp_path), 13
-    with pytest.raises(build.WeightsError, match="max_length"):
+    with pytest.raises(errors.WeightsError, match="max_length"):
         build.text_encoder(config)(["rain"])
 
 

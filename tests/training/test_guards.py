@@ -12,6 +12,7 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from training_jobs import Run, once
 
+from melfusion import randomness
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.options import GuardConfig
@@ -69,7 +70,7 @@ def test_a_bad_step_changes_nothing_and_is_described(run, tiny, fault):
     config = tiny(f"data.path={run.data}")
     data = MusicDataModule(config.data, config.audio, config.seed).dataset("train", training=True)
     assert found["micro_batches"][0]["keys"] == [data[p]["key"] for p in range(12, 16)]
-    assert found["generator"] == {"kind": "Philox", "key": [0, order.KEY], "streams": list(order.STREAMS)}
+    assert found["generator"] == {"kind": "Philox", "key": [0, randomness.KEY], "streams": list(randomness.STREAMS)}
     assert run.curve("guards/skipped_steps") == {4: 1}
     assert (run.curve("train/loss")[4] is None) == (fault != "inf-gradient")  # JSON has no NaN
     assert all(abs(run.curve("train/loss")[step]) < 100 for step in (1, 2, 3, 5, 6))
@@ -137,7 +138,7 @@ def test_torchs_own_generator_draws_the_same_after_a_resume(run, tiny_corpus, tm
     torch.rand(7)
     run(plant=[parts], steps=5)
     assert whole.seen == parts.seen and len({tuple(v) for v in whole.seen.values()}) == 5
-    assert len({order.torch_seed(seed, number) for seed in range(3) for number in range(3)}) == 9
+    assert len({randomness.torch_seed(seed, number) for seed in range(3) for number in range(3)}) == 9
 
 
 # --- the verdict itself ---------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from melfusion import randomness
 from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
 from melfusion.data import order
+from melfusion.errors import MelfusionError
 from melfusion.files import write_json
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.ema import EMA
@@ -37,7 +39,7 @@ SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop", "time_is_
 WINDOW = 100  # applied steps whose losses say what is usual
 
 
-class GuardError(RuntimeError):
+class GuardError(MelfusionError, RuntimeError):
     """Training that goes nowhere: what was seen, where the samples are named, what to do."""
 
 
@@ -97,7 +99,7 @@ class StepGuard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # whatever draws from torch's own generator draws the same after a resume
         number = trainer.global_step * trainer.accumulate_grad_batches + len(self.samples)
-        torch.manual_seed(order.torch_seed(self.seed, number * trainer.world_size + trainer.global_rank))
+        torch.manual_seed(randomness.torch_seed(self.seed, number * trainer.world_size + trainer.global_rank))
         if isinstance(batch, MusicBatch):
             self.samples.append({"keys": batch.keys, "positions": batch.position})
             bad = not_finite(batch)
@@ -190,7 +192,7 @@ class StepGuard(Callback):
             "why": why,
             "seen": {k: v if abs(v) < float("inf") else str(v) for k, v in seen.items()},
             "micro_batches": samples,
-            "generator": {"kind": "Philox", "key": [self.seed, order.KEY], "streams": order.STREAMS},
+            "generator": {"kind": "Philox", "key": [self.seed, randomness.KEY], "streams": randomness.STREAMS},
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
