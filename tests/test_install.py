@@ -72,3 +72,11 @@ def test_tests_and_what_they_start_run_this_checkout(tmp_path):
         [sys.executable, "-c", "import melfusion; print(melfusion.__file__)"], cwd=tmp_path, capture_output=True, text=True
     )
     assert Path(child.stdout.strip()).parents[2] == ROOT
+
+
+def test_error_messages_name_the_packages_and_versions_of_the_list():
+    lines = (ROOT / "requirements-no-deps.txt").read_text().splitlines()
+    listed = [line for line in lines if line and not line.startswith("#")]
+    assert [f"{name}=={version}" for name, version in install.NO_DEPS.items()] == listed
+    assert install.no_deps_command() == f"pip install --no-deps {' '.join(listed)}"
+    assert install.no_deps_command("tinysoundfont") == "pip install --no-deps tinysoundfont==0.3.7"

@@ -103,8 +103,20 @@ def test_the_rule_lets_pass_what_is_safe(code):
     assert not violations(code)
 
 
-def test_webdataset_enforces_its_security():
+def test_webdataset_enforces_its_security_wherever_it_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset.utils, "enforce_security", False)
+    data_set(tmp_path, [make_sample("a")])
     assert webdataset.utils.enforce_security
+    monkeypatch.setattr(webdataset.utils, "enforce_security", False)
+    next(iter(stream.StreamingDataset(DataConfig(stream=[str(tmp_path / "train-000000.tar")]), AudioConfig(), 0, {}, 0, 1)))
+    assert webdataset.utils.enforce_security
+
+
+def test_importing_changes_no_library():
+    look = "import webdataset, PIL.Image; found = webdataset.utils.enforce_security, PIL.Image.MAX_IMAGE_PIXELS\n"
+    ours = ", ".join(f"melfusion.{name}" for name in ("data.stream", "data.manifest.build", "data.games.clips", "media.file_kinds"))
+    code = f"{look}before = found\nimport {ours}\n{look}assert found == before, found"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -129,18 +129,19 @@ def _shards(config: str, options: list[str]) -> None:
 def _data_scenes(config: str, options: list[str]) -> None:
     settings = load_config(config, options)
 
-    from melfusion.data.sources import build_scenes, describe
+    from melfusion.data.sources import build_corpus, describe
 
-    build_scenes(settings)
+    build_corpus("scenes", settings)
     print(describe(settings.data.path))
 
 
 def _data_games(config: str, options: list[str]) -> None:
     settings = load_config("games" if config == DEFAULT_CONFIG else config, options)
 
-    from melfusion.data.sources import build_games, describe
+    from melfusion.data.sources import build_corpus, describe
 
-    build_games(settings, os.environ.get("GAMES_DIR"))
+    unpacked = os.environ.get("GAMES_DIR")
+    build_corpus("games", settings, Path(unpacked) if unpacked else None)
     print(describe(settings.data.path))
 
 

@@ -12,6 +12,7 @@ import select
 import sys
 import threading
 import traceback
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from melfusion import PREEMPTED
@@ -23,12 +24,55 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:\S*@)?([^\s?#]*)([?#][^\s,
 HIDDEN = "…"
 
 
-class DataError(RuntimeError):
-    """A data set that cannot be used: what is wrong, where, what to do. It never says a password of an address."""
+MENDABLE = 2  # exit code of what a user can mend
+
+
+class MelfusionError(Exception):
+    """Base of all errors of this package that a user can mend: one sentence, and in `code` what the process exits with."""
+
+    code = MENDABLE
+
+
+class ConfigError(MelfusionError, ValueError):
+    """What is wrong in a configuration or option, where, and what to write instead."""
+
+
+class DataError(MelfusionError, RuntimeError):
+    """A data set that cannot be used: what is wrong, where, what to do. It never shows the password of an address."""
 
     def __str__(self) -> str:
-        # a loader's worker sends its error with the traceback before it; the sentence comes last
+        # The process of a data loader sends its error with the traceback before it. The sentence comes last.
         return shown(super().__str__().strip().rpartition(f"{__name__}.DataError: ")[2])
+
+
+class BadSample(MelfusionError, ValueError):
+    """A sample that cannot be used. The message is the reason that is counted and logged."""
+
+
+class DamagedFile(MelfusionError, ValueError):
+    """A file of this project that cannot be read as what it should be: which, why, what to do."""
+
+
+class WeightsError(MelfusionError, RuntimeError):
+    """Weights that are missing or not what they should be: what, where, what to do."""
+
+
+class CheckpointError(MelfusionError, RuntimeError):
+    """A checkpoint that cannot be written or read, or does not belong to these parts: what is wrong, and what to do."""
+
+
+class RankLost(MelfusionError, RuntimeError):
+    """Another rank of this run is gone."""
+
+
+class Preempted(MelfusionError, RuntimeError):
+    """The run was asked to leave, and did."""
+
+    code = PREEMPTED
+
+
+class Interrupted(BaseException):
+    """A signal at the place where it arrives. It is no Exception, or whoever reads a file then would take it for damaged."""
 
 
 def shown(text: object, address: str = "") -> str:
@@ -51,8 +95,6 @@ def secrets(address: str) -> list[str]:
     password = user.partition(":")[2]
     return [word for word in dict.fromkeys((user, unquote(user), password, unquote(password))) if at and len(word) > 1]
 
-
-MENDABLE = 2  # exit code of what a user can mend
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -77,18 +119,6 @@ CURES = {
 }
 
 
-class ConfigError(ValueError):
-    """What is wrong in a configuration or option, where, and what to write instead."""
-
-
-class BadSample(ValueError):
-    """A sample that cannot be used; the message is the reason that is counted and logged."""
-
-
-class DamagedFile(ValueError):
-    """A file of this project that cannot be read as what it should be: which, why, what to do."""
-
-
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The sentence and exit code for an error that a user can mend; None for a bug, whose traceback is wanted."""
     if isinstance(error, SystemExit):  # Lightning turns an interrupt into one
@@ -97,8 +127,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return "interrupted; the same command goes on from what was saved.", INTERRUPTED
     if isinstance(error, BrokenPipeError) and _output_is_gone():
         return "", UNREAD
-    if isinstance(error, Exception) and type(error).__module__.startswith("melfusion"):
-        return str(error), getattr(error, "code", MENDABLE)
+    if isinstance(error, MelfusionError):
+        return str(error), error.code
     if isinstance(error, OSError) and (error.errno is not None or error.filename is not None):
         return _of_system(error), MENDABLE
     if isinstance(error, MemoryError):
@@ -159,7 +189,7 @@ def _place(error: BaseException) -> str:
     """Where an error without a file name was raised: the last file of this package, and its line."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if f"{os.sep}melfusion{os.sep}" in frame.filename] or frames
-    return f"{os.path.basename(ours[-1].filename)}, line {ours[-1].lineno}" if ours else "this program"  # noqa: PTH119
+    return f"{Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else "this program"
 
 
 def _output_is_gone() -> bool:
@@ -177,25 +207,3 @@ def _output_is_gone() -> bool:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
-
-
-class RankLost(RuntimeError):
-    """Another rank of this run is gone."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read, or does not belong to these parts: what is wrong and what to do."""
-
-
-class WeightsError(RuntimeError):
-    """Weights that are missing or not what they should be: what, where, what to do."""
-
-
-class Preempted(RuntimeError):
-    """The run was asked to leave, and did; `code` is what the process exits with."""
-
-    code = PREEMPTED
-
-
-class Interrupted(BaseException):
-    """A signal where it arrives: no error, or whatever is being read there would be taken for damaged."""

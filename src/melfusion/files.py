@@ -1,4 +1,8 @@
-"""Files that are whole or not there, and locks between processes."""
+"""Files that are whole or not there, and locks between processes.
+
+The locks are the system's own (flock). filelock's would not do: it needs the right to write a lock file, and a data set or a cache
+may belong to another user, whose lock file we may only read.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +53,9 @@ def try_lock(file: IO[str]) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock file: of several processes that would build the same thing, one does and the others wait.
+    """Hold an exclusive lock file. Of several processes that would build the same thing, one builds it and the others wait.
 
-    Its holder may remove the file when all is done: who waited for that one takes the next.
+    The holder may remove the file at the end. A process that waited for the removed file then locks the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -68,7 +72,7 @@ def locked(path: Path) -> Iterator[None]:
 def _lock_file(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:  # another user's, perhaps: a lock on a local disk needs no right to write
+    except OSError:  # it may be another user's file: flock needs no right to write
         if not path.is_file():
             raise
         return os.open(path, os.O_RDONLY)
@@ -78,12 +82,12 @@ MAX_JSON_BYTES = 64 << 20  # of a file of ours that is read whole
 
 
 def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], lasting: bool = False) -> None:
-    """Write beside `path`, then rename: a file that is there is whole, whoever reads it meanwhile and wherever this ends.
+    """Write beside `path`, then rename. So a file of that name is whole at every moment, and after a crash, too.
 
     Args:
         content: bytes, text (stored as UTF-8), or what writes into the open file it is given.
         lasting: wait until file and name would outlive a power cut.
-    Raises OSError that names `path`; what was half written is removed.
+    Raises OSError that names `path`. The half-written file is removed.
     """
     part = path.with_name(f".{path.name}.part{os.getpid()}")
     try:
@@ -126,10 +130,11 @@ def finite(tree: Any) -> Any:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
+    """Make renames in a folder last through a power cut, where its file system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

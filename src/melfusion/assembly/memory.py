@@ -9,10 +9,11 @@ from torch import nn
 
 from melfusion.assembly.devices import accumulation, world_size
 from melfusion.assembly.schema import Config
+from melfusion.errors import MelfusionError
 from melfusion.models.device import is_out_of_memory
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(MelfusionError, RuntimeError):
     """What was being done, what took the memory, and which keys need less."""
 
 

@@ -1,8 +1,7 @@
 """`melfusion submit VERB …`: any verb as a SLURM job, one task per GPU, with the settings of configs/cluster/slurm.yaml.
 
-submitit writes the batch script and sends it. What the script starts is not submitit's loader of pickled functions but
-`python -m melfusion VERB …` itself, under srun. Each task is then our own process: SIGTERM and SIGUSR1 reach the training's
-handlers (submitit's loader ignores SIGTERM), the exit code reaches SLURM, nothing is unpickled, and a container needs no submitit.
+The batch script starts `python -m melfusion VERB …` under srun. So each task is a process of our own: SIGTERM and SIGUSR1 reach the
+handlers of the training, and the exit code reaches SLURM.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ from typing import Any
 from melfusion import PREEMPTED
 from melfusion.cluster.options import ClusterConfig
 from melfusion.errors import ConfigError
-from melfusion.files import one_line
+from melfusion.files import one_line, write_whole
 
-# What the Makefile's variables say, verbatim; PYTHONPATH since `make` gives a relative one
+# The Makefile's variables, which a job gets word for word
 CARRIED = ("CONFIG", "IMAGE", "PROMPT", "OUT", "CKPT", "DIR", "SUITE", "MANIFEST", "AUDIO_DIR", "IMAGE_DIR", "GAMES_DIR")
 
 PARALLEL = ("train",)  # verbs that run as many ranks; any other is one process
@@ -47,7 +47,7 @@ RUNTIMES = ("apptainer", "pyxis")
 
 @dataclass(frozen=True)
 class Job:
-    """One call of melfusion, the folder for the script and the logs, and environment variables it needs."""
+    """One call of melfusion, the folder of its script and logs, and the environment variables that it needs."""
 
     name: str
     folder: Path
@@ -116,59 +116,73 @@ def alone(verb: str, settings: ClusterConfig, given: set[str]) -> None:
 
 
 def send(job: Job, settings: ClusterConfig) -> str:
-    """Write the batch script through submitit, hand it to sbatch, tell where the log will lie; returns the job's id."""
-    try:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-    except ImportError:
-        raise ConfigError("Jobs are sent through submitit, which is missing: `pip install 'submitit>=1.5,<1.6'`.") from None
+    """Write the batch script, hand it to sbatch, and print where the log will lie; returns the job's id."""
     for program in ("sbatch", "srun"):
         if shutil.which(program) is None:
             raise ConfigError(f"There is no {program} on the PATH: submit on a cluster's login node, or run the verb itself here.")
     job.folder.mkdir(parents=True, exist_ok=True)
-    executor = SlurmExecutor(job.folder)
-    executor.update_parameters(**parameters(job, settings))
-    try:  # its `submit` would send a pickled function: see above
-        sent = executor._submit_command(shlex.join(command(job, settings)))
-    except (FailedJobError, FailedSubmissionError) as error:
-        why = " ".join(str(error).split())
-        raise ConfigError(f"sbatch refused the job ({why}): give cluster.KEY=… or edit configs/cluster/slurm.yaml.") from None
-    print(f"job {sent.job_id}: {job.name}, log {job.folder}/{sent.job_id}_0_log.out", flush=True)
-    return sent.job_id
+    file = job.folder / f"submission{os.getpid()}.sh"  # until its job has a number
+    write_whole(file, script(job, settings))
+    sent = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace")
+    number = re.search(r"Submitted batch job (\d+)", sent.stdout)
+    if sent.returncode or number is None:
+        file.unlink()
+        why = " ".join((sent.stderr or sent.stdout).split()) or f"exit status {sent.returncode}"
+        raise ConfigError(f"sbatch refused the job ({why}): give cluster.KEY=… or edit configs/cluster/slurm.yaml.")
+    file.replace(job.folder / f"{number[1]}_submission.sh")
+    print(f"job {number[1]}: {job.name}, log {job.folder}/{number[1]}_0_log.out", flush=True)
+    return number[1]
 
 
-def parameters(job: Job, settings: ClusterConfig) -> dict[str, Any]:
-    """What submitit writes into the script: #SBATCH lines, what comes before srun, srun's own arguments, what comes after."""
-    more = {"signal": f"USR1@{settings.signal_s}", "export": "ALL"}
-    more |= {"requeue" if settings.requeue else "no-requeue": True}
+def script(job: Job, settings: ClusterConfig) -> str:
+    """The batch script: options of sbatch, variables and set-up lines, one srun for all tasks, and what follows its end."""
+    options = [f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={quoted(value)}" for key, value in wishes(job, settings)]
+    log = f"{job.folder.absolute()}/%j_%t_log.out"  # one log for each task; SLURM fills in the numbers of job and task
+    start = ["srun", "--unbuffered", "--output", log, *srun_options(settings), *command(job, settings)]
+    return "\n".join(["#!/bin/bash", *options, *exports(job), *settings.setup, shlex.join(start), *afterwards(settings), ""])
+
+
+def quoted(value: Any) -> str:
+    return shlex.quote(str(value))
+
+
+def wishes(job: Job, settings: ClusterConfig) -> list[tuple[str, Any]]:
+    """Options of sbatch with their values, in alphabetical order; True is an option without a value."""
+    found: dict[str, Any] = {
+        "job-name": job.name,
+        "time": settings.time,
+        "nodes": settings.nodes,
+        "ntasks-per-node": max(settings.gpus_per_node, 1),
+        "cpus-per-task": settings.cpus_per_gpu,
+        "signal": f"USR1@{settings.signal_s}",
+        "export": "ALL",
+        "open-mode": "append",  # a requeued job goes on in its log
+        "output": f"{job.folder.absolute()}/%j_0_log.out",  # errors, too
+        "requeue" if settings.requeue else "no-requeue": True,
+    }
+    found |= {name: getattr(settings, name) for name in ("account", "partition", "qos", "constraint") if getattr(settings, name)}
     if settings.memory:
-        more["mem"] = settings.memory
-    wishes = {n: getattr(settings, n) for n in ("account", "partition", "qos", "constraint") if getattr(settings, n)}
+        found["mem"] = settings.memory
     if settings.gpus_per_node and "gres" not in settings.extra:
-        wishes["gpus_per_node"] = settings.gpus_per_node
-    # srun takes the tasks' CPUs and the log's mode from nobody else; the first rank that leaves must not end those that still save
-    srun = [f"--cpus-per-task={settings.cpus_per_gpu}", "--open-mode=append", "--kill-on-bad-exit=0"]
+        found["gpus-per-node"] = settings.gpus_per_node
+    return sorted((found | settings.extra).items())
+
+
+def srun_options(settings: ClusterConfig) -> list[str]:
+    """Options of srun: it takes the CPUs of a task and the log's mode from nobody else.
+
+    A rank that leaves must not end the ranks that still save, so srun waits for all.
+    """
+    options = [f"--cpus-per-task={settings.cpus_per_gpu}", "--open-mode=append", "--kill-on-bad-exit=0"]
     if settings.container and settings.container_runtime == "pyxis":
         here = Path.cwd()
-        srun += [
+        options += [
             f"--container-image={settings.container}",
             f"--container-mounts={here}:{here}",
             f"--container-workdir={here}",
             *settings.container_args,
         ]
-    return wishes | {
-        "job_name": job.name,
-        "time": settings.time,
-        "nodes": settings.nodes,
-        "ntasks_per_node": max(settings.gpus_per_node, 1),
-        "cpus_per_task": settings.cpus_per_gpu,
-        "wckey": None,
-        "stderr_to_stdout": True,
-        "additional_parameters": more | settings.extra,
-        "srun_args": srun,
-        "setup": [*exports(job), *settings.setup],
-        "teardown": afterwards(settings),
-    }
+    return options
 
 
 def exports(job: Job) -> list[str]:
@@ -180,7 +194,7 @@ def exports(job: Job) -> list[str]:
 
 
 def afterwards(settings: ClusterConfig) -> list[str]:
-    """Requeue outside any container, when all tasks have left; scancel and SLURM's own requeue end the script before."""
+    """Requeue outside of any container, when all tasks have left. scancel and SLURM's own requeue end the script before this."""
     again = f'[ "$status" = {PREEMPTED} ] && scontrol requeue "$SLURM_JOB_ID"'
     return ["status=$?", *([again] if settings.requeue else []), "exit $status"]
 

@@ -18,7 +18,7 @@ from melfusion.data.options import DataConfig
 from melfusion.data.partners import WithPartners
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
-from melfusion.data.shards import Entry, ShardSet
+from melfusion.data.shards import ShardSet
 from melfusion.errors import DataError, shown
 from melfusion.media.options import AudioConfig
 
@@ -60,11 +60,15 @@ class MusicDataModule(lightning.LightningDataModule):
         if not self.data.stream:  # a streamed run opens its indexed set only where it validates
             self._open()
 
-    def _open(self) -> None:
-        if self.shards is not None:
-            return
-        self.shards = ShardSet(self.data.path, self.data)
-        stored = self.shards.info.get("provenance")
+    def _open(self) -> ShardSet:
+        """The indexed set, opened once; DataError where precomputed tensors and this run do not fit."""
+        if self.shards is None:
+            shards = ShardSet(self.data.path, self.data)
+            self._check_provenance(shards.info.get("provenance"))
+            self.shards = shards
+        return self.shards
+
+    def _check_provenance(self, stored: dict[str, Any] | None) -> None:
         if stored is not None and self.provenance is None:
             raise DataError(
                 f"{self.data.path} holds precomputed tensors and no sounds: point data.path at the set that they were "
@@ -84,12 +88,11 @@ class MusicDataModule(lightning.LightningDataModule):
 
     def dataset(self, split: str, training: bool = False) -> MusicDataset:
         """The map-style data set of one split."""
-        self._open()
-        reader = SampleReader(self.shards, self.audio, self.data)
-        dataset = MusicDataset(reader, split, self.seed, training, self.noise_shapes)
-        if training and self.data.leave_out:
-            dataset.entries = self._kept(dataset)
-        return dataset
+        shards = self._open()
+        entries = shards.entries(split)
+        reader = SampleReader(shards, self.audio, self.data, entries)
+        dataset = MusicDataset(reader, entries, self.seed, training, self.noise_shapes)
+        return self._without_left_out(dataset) if training and self.data.leave_out else dataset
 
     def require_pictures(self) -> None:
         """DataError where a split that training or validation reads by its index has no picture at all."""
@@ -101,16 +104,16 @@ class MusicDataModule(lightning.LightningDataModule):
                     "model on: give pictures, or image.weights= of a trained one."
                 )
 
-    def _kept(self, dataset: MusicDataset) -> list[Entry]:
-        """The samples that data.leave_out leaves; DataError where it names what is not there, or leaves none."""
+    def _without_left_out(self, dataset: MusicDataset) -> MusicDataset:
+        """The samples that data.leave_out leaves; DataError where it names a label that no sample has, or leaves none."""
         patterns, where = self.data.leave_out, self.data.path
         labels = [dataset.reader.meta(entry).get("labels") or {} for entry in dataset.entries]
         if unknown := set().union(*patterns) - set().union(*labels):
             raise DataError(f"data.leave_out names the label {min(unknown)!r}, which no sample of {where} has.")
-        kept = [entry for entry, label in zip(dataset.entries, labels, strict=True) if not left_out(label, patterns)]
+        kept = [place for place, label in enumerate(labels) if not left_out(label, patterns)]
         if not kept:
             raise DataError(f"data.leave_out leaves no sample of {where} to train on: name fewer labels.")
-        return kept
+        return dataset.pick(kept)
 
     @property
     def _ranks(self) -> tuple[int, int]:

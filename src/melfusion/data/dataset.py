@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 from melfusion import randomness
 from melfusion.data import order
 from melfusion.data.reading import SampleReader
+from melfusion.data.shards import Entry
 from melfusion.errors import BadSample, DataError
 
 log = logging.getLogger(__name__)
@@ -18,32 +20,49 @@ MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
 
 
 class MusicDataset(Dataset):
-    """Map-style: global position → sample dict with its own random draws; bad samples are replaced in place."""
+    """Map-style: global position → sample dict with its own random draws. A bad sample is replaced at its position.
 
-    def __init__(self, reader: SampleReader, split: str, seed: int, training: bool, noise_shapes: dict[str, tuple]):
-        self.reader, self.seed, self.training, self.noise_shapes = reader, seed, training, noise_shapes
-        self.entries = reader.entries = reader.shards.entries(split)
+    A data set never changes: `first`, `spread`, `pick`, `only` and `readable` return a new one of some of its entries.
+
+    Args:
+        entries: the samples, in their order.
+        training: positions run on without end in shuffled epochs; otherwise position p is entry p.
+        noise_shapes: shapes of the normal draws of a sample, by stream name.
+    """
+
+    def __init__(
+        self, reader: SampleReader, entries: Sequence[Entry], seed: int, training: bool, noise_shapes: dict[str, tuple[int, ...]]
+    ):
+        self.reader, self.entries, self.seed = reader, tuple(entries), seed
+        self.training, self.noise_shapes = training, noise_shapes
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def spread(self, n: int) -> MusicDataset:
-        """Keep at most `n` entries, evenly over the split."""
-        self.entries = order.spread(self.entries, n)
-        return self
+    def pick(self, places: Iterable[int]) -> MusicDataset:
+        """The entries at these places (0 … len - 1), in the order given."""
+        entries = [self.entries[place] for place in places]
+        return MusicDataset(self.reader, entries, self.seed, self.training, self.noise_shapes)
 
     def first(self, n: int) -> MusicDataset:
-        """Keep the first `n` entries."""
-        self.entries = self.entries[:n]
-        return self
+        """At most the first `n` entries."""
+        return self.pick(range(min(n, len(self))))
+
+    def spread(self, n: int) -> MusicDataset:
+        """At most `n` entries, evenly over all."""
+        return self.pick(order.spread(range(len(self)), n))
+
+    def only(self, keys: Collection[str]) -> MusicDataset:
+        """The entries with these keys, in the order that they have here."""
+        return self.pick(place for place, entry in enumerate(self.entries) if entry.key in keys)
 
     def readable(self) -> MusicDataset:
-        """Keep what can be read, and say what is left out: in training another sample may stand in, in a score none may."""
+        """The entries that can be read; the others are logged. Training replaces a bad sample, a score must not."""
         kept, bad = [], []
-        for entry in self.entries:
+        for place, entry in enumerate(self.entries):
             try:
                 self.reader(entry, 0.0)
-                kept.append(entry)
+                kept.append(place)
             except BadSample as error:
                 bad.append(f"{entry.shard}:{entry.key}, {error}")
         if bad:
@@ -54,15 +73,14 @@ class MusicDataset(Dataset):
                 len(self.entries),
                 bad[0],
             )
-        self.entries = kept
-        return self
+        return self.pick(kept)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         n = len(self.entries)
         index = order.sample_index(self.seed, position, n) if self.training else position % n
         random_crop = self.training and self.reader.data.crop == "random"
-        crop = order.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
-        replaced = []
+        crop = randomness.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
+        replaced: list[tuple[str, str]] = []
         for attempt in range(MAX_SUBSTITUTES):
             entry = self.entries[index]
             try:

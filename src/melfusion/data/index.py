@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 from melfusion.data import tars
 from melfusion.errors import DataError
+from melfusion.files import write_whole
 
 INDEX_VERSION = 1
 
@@ -98,12 +98,7 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
     if not shards:
         raise DataError(f"{folder} holds no *.tar shards: build some with `make shards` (see data/README.md).")
     tree = {"version": INDEX_VERSION, "info": info or {}, "shards": shards}
-    part = folder / "index.json.part"
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(tree, ensure_ascii=False))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / "index.json")
+    write_whole(folder / "index.json", json.dumps(tree, ensure_ascii=False), lasting=True)
 
 
 def member_digest(blocks: Iterable[bytes]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from melfusion.errors import ConfigError
-
 SHARDS: dict[str, type] = {
     "manifest": str,
     "audio_dir": str,
@@ -66,12 +64,3 @@ class DataConfig:
     leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys
     samples_per_shard: int = 256
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
-
-
-def check_scenes(key: str, n: int, data: DataConfig) -> None:
-    """Refuse to draw more scenes than `data.max_scenes`."""
-    if n > (most := data.max_scenes):
-        raise ConfigError(
-            f"{key} asks for {n} scenes, more than data.max_scenes={most}: give fewer, or data.max_scenes={n} where "
-            "they are really wanted."
-        )

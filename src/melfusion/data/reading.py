@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -115,9 +115,12 @@ def layout(item: dict[str, Any]) -> tuple:
 
 
 class SampleReader:
-    """Entries of a ShardSet → plain arrays that fit into one batch."""
+    """Entries of a ShardSet → plain arrays that fit into one batch.
 
-    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig, entries: Collection[Entry] = ()):
+    entries: those that decide which layout precomputed tensors must have; without any, no entry may have such tensors.
+    """
+
+    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig, entries: Sequence[Entry] = ()):
         self.shards, self.audio, self.data, self.entries = shards, audio, data, entries
 
     def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:

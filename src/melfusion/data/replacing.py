@@ -13,7 +13,6 @@ the last one is done. Whoever builds in such a folder finishes the move first; n
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +22,7 @@ from typing import Any
 from melfusion.data.index import parse_index
 from melfusion.data.options import DataConfig
 from melfusion.errors import DataError
-from melfusion.files import locked
+from melfusion.files import locked, sync_folder
 
 INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
 
@@ -87,16 +86,17 @@ def move(folder: Path) -> None:
             )
     if index.is_file():
         index.replace(replaced)
-    sync(building, folder)
+    sync_folder(building)
+    sync_folder(folder)
     old = {shard["name"] for shard in tree_of(replaced)["shards"]} if replaced.is_file() else set()
     for name in sorted(old - new.keys()):
         (folder / name).unlink(missing_ok=True)
     for name in sorted(new):
         if (building / name).is_file():
             (building / name).replace(folder / name)
-    sync(folder)
+    sync_folder(folder)
     (building / INDEX).replace(index)
-    sync(folder)
+    sync_folder(folder)
     drop(folder)
 
 
@@ -110,17 +110,6 @@ def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
     index, tars = folder / INDEX, sorted(folder.glob("*.tar"))
     ours = {shard["name"] for shard in tree_of(index)["shards"]} if index.is_file() else set()
     return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
-
-
-def sync(*folders: Path) -> None:
-    """Have the disk keep the names in these folders in case of a power cut; not every file system can."""
-    for folder in folders:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):
-                os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

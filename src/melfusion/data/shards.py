@@ -17,17 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
-
-import webdataset as wds
 
 from melfusion.data import replacing, tars
 from melfusion.data.index import MEMBER_DIGITS, member_digest, parse_index, write_index
 from melfusion.data.options import DataConfig
 from melfusion.data.storage import is_url, open_storage
 from melfusion.errors import BadSample, DataError, shown
-
-wds.utils.enforce_security = True  # no pickles, no shell from data
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
 
@@ -120,14 +117,23 @@ def write_shards(
     return building.counts
 
 
+def webdataset_secured() -> ModuleType:
+    """webdataset, told to run nothing that data name: no pickles, no shell. The switch is the library's own, for the process."""
+    import webdataset
+
+    webdataset.utils.enforce_security = True
+    return webdataset
+
+
 class Building:
-    """Shards on their way: samples go into one open tar for each split."""
+    """Shards that are being written: samples go into one open tar for each split."""
 
     def __init__(self, folder: Path, samples_per_shard: int):
         self.folder, self.samples_per_shard = folder, samples_per_shard
         self.counts: dict[str, int] = {}
         self.keys: set[str] = set()
-        self.tars: dict[str, tuple[wds.TarWriter, IO[bytes]]] = {}
+        self.tars: dict[str, tuple[Any, IO[bytes]]] = {}  # webdataset's writer and its file
+        self.writer = webdataset_secured().TarWriter
 
     def add(self, sample: Sample) -> None:
         split = sample.meta.get("split", "train")
@@ -142,7 +148,7 @@ class Building:
                 self._close(split)
             # an open file, since with security enforced webdataset itself opens none
             file = (self.folder / f"{split}-{number:06d}.tar").open("wb")
-            self.tars[split] = wds.TarWriter(file, encoder=False, mtime=0), file
+            self.tars[split] = self.writer(file, encoder=False, mtime=0), file
         self.tars[split][0].write({"__key__": sample.key, **sample.members()})
         self.counts[split] = self.counts.get(split, 0) + 1
 
@@ -210,6 +216,14 @@ class ShardSet:
                 f"{self.folder} holds no sample of split {split!r} (it has {', '.join(have)}): "
                 f"rebuild it with a {split} split, or point data.path elsewhere."
             )
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Split → how many samples it has."""
+        found: dict[str, int] = {}
+        for shard in self.shards:
+            split = shard["name"].rsplit("-", 1)[0]
+            found[split] = found.get(split, 0) + len(shard["samples"])
         return found
 
     def read(self, entry: Entry, ext: str) -> bytes:

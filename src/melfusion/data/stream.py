@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.shardlists import expand_urls
 
 from melfusion import randomness
-from melfusion.data import order, tars
+from melfusion.data import tars
 from melfusion.data.collate import collate, heed_only_the_loader
 from melfusion.data.options import DataConfig
 from melfusion.data.reading import decode_sample, digest_in, layout
 from melfusion.data.remote import ask
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, webdataset_secured
 from melfusion.errors import BadSample, DataError, shown
 from melfusion.media.options import AudioConfig
 
@@ -98,7 +97,7 @@ class StreamingDataset(IterableDataset):
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         reader, readers = self.rank * workers + number, self.world * workers
-        urls = [url for pattern in self.data.stream for url in expand_urls(pattern)]
+        urls = [url for pattern in self.data.stream for url in webdataset_secured().shardlists.expand_urls(pattern)]
         if len(urls) < readers:
             raise DataError(
                 f"data.stream names {len(urls)} shards for {readers} readers (ranks × workers): "
@@ -124,7 +123,7 @@ class StreamingDataset(IterableDataset):
     def _decode(self, key: str, raw: dict[str, bytes] | BadSample, position: int) -> dict[str, Any]:
         if isinstance(raw, BadSample):
             raise raw
-        crop = order.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
+        crop = randomness.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
         item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
         if "cached" in item and (found := digest_in(raw[CACHE_EXT])) != self.made_with:
             raise DataError(

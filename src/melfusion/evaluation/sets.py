@@ -52,7 +52,7 @@ def own(config: Config, n: int, fitted: int = FITTED) -> Bench:
         return Bench(items.spread(n).readable(), module.dataset("val").spread(n).readable(), train, "the val split", True)
     except DataError:  # no val split
         between = module.dataset("test")
-        items.entries, between.entries = items.entries[::2], between.entries[1::2]
+        items, between = items.pick(range(0, len(items), 2)), between.pick(range(1, len(between), 2))
         return Bench(items.spread(n).readable(), between.spread(n).readable(), train, "the other half of the test split", True)
 
 
@@ -64,8 +64,8 @@ def _fresh_suite(config: Config) -> Bench:
 def _split_suite(config: Config) -> Bench:
     """Seeds take turns, so that each has clips of every track."""
     made, seeds = own(config, config.ablation.items, MOST_TRAINED), len(config.ablation.seeds)
-    whole = made.items.entries[: len(made.items) // seeds * seeds]
-    made.items.entries = [entry for k in range(seeds) for entry in whole[k::seeds]]
+    whole = range(len(made.items) // seeds * seeds)
+    made = made._replace(items=made.items.pick(place for k in range(seeds) for place in whole[k::seeds]))
     linked(made)
     return made
 

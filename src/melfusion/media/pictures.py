@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from melfusion.errors import BadSample
 from melfusion.media import picture_work
-
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit gives way to `max_pixels`, which is checked before a pixel is decoded
 
 MAX_PIXELS, MAX_WORK = 50_000_000, 1_000_000_000  # data.max_image_pixels and data.max_image_work, unless given
 
@@ -32,7 +32,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WO
         raise BadSample("empty image")
     try:
         passes = picture_work.scans(data)
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = read_header(io.BytesIO(data))
         if image.width * image.height > max_pixels:
             raise BadSample(f"image larger than data.max_image_pixels={max_pixels}")
         if picture_work.work(image, data, passes) > max_work:
@@ -44,6 +44,15 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WO
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on hostile bytes
         raise BadSample("unreadable image") from error
     return image
+
+
+def read_header(file: IO[bytes] | Path) -> Image.Image:
+    """A picture of which no pixel is decoded yet.
+
+    Every caller has a limit of its own. Pillow's, which holds for the whole process, is switched off.
+    """
+    Image.MAX_IMAGE_PIXELS = None
+    return Image.open(file, formats=FORMATS)
 
 
 def to_pixels(image: Image.Image, size_px: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from melfusion.errors import MelfusionError
 from melfusion.metrics.intervals import Draws
 
 MIN_PER_DIMENSION = 10  # samples a covariance needs for each of its dimensions
@@ -16,7 +17,7 @@ MIN_PER_DIMENSION = 10  # samples a covariance needs for each of its dimensions
 KAD_SCALE = 100.0  # the published tool prints KAD times this
 
 
-class TooFewSamples(ValueError):
+class TooFewSamples(MelfusionError, ValueError):
     """A score that so few samples cannot carry, in words."""
 
 

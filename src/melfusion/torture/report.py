@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from melfusion.assembly.configuration import load_config
-from melfusion.data.sources import build_scenes
+from melfusion.data.sources import build_corpus
 from melfusion.files import write_json
 from melfusion.models.device import device_name
 from melfusion.torture.goodput import measure, report
@@ -40,7 +40,7 @@ def torture(
     folder.mkdir(parents=True)
     ordeal, rows, started = Ordeal(folder, random.Random(seed)), [], time.monotonic()
     tiny = load_config("tiny", [f"data.path={folder / 'data'}", "data.splits.train=40"])
-    if wait([fork(lambda: build_scenes(tiny) and 0)]) != [0]:
+    if wait([fork(lambda: build_corpus("scenes", tiny) and 0)]) != [0]:
         raise TortureError("The corpus could not be drawn; run `make data-scenes` to see why.")
     for scenario in (lambda o: kills(o, points), *scenarios):
         for row in scenario(ordeal):

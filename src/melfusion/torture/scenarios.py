@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from melfusion import PREEMPTED
-from melfusion.errors import CheckpointError
+from melfusion.errors import CheckpointError, MelfusionError
 from melfusion.state.checkpoint_store import newest
 from melfusion.torture import faults
 from melfusion.torture.jobs import EVERY, STEPS, VALIDATED, Job, curves, differing_bits, spans, state, trained_on
@@ -101,7 +101,7 @@ class Ordeal:
         return self.references[world]
 
 
-class TortureError(RuntimeError):
+class TortureError(MelfusionError, RuntimeError):
     """The torture itself could not be carried out."""
 
 

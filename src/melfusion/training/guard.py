@@ -24,6 +24,7 @@ from torch import Tensor
 from melfusion import randomness
 from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
+from melfusion.errors import MelfusionError
 from melfusion.files import write_json
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.ema import EMA
@@ -37,7 +38,7 @@ SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop", "time_is_
 WINDOW = 100  # applied steps whose losses say what is usual
 
 
-class GuardError(RuntimeError):
+class GuardError(MelfusionError, RuntimeError):
     """Training that goes nowhere: what was seen, where the samples are named, what to do."""
 
 

@@ -14,7 +14,6 @@ from melfusion.assembly.schema import Config
 from melfusion.batch import MusicBatch
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.sources import counts
 from melfusion.models.system import MeLFusion
 from melfusion.models.trained import TrainedModule
 from melfusion.training.precision import autocast, resolve_precision
@@ -41,7 +40,7 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
             batch = with_stored(batch, {name: repeated(t, len(batch)) for name, t in compute(system, few).items()})
         made = provenance(config, system)
         if held(precomputed_path(config, made), config) != made:
-            wanted["precompute"] = each * sum(counts(data.shards).values())
+            wanted["precompute"] = each * sum(data.shards.counts().values())
     wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch)
     if config.evaluation.items:
         rows = 1 if system.extractor is None else 3

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from melfusion.data.games.scene import Skip
+from melfusion.media.pictures import read_header
 
 SIZE = (256, 192)  # pixels, width and height of every picture
 
@@ -19,7 +20,7 @@ MAX_PIXELS = 1 << 24
 def open_rgba(path: Path, scale: float = 1) -> Image.Image:
     """A picture file as RGBA."""
     try:
-        with Image.open(path) as image:
+        with read_header(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Skip("picture too large")
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

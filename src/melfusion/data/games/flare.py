@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from melfusion.data.games.drawing import finish, open_rgba
-from melfusion.data.games.scene import MISSING, Find, Found, Scene, Skip, attempt, inside, read_text, settings, words
+from melfusion.data.games.scene import MISSING, Find, Found, GameScene, Skip, attempt, inside, read_text, settings, words
 
 
 def read(mods: Path) -> Found:
@@ -28,7 +28,7 @@ def read(mods: Path) -> Found:
             raise Skip("names no music")
         track, theme = find(header["music"]), Path(header["tileset"]).stem.removeprefix("tileset_")
         picture = finish(_view(header, layers, _read_tiles(find(header["tileset"]), find)))
-        yield Scene(header.get("title") or words(path.stem), words(theme).lower(), track, picture, path)
+        yield GameScene(header.get("title") or words(path.stem), words(theme).lower(), track, picture, path)
 
     yield from attempt(sorted(mods.glob("*/maps/**/*.txt")), map_scene)
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from melfusion.data.games.drawing import cover, finish, open_rgba, tile
-from melfusion.data.games.scene import Found, Scene, Skip, attempt, inside, read_text, settings, words
+from melfusion.data.games.scene import Found, GameScene, Skip, attempt, inside, read_text, settings, words
 
 
 def read(data: Path) -> Found:
@@ -30,7 +30,7 @@ def read(data: Path) -> Found:
             land = open_rgba(preview).resize((512, 256), Image.Resampling.LANCZOS)
             canvas.paste(land, (0, canvas.height - land.height), land)
         place, artist = words(theme.name).lower(), artists.get(track.name.lower())
-        yield Scene(words(folder.name), place, track, finish(canvas), preview or theme / "theme.cfg", artist)
+        yield GameScene(words(folder.name), place, track, finish(canvas), preview or theme / "theme.cfg", artist)
 
     def map_scene(folder: Path) -> Found:
         theme = read_text(inside(folder, "map.cfg")).split("\n", 1)[0].strip()

@@ -1,6 +1,6 @@
 """What every game's reader shares: the scene it yields, reasons for there being none, and reading text safely.
 
-A reader walks one game's data folder and yields, for everything in it that names a track, either a `Scene` or a short
+A reader walks one game's data folder and yields, for everything in it that names a track, either a `GameScene` or a short
 reason why there is none. Files are data from strangers: paths may not leave the game's folder, sizes are bounded, and
 whatever is malformed becomes a reason, never an exception.
 """
@@ -24,7 +24,7 @@ class Skip(Exception):
 
 
 @dataclass(frozen=True)
-class Scene:
+class GameScene:
     """One place in a game, its picture [256x192 RGB] and the track that plays there."""
 
     title: str
@@ -37,12 +37,12 @@ class Scene:
     parts: tuple[str, ...] = ()  # art that other pictures may show too: such pictures belong in one split
 
 
-Found = Iterator[Scene | str]
+Found = Iterator[GameScene | str]
 
 Find = Callable[[str], Path]
 
 
-def attempt(items: Iterable, build: Callable[..., Iterable[Scene | str]]) -> Found:
+def attempt(items: Iterable, build: Callable[..., Iterable[GameScene | str]]) -> Found:
     """`build(item)` for every item, with what goes wrong turned into a reason."""
     for item in items:
         try:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from melfusion.data.games.drawing import finish, open_rgba, tile
-from melfusion.data.games.scene import Find, Found, Scene, Skip, attempt, inside, read_text, words
+from melfusion.data.games.scene import Find, Found, GameScene, Skip, attempt, inside, read_text, words
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|;[^\n]*|[()]|[^\s()"]+', re.DOTALL)
 
@@ -80,7 +80,7 @@ def read(data: Path) -> Found:
             drawn[parts] = _picture(sector, layers, find)
         places = dict.fromkeys(words(p.parent.name).lower() for p in art if p.parent.name not in ("misc", "background"))
         title, own = string(level, "name"), string(level, "license")
-        yield Scene(title or "untitled", ", ".join(places), track, drawn[parts], art[0], None, own or None, parts)
+        yield GameScene(title or "untitled", ", ".join(places), track, drawn[parts], art[0], None, own or None, parts)
 
     def level_scenes(path: Path) -> Found:
         tree = parse_sexpr(re.sub(r"\(tiles[\s\d]*\)", "", read_text(path)))  # tiles are most of the text, and not used

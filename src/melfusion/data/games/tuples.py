@@ -14,7 +14,7 @@ from PIL import Image
 
 from melfusion.data.games import flare, hedgewars, supertux, tuxracer
 from melfusion.data.games.licences import licence_of, read_licences
-from melfusion.data.games.scene import Found, Scene, Skip, attempt
+from melfusion.data.games.scene import Found, GameScene, Skip, attempt
 
 MAX_TRACK_S = 900.0  # tracks are decoded whole
 
@@ -75,7 +75,7 @@ def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
     return list(tuples.values()), dict(skipped)
 
 
-def _tuple(scene: Scene, package: str, data: Path, licences: list[tuple[str, str]]) -> GameTuple:
+def _tuple(scene: GameScene, package: str, data: Path, licences: list[tuple[str, str]]) -> GameTuple:
     game, track = GAMES[package], scene.track.relative_to(data).as_posix()
     track_s, tag = _track_facts(scene.track)
     music = licence_of(f"{game.source}/{track}", licences)

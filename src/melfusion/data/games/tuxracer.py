@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from melfusion.data.games.drawing import finish, open_rgba
-from melfusion.data.games.scene import Found, Scene, attempt, inside, read_text
+from melfusion.data.games.scene import Found, GameScene, attempt, inside, read_text
 
 
 def read(data: Path) -> Found:
@@ -27,7 +27,7 @@ def read(data: Path) -> Found:
         track = inside(data / "music", files[themes[theme]])
         mood = " ".join(w for w in ("" if theme == "normal" else theme, race.get("light", "")) if w)
         picture = finish(open_rgba(inside(folder, "preview.png")))
-        yield Scene(record["name"], mood, track, picture, folder / "preview.png", artists.get(track.name))
+        yield GameScene(record["name"], mood, track, picture, folder / "preview.png", artists.get(track.name))
 
     listings = sorted(data.glob("courses/*/courses.lst"))
     yield from attempt([(path, record) for path in listings for record in _records(path)], course_scene)

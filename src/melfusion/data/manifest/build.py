@@ -25,7 +25,7 @@ from rich.progress import track as progress
 from melfusion.data import replacing
 from melfusion.data.index import write_index
 from melfusion.data.manifest.files import Folders, Report, locate
-from melfusion.data.manifest.rows import MUSICCAPS, OWN, Clip, read_clips
+from melfusion.data.manifest.rows import MUSICCAPS, OWN, ManifestClip, read_clips
 from melfusion.data.options import SHARDS
 from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample, write_shards
 from melfusion.data.sources import describe
@@ -139,7 +139,7 @@ def _manifests(names: str, skip: Path) -> list[Path]:
     return list(paths)
 
 
-def pieces(clip: Clip, folders: Folders) -> list[Clip]:
+def pieces(clip: ManifestClip, folders: Folders) -> list[ManifestClip]:
     """A whole track → excerpts one after another, the last at least half as long as the others.
 
     What is an excerpt already, or too short for two, stays as it is.
@@ -151,7 +151,7 @@ def pieces(clip: Clip, folders: Folders) -> list[Clip]:
     return [replace(clip, start_s=s, meta=clip.meta | {"labels": clip.meta["labels"] | {"start_s": s}}) for s in starts]
 
 
-def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
+def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
     """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component; and the labels
     `track` and `component`, by which evaluation knows what belongs together.
 
@@ -180,7 +180,7 @@ def assign_splits(clips: list[Clip], ratios: tuple[float, ...] | None, seed: int
     notes["components with several splits, as the manifest says"] = sum(len(said) > 1 for said in given.values())
 
 
-def _samples(clips: dict[str, Clip], report: Report) -> Iterator[Sample]:
+def _samples(clips: dict[str, ManifestClip], report: Report) -> Iterator[Sample]:
     order = sorted(clips, key=lambda key: hashlib.sha256(key.encode()).digest())  # mixed, for readers without an index
     for key in progress(order, "write shards"):
         clip, image = clips[key], None
@@ -200,7 +200,7 @@ def _samples(clips: dict[str, Clip], report: Report) -> Iterator[Sample]:
         yield Sample(key, audio, audio_ext, image, clip.image_ext or "png", clip.meta)
 
 
-def _flac(clip: Clip) -> bytes:
+def _flac(clip: ManifestClip) -> bytes:
     """The excerpt, or the whole file, at its own rate and channels; integers keep their values up to 24 bits."""
     buffer = io.BytesIO()
     try:

@@ -13,14 +13,13 @@ from itertools import takewhile
 from pathlib import Path
 
 import soundfile
-from PIL import Image
 
-from melfusion.data.manifest.rows import MELBENCH, MUSICCAPS, OWN, VIDEO_ID, Clip
+from melfusion.data.manifest.rows import MELBENCH, MUSICCAPS, OWN, VIDEO_ID, ManifestClip
 from melfusion.data.replacing import told
 from melfusion.data.shards import AUDIO_EXTS
 from melfusion.errors import BadSample, ConfigError
-from melfusion.media.pictures import FORMATS as IMAGE_FORMATS
-from melfusion.media.pictures import open_image
+from melfusion.files import write_whole
+from melfusion.media.pictures import open_image, read_header
 
 # libsndfile cannot read those from m4a on: they are looked for so that missing.csv can say what to convert
 AUDIO_SUFFIXES = (*AUDIO_EXTS, "oga", "opus", "aiff", "aif", "au", "caf", "w64", "m4a", "mp4", "webm", "aac", "wma")
@@ -43,7 +42,7 @@ class Report:
         self.misses: dict[tuple[str, int, str, str], str] = {}  # (manifest, line, field, value) → reason
         self.notes: Counter[str] = Counter()
 
-    def miss(self, clip: Clip, name: str, error: Exception) -> None:
+    def miss(self, clip: ManifestClip, name: str, error: Exception) -> None:
         value = (clip.name if name == clip.kind.audio else clip.picture) or ""
         reason = f"cannot be opened ({error.strerror})" if isinstance(error, OSError) else str(error)
         self.misses[(str(clip.row.manifest), clip.row.line, name, value)] = reason
@@ -51,10 +50,11 @@ class Report:
     def write(self) -> None:
         with told(self.path.parent, "out"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                table.writerow(["manifest", "line", "field", "value", "reason"])
-                table.writerows([*where, reason] for where, reason in self.misses.items())
+            text = io.StringIO(newline="")
+            table = csv.writer(text)
+            table.writerow(["manifest", "line", "field", "value", "reason"])
+            table.writerows([*where, reason] for where, reason in self.misses.items())
+            write_whole(self.path, text.getvalue())
 
     def words(self) -> str:
         lines = [f"{what}: {n}" for what, n in sorted(self.notes.items()) if n]
@@ -87,7 +87,7 @@ class Folders:
                     ids.setdefault(found[1], []).append(path)
         return ids
 
-    def audio(self, clip: Clip) -> Path:
+    def audio(self, clip: ManifestClip) -> Path:
         """The file of a clip's audio; BadSample says why there is none."""
         if clip.kind is OWN:
             return _own_file(clip.name, self.audio_dir, clip.row.manifest.parent)
@@ -103,7 +103,7 @@ class Folders:
         rank = AUDIO_SUFFIXES.index
         return min(found, key=lambda f: (f[0] is None, rank(f[1].suffix[1:].lower()), len(f[1].name), f[1]))[1]
 
-    def image(self, clip: Clip) -> Path:
+    def image(self, clip: ManifestClip) -> Path:
         """The file of a clip's picture; in the published formats a base name is enough, its path only a hint."""
         if clip.kind is OWN:
             return _own_file(clip.picture, self.image_dir, clip.row.manifest.parent)
@@ -159,7 +159,7 @@ def _nearest(files: list[Path], wanted: str) -> Path:
     return best[0]
 
 
-def _span(clip: Clip, path: Path) -> tuple[float, float | None] | None:
+def _span(clip: ManifestClip, path: Path) -> tuple[float, float | None] | None:
     """Start and end in seconds that a file's name states after the video id."""
     video = re.escape(clip.name) if clip.kind is MELBENCH else rf"^\[?{VIDEO_ID}"
     found = re.search(rf"{video}{SPAN}$", path.stem)
@@ -186,11 +186,11 @@ def _image_facts(path: Path) -> tuple[str, str]:
     """Digest and the extension it keeps in a shard, empty where it must be encoded again; BadSample without pixels."""
     data = path.read_bytes()
     open_image(data)  # decodes every pixel, but what it returns no longer knows its format
-    kind = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).format
-    return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(kind, "")
+    kind = read_header(io.BytesIO(data)).format
+    return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(kind or "", "")
 
 
-def locate(clip: Clip, folders: Folders, report: Report) -> bool:
+def locate(clip: ManifestClip, folders: Folders, report: Report) -> bool:
     """Find and check the clip's files; False, with every reason in the report, where one cannot be used."""
     usable = True
     for name, value, find in ((clip.kind.audio, clip.name, _find_audio), (clip.kind.image, clip.picture, _find_image)):
@@ -205,7 +205,7 @@ def locate(clip: Clip, folders: Folders, report: Report) -> bool:
     return usable
 
 
-def _find_audio(clip: Clip, folders: Folders) -> None:
+def _find_audio(clip: ManifestClip, folders: Folders) -> None:
     clip.audio = folders.audio(clip)
     digest, seconds = folders.audio_facts(clip.audio)
     clip.digests, clip.start_s = (digest,), _excerpt_start(clip, seconds)
@@ -213,7 +213,7 @@ def _find_audio(clip: Clip, folders: Folders) -> None:
         clip.meta["labels"]["start_s"] = clip.start_s
 
 
-def _find_image(clip: Clip, folders: Folders) -> None:
+def _find_image(clip: ManifestClip, folders: Folders) -> None:
     clip.image = folders.image(clip)
     digest, clip.image_ext = folders.image_facts(clip.image)
     clip.digests = (*clip.digests, digest)
@@ -224,7 +224,7 @@ def _find_image(clip: Clip, folders: Folders) -> None:
         labels.setdefault("sub_genre", folder.name)
 
 
-def _excerpt_start(clip: Clip, seconds: float) -> float | None:
+def _excerpt_start(clip: ManifestClip, seconds: float) -> float | None:
     """Where to cut a file of this length, in seconds; None where it is stored as it is."""
     start = clip.start_s
     if clip.kind is OWN:

@@ -44,7 +44,7 @@ FIELDS = {name.lower(): name for kind in FORMATS for name in kind[1:4]}  # found
 
 
 @dataclass
-class Row:
+class ManifestRow:
     """One row of a manifest; known fields are taken out of `fields`, the rest becomes labels."""
 
     manifest: Path
@@ -93,10 +93,10 @@ class Row:
 
 
 @dataclass
-class Clip:
+class ManifestClip:
     """One sample to be: what its row says; `manifest_files.locate` adds its files and what is known of them."""
 
-    row: Row
+    row: ManifestRow
     kind: Format
     name: str  # the audio: a path or a video id
     picture: str | None
@@ -116,7 +116,7 @@ class Clip:
         return f"{slug}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}".lstrip("-")
 
 
-def read_clips(path: Path, length_s: float | None) -> Iterator[Clip]:
+def read_clips(path: Path, length_s: float | None) -> Iterator[ManifestClip]:
     """The clips of one manifest, read by its ending; DataError names the line of what cannot be parsed."""
     data, suffix = path.read_bytes(), path.suffix.lower()
     try:
@@ -134,7 +134,7 @@ def read_clips(path: Path, length_s: float | None) -> Iterator[Clip]:
         yield from _clips(row, length_s)
 
 
-def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
+def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[ManifestRow]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header, line = [], 1  # a quoted text may hold newlines: a row is named by its first line
     try:
@@ -150,13 +150,13 @@ def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[Row]:
                 short = header[len(cells)]
                 raise DataError(f"{path}, line {line}, field {short}: the row ends before it: complete it.")
             elif cells:
-                yield Row(path, line, dict(zip(header, cells, strict=True)))
+                yield ManifestRow(path, line, dict(zip(header, cells, strict=True)))
             line = table.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: not valid CSV ({error}): check its quotes.") from None
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
+def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
     """The objects of an array, or one after another as in JSON-lines."""
     array = text.lstrip().startswith("[")
     gap, decoder = re.compile(r"[\s,]*" if array else r"\s*"), json.JSONDecoder()
@@ -170,12 +170,12 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             raise DataError(f"{path}, line {line}: not valid JSON ({error}): mend this entry.") from None
         if not isinstance(value, dict):
             raise DataError(f'{path}, line {line}: {str(value)[:40]!r} is no object: write {{"audio": "a.wav"}}.')
-        yield Row(path, line, {FIELDS.get(name.strip().lower(), name): value for name, value in value.items()})
+        yield ManifestRow(path, line, {FIELDS.get(name.strip().lower(), name): value for name, value in value.items()})
     if array and start == len(text):
         raise DataError(f"{path}, line {text.count(chr(10)) + 1}: the array ends without ]: the file is cut short.")
 
 
-def _clips(row: Row, length_s: float | None) -> list[Clip]:
+def _clips(row: ManifestRow, length_s: float | None) -> list[ManifestClip]:
     """One clip for each picture of a row, or one without a picture."""
     kind = _kind(row)
     name, captions, pictures = row.text(kind.audio), row.texts(kind.caption), row.texts(kind.image)
@@ -192,12 +192,12 @@ def _clips(row: Row, length_s: float | None) -> list[Clip]:
         labels["captions"] = captions
     meta = {"caption": captions[0] if captions else "", **about, "split": split}
     return [
-        Clip(row, kind, name, picture, meta | {"labels": dict(labels)}, start_s, length_s or kind.excerpt_s)
+        ManifestClip(row, kind, name, picture, meta | {"labels": dict(labels)}, start_s, length_s or kind.excerpt_s)
         for picture in pictures or [None]
     ]
 
 
-def _kind(row: Row) -> Format:
+def _kind(row: ManifestRow) -> Format:
     """The format is known by the field that names the audio."""
     kind = next((kind for kind in FORMATS if kind.audio in row.fields), None)
     if kind is None:

@@ -18,6 +18,7 @@ import numpy as np
 import soxr
 
 from melfusion.errors import DataError
+from melfusion.install import no_deps_command
 
 if TYPE_CHECKING:
     from melfusion.data.scenes.scene import Scene
@@ -45,7 +46,7 @@ DOMINANT, LEADING_TONE = 4, 6
 
 SOUNDFONT = ("pretty_midi", "TimGM6mb.sf2")
 
-INSTALL = "pip install --no-deps pretty_midi==0.2.11.post0 tinysoundfont==0.3.7"
+INSTALL = no_deps_command("pretty_midi", "tinysoundfont")
 
 OVERSAMPLING = 2  # the synthesizer interpolates linearly, so at the final rate itself what it transposes would alias
 
