@@ -54,7 +54,7 @@ def system(number, name="/data/x"):
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_code_2(error, words, monkeypatch, capsys):
-    monkeypatch.setitem(cli.VERBS, "train", lambda config, options: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("melfusion.verbs.train.run", lambda options, more: (_ for _ in ()).throw(error))
     assert cli.main(["train"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("melfusion train: ") and words in said and said.count("\n") == 1 and "secret" not in said
@@ -62,14 +62,14 @@ def test_what_a_user_can_mend_is_one_line_and_code_2(error, words, monkeypatch, 
 
 @pytest.mark.parametrize("error", [OSError("a bug"), UnicodeError("a bug"), SystemExit(3), BrokenPipeError("a bug"), KeyError(1)])
 def test_a_bug_keeps_its_traceback(error, monkeypatch):
-    monkeypatch.setitem(cli.VERBS, "train", lambda config, options: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("melfusion.verbs.train.run", lambda options, more: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)):
         cli.main(["train"])
     assert explain(error) is None
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch):
-    monkeypatch.setitem(cli.VERBS, "train", lambda config, options: Path("/nowhere").read_text())
+    monkeypatch.setattr("melfusion.verbs.train.run", lambda options, more: Path("/nowhere").read_text())
     assert cli.main(["train"]) == 2
     monkeypatch.setenv("MELFUSION_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
@@ -77,21 +77,22 @@ def test_a_traceback_can_be_asked_for(monkeypatch):
 
 
 def test_an_interrupt_is_a_sentence_and_130_also_where_lightning_makes_another_end_of_it(monkeypatch, capsys):
-    def lightning(config, options):
+    def lightning(options, more):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             sys.exit(1)
 
-    for verb in (lightning, lambda config, options: (_ for _ in ()).throw(KeyboardInterrupt())):
-        monkeypatch.setitem(cli.VERBS, "train", verb)
+    for verb in (lightning, lambda options, more: (_ for _ in ()).throw(KeyboardInterrupt())):
+        monkeypatch.setattr("melfusion.verbs.train.run", verb)
         assert cli.main(["train"]) == 130
         assert capsys.readouterr().err == "melfusion train: interrupted; the same command goes on from what was saved.\n"
 
 
 SPEAK = """
 from melfusion import __main__ as m
-m.VERBS["train"] = lambda *_: print("x" * {})
+from melfusion.verbs import train
+train.run = lambda *_: print("x" * {})
 raise SystemExit(m.main(["train"]))
 """
 
@@ -114,12 +115,12 @@ def test_output_that_nobody_takes_ends_the_command_without_a_traceback(length):
 def test_a_thread_that_the_system_refuses_says_nothing_and_another_is_shown(monkeypatch, capsys):
     for error, shown in ((system(errno.ENOSPC), False), (ValueError("a bug"), True)):
 
-        def verb(config, options, error=error):
+        def verb(options, more, error=error):
             thread = threading.Thread(target=lambda: (_ for _ in ()).throw(error))
             thread.start()
             thread.join()
 
-        monkeypatch.setitem(cli.VERBS, "train", verb)
+        monkeypatch.setattr("melfusion.verbs.train.run", verb)
         before = threading.excepthook
         assert cli.main(["train"]) == 0 and threading.excepthook is before
         assert ("a bug" in capsys.readouterr().err) == shown

@@ -106,7 +106,7 @@ def test_precompute_generation_and_evaluation_say_it_too(tiny, tiny_corpus, tmp_
     with pytest.raises(OutOfMemory, match="during evaluation .*parameters take .*: give evaluation.batch_size=16, or a device"):
         make_clips(system, config, items, ROWS["no picture"], tmp_path / "clips")
     with pytest.raises(OutOfMemory, match="during generation .*a smaller n, or a shorter duration_s"):
-        generate.generate({"prompt": "rain", "ckpt": str(tmp_path / "job"), "out": str(tmp_path / "out")})
+        generate.run(generate.Options(prompt="rain", ckpt=str(tmp_path / "job"), out=str(tmp_path / "out")), [])
 
 
 def make_nothing():

@@ -16,7 +16,7 @@ from PIL import Image
 from melfusion.__main__ import main
 from melfusion.data.index import write_index
 from melfusion.data.manifest.build import build_from_manifest
-from melfusion.data.options import SHARDS, DataConfig
+from melfusion.data.options import DataConfig
 from melfusion.data.reading import SampleReader
 from melfusion.data.shards import SPLITS, Entry, ShardSet
 from melfusion.errors import ConfigError, DataError
@@ -454,9 +454,9 @@ def test_malformed_manifests_are_named_by_file_line_and_field(tmp_path, name, te
 
 
 def test_options_are_asked_for_in_sentences(tmp_path, capsys, monkeypatch):
-    for name in SHARDS:
-        monkeypatch.delenv(name.upper(), raising=False)
-    assert main(["shards"]) == 2 and "out=FOLDER" in capsys.readouterr().err
+    for name in ("MANIFEST", "AUDIO_DIR", "IMAGE_DIR", "OUT", "SEED"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["shards"]) == 2 and "give out=… (with make OUT=…)" in capsys.readouterr().err
     assert main(["shards", f"out={tmp_path}/out"]) == 2 and "manifest=FILE" in capsys.readouterr().err
     table(tmp_path / "pop.csv", HEADER, "1.png,AAAAAAAAAA1,x")
     for options, sentence in (

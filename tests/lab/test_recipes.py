@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from melfusion.assembly.configuration import load_config
 from melfusion.assembly.load import export_system, load_system
 from melfusion.errors import CheckpointError
 from melfusion.lab import recipes as release
-from melfusion.verbs.generate import generate
+from melfusion.verbs.generate import Options, run
 
 
 def test_shipped_parts_fit_and_each_has_its_card():
@@ -149,8 +150,8 @@ def test_release_scenes_makes_every_part_from_an_empty_folder(tmp_path):
 
 def test_without_a_checkpoint_the_shipped_model_plays(tmp_path, capsys):
     picture = Path(__file__).parents[2] / "data/examples/sea-night-clear.png"
-    options = {"image": str(picture), "prompt": "a tune in A minor", "num_inference_steps": 2}
-    files = generate(options | {"out": str(tmp_path / "a.wav")}) + generate(options | {"out": str(tmp_path / "b.wav")})
+    options = Options(str(picture), "a tune in A minor", num_inference_steps=2)
+    files = [file for name in "ab" for file in run(replace(options, out=str(tmp_path / f"{name}.wav")), [])]
     first, second = (soundfile.read(file)[0] for file in files)
     assert "the shipped model" in capsys.readouterr().out
     assert len(first) == round(5.12 * 16000) and 0.001 < abs(first).max() <= 1 and (first == second).all()

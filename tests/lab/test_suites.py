@@ -32,7 +32,12 @@ from melfusion.lab.run import RowFailed
 from melfusion.lab.suite import load_suite
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding
 from melfusion.models.options import VocoderConfig
-from melfusion.verbs.ablate import ablate, command_line
+from melfusion.verbs.ablate import Options, command_line, run
+
+
+def ablate(options, more):
+    return run(Options(**options), more)
+
 
 BASE = """base: tiny
 data: {path: data/small, splits: {train: 16, val: 12, test: 12}}
@@ -324,7 +329,7 @@ def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(su
     monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
     with pytest.raises(Heard, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
-    assert command_line(load_suite("small", []), {"suite": "small", "table": True, "publish": True}, []) == (
+    assert command_line(load_suite("small", []), Options(suite="small", table=True, publish=True), []) == (
         'make ablate SUITE=small ARGS="publish=true"'
     )  # what makes it again from nothing
 

@@ -1,6 +1,7 @@
 """Run directories, the files that `generate` writes, pictures of sound, and what the command line says."""
 
 import copy
+import dataclasses
 import json
 import re
 import threading
@@ -25,7 +26,8 @@ from melfusion.evaluation.tables import mean_cell
 from melfusion.files import locked
 from melfusion.media.figures import as_array, save, spectrogram_figure
 from melfusion.training import run
-from melfusion.verbs import generate, options
+from melfusion.verbs import generate
+from melfusion.verbs.options import parse
 
 # --- run directories ------------------------------------------------------------------------------------------------
 
@@ -151,11 +153,11 @@ def model(here, monkeypatch):
         return build.system(config).eval(), config
 
     (here / "x").mkdir()
-    monkeypatch.setattr(generate, "load_system", load)
+    monkeypatch.setattr("melfusion.assembly.load.load_system", load)
 
 
 def test_names_come_from_the_words_and_no_file_is_overwritten(here):
-    name = lambda *args: [str(p) for p in options.clip_files(*args)]  # noqa: E731
+    name = lambda *args: [str(p) for p in generate.clip_files(*args)]  # noqa: E731
     assert name(None, "A calm: rain #1!", 3, 1) == ["outputs/a-calm-rain-1-seed3.wav"]
     assert name("clips", "x", 3, 2) == ["clips/x-seed3.wav", "clips/x-seed4.wav"]
     assert name(None, "♫", 0, 1) == ["outputs/music-seed0.wav"] and len(name(None, "a" * 300, 0, 1)[0]) < 70
@@ -167,7 +169,7 @@ def test_names_come_from_the_words_and_no_file_is_overwritten(here):
 
 
 def test_a_wav_named_is_that_file_and_several_are_numbered():
-    name = lambda *args: [str(p) for p in options.clip_files(*args)]  # noqa: E731
+    name = lambda *args: [str(p) for p in generate.clip_files(*args)]  # noqa: E731
     assert name("a/b.wav", "x", 3, 1) == ["a/b.wav"] and name("b.WAV", "x", 3, 1) == ["b.WAV"]
     assert name("a/b.wav", "x", 3, 3) == ["a/b-0.wav", "a/b-1.wav", "a/b-2.wav"]
 
@@ -175,8 +177,8 @@ def test_a_wav_named_is_that_file_and_several_are_numbered():
 def test_clips_and_their_pictures_are_written(model, here):
     """Defect 10 of the release: output_0.wav overwritten, several samples crashed."""
     (here / "cat.png").write_bytes(encoded(noise_picture()))
-    options = {"image": "cat.png", "prompt": "rain", "ckpt": "x", "seed": 5, "n": 2, "out": "clips"}
-    files = generate.generate(options)
+    options = generate.Options(image="cat.png", prompt="rain", ckpt="x", seed=5, n=2, out="clips")
+    files = generate.run(options, [])
     assert [str(f) for f in files] == ["clips/rain-seed5.wav", "clips/rain-seed6.wav"]
     assert sorted(p.name for p in (here / "clips").iterdir()) == [
         "rain-seed5.png",
@@ -187,33 +189,30 @@ def test_clips_and_their_pictures_are_written(model, here):
     waveform, rate = soundfile.read(files[0])
     assert rate == 8000 and waveform.shape == (8192,) and np.abs(waveform).max() > 0
     assert files[0].read_bytes() != files[1].read_bytes()
-    again = generate.generate(options)
+    again = generate.run(options, [])
     assert str(again[0]) == "clips/rain-seed5-1.wav" and [f.read_bytes() for f in again] == [f.read_bytes() for f in files]
-    (alone,) = generate.generate(options | {"n": 1, "seed": 6})
+    (alone,) = generate.run(dataclasses.replace(options, n=1, seed=6), [])
     np.testing.assert_allclose(soundfile.read(alone)[0], soundfile.read(files[1])[0], atol=0.01)
 
 
 def test_duration_is_what_was_asked_for_in_steps_of_the_unet(model, here):
-    (file,) = generate.generate({"prompt": "rain", "ckpt": "x", "duration_s": 0.5, "out": "a.wav"})
+    (file,) = generate.run(generate.Options(prompt="rain", ckpt="x", duration_s=0.5, out="a.wav"), [])
     assert str(file) == "a.wav" and len(soundfile.read(file)[0]) == 4096
 
 
 def test_the_given_picture_is_never_overwritten(model, here):
     picture = encoded(noise_picture())
     (here / "cat.png").write_bytes(picture)
-    generate.generate({"image": "cat.png", "ckpt": "x", "out": "cat.wav"})
+    generate.run(generate.Options(image="cat.png", ckpt="x", out="cat.wav"), [])
     assert (here / "cat.wav").is_file() and (here / "cat.png").read_bytes() == picture
 
 
-def test_free_text_of_the_environment_is_verbatim(monkeypatch, here):
-    monkeypatch.setenv("PROMPT", "calm: `rain` #1 = $HOME [x")
-    monkeypatch.setenv("OUT", "")
-    assert options.from_environment({"PROMPT": "prompt", "OUT": "out"}) == {"prompt": "calm: `rain` #1 = $HOME [x"}
-    assert options.parse(["prompt=a=b: #1", "seed=3", "guidance_scale=2"], options.GENERATE) == {
-        "prompt": "a=b: #1",
-        "seed": 3,
-        "guidance_scale": 2.0,
-    }
+def test_free_text_of_the_environment_is_verbatim():
+    text = "calm: `rain` #1 = $HOME [x"
+    assert parse(generate.Options, [], [], {"PROMPT": text, "OUT": ""}) == generate.Options(prompt=text)
+    assert parse(generate.Options, [], ["prompt=a=b: #1", "seed=3", "guidance_scale=2"], {"PROMPT": text}) == generate.Options(
+        prompt="a=b: #1", seed=3, guidance_scale=2.0
+    )
 
 
 # --- pictures of sound ----------------------------------------------------------------------------------------------
@@ -286,7 +285,7 @@ def test_a_bad_picture_is_one_line(capsys, model, here):
 
 def test_configs_are_named_with_spaces_or_commas_and_by_the_environment(monkeypatch, here):
     seen = []
-    monkeypatch.setitem(cli.VERBS, "train", lambda config, options: seen.append((config, options)))
+    monkeypatch.setattr("melfusion.verbs.train.run", lambda options, more: seen.append((options.config, more)))
     assert cli.main(["train", "games", "tiny", "seed=1"]) == 0 and cli.main(["train", "games,tiny", "a=b c=d"]) == 0
     assert cli.main(["train"]) == 0
     monkeypatch.setenv("CONFIG", "melfusion")
@@ -296,10 +295,10 @@ def test_configs_are_named_with_spaces_or_commas_and_by_the_environment(monkeypa
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), KeyError("a bug")])
 def test_a_bug_keeps_its_traceback(error, monkeypatch, here):
-    def fail(config, options):
+    def fail(options, more):
         raise error
 
-    monkeypatch.setitem(cli.VERBS, "train", fail)
+    monkeypatch.setattr("melfusion.verbs.train.run", fail)
     with pytest.raises(type(error)):
         cli.main(["train"])
 

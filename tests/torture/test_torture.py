@@ -111,7 +111,12 @@ def test_a_planted_defect_is_found(tmp_path, defect):
 def test_the_verb_fails_when_something_was_lost(monkeypatch, nothing_lost, code):
     given = {}
     monkeypatch.setattr(report, "torture", lambda **options: [given.update(options), nothing_lost][1])
-    assert main(["torture", "points=3", "seed=5"]) == code and given == {"points": 3, "seed": 5, "goodput": "tiny"}
+    assert main(["torture", "points=3", "seed=5"]) == code and given == {
+        "points": 3,
+        "seed": 5,
+        "out": "runs/torture",
+        "goodput": "tiny",
+    }
 
 
 # --- counting -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,12 @@ from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.run import train
-from melfusion.verbs.generate import generate
+from melfusion.verbs import generate as module
+from melfusion.verbs.generate import Options
+
+
+def generate(**options):
+    return module.run(Options(**options), [])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def picture(tmp_path):
 
 
 def test_writes_a_wav_and_the_png_of_its_spectrogram(run, picture, tmp_path):
-    files = generate({"ckpt": run, "image": picture(1), "prompt": "calm: rain #1", "out": str(tmp_path / "a" / "m.wav")})
+    files = generate(ckpt=run, image=picture(1), prompt="calm: rain #1", out=str(tmp_path / "a" / "m.wav"))
     sound, rate = soundfile.read(files[0])
     assert rate == 8000 and len(sound) == 8192 and np.abs(sound).max() > 0
     assert Image.open(tmp_path / "a" / "m.png").width > 300
@@ -43,7 +48,7 @@ def test_writes_a_wav_and_the_png_of_its_spectrogram(run, picture, tmp_path):
 def test_same_seed_and_picture_give_the_same_bytes_and_others_do_not(run, picture, tmp_path):
     def make(name, seed, image):
         out = tmp_path / f"{name}.wav"
-        generate({"ckpt": run, "image": image, "prompt": "x", "seed": seed, "out": str(out)})
+        generate(ckpt=run, image=image, prompt="x", seed=seed, out=str(out))
         return out.read_bytes()
 
     first = make("a", 3, picture(1))
@@ -53,37 +58,35 @@ def test_same_seed_and_picture_give_the_same_bytes_and_others_do_not(run, pictur
 
 def test_several_clips_get_files_of_their_own_and_nothing_is_overwritten(run, tmp_path):
     options = {"ckpt": run, "prompt": "A tune!", "n": 2, "out": str(tmp_path / "o")}
-    files = generate(options) + generate(options)
+    files = generate(**options) + generate(**options)
     assert len({f.name for f in files}) == 4 and all(f.is_file() for f in files)
     assert files[0].name == "a-tune-seed0.wav" and files[0].read_bytes() != files[1].read_bytes()
     assert files[0].read_bytes() == files[2].read_bytes()
 
 
 def test_a_batch_gives_what_single_calls_give(run, tmp_path):
-    both = generate({"ckpt": run, "prompt": "t", "n": 2, "out": str(tmp_path / "b")})
-    alone = generate({"ckpt": run, "prompt": "t", "seed": 1, "out": str(tmp_path / "s")})
+    both = generate(ckpt=run, prompt="t", n=2, out=str(tmp_path / "b"))
+    alone = generate(ckpt=run, prompt="t", seed=1, out=str(tmp_path / "s"))
     a, b = (soundfile.read(f)[0] for f in (both[1], alone[0]))
     assert np.corrcoef(a, b)[0, 1] > 0.99
 
 
 def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, picture, tmp_path, monkeypatch, capsys):
-    from melfusion.verbs import generate as module
-
     seen, render = [], module.render
     monkeypatch.setattr(module, "CLIPS_AT_ONCE", 2)
     monkeypatch.setattr(module, "render", lambda *args: [seen.append(args[-1]), render(*args)][1])
     options = {"ckpt": run, "image": picture(1), "seed": 4, "num_inference_steps": 1, "duration_s": 0.5}
-    files = generate(options | {"n": 5, "out": str(tmp_path / "many")})
+    files = generate(**options | {"n": 5, "out": str(tmp_path / "many")})
     assert seen == [[4, 5], [6, 7], [8]] and [len(soundfile.read(f)[0]) for f in files] == [4096] * 5
     assert "2 of 5 clips are made; the others take about" in capsys.readouterr().out
-    alone = generate(options | {"seed": 8, "out": str(tmp_path / "alone.wav")})
+    alone = generate(**options | {"seed": 8, "out": str(tmp_path / "alone.wav")})
     assert alone[0].read_bytes() == files[4].read_bytes()  # a batch of one, as a call of its own
     with pytest.raises(ConfigError, match="num_inference_steps=1001 must be at most 1000"):
-        generate(options | {"num_inference_steps": 1001})
+        generate(**options | {"num_inference_steps": 1001})
 
 
 def test_picture_alone_and_another_duration(run, picture, tmp_path):
-    files = generate({"ckpt": run, "image": picture(1), "duration_s": 2.048, "out": str(tmp_path / "m.wav")})
+    files = generate(ckpt=run, image=picture(1), duration_s=2.048, out=str(tmp_path / "m.wav"))
     assert len(soundfile.read(files[0])[0]) == 2 * 8192
 
 
@@ -97,7 +100,7 @@ def test_picture_alone_and_another_duration(run, picture, tmp_path):
         (["prompt=x", "n=0"], "n=0 must be at least 1"),
         (["prompt=x", "seed=-1"], "seed=-1 must be at least 0"),
         (["prompt=x", "num_inference_steps=0"], "num_inference_steps=0 must be at least 1"),
-        (["prompt=x", "duration_s=-4"], "duration_s=-4.0 must be at least 0.1"),
+        (["prompt=x", "duration_s=-4"], "duration_s=-4 must be at least 0.1"),
         (["prompt=x", "duration_s=nan"], "duration_s=nan must be at least 0.1"),
     ],
 )
@@ -124,10 +127,8 @@ def test_a_truncated_checkpoint_gives_one_sentence(run, tmp_path, capsys):
 
 def test_free_text_from_the_environment_is_taken_verbatim(run, tmp_path, monkeypatch):
     seen = []
-    from melfusion.verbs import generate as module
-
-    monkeypatch.setattr(module, "generate", seen.append)
+    monkeypatch.setattr(module, "run", lambda options, more: seen.append(options))
     monkeypatch.setenv("PROMPT", "calm: rain `x` #1 = $5")
     monkeypatch.setenv("CKPT", run)
     assert main(["generate", "seed=2"]) == 0
-    assert seen[0]["prompt"] == "calm: rain `x` #1 = $5" and seen[0]["seed"] == 2
+    assert seen == [Options(prompt="calm: rain `x` #1 = $5", ckpt=run, seed=2)]

@@ -16,7 +16,7 @@ from melfusion.errors import ConfigError as Same
 from melfusion.evaluation.pace import Pace, duration, size
 from melfusion.lab.suite import load_suite
 from melfusion.models.weights import resolve
-from melfusion.verbs.options import clip_files
+from melfusion.verbs.generate import clip_files
 from melfusion.verbs.submit import load_cluster
 
 # where the words of a key have their meaning: a registry line for each word of schema.CHOICES, and no other
@@ -56,6 +56,11 @@ WRONG = [  # a call, and words of the sentence that answers it
     ("ablate suite=..", "suite='..' is no name of a folder"),
     ("ablate suite=kindd", "there is no folder"),
     ("shards manifst=x", "did you mean 'manifest'"),
+    ("shards out=x seed=a", "seed='a' is not a valid int"),
+    ("train --help datta", "did you mean 'data'"),
+    ("completion fish", "is not one of bash, zsh"),
+    ("submit generate sed=3", "did you mean 'seed'"),
+    ("torture goodput=tiny x", "'x' is no key=value"),
     ("torture pints=3", "did you mean 'points'"),
     ("submit train tiny cluster.partition=gpu\nid", "cluster.partition="),
     ("listening", "needs the folder of a study"),

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SHARDS: dict[str, type] = {
-    "manifest": str,
-    "audio_dir": str,
-    "image_dir": str,
-    "out": str,
-    "split_ratios": str,
-    "seed": int,
-    "duration_s": float,
-    "samples_per_shard": int,
-    "cut": bool,
-}
-
 
 @dataclass
 class PrecomputeConfig:

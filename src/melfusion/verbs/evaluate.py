@@ -1,55 +1,121 @@
-"""`melfusion evaluate`: scores of a run, of the shipped model, or of any folder of sounds."""
+"""Score a checkpoint, the shipped model, or any folder of wav files.
+
+Clips that are missing are made first. scores.json, scores.md and a page to listen to are written into OUT.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from melfusion import DEFAULT_CONFIG
-from melfusion.assembly.configuration import load_config
-from melfusion.assembly.load import load_system
-from melfusion.assembly.memory import telling_memory
 from melfusion.errors import ConfigError
-from melfusion.evaluation.clips import ROWS
-from melfusion.evaluation.scores import ears, evaluate, folder_name, pages, rows_of, sing, splits, write
-from melfusion.evaluation.tables import learned, table
-from melfusion.training.preemption import leaving_on_signal
-from melfusion.verbs.options import check_evaluate, evaluation_folder, read_share
+from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
+from melfusion.verbs.options import configuration, option
+
+MOST_CLIPS = 10_000  # of one call that gives no limit=
 
 
-@leaving_on_signal(lambda: "during evaluation: clips that are made are kept")
-def run(config_name: str, options: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The verb: make what is missing, score it, write scores.json, scores.md and index.html into `out`."""
-    check_evaluate(options)
-    system, config = None, None
-    if not options.get("wavs"):
-        if config_name != DEFAULT_CONFIG:
+@dataclass
+class Options:
+    config: str = configuration(DEFAULT_CONFIG)
+    ckpt: str | None = option(None, "checkpoint file, run directory or exported folder; null: the shipped model", variable="CKPT")
+    wavs: str | None = option(
+        None, "folder of wav files to score in place of a checkpoint; CONFIG names what they are compared with"
+    )
+    n: int | None = option(None, "clips of the evaluation set; null: evaluation.items", least=1)
+    seed: int | None = option(
+        None, "seed of newly drawn scenes to test on; null: the test split of the data set", name="data.seed", least=0
+    )
+    out: str | None = option(None, "folder of the results; null: CKPT/evaluation, or outputs/shipped/evaluation", variable="OUT")
+    rows: str | None = option(None, "conditions to generate under, comma-separated, such as right-picture,no-picture; null: all")
+    share: str = option("0/1", "I/N makes the I-th of N shares of the clips and no scores; a last call without it scores them")
+    listening: bool = option(False, "write a blind page for a listening study, too")
+    limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
+
+
+MORE = "It also takes every key of the configuration, laid over that of the checkpoint, such as:"
+SECTIONS = ("evaluation", "sampling")
+EXAMPLES = (
+    "melfusion evaluate ckpt=runs/scenes n=240 data.seed=7",
+    "melfusion evaluate games wavs=clips out=scores 'evaluation.embedders={judge: same}'",
+)
+
+
+def run(options: Options, more: list[str]) -> dict[str, Any]:
+    """Generate what is missing, score it, and write the results; returns the scores, {} for a share."""
+    check(options, more)
+
+    from melfusion.training.preemption import leaving_on_signal
+
+    with leaving_on_signal(lambda: "during evaluation: clips that are made are kept"):
+        return _run(options, more)
+
+
+def check(options: Options, more: list[str]) -> None:
+    """All that can be known of a call before anything slow is imported; raises ConfigError."""
+    check_amount(options.n, options.limit)
+    read_share(options.share)
+    if options.wavs and not Path(options.wavs).is_dir():
+        raise ConfigError(f"wavs={options.wavs}: there is no such folder.")
+    if not options.wavs:
+        check_checkpoint(options.ckpt)
+        if options.config != DEFAULT_CONFIG:
             raise ConfigError(
-                f"CONFIG={config_name} says what wavs=… are measured against; a checkpoint brings its own: leave it "
-                "out, and give data.path=… or other keys to change that."
+                f"CONFIG={options.config} names what wavs=… are compared with; a checkpoint brings its own configuration: leave "
+                "CONFIG out, and give data.path=… or other keys to change it."
             )
-        system, config = load_system(options.get("ckpt"), overrides=overrides)
+    check_out(folder_of(options), options.out)
+
+    from melfusion.assembly.configuration import check_overrides
+
+    check_overrides(more)
+
+
+def _run(options: Options, more: list[str]) -> dict[str, Any]:
+    from melfusion.assembly.configuration import load_config
+    from melfusion.assembly.load import load_system
+    from melfusion.assembly.memory import telling_memory
+    from melfusion.evaluation import scores as scoring
+    from melfusion.evaluation.clips import ROWS
+    from melfusion.evaluation.tables import learned, table
+
+    system, config = None, None
+    if not options.wavs:
+        import torch
+
+        system, config = load_system(options.ckpt, overrides=more)
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
-    config = config or load_config(config_name, overrides)
-    config.evaluation.items = options.get("n", config.evaluation.items)
-    bench = splits(config, options.get("data.seed"))
-    items = bench.items
-    out = evaluation_folder(options)
-    names = options["rows"].replace("-", " ").split(",") if options.get("rows") else rows_of(system)
+    config = config or load_config(options.config, more)
+    config.evaluation.items = config.evaluation.items if options.n is None else options.n
+    bench, out = scoring.splits(config, options.seed), folder_of(options)
+    names = options.rows.replace("-", " ").split(",") if options.rows else scoring.rows_of(system)
     if unknown := [name for name in names if name not in ROWS]:
         raise ConfigError(f"rows names {unknown[0]!r}; rows are {', '.join(ROWS)}.")
-    share = read_share(options.get("share") or "0/1")
+    share = read_share(options.share)
     if system is not None:
-        sing(system, config, items, out, names, share)
+        scoring.sing(system, config, bench.items, out, names, share)
     if share[1] > 1:
-        print(f"share {share[0]} of {share[1]} is made; the call without share= scores what all have made.")
+        print(f"share {share[0]} of {share[1]} is made; the call without share= scores the clips of all shares.")
         return {}
-    folders = {name: out / folder_name(name) for name in names} if system is not None else {"given": Path(options["wavs"])}
+    folders = {name: out / scoring.folder_name(name) for name in names} if options.wavs is None else {"given": Path(options.wavs)}
     with telling_memory(config, "evaluation", lambda: system):
-        scores = evaluate(config, ears(config), items, bench, folders, system)
-    write(scores, out)
-    pages(config, items, folders, out, bool(options.get("listening")))
+        scores = scoring.evaluate(config, scoring.ears(config), bench.items, bench, folders, system)
+    scoring.write(scores, out)
+    scoring.pages(config, bench.items, folders, out, options.listening)
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
     return scores
+
+
+def folder_of(options: Options) -> Path:
+    """Where the results go: OUT=, else beside what is scored."""
+    return Path(options.out or (Path(options.ckpt or options.wavs or "outputs/shipped") / "evaluation"))
+
+
+def read_share(text: str) -> tuple[int, int]:
+    """'2/8' → (2, 8); ConfigError for anything else."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise ConfigError(f"share={text!r} must read I/N with I from 0 to N-1, such as share=0/4.")
+    return int(part), int(parts)

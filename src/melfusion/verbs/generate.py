@@ -1,79 +1,147 @@
-"""`melfusion generate`: a picture and a sentence → wav and the png of its spectrogram."""
+"""Generate music for a picture, a sentence, or both: wav files, each with a png of its spectrogram."""
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from rich.progress import track
-
-from melfusion.assembly.load import load_system
-from melfusion.assembly.memory import telling_memory
-from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
-from melfusion.evaluation.pace import Pace
-from melfusion.media.figures import save, spectrogram_figure
-from melfusion.media.file_kinds import read_picture
-from melfusion.media.pictures import open_image, to_rgb
-from melfusion.media.sound import write_wav
-from melfusion.models.system import MeLFusion
-from melfusion.verbs.options import check_generate, clip_files
+from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
+from melfusion.verbs.options import option
 
-CLIPS_AT_ONCE = 8  # of one batch, which decides about memory
+if TYPE_CHECKING:
+    from torch import Tensor
 
-PNG_BYTES = 60_000  # of a spectrogram, for the estimate
+    from melfusion.assembly.schema import Config
+    from melfusion.models.system import MeLFusion
+
+CLIPS_AT_ONCE = 8  # of one batch; its memory grows with them
+PNG_BYTES = 60_000  # of a spectrogram, for the estimate of disk space
+MOST_CLIPS = 1000  # of one call that gives no limit=
+LONGEST_S = 600.0  # of one clip: memory grows with it
 
 
-def generate(options: dict[str, Any]) -> list[Path]:
-    """Write `n` clips with seeds seed, seed+1, …; returns the wav files. Either `image` or `prompt` may be missing."""
-    check_generate(options)
-    image_path, prompt = options.get("image"), options.get("prompt") or ""
+@dataclass
+class Options:
+    image: str | None = option(None, "picture file; null: none, prompt alone", variable="IMAGE")
+    prompt: str | None = option(None, "a sentence on the music; null: none, image alone", variable="PROMPT")
+    out: str | None = option(None, "NAME.wav, or a folder; null: outputs/", variable="OUT")
+    ckpt: str | None = option(None, "checkpoint file, run directory or exported folder; null: the shipped model", variable="CKPT")
+    seed: int = option(0, "seed of the first clip; the next ones have seed + 1, …", least=0)
+    n: int = option(1, "clips", least=1)
+    num_inference_steps: int | None = option(None, "sampling steps; null: the model's sampling.num_inference_steps", least=1)
+    guidance_scale: float | None = option(None, "weight of the prompt; null: the model's sampling.guidance_scale")
+    image_guidance_scale: float | None = option(None, "weight of the picture; null: the model's sampling.image_guidance_scale")
+    negative_prompt: str | None = option(None, "a sentence on what to avoid; null: the model's sampling.negative_prompt")
+    duration_s: float | None = option(None, f"length of a clip, s, at most {LONGEST_S:g}; null: the model's own", least=0.1)
+    limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
+
+
+MORE = None
+SECTIONS = ()
+EXAMPLES = (
+    'melfusion generate image=cat.png prompt="a calm tune in A minor" out=cat.wav',
+    'melfusion generate ckpt=runs/scenes prompt="slow, with a drum" n=4 seed=10 guidance_scale=5',
+)
+
+
+def run(options: Options, more: list[str]) -> list[Path]:
+    """Write `n` clips with seeds seed, seed + 1, …; returns the wav files."""
+    check(options)
+
+    from melfusion.assembly.load import load_system
+    from melfusion.assembly.memory import telling_memory
+    from melfusion.assembly.schema import Config
+
     started = time.perf_counter()
     with telling_memory(Config(), "generation"):
-        system, config = load_system(options.get("ckpt") or None)
+        system, config = load_system(options.ckpt or None)
     loaded = time.perf_counter()
-    if not options.get("ckpt"):
+    if not options.ckpt:
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
     check_steps(options, config)
-    n, seed = options.get("n") or 1, options.get("seed") or 0
-    pixels = _pixels(image_path, config)
-    shown = None if pixels is None else open_picture(image_path)
-    files = clip_files(options.get("out"), prompt or Path(image_path).stem, seed, n)
-    title = " + ".join(filter(None, [Path(image_path).name if image_path else "", prompt]))
+    pixels = read_pixels(options.image, config)
+    files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
     with telling_memory(config, "generation", lambda: system):
-        system = system.to("cuda" if torch.cuda.is_available() else "cpu")
-    seconds = set_duration(system, config, options.get("duration_s"))
-    pace = Pace(n, round(2 * seconds * config.audio.sample_rate_hz) + PNG_BYTES, files[0].parent)
-    at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
-    for start in range(0, n, at_once):
-        some = files[start : start + at_once]
-        with telling_memory(config, "generation", lambda: system):
-            log_mel = render(system, config, options, pixels, prompt, [seed + start + i for i in range(len(some))])
-            waveforms = system.vocode(log_mel).cpu()
-        for i, (file, mel, waveform) in enumerate(zip(some, log_mel.cpu(), waveforms, strict=True), start):
-            write_wav(file, waveform, config.audio.sample_rate_hz)
-            png = picture_file(file, image_path)
-            save(spectrogram_figure({f"seed {seed + i}": mel[0]}, config.audio, title, shown), png)
-            print(f"{file} and {png.name}")
-        pace.tell(start + len(some))
-    print(f"model loaded in {loaded - started:.1f} s, {n} clip(s) of {seconds:.2f} s made in {time.perf_counter() - loaded:.1f} s")
+        system = system.to(device())
+    seconds = set_duration(system, config, options.duration_s)
+    write_clips(options, system, config, pixels, files, seconds)
+    made = time.perf_counter()
+    print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     return files
 
 
-def check_steps(options: dict[str, Any], config: Config) -> None:
+def check(options: Options) -> None:
+    """All that can be known of a call before the model is loaded; raises ConfigError."""
+    from melfusion.media.file_kinds import picture_bytes
+
+    if not options.image and not options.prompt:
+        raise ConfigError('generate needs IMAGE=picture.png, PROMPT="a sentence", or both.')
+    if (options.duration_s or 0) > LONGEST_S:
+        raise ConfigError(f"duration_s={options.duration_s:g} must be at most {LONGEST_S:g}: memory grows with the length.")
+    check_amount(options.n, options.limit)
+    if options.image:
+        picture_bytes("image", options.image)
+    check_checkpoint(options.ckpt)
+    words = options.prompt or Path(options.image or "").stem
+    check_out(clip_files(options.out, words, options.seed, options.n)[0].parent, options.out)
+
+
+def check_steps(options: Options, config: Config) -> None:
     """ConfigError where more sampling steps are asked for than the model's schedule has."""
-    steps, most = options.get("num_inference_steps") or 0, config.diffusion.num_train_timesteps
+    steps, most = options.num_inference_steps or 0, config.diffusion.num_train_timesteps
     if steps > most:
         raise ConfigError(f"num_inference_steps={steps} must be at most {most}, the timesteps that this model was trained with.")
 
 
-def picture_file(wav: Path, image_path: str | None) -> Path:
+def device() -> str:
+    """Where the clips are made."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def write_clips(
+    options: Options, system: MeLFusion, config: Config, pixels: Tensor | None, files: list[Path], seconds: float
+) -> None:
+    """Make the clips in batches; write each with its spectrogram."""
+    from melfusion.assembly.memory import telling_memory
+    from melfusion.evaluation.pace import Pace
+    from melfusion.media.sound import write_wav
+
+    pace = Pace(len(files), round(2 * seconds * config.audio.sample_rate_hz) + PNG_BYTES, files[0].parent)
+    at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
+    shown = None if pixels is None or options.image is None else open_picture(options.image)
+    for start in range(0, len(files), at_once):
+        some = files[start : start + at_once]
+        seeds = [options.seed + start + i for i in range(len(some))]
+        with telling_memory(config, "generation", lambda: system):
+            log_mel = render(system, config, options, pixels, options.prompt or "", seeds)
+            waveforms = system.vocode(log_mel).cpu()
+        for file, seed, mel, waveform in zip(some, seeds, log_mel.cpu(), waveforms, strict=True):
+            write_wav(file, waveform, config.audio.sample_rate_hz)
+            png = draw(file, mel[0], seed, options, config, shown)
+            print(f"{file} and {png.name}")
+        pace.tell(start + len(some))
+
+
+def draw(wav: Path, mel: Tensor, seed: int, options: Options, config: Config, shown: Any) -> Path:
+    """The spectrogram of one clip, log_mel (T, F), with the picture beside it; returns the png."""
+    from melfusion.media.figures import save, spectrogram_figure
+
+    title = " + ".join(filter(None, [Path(options.image).name if options.image else "", options.prompt or ""]))
+    png = picture_file(wav, options.image)
+    save(spectrogram_figure({f"seed {seed}": mel}, config.audio, title, shown), png)
+    return png
+
+
+def picture_file(wav: Path, image: str | None) -> Path:
     """Where a clip's spectrogram goes: cat.png beside cat.wav may be the user's picture."""
     png = wav.with_suffix(".png")
-    if image_path and png.resolve() == Path(image_path).resolve():
+    if image and png.resolve() == Path(image).resolve():
         png = wav.with_name(f"{wav.stem}-spectrogram.png")
     return png
 
@@ -89,36 +157,60 @@ def set_duration(system: MeLFusion, config: Config, duration_s: float | None) ->
     return frames / per_s
 
 
-def render(
-    system: MeLFusion, config: Config, options: dict[str, Any], image: torch.Tensor | None, prompt: str, seeds: list[int]
-) -> torch.Tensor:
+def render(system: MeLFusion, config: Config, options: Options, image: Tensor | None, prompt: str, seeds: list[int]) -> Tensor:
     """One prompt and picture, several seeds → log_mel (n, 1, T, F); options not given come from `config.sampling`."""
-    s, n = config.sampling, len(seeds)
+    from rich.progress import track
 
-    def pick(name: str) -> Any:
-        return getattr(s, name) if options.get(name) is None else options[name]
-
+    names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")
+    said = {name: getattr(options, name) for name in names}
     return system.generate(
-        [prompt] * n,
-        None if image is None else image.expand(n, -1, -1, -1).to(system.device),
+        [prompt] * len(seeds),
+        None if image is None else image.expand(len(seeds), -1, -1, -1).to(system.device),
         seeds,
-        num_inference_steps=pick("num_inference_steps"),
-        guidance_scale=pick("guidance_scale"),
-        image_guidance_scale=pick("image_guidance_scale"),
-        negative_prompt=pick("negative_prompt"),
         progress=lambda steps: track(list(steps), description="sampling", transient=True),
+        **{name: getattr(config.sampling, name) if value is None else value for name, value in said.items()},
     )
 
 
-def _pixels(path: str | None, config: Config) -> torch.Tensor | None:
+def read_pixels(path: str | None, config: Config) -> Tensor | None:
+    """The picture as (1, 3, H, W) in the size that the model reads; None without one."""
     if not path:
         return None
     if config.synapse.kind == "none":
         raise ConfigError(f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out.")
+
+    import torch
+
+    from melfusion.media.file_kinds import read_picture
+
     d = config.data
     return torch.from_numpy(read_picture("image", path, d.image_size_px, d.max_image_pixels, d.max_image_work))[None]
 
 
 def open_picture(path: str) -> Any:
     """The picture upright in its own size and colours, for the figure."""
+    import numpy as np
+
+    from melfusion.media.pictures import open_image, to_rgb
+
     return np.asarray(to_rgb(open_image(Path(path).read_bytes())))
+
+
+def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:
+    """OUT=name.wav → that file (name-0.wav … for several); OUT=folder or nothing → a name no file has yet."""
+    if out and Path(out).suffix.lower() == ".wav":
+        if Path(out).is_dir():
+            raise ConfigError(f"out={out} is a folder: give a file, or a folder whose name does not end in .wav.")
+        base = Path(out)
+        return [base] if n == 1 else [base.with_stem(f"{base.stem}-{i}") for i in range(n)]
+    stem = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:40] or "music"
+    folder = Path(out or "outputs")
+    taken = {file.name for file in folder.glob(f"{stem}-seed*.wav")} if folder.is_dir() else set()
+    files = []
+    for i in range(n):
+        name, k = f"{stem}-seed{seed + i}.wav", 1
+        while name in taken:
+            name, k = f"{stem}-seed{seed + i}-{k}.wav", k + 1
+        taken.add(name)
+        files.append(folder / name)
+    return files

@@ -1,29 +1,57 @@
-"""`melfusion train`: train, then evaluate."""
+"""Train a model, then evaluate it.
+
+The run lies in runs/<name>/. The same command resumes it; a finished run prints its results.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from melfusion.assembly.run import run_directory
-from melfusion.assembly.schema import Config
-from melfusion.errors import DamagedFile
-from melfusion.evaluation.scores import evaluate_run
-from melfusion.evaluation.tables import learned, picture_gain, table
-from melfusion.files import read_json
-from melfusion.training.run import train
+from melfusion import DEFAULT_CONFIG
+from melfusion.verbs.options import configuration
+
+if TYPE_CHECKING:
+    from melfusion.assembly.schema import Config
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> None:
-    """Train, evaluate, and say what came of it."""
+@dataclass
+class Options:
+    config: str = configuration(DEFAULT_CONFIG)
+
+
+MORE = "It also takes every key of the configuration as key=value:"
+SECTIONS = ("all",)
+EXAMPLES = ("melfusion train", "melfusion train games,tiny name=first trainer.max_steps=200")
+
+
+def run(options: Options, more: list[str]) -> None:
+    """Train, evaluate, and print what came of it."""
+    from melfusion.assembly.configuration import load_config
+
+    config = load_config(options.config, more)
+
+    from melfusion.cluster.slurm import refuse_login_node
+
+    if options.config != DEFAULT_CONFIG:
+        refuse_login_node(os.environ)
+
+    from melfusion.evaluation.scores import evaluate_run
+    from melfusion.training.run import train
+
     report(config, train(config, evaluate_run))
 
 
 def report(config: Config, results: dict[str, Any]) -> None:
-    """What was learned, where the time went, where the sounds are, what to try next."""
+    """Print the results, where the time went, where the clips are, and what to try next."""
+    from melfusion.assembly.run import run_directory
+    from melfusion.evaluation.tables import picture_gain
+
     run, seconds = run_directory(config), results.get("seconds", {})
     total = sum(seconds.values())
     print(f"\n{run.path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if isinstance(v, float | int)))
@@ -31,7 +59,7 @@ def report(config: Config, results: dict[str, Any]) -> None:
     if results.get("replaced"):
         print(f"replaced samples: {results['replaced']}")
     if words := scored(run.path / "scores.json"):
-        print(f"\n{words}\nSounds: {run.samples / 'test'}, and beside their references {run.samples}")
+        print(f"\n{words}\nClips: {run.samples / 'test'}; beside their references: {run.samples}")
     if config.task == "melfusion":
         if not config.evaluation.items and (worth := picture_gain(results)):
             print(worth)
@@ -40,11 +68,15 @@ def report(config: Config, results: dict[str, Any]) -> None:
   make tensorboard
   make train ARGS="name=mix synapse.kind=kv_mix\"""")
     else:
-        print("Look: `make tensorboard` shows the curves.")
+        print("Next: `make tensorboard` shows the curves.")
 
 
 def scored(file: Path) -> str:
     """A run's scores in words; empty where there are none, or none that can be read."""
+    from melfusion.errors import DamagedFile
+    from melfusion.evaluation.tables import learned, table
+    from melfusion.files import read_json
+
     if not file.exists():
         return ""
     try:

@@ -26,7 +26,6 @@ from melfusion.data import replacing
 from melfusion.data.index import write_index
 from melfusion.data.manifest.files import Folders, Report, locate
 from melfusion.data.manifest.rows import MUSICCAPS, OWN, ManifestClip, read_clips
-from melfusion.data.options import SHARDS
 from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample, write_shards
 from melfusion.data.sources import describe
 from melfusion.data.splits import components
@@ -54,7 +53,7 @@ def build_from_manifest(
     target = _target(out)
     if not manifest:
         return _index_again(target)
-    seed, per_shard = int(_number("seed", seed, 0)), int(_number("samples_per_shard", samples_per_shard, 1))
+    seed, per_shard = int(_number("seed", seed, 0, int)), int(_number("samples_per_shard", samples_per_shard, 1, int))
     length_s = None if duration_s is None else _number("duration_s", duration_s, 0.1)
     ratios, folders, report = _ratios(split_ratios), Folders(audio_dir, image_dir), Report(target / "missing.csv")
     if foreign := [p for p in target.glob("*.tar") if not re.fullmatch(r"(train|val|test)-\d{6}", p.stem)]:
@@ -90,10 +89,10 @@ def _target(out: str | None) -> Path:
     return target
 
 
-def _number(name: str, value: Any, least: float) -> float:
-    """An option that may be text from the environment."""
+def _number(name: str, value: Any, least: float, kind: type = float) -> float:
+    """An option that may be text; ConfigError where it is no number of at least `least`."""
     try:
-        number = SHARDS[name](value)
+        number = kind(value)
     except ValueError:
         number = math.nan
     if not least <= number < math.inf:
