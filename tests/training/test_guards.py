@@ -12,12 +12,12 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from training_jobs import Run, once
 
+from melfusion import randomness
 from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.options import GuardConfig
 from melfusion.assembly.run import run_directory
 from melfusion.batch import MusicBatch
-from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models import trained as optim
 from melfusion.state.checkpoint_store import CheckpointStore
@@ -25,8 +25,9 @@ from melfusion.torture.faults import Recorder
 from melfusion.training import guard as guards
 from melfusion.training.ema import EMA
 from melfusion.training.fit import make_trainer
-from melfusion.training.guard import GuardError, StepGuard, not_finite, threshold
+from melfusion.training.guard import GuardError, StepGuard
 from melfusion.training.media_log import Media
+from melfusion.training.verdict import VECTOR, not_finite, threshold
 
 # what each planted fault makes not finite
 SEEN = {
@@ -69,7 +70,7 @@ def test_a_bad_step_changes_nothing_and_is_described(run, tiny, fault):
     config = tiny(f"data.path={run.data}")
     data = MusicDataModule(config.data, config.audio, config.seed).dataset("train", training=True)
     assert found["micro_batches"][0]["keys"] == [data[p]["key"] for p in range(12, 16)]
-    assert found["generator"] == {"kind": "Philox", "key": [0, order.KEY], "streams": list(order.STREAMS)}
+    assert found["generator"] == {"kind": "Philox", "key": [0, randomness.KEY], "streams": list(randomness.STREAMS)}
     assert run.curve("guards/skipped_steps") == {4: 1}
     assert (run.curve("train/loss")[4] is None) == (fault != "inf-gradient")  # JSON has no NaN
     assert all(abs(run.curve("train/loss")[step]) < 100 for step in (1, 2, 3, 5, 6))
@@ -137,7 +138,7 @@ def test_torchs_own_generator_draws_the_same_after_a_resume(run, tiny_corpus, tm
     torch.rand(7)
     run(plant=[parts], steps=5)
     assert whole.seen == parts.seen and len({tuple(v) for v in whole.seen.values()}) == 5
-    assert len({order.torch_seed(seed, number) for seed in range(3) for number in range(3)}) == 9
+    assert len({randomness.torch_seed(seed, number) for seed in range(3) for number in range(3)}) == 9
 
 
 # --- the verdict itself ---------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def test_a_step_is_judged_without_a_look_at_the_device():
     guard.on_train_batch_start(trainer, None, a_batch("meta"), 0)
     guard.on_before_backward(trainer, None, torch.zeros((), device="meta"))
     guard.judge(optimizer, torch.zeros((), device="meta"))
-    assert optimizer.found_inf.is_meta and optimizer.grad_scale is None and guard.pending.vector.shape == (len(guards.SIGNALS),)
+    assert optimizer.found_inf.is_meta and optimizer.grad_scale is None and guard.pending.vector.shape == (len(VECTOR),)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -228,16 +229,15 @@ def test_rates_and_averages_move_when_the_verdict_is_read():
     guard.on_before_backward(trainer, None, torch.tensor(1.0))
     guard.judge(optimizer, torch.tensor(1.0))
     assert rate.steps == 0
-    ema.settle()  # whoever needs the average settles first
+    guard.settle()  # whoever needs the average settles first
     guard.settle()
     assert rate.steps == 1 and rate.average == 1
 
 
 def test_before_media_every_rank_settles_not_only_the_one_that_makes_them(monkeypatch, tmp_path):
     """Else rank 0 knows of a signal a step earlier than the others, and saves alone."""
-    asked, ema = [], EMA(0.9)
-    ema.settle = lambda: asked.append("settled")
-    media = Media([], None, None, tmp_path, every_n_steps=2, ema=ema)
+    asked = []
+    media = Media([], None, None, tmp_path, every_n_steps=2, ema=EMA(0.9), settle=lambda: asked.append("settled"))
     media.batch = "something to write"
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     for step in (1, 2, 3, 4):
