@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from melfusion.__main__ import main
+from melfusion.assembly.configuration import load_config
+from melfusion.errors import reported
+from melfusion.evaluation.scores import evaluate_run
 from melfusion.torture import faults
 from melfusion.torture.jobs import state
-from melfusion.training import fit as training
+from melfusion.training.run import train
 
 
 class Run:
@@ -20,26 +22,19 @@ class Run:
         self.path = self.folder / "job"
 
     def __call__(self, *options, plant=(), steps=6, every=1, keep=99, val=100):
-        make = training.make_trainer
-        faults.plant([faults.Fault(one) if isinstance(one, str) else one for one in plant])
-        try:
-            return main(
-                [
-                    "train",
-                    "tiny",
-                    f"runs_dir={self.folder}",
-                    "name=job",
-                    f"data.path={self.data}",
-                    f"trainer.max_steps={steps}",
-                    f"trainer.checkpoint_every_n_steps={every}",
-                    f"trainer.keep_last={keep}",
-                    "trainer.media_items=0",
-                    f"trainer.val_every_n_steps={val}",
-                    *options,
-                ]
-            )
-        finally:
-            training.make_trainer = make
+        callbacks = [faults.Fault(one) if isinstance(one, str) else one for one in plant]
+        overrides = [
+            f"runs_dir={self.folder}",
+            "name=job",
+            f"data.path={self.data}",
+            f"trainer.max_steps={steps}",
+            f"trainer.checkpoint_every_n_steps={every}",
+            f"trainer.keep_last={keep}",
+            "trainer.media_items=0",
+            f"trainer.val_every_n_steps={val}",
+            *options,
+        ]
+        return reported("train", lambda: train(load_config("tiny", overrides), evaluate_run, callbacks))
 
     def file(self, step):
         return self.path / "checkpoints" / f"step-{step:09d}.ckpt"

@@ -12,6 +12,7 @@ import select
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -137,6 +138,27 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             "(data.global_batch_size with more trainer.accumulate, evaluation.batch_size) or fewer data.num_workers."
         ), MENDABLE
     return _of_library(error)
+
+
+def reported(name: str, call: Callable[[], object]) -> int:
+    """Run a command; returns its exit code: 0, or that of an error that a user can mend, whose sentence goes to stderr.
+
+    A bug is raised, and so is every error where the environment has MELFUSION_TRACEBACK.
+    """
+    hook, threading.excepthook = threading.excepthook, thread_failed
+    try:
+        call()
+        sys.stdout.flush()  # here and not at exit, where nobody would say that it cannot be written
+    except BaseException as error:
+        found = None if os.environ.get("MELFUSION_TRACEBACK") else explain(error)
+        if found is None:
+            raise
+        if found[0]:
+            print(f"melfusion {name}: {found[0]}", file=sys.stderr)
+        return found[1]
+    finally:
+        threading.excepthook = hook
+    return 0
 
 
 def thread_failed(args: threading.ExceptHookArgs) -> None:

@@ -2,8 +2,9 @@
 
 It uses PYTHON=, else the active virtual or conda environment, else it makes `.venv`. A torch that is already there and fits
 setup.cfg is kept. Nothing is done while setup.cfg and requirements-no-deps.txt are unchanged.
-Of several callers one installs and the others wait. Several checkouts may share an environment: `make` always runs the code of its own folder (PYTHONPATH). A message says
-which checkout the command `melfusion` runs; that changes only where packages must be installed anyway. Standard library only.
+Of several callers one installs and the others wait. Several checkouts may share an environment: `make` always runs the code of
+its own folder (PYTHONPATH). A message says which checkout the command `melfusion` runs; that changes
+only where packages must be installed anyway. Standard library only.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from training_jobs import fresh
 from melfusion.__main__ import main
 from melfusion.torture import faults, report
 from melfusion.torture.jobs import Job, curves, differing_bits, fork, spans, trained_on, wait
-from melfusion.torture.scenarios import SCENARIOS, Row, compare, killed, saved_by, whole
+from melfusion.torture.outcome import Outcome, killed, saved_by, whole
+from melfusion.torture.scenarios import SCENARIOS
 
 SOME = """
 import json, sys
@@ -122,9 +123,9 @@ def test_the_verb_fails_when_something_was_lost(monkeypatch, nothing_lost, code)
 # --- counting -------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_passes_only_when_all_survived_and_nothing_differs():
-    assert Row("x", 2, 2).passed
-    assert not any(Row("x", *counts).passed for counts in [(0, 0), (2, 1), (1, 2), (2, 2, 1), (2, 2, 0, 1), (2, 2, -1)])
+def test_an_outcome_passes_only_when_all_survived_and_nothing_differs():
+    assert Outcome("x", 2, 2).passed
+    assert not any(Outcome("x", *counts).passed for counts in [(0, 0), (2, 1), (1, 2), (2, 2, 1), (2, 2, 0, 1), (2, 2, -1)])
 
 
 def test_only_steps_that_count_are_trained_on(tmp_path):
@@ -172,14 +173,14 @@ def job_of(folder, steps, life=(0,)):
 def test_lost_shifted_and_surplus_samples_are_counted(tmp_path):
     reference = job_of(tmp_path / "a", 6)
     for number, (steps, lost) in enumerate(((6, 0), (4, 2), (7, 1))):
-        row = Row("x", 1, 1)
-        compare(row, job_of(tmp_path / f"b{number}", steps), reference, exact=False)
+        row = Outcome("x", 1, 1)
+        row.compare(job_of(tmp_path / f"b{number}", steps), reference, exact=False)
         assert (row.lost, row.survived) == (lost, 1)
     shifted = job_of(tmp_path / "c", 6)
     file = shifted.folder / "record" / "life000-rank0.txt"
     file.write_text(file.read_text().replace("sample 3 3 k3", "sample 2 3 k3"))  # the same sample in another step
-    row = Row("x", 1, 1)
-    compare(row, shifted, reference, exact=False)
+    row = Outcome("x", 1, 1)
+    row.compare(shifted, reference, exact=False)
     assert row.lost == 1
 
 
@@ -187,9 +188,9 @@ def test_steps_that_had_been_saved_and_are_done_again_do_not_pass(tmp_path):
     assert [saved_by(ended) for ended in range(7)] == [0, 0, 0, 2, 2, 4, 4]
     reference = job_of(tmp_path / "a", 6)
     for begin, damaged, survived in ((4, 0, 1), (3, 0, 0), (0, 0, 0), (2, 1, 1), (1, 1, 0)):
-        row = Row("x", 1, 1)
+        row = Outcome("x", 1, 1)
         job = job_of(tmp_path / f"b{begin}{damaged}", 6, (0, begin))
-        compare(row, job, reference, exact=False, damaged=damaged)
+        row.compare(job, reference, exact=False, damaged=damaged)
         assert row.survived == survived and not row.lost
         assert not whole(job)  # six steps had ended, and there is no checkpoint
     assert whole(job_of(tmp_path / "d", 2))

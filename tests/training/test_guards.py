@@ -25,8 +25,9 @@ from melfusion.torture.faults import Recorder
 from melfusion.training import guard as guards
 from melfusion.training.ema import EMA
 from melfusion.training.fit import make_trainer
-from melfusion.training.guard import GuardError, StepGuard, not_finite, threshold
+from melfusion.training.guard import GuardError, StepGuard
 from melfusion.training.media_log import Media
+from melfusion.training.verdict import VECTOR, not_finite, threshold
 
 # what each planted fault makes not finite
 SEEN = {
@@ -206,7 +207,7 @@ def test_a_step_is_judged_without_a_look_at_the_device():
     guard.on_train_batch_start(trainer, None, a_batch("meta"), 0)
     guard.on_before_backward(trainer, None, torch.zeros((), device="meta"))
     guard.judge(optimizer, torch.zeros((), device="meta"))
-    assert optimizer.found_inf.is_meta and optimizer.grad_scale is None and guard.pending.vector.shape == (len(guards.SIGNALS),)
+    assert optimizer.found_inf.is_meta and optimizer.grad_scale is None and guard.pending.vector.shape == (len(VECTOR),)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -228,16 +229,15 @@ def test_rates_and_averages_move_when_the_verdict_is_read():
     guard.on_before_backward(trainer, None, torch.tensor(1.0))
     guard.judge(optimizer, torch.tensor(1.0))
     assert rate.steps == 0
-    ema.settle()  # whoever needs the average settles first
+    guard.settle()  # whoever needs the average settles first
     guard.settle()
     assert rate.steps == 1 and rate.average == 1
 
 
 def test_before_media_every_rank_settles_not_only_the_one_that_makes_them(monkeypatch, tmp_path):
     """Else rank 0 knows of a signal a step earlier than the others, and saves alone."""
-    asked, ema = [], EMA(0.9)
-    ema.settle = lambda: asked.append("settled")
-    media = Media([], None, None, tmp_path, every_n_steps=2, ema=ema)
+    asked = []
+    media = Media([], None, None, tmp_path, every_n_steps=2, ema=EMA(0.9), settle=lambda: asked.append("settled"))
     media.batch = "something to write"
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     for step in (1, 2, 3, 4):

@@ -12,11 +12,13 @@ from melfusion.assembly.options import TrainerConfig
 from melfusion.errors import ConfigError
 from melfusion.models.synapse.base import attention
 from melfusion.state.checkpoint_store import newest
-from melfusion.training.precision import keep_frozen, resolve_precision
+from melfusion.training.precision import attention_in_float32_on_cpu, keep_frozen, resolve_precision
 from melfusion.training.run import train
 
 
 def test_attention_is_fp32_under_autocast_on_a_cpu():
+    rules = attention_in_float32_on_cpu()
+    assert attention_in_float32_on_cpu() is rules  # a second call changes nothing
     q, k, v = torch.randn(3, 2, 4, 64, 8).mul(4).unbind()
     mask = torch.randn(2, 1, 1, 64)
     wanted = F.scaled_dot_product_attention(q, k, v, mask)
@@ -30,6 +32,7 @@ def test_attention_is_fp32_under_autocast_on_a_cpu():
 
 
 def test_its_gradient_and_bool_masks_pass_through_autocast():
+    attention_in_float32_on_cpu()
     q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 10, 16).unbind())
     with torch.autocast("cpu", torch.bfloat16):
         out = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, heads=2)

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from slurm_stubs import install
 from training_jobs import Run, fresh
 
@@ -26,7 +24,8 @@ from melfusion.errors import CheckpointError, ConfigError, Preempted, RankLost
 from melfusion.media import pictures as image
 from melfusion.state.run_directory import RunDirectory
 from melfusion.torture import faults
-from melfusion.training import fit as training
+from melfusion.training import fit
+from melfusion.training import run as training_run
 from melfusion.training.fit import naming_lost_ranks
 from melfusion.training.loggers import JSONLines
 from melfusion.training.preemption import leaving_on_signal
@@ -105,11 +104,15 @@ def test_a_signal_of_the_last_step_is_obeyed_when_it_is_saved(runs, capsys, scon
     [
         (signal.SIGTERM, "ensure_corpus", "during corpus of {}: no step is saved yet, and the data set is built anew"),
         (signal.SIGUSR1, "ensure_precomputed", "during precompute of {}: no step is saved yet, and precomputing begins anew"),
-        (signal.SIGTERM, "evaluate", "during evaluation of {}: step 1 of 1 is saved, and clips that are made are kept"),
+        (signal.SIGTERM, "evaluate_run", "during evaluation of {}: step 1 of 1 is saved, and clips that are made are kept"),
     ],
 )
 def test_a_signal_while_nothing_trains_ends_the_process_and_says_what_is_kept(runs, monkeypatch, capsys, number, where, words):
-    monkeypatch.setattr(training, where, lambda *_: os.kill(os.getpid(), number))
+    module = {"ensure_corpus": training_run, "ensure_precomputed": fit}.get(where)
+    if module is None:
+        monkeypatch.setattr("training_jobs.evaluate_run", lambda *_: os.kill(os.getpid(), number))
+    else:
+        monkeypatch.setattr(module, where, lambda *_: os.kill(os.getpid(), number))
     run = runs("job")
     before = signal.getsignal(number)
     assert run("data.crop=start", "data.precompute.enabled=true", "evaluation.items=2", "judge.weights=null", steps=1) == PREEMPTED
@@ -140,16 +143,6 @@ def test_a_signal_while_the_trainer_sets_up_is_no_success(runs, monkeypatch):
     assert runs("job")() == PREEMPTED
 
 
-def test_lightning_neither_handles_signals_nor_asks_for_them_before_each_batch(runs, monkeypatch):
-    """Both ways are private to it: where a release renames them, `setattr` tells."""
-    for owner, name in ((_SignalConnector, "register_signal_handlers"), (_TrainingEpochLoop, "_broadcast_sigterm_tensor")):
-        monkeypatch.setattr(owner, name, lambda self, name=name: pytest.fail(name))
-    made, make = [], training.make_trainer
-    monkeypatch.setattr(training, "make_trainer", lambda *args: made.append(make(*args)) or made[-1])
-    assert runs("job")(steps=1) == 0
-    made[0].fit_loop.epoch_loop._broadcast_sigterm_tensor()  # called only where there are several ranks
-
-
 def test_handlers_are_put_back_whatever_happens():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)]
     with pytest.raises(Preempted), leaving_on_signal(lambda: "here"):
@@ -160,10 +153,10 @@ def test_handlers_are_put_back_whatever_happens():
 TWO = """
 import json, sys
 from pathlib import Path
-from melfusion.torture.jobs import Job
-from melfusion.torture.jobs import spans
+from melfusion.torture.faults import Fault
+from melfusion.torture.jobs import Job, spans
 job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16"), world=2)
-codes = job.start(planted="sigusr1@5:1")
+codes = job.start([Fault("sigusr1@5:1")])
 codes += job.start()
 print(json.dumps([codes, spans(job), job.log]))
 """

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -29,13 +29,19 @@ log = logging.getLogger(__name__)
 INDEX = "index.json"
 
 
+# Called at each step of writing a checkpoint with (event, path, bytes): "write" before each piece, bytes with it; "indexed" when
+# all bytes are on disk and in the index, before the file has its name; "named" when it has it
+Observer = Callable[[str, Path, int], None]
+
+
 class Digesting:
     """A file that is written in order; keeps the SHA-256 of what went through, and the system's own error."""
 
-    def __init__(self, file: IO[bytes]):
-        self.file, self.sha256, self.error = file, hashlib.sha256(), None
+    def __init__(self, file: IO[bytes], before: Callable[[int], None]):
+        self.file, self.before, self.sha256, self.error = file, before, hashlib.sha256(), None
 
     def write(self, data: Any) -> int:
+        self.before(self.file.tell() + len(data))
         self.sha256.update(data)
         try:
             return self.file.write(data)
@@ -63,6 +69,11 @@ class CheckpointStore(TorchCheckpointIO):
         self.writer = ThreadPoolExecutor(1) if asynchronous else None
         self.pending: Future | None = None
         self.failure: str | None = None  # a sentence, kept until all ranks have met
+        self.observer: Observer = lambda event, path, size: None
+
+    def observe(self, observer: Observer) -> None:
+        """Have each step of writing a checkpoint told to `observer`, in the process and thread that writes."""
+        self.observer = observer
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.ckpt"
@@ -90,16 +101,18 @@ class CheckpointStore(TorchCheckpointIO):
 
         def content(raw: IO[bytes]) -> None:
             nonlocal file
-            file = Digesting(raw)
+            file = Digesting(raw, lambda size: self.observer("write", path, size))
             torch.save(checkpoint, file)
             raw.flush()
             os.fsync(raw.fileno())
             entry = {"step": step, "bytes": raw.tell(), "sha256": file.sha256.hexdigest()}
             write_index(self.folder, read_index(self.folder) | {path.name: entry})
+            self.observer("indexed", path, entry["bytes"])
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content, lasting=True)
+            self.observer("named", path, path.stat().st_size)
             self.prune(step)
         except (OSError, RuntimeError) as error:
             self.clean()

@@ -1,7 +1,8 @@
 """Faults on purpose: what `melfusion torture` and the tests plant into a real training run to see what survives.
 
-A fault reads WHAT@STEP or WHAT@STEP:RANK, such as `nan-loss@3` or `die-on_after_backward@2:1`. STEP counts optimizer
-steps from 0; without a rank every rank has it. `python -m melfusion.torture.faults FAULT[,FAULT] train …` runs any verb with them.
+Each fault is a Lightning callback for `training.run.train(config, callbacks=…)`. The text of a Fault reads WHAT@STEP or
+WHAT@STEP:RANK, such as `nan-loss@3` or `die-on_after_backward@2:1`. STEP counts optimizer steps from 0; without a rank every rank
+has the fault.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from melfusion.state import checkpoint_store
-from melfusion.training import fit as training
+from melfusion.errors import CheckpointError
+from melfusion.media.mel import LogMel
 
 HOOKS = (
     "on_train_batch_start",
@@ -34,7 +34,7 @@ HOOKS = (
 
 
 def die() -> None:
-    """As a power cut or the system's out-of-memory killer would."""
+    """Die as from a power cut or the system's out-of-memory killer."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -43,7 +43,7 @@ def _spoil_input(module: LightningModule, batch: Any, loss: Any) -> None:
 
 
 def _spoil_loss(module: LightningModule, batch: Any, loss: torch.Tensor) -> None:
-    loss.data.fill_(torch.nan)  # its gradient stays finite: only the guard's look at the loss can tell
+    loss.data.fill_(torch.nan)  # its gradient stays finite: only the loss itself shows it
 
 
 def _spoil_gradient(module: LightningModule, batch: Any, loss: Any) -> None:
@@ -51,8 +51,14 @@ def _spoil_gradient(module: LightningModule, batch: Any, loss: Any) -> None:
 
 
 def _spoil_latents(module: LightningModule, batch: Any, loss: Any) -> None:
-    encode = module.encode_music
-    module.encode_music = lambda b: [encode(b) * torch.nan, setattr(module, "encode_music", encode)][0]
+    """The latents are NaN while the batch is finite: the mel between them is NaN, once."""
+    log_mel = next(part for part in module.modules() if isinstance(part, LogMel))
+
+    def spoil(part: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        hook.remove()
+        return output * torch.nan
+
+    hook = log_mel.register_forward_hook(spoil)
 
 
 def _scale_weights(module: LightningModule, batch: Any, loss: Any) -> None:
@@ -62,7 +68,7 @@ def _scale_weights(module: LightningModule, batch: Any, loss: Any) -> None:
                 parameter.mul_(8)
 
 
-# fault → (hook it strikes at, what it does)
+# fault → (hook at which it strikes, what it does to module, batch, loss)
 STRIKES: dict[str, tuple[str, Callable[[LightningModule, Any, Any], None]]] = {
     "nan-input": ("on_train_batch_start", _spoil_input),
     "nan-latents": ("on_train_batch_start", _spoil_latents),
@@ -77,11 +83,11 @@ STRIKES: dict[str, tuple[str, Callable[[LightningModule, Any, Any], None]]] = {
 
 
 def _fail() -> None:
-    raise checkpoint_store.CheckpointError("A fault was planted here.")
+    raise CheckpointError("A fault was planted here.")
 
 
 class Fault(Callback):
-    """One fault; stands before all other callbacks, so that they see what it did."""
+    """One fault at one optimizer step. It must stand before all other callbacks, so that they see what it did."""
 
     def __init__(self, text: str):
         match = re.fullmatch(r"([\w-]+)@(\d+)(?::(\d+))?", text)
@@ -122,7 +128,7 @@ class Fault(Callback):
 class Recorder(Callback):
     """Writes what each rank trains on, as it happens: `resume STEP TIME`, `sample STEP POSITION KEY`, `end STEP TIME`.
 
-    A file per rank and `life` of the run, since what a later life takes up again from an earlier step is undone.
+    There is a file per rank and `life` of the run, since a later life undoes the steps that it does again.
     """
 
     def __init__(self, folder: Path, life: int):
@@ -144,70 +150,29 @@ class Recorder(Callback):
         self._write(trainer, [f"end {trainer.global_step} {time.time()}"])
 
 
-def plant(callbacks: list[Callback]) -> None:
-    """Put callbacks before all others of every Trainer that `train` makes in this process."""
-    make = training.make_trainer
+class DieInWrite(Callback):
+    """Dies while the `number`-th checkpoint of this process is written, as soon as `share` of its bytes are.
 
-    def planted(config: Any, run: Any, others: list, *rest: Any) -> Any:
-        return make(config, run, [*callbacks, *others], *rest)
-
-    training.make_trainer = planted
-
-
-def die_in_write(number: int, share: float) -> None:
-    """Die while the `number`-th checkpoint of this process is written: `share` of its bytes are on disk; 1 is between the
-    index and the new name, above 1 is after it.
+    A share of 1 is between the index and the new name, a share above 1 is after the new name.
     """
-    write, replace, files, state = checkpoint_store.Digesting.write, Path.replace, [], {"bytes": 0}
-    size = _size_of_last()
 
-    def counted(self: Any, data: Any) -> int:
-        if self not in files:
-            files.append(self)
-            state["bytes"] = 0
-        state["bytes"] += len(data)
-        if len(files) == number and share < 1 and state["bytes"] > share * size():
-            self.file.flush()
+    def __init__(self, number: int, share: float):
+        self.number, self.share = number, share
+        self.begun: list[Path] = []
+        self.size = 1e5  # bytes of the last checkpoint; the size of the first one is not known before
+
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io.observe(self._observe)
+
+    def _observe(self, event: str, path: Path, size: int) -> None:
+        if path not in self.begun:
+            self.begun.append(path)
+        if len(self.begun) == self.number and self._is_due(event, size):
             die()
-        return write(self, data)
+        if event == "indexed":
+            self.size = size
 
-    def renamed(self: Path, target: Path) -> Path:
-        ours = str(target).endswith(".ckpt") and len(files) == number
-        if ours and share == 1:
-            die()
-        made = replace(self, target)
-        if ours and share > 1:
-            die()
-        return made
-
-    checkpoint_store.Digesting.write, Path.replace = counted, renamed
-
-
-def _size_of_last() -> Callable[[], float]:
-    """How many bytes a checkpoint of this run has, as far as is known; the first one counts as 100 kB."""
-    known: dict[str, float] = {}
-    finish = checkpoint_store.write_index
-
-    def noted(folder: Path, index: dict[str, Any]) -> None:
-        known["size"] = max((entry["bytes"] for entry in index.values()), default=1e5)
-        finish(folder, index)
-
-    checkpoint_store.write_index = noted
-    return lambda: known.get("size", 1e5)
-
-
-def main(argv: list[str]) -> int:
-    """FAULT[,FAULT] VERB …, where record:FOLDER:LIFE stands for a Recorder."""
-    from melfusion.__main__ import main as run
-
-    plant([_recorder(text) if text.startswith("record:") else Fault(text) for text in argv[0].split(",")])
-    return run(argv[1:])
-
-
-def _recorder(text: str) -> Recorder:
-    folder, _, life = text.removeprefix("record:").rpartition(":")
-    return Recorder(Path(folder), int(life))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    def _is_due(self, event: str, size: int) -> bool:
+        if self.share < 1:
+            return event == "write" and size > self.share * self.size
+        return event == ("indexed" if self.share == 1 else "named")

@@ -1,8 +1,8 @@
-"""Goodput: of the time that a cluster gives a job, how much moves it on, at so many failures an hour?
+"""Goodput: the share of its time in which a job moves on, when it fails so many times an hour.
 
-Measured on the real command in processes of their own, imports included: a run is killed between two checkpoints and
-started again by the same command. What a failure costs is the restart, up to the end of its first new step, and the steps
-since the last checkpoint, on average half an interval; writing checkpoints costs a share of its own.
+It is measured on a real training in processes of their own, imports included. A run is killed between two checkpoints and started
+again. A failure costs the restart, up to the end of its first new step, and the steps since the last checkpoint, on average half an
+interval. Writing checkpoints costs a share of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ def share(restart_s: float, step_s: float, checkpoint_s: float, interval: int, b
 def measure(config: str, interval: int, folder: Path) -> dict[str, float]:
     """Seconds of a restart, a step and a checkpoint, and the steps lost, of a job that is killed between two checkpoints."""
     command = [
-        "train",
         config,
         f"runs_dir={folder / 'runs'}",
         "name=goodput",
@@ -57,10 +56,10 @@ def measure(config: str, interval: int, folder: Path) -> dict[str, float]:
 
 
 def _live(command: list[str], folder: Path, life: int, until: int) -> None:
-    """One life of the job, in a process group of its own, killed once it has ended a step."""
+    """One life of the job, in a process group of its own, killed once it has ended step `until`."""
     log = (folder / f"goodput{life}.txt").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "melfusion.torture.faults", f"record:{folder / 'goodput'}:{life}", *command],
+        [sys.executable, "-m", "melfusion.torture.child", f"{folder / 'goodput'}:{life}", *command],
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -69,21 +68,21 @@ def _live(command: list[str], folder: Path, life: int, until: int) -> None:
     try:
         while process.poll() is None and time.monotonic() < deadline and max(_ends(folder, life), default=0) < until:
             time.sleep(0.02)
-    finally:  # whatever ends this process ends that one
+    finally:  # the job must not outlive this process
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def _ends(folder: Path, life: int) -> dict[int, float]:
-    """Step → when it ended."""
+    """Step → time at which it ended."""
     file = folder / "goodput" / f"life{life:03d}-rank0.txt"
     lines = [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
     return {int(line[1]): float(line[2]) for line in lines if line[0] == "end" and len(line) == 3}
 
 
 def report(config: str, found: dict[str, float]) -> str:
-    """In words, against the goals."""
+    """A sentence with the figures and the goals."""
     costs = (found["restart_s"], found["step_s"], found["checkpoint_s"], int(found["interval"]))
     shares = ", ".join(f"{share(*costs, mean):.1%} at one failure per {name}" for name, mean in MEAN_TIMES_S.items())
     return (

@@ -1,4 +1,4 @@
-"""A small training job of the real command: its lives, how each ends, and what came of it."""
+"""A small training job: its lives, how each ends, and what it left."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
+from lightning import Callback
 
-from melfusion import __main__ as cli
-from melfusion.torture import faults
+from melfusion.torture.child import train_with
+from melfusion.torture.faults import Recorder
+from melfusion.training.lightning_private import set_rank
 
 STEPS, EVERY, VALIDATED = 12, 2, 5  # steps of a job; how often it saves, and validates
 
@@ -25,13 +27,19 @@ DEADLINE_S = 60.0  # within which every rank must have ended once one of them is
 
 @dataclasses.dataclass
 class Job:
-    """A small run of the real command in a folder of its own; each `start` is one life of it."""
+    """A small run in a folder of its own; each `start` is one life of it.
+
+    Args:
+        options: overrides of configs/tiny.yaml.
+        world: ranks, each a process.
+        seconds: that a life takes when nothing happens to it; 0 where that is not known.
+    """
 
     folder: Path
     options: tuple[str, ...] = ()
     world: int = 1
     lives: int = 0
-    seconds: float = 0.0  # that a whole life takes
+    seconds: float = 0.0
 
     @property
     def run(self) -> Path:
@@ -43,20 +51,25 @@ class Job:
 
     def start(
         self,
-        planted: str = "",
-        before: Callable[[], None] = lambda: None,
+        planted: Sequence[Callback] = (),
+        before: Callable[[], object] = lambda: None,
         kill_after: float | None = None,
         world: int | None = None,
     ) -> list[int]:
-        """Run until it ends or, after so many seconds, is killed: the exit code of each rank, negative for a signal."""
+        """Run until it ends or is killed after so many seconds; returns the exit code of each rank, negative for a signal.
+
+        Args:
+            planted: faults that every rank gets.
+            before: called in each child before it trains.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         world, port = world or self.world, free_port()
-        ranks = [fork(lambda rank=rank: self._live(rank, world, port, planted, before)) for rank in range(world)]
+        ranks = [fork(partial(self._live, rank, world, port, planted, before)) for rank in range(world)]
         self.lives += 1
         return wait(ranks, kill_after)
 
-    def _live(self, rank: int, world: int, port: int, planted: str, before: Callable[[], None]) -> int:
-        """In the child: one rank of the command."""
+    def _live(self, rank: int, world: int, port: int, planted: Sequence[Callback], before: Callable[[], object]) -> int:
+        """In the child: one rank of the training."""
         handle = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1), os.dup2(handle, 2)
         if world > 1:  # as torchrun starts its ranks
@@ -71,12 +84,11 @@ class Job:
                 "TORCHELASTIC_RUN_ID": "torture",
             }
             os.environ |= {name: str(value) for name, value in names.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
-            rank_zero_only.rank = rank
+            set_rank(rank)
         before()
-        strikes = [faults.Fault(text) for text in planted.split(",") if text]
-        faults.plant([faults.Recorder(self.folder / "record", self.lives), *strikes])
         devices = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
-        return cli.main(["train", "tiny", f"runs_dir={self.folder / 'runs'}", "name=job", *workload(), *devices, *self.options])
+        overrides = [f"runs_dir={self.folder / 'runs'}", "name=job", *workload(), *devices, *self.options]
+        return train_with([Recorder(self.folder / "record", self.lives), *planted], "tiny", overrides)
 
 
 def workload() -> list[str]:
@@ -90,22 +102,23 @@ def workload() -> list[str]:
 
 
 def fork(live: Callable[[], int]) -> int:
-    """The process id of a child that lives and exits with what `live` returns."""
+    """Start a child that exits with what `live` returns; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
         code = live()
-    except BaseException as error:  # a child must never go on as its parent
+    except BaseException as error:  # a child must never return into its parent's code
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
 
 
 def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
-    """Exit codes of children; all are killed after so many seconds, and those that outlive a dead one by DEADLINE_S."""
-    started, codes, gone_at = time.monotonic(), {}, None
+    """Exit codes of children. All are killed after `kill_after` seconds, and DEADLINE_S after the first of them has ended."""
+    codes: dict[int, int] = {}
+    started, gone_at = time.monotonic(), None
     try:
         while len(codes) < len(ranks):
             for pid in ranks:
@@ -117,7 +130,7 @@ def wait(ranks: list[int], kill_after: float | None = None) -> list[int]:
                 _kill(pid for pid in ranks if pid not in codes)
                 kill_after = None
             time.sleep(0.005)
-    finally:  # whatever ends this process ends its children
+    finally:  # no child outlives this function
         _kill(pid for pid in ranks if pid not in codes)
     return [codes[pid] for pid in ranks]
 
@@ -134,7 +147,7 @@ def free_port() -> int:
 
 
 def state(path: Path) -> dict[str, np.ndarray]:
-    """Weights, average and optimizer state of a checkpoint, by name, as bytes."""
+    """Name → bytes of the weights, the average and the optimizer state of a checkpoint."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
     tensors = stored["state_dict"] | {f"ema.{k}": v for k, v in stored["ema"].items()}
     for number, entry in stored["optimizer_states"][0]["state"].items():
@@ -143,7 +156,7 @@ def state(path: Path) -> dict[str, np.ndarray]:
 
 
 def differing_bits(a: Path | None, b: Path | None) -> int:
-    """Of two checkpoints; a missing one differs in all."""
+    """How many bits of two checkpoints differ. If one is missing, all bits of the other do."""
     one, two = (state(p) if p and p.is_file() else {} for p in (a, b))
     total = 0
     for name in one.keys() | two.keys():
@@ -153,7 +166,7 @@ def differing_bits(a: Path | None, b: Path | None) -> int:
 
 
 def trained_on(job: Job) -> dict[int, tuple[int, str]]:
-    """Position → step and sample, of the steps that count: what a later life took up again from an earlier step is undone."""
+    """Position → step and sample, of the steps that count: a later life undoes the steps that it does again."""
     seen: dict[int, tuple[int, str]] = {}
     for lines in records(job):
         for step in {int(line[1]) for line in lines if line[0] == "resume"}:
@@ -163,20 +176,20 @@ def trained_on(job: Job) -> dict[int, tuple[int, str]]:
 
 
 def spans(job: Job) -> list[tuple[int, int]]:
-    """Of each life that trained: the step it went on from, and the last that it ended."""
+    """Per life that trained: the step from which it went on, and the last step that it ended."""
     found = [[int(line[1]) for line in lines if line[0] in ("resume", "end")] for lines in records(job)]
     return [(min(steps), max(steps)) for steps in found if steps]
 
 
 def records(job: Job) -> Iterator[list[list[str]]]:
-    """What the Recorder wrote in each life, over all ranks, line by line in words; a torn line is left out."""
+    """Per life the lines of its Recorders, all ranks together, each as its words. A line that is cut off is left out."""
     for life in range(job.lives):
         files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
         yield [line.split() for file in files for line in file.read_text().splitlines(True) if line.endswith("\n")]
 
 
 def curves(job: Job) -> dict[tuple[int, str], float]:
-    """(step, tag) → logged number, of all that is logged but the speed."""
+    """(step, tag) → logged number; the speed is left out."""
     file = job.run / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     skipped = ("step", "epoch", "train/samples_per_s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -12,13 +13,18 @@ from melfusion.state.checkpoint_store import CheckpointStore
 
 
 class SaveCheckpoints(Callback):
-    """When checkpoints are written: every so many optimizer steps, and at a validation that is the best so far.
+    """Saves every so many optimizer steps, and after a validation with the lowest loss so far.
 
-    A step that is validated is saved after its validation, which a resume would not make up for. Stands last among the
-    callbacks, so that all others have had their say about the step; `settle` is called before each.
+    A step that is validated is saved after its validation, because a resumed run does not validate it. Stands after the callbacks
+    whose state it saves.
+
+    Args:
+        settle: called before each checkpoint: the last step is judged, and the average moves.
     """
 
-    def __init__(self, store: CheckpointStore, every_n_steps: int, val_every_n_steps: int, settle: Any = lambda: None):
+    def __init__(
+        self, store: CheckpointStore, every_n_steps: int, val_every_n_steps: int, settle: Callable[[], None] = lambda: None
+    ):
         self.store, self.every, self.val_every, self.settle, self.saved = store, every_n_steps, val_every_n_steps, settle, -1
         self.seconds = 0.0  # spent on writing, as the training loop saw it
 
@@ -44,7 +50,7 @@ class SaveCheckpoints(Callback):
         self.check(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write the state of this step, on all ranks alike; CheckpointError on all of them where rank 0 could not."""
+        """Write the state of this step; all ranks call it. CheckpointError on all of them where rank 0 could not write."""
         started = time.perf_counter()
         self.settle()
         trainer.save_checkpoint(self.store.path(trainer.global_step))
@@ -53,7 +59,7 @@ class SaveCheckpoints(Callback):
         self.check(trainer)
 
     def finish(self, trainer: Trainer) -> None:
-        """Save where it is not yet, and wait until it is on disk."""
+        """Save this step unless that is done, and wait until it is on disk."""
         if self.saved != trainer.global_step:
             self.save(trainer)
         self.store.wait()

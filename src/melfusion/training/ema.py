@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,14 +12,15 @@ from torch import Tensor
 
 
 class EMA(Callback):
-    """Exponential moving average of the parameters that train, used by validation and generation.
+    """Exponential moving average of the parameters that train. Validation and generation use it.
 
     The decay is warmed up by step, min(decay, (1 + step) / (10 + step)), so that early averages forget random init.
-    `update` is called by the guard, once a step is known to be sound (guards.py); `settle` is the guard's.
+    The guard calls `update` once it knows that a step is sound (guard.py).
     """
 
     def __init__(self, decay: float):
-        self.decay, self.shadow, self.settle = decay, {}, lambda: None
+        self.decay = decay
+        self.shadow: dict[str, Tensor] = {}
 
     @staticmethod
     def _trained(module: LightningModule) -> dict[str, Tensor]:
@@ -34,10 +37,18 @@ class EMA(Callback):
         trained = self._trained(pl_module)
         torch._foreach_lerp_(list(self.shadow.values()), [trained[n].detach() for n in self.shadow], 1 - decay)
 
+    @contextlib.contextmanager
+    def averaged(self, module: LightningModule) -> Iterator[None]:
+        """Within it the module's parameters are the averages; afterwards they are the trained ones again."""
+        self._swap(module)
+        try:
+            yield
+        finally:
+            self._swap(module)
+
     @torch.no_grad()
-    def _swap(self, pl_module: LightningModule) -> None:
-        self.settle()
-        for name, parameter in self._trained(pl_module).items():
+    def _swap(self, module: LightningModule) -> None:
+        for name, parameter in self._trained(module).items():
             if name in self.shadow:
                 parameter.data, self.shadow[name] = self.shadow[name], parameter.data
 
@@ -54,5 +65,5 @@ class EMA(Callback):
         self.shadow = dict(checkpoint.get("ema", {}))
 
     def restore(self, stored: dict[str, Tensor]) -> None:
-        """Take a stored average on, on the devices where this one lies."""
+        """Take the average of a checkpoint, onto the devices where this one lies."""
         self.shadow = {n: stored[n].to(t.device) for n, t in self.shadow.items()}

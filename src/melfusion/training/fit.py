@@ -1,4 +1,4 @@
-"""A run directory is trained or resumed; a finished one returns its results."""
+"""Training itself: the data, callbacks and Trainer of the system or of one part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import lightning
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion.assembly import system as build
 from melfusion.assembly.devices import accumulation
@@ -25,11 +24,13 @@ from melfusion.config.check import flatten
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import RankLost
 from melfusion.models.music_vae import MusicVAE
+from melfusion.models.system import MeLFusion
 from melfusion.state.checkpoint_store import CheckpointStore, newest
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.checkpoints import SaveCheckpoints
 from melfusion.training.ema import EMA
 from melfusion.training.guard import StepGuard
+from melfusion.training.lightning_private import leave_signals_alone, rank
 from melfusion.training.loggers import Board, JSONLines, log_hparams
 from melfusion.training.media_log import Media
 from melfusion.training.plan import in_words, plan, plan_part
@@ -41,33 +42,30 @@ from melfusion.training.scalars import TrainingScalars
 
 @contextlib.contextmanager
 def naming_lost_ranks(run: RunDirectory) -> Iterator[None]:
-    """A collective that fails because a rank is gone becomes one sentence."""
+    """A collective that fails because a rank is gone becomes RankLost, with one sentence."""
     try:
         yield
     except RuntimeError as error:
         words = " ".join(str(error).split())
-        ours = type(error).__module__.startswith("melfusion")  # whose words may name anything
+        ours = type(error).__module__.startswith("melfusion")  # its sentence may say anything
         if ours or not (isinstance(error, torch.distributed.DistError) or "gloo" in words):
             raise
         raise RankLost(
-            f"This rank lost another rank of {run.path} ({words[:160]}…): that one's own words say why it ended; the "
+            f"This rank lost another rank of {run.path} ({words[:160]}…): the message of that rank says why it ended; the "
             "same command goes on from the newest checkpoint."
         ) from error
 
 
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # after its import, which sets INFO: tips, `max_steps reached`
+class StageClock:
+    """Prints the name of each stage of a run as it starts, and keeps the seconds that each took."""
 
-
-class Clock:
-    """Announces each stage of a run, and keeps which it is and the seconds each took."""
-
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.stage = "set-up"
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        if rank_zero_only.rank == 0:
+        if rank() == 0:
             print(f"── {stage}", flush=True)
         self.stage = stage
         started = time.perf_counter()
@@ -75,80 +73,103 @@ class Clock:
         self.seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def fit_system(config: Config, run: RunDirectory, clock: Clock, first: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Train the conditioned UNet."""
+def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Train the conditioned UNet; returns the results of the run. `first` stand before all other callbacks."""
     system = build.system(config)
-    data, shapes = copy.deepcopy(config.data), build.noise_shapes(config, system)
-    provenance = None
-    if worth_a_plan(config, run):
-        raw = MusicDataModule(config.data, config.audio, config.seed, noise_shapes=shapes)
-        print(f"plan: {in_words(plan(config, system, raw))} on this machine", flush=True)
+    if wants_a_plan(config, run):
+        print_plan(plan(config, system, plain_data(config, build.noise_shapes(config, system))))
+    data = training_data(config, system, clock)
+    shown = plain_data(config, {}).dataset("val").spread(config.trainer.media_items)
+    ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
+    guard = step_guard(config, run, ema)
+    every = config.trainer.media_every_n_steps
+    media = Media(shown, config.audio, config.sampling, run.samples, every, ema, guard.settle)
+    callbacks = [*([ema] if ema else []), TrainingScalars(config.data.global_batch_size), media]
+    if config.unet.compile:
+        network: Any = system.unet.unet
+        network.compile()
+    with clock("training"):
+        results = _fit(config, run, system, data, guard, callbacks, first)
+    if config.synapse.kind == "none" and rank() == 0:  # conditioned models start from a text-only one
+        with ema.averaged(system) if ema else contextlib.nullcontext():
+            build.export_part(system, config, run.export)
+    return results
+
+
+def plain_data(config: Config, noise_shapes: dict[str, tuple]) -> MusicDataModule:
+    """The data set itself, not what is precomputed of it."""
+    return MusicDataModule(config.data, config.audio, config.seed, noise_shapes=noise_shapes)
+
+
+def training_data(config: Config, system: MeLFusion, clock: StageClock) -> MusicDataModule:
+    """What the system is trained on: precomputed shards, made now if they are missing, or the data set itself."""
+    data, provenance = copy.deepcopy(config.data), None
     if data.precompute.enabled:
         with clock("precompute"):
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
-    module = MusicDataModule(
-        data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=system.extractor is not None
-    )
-    shown = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
-    ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
-    t = config.trainer
-    callbacks = [
-        ema,
-        TrainingScalars(config.data.global_batch_size),
-        Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema),
-    ]
-    if config.unet.compile:
-        system.unet.unet.compile()
-    with clock("training"):
-        results = _fit(config, run, system, module, [c for c in callbacks if c], first)
-    if config.synapse.kind == "none" and rank_zero_only.rank == 0:  # a text-only model is what a conditioned one starts from
-        if ema:
-            ema._swap(system)
-        build.export_part(system, config, run.export)
-    return results
+    shapes, partners = build.noise_shapes(config, system), system.extractor is not None
+    return MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=partners)
 
 
-def worth_a_plan(config: Config, run: RunDirectory) -> bool:
+def wants_a_plan(config: Config, run: RunDirectory) -> bool:
     """Is this the start of a run that takes so long that its reader wants to know how long?"""
     new = not any(run.checkpoints.glob("*.ckpt"))
-    return new and config.trainer.max_steps >= 100 and not config.data.stream and rank_zero_only.rank == 0
+    return new and config.trainer.max_steps >= 100 and not config.data.stream and rank() == 0
+
+
+def print_plan(stages: dict[str, float]) -> None:
+    print(f"plan: {in_words(stages)} on this machine", flush=True)
 
 
 def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Train a part of its own, then export it where `weights: run:NAME` finds it."""
+    """Train a part on its own, then export it to the place where `weights: run:NAME` finds it; returns the results."""
     part = build.part(config)
     shapes = build.noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)
     if config.task == "image_diffusion":
         module.require_pictures()
-    if worth_a_plan(config, run):
-        print(f"plan: {in_words(plan_part(config, part, module))} on this machine", flush=True)
-    results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)], first)
-    if rank_zero_only.rank != 0:
+    if wants_a_plan(config, run):
+        print_plan(plan_part(config, part, module))
+    scalars = TrainingScalars(config.data.global_batch_size)
+    results = _fit(config, run, part, module, step_guard(config, run), [scalars], first)
+    if rank() != 0:
         return results
-    if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents what they were
+    if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents unchanged
         part.eval()
         part.measure_latents(module.spread_dataloader("val" if config.data.stream else "train", config.music_vae.stats_items))
     build.export_part(part, config, run.export)
     return results
 
 
+def step_guard(config: Config, run: RunDirectory, ema: EMA | None = None) -> StepGuard:
+    return StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
+
+
 def _fit(
-    config: Config, run: RunDirectory, model: Any, data: MusicDataModule, callbacks: list, first: Sequence[Callback] = ()
+    config: Config,
+    run: RunDirectory,
+    model: Any,
+    data: MusicDataModule,
+    guard: StepGuard,
+    callbacks: Sequence[Callback],
+    first: Sequence[Callback],
 ) -> dict[str, Any]:
+    """Train from the newest checkpoint on, then validate.
+
+    The order of callbacks matters: `first` see a step before all others, the guard judges it, `callbacks` follow, and what
+    saves stands last.
+    """
     lightning.seed_everything(config.seed, verbose=False)
     resume = newest(run.checkpoints)
     step = torch.load(resume, map_location="meta", weights_only=True)["global_step"] if resume else 0
     t = config.trainer
     store = CheckpointStore(run.checkpoints, t.keep_last, t.keep_best, t.async_checkpoints)
-    if rank_zero_only.rank == 0:
+    if rank() == 0:
         store.clean()
-    ema = next((c for c in callbacks if isinstance(c, EMA)), None)
-    guard = StepGuard(config.guards, run.path / "guards", config.seed, ema, run.checkpoints)
     saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
-    leaving = Preemption(guard, saver, lambda: requeue(os.environ))
-    trainer = make_trainer(config, run, [*first, guard, *callbacks, saver, leaving], store, step)
+    preemption = Preemption(guard, saver, lambda: requeue(os.environ))
+    trainer: Any = make_trainer(config, run, [*first, guard, *callbacks, saver, preemption], store, step)
     if trainer.is_global_zero and resume:
         print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:
@@ -157,16 +178,25 @@ def _fit(
         with naming_lost_ranks(run):
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
             saver.finish(trainer)
-            leaving.obey(trainer)
+            preemption.obey(trainer)
         scores = trainer.validate(model, datamodule=data, verbose=False)[0]
     return {"step": trainer.global_step, **scores, "replaced": dict(data.replaced)}
 
 
-def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: CheckpointStore, step: int) -> lightning.Trainer:
+def quiet_lightning() -> None:
+    """Keep Lightning's tips and notes, such as `max_steps reached`, out of the output; warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+def make_trainer(
+    config: Config, run: RunDirectory, callbacks: Sequence[Callback], store: CheckpointStore, step: int
+) -> lightning.Trainer:
     """Lightning's Trainer with this project's fixed habits: steps not epochs, our own order of samples, whole checkpoints.
 
-    What was logged after `step`, where the run goes on, is forgotten: those steps come again.
+    Args:
+        step: where the run goes on. What was logged after it is removed, since those steps come again.
     """
+    quiet_lightning()
     t, accumulate = config.trainer, accumulation(config)
     board = Board(run.path, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
@@ -194,8 +224,5 @@ def make_trainer(config: Config, run: RunDirectory, callbacks: list, store: Chec
         default_root_dir=str(run.path),
         **precision,
     )
-    # Signals are ours (preemption.py). Lightning's handler speaks to other ranks at a moment of its own, and before each batch
-    # its ranks agree on SIGTERM once more, for which the host waits for the device.
-    trainer._signal_connector.register_signal_handlers = lambda: None
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    leave_signals_alone(trainer)
     return trainer

@@ -1,13 +1,12 @@
-"""What keeps a bad step from doing harm: non-finite numbers, loss spikes, and a request to stop, agreed on by all ranks.
+"""What keeps a bad step from doing harm: numbers that are not finite, leaps of the loss, and a request to stop.
 
-A step is judged on the device, in one small vector that the ranks add up: a step with a non-finite input, loss or
-gradient is a no-op of the optimizer (`found_inf`). The host reads the vector one step later, while the next step already
-computes, and only then lets what follows a step happen: learning rate, EMA, counts. So a skipped step changes nothing.
+A step is judged on the device, by one small vector that the ranks add up (verdict.py). A step with an input, loss or gradient that
+is not finite changes nothing: the optimizer is told `found_inf`. The host reads the vector one step later, while the next step
+already computes. Only then follows what a sound step brings: learning rate, average, counts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import statistics
 from collections import deque
@@ -21,19 +20,15 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from melfusion import randomness
 from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
 from melfusion.errors import MelfusionError
-from melfusion.files import write_json
+from melfusion.randomness import torch_seed
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.ema import EMA
+from melfusion.training.verdict import NOT_FINITE, Step, not_finite, threshold, to_host
 
 log = logging.getLogger(__name__)
-
-# The vector: means over ranks, then how many ranks have something not finite (`output` is the loss), then how many were
-# asked to stop, and to stop because the time is up, after which a job is to be started again
-SIGNALS = ("loss", "grad_norm", "input", "output", "gradient", "stop", "time_is_up")
 
 WINDOW = 100  # applied steps whose losses say what is usual
 
@@ -42,28 +37,13 @@ class GuardError(MelfusionError, RuntimeError):
     """Training that goes nowhere: what was seen, where the samples are named, what to do."""
 
 
-@dataclasses.dataclass
-class Step:
-    """A step between its computation and its verdict: what it was made of, and the vector on its way to the host."""
-
-    number: int
-    samples: list[dict[str, Any]]
-    vector: Tensor
-    event: Any = None
-
-    def read(self) -> dict[str, float]:
-        if self.event is not None:
-            self.event.synchronize()  # of this step's backward pass: long past, since the next one's is queued
-        return dict(zip(SIGNALS, self.vector.tolist(), strict=True))
-
-
 class StepGuard(Callback):
     """Judges each optimizer step; `TrainedModule.configure_gradient_clipping` hands it the norm of the gradient.
 
     Args:
         folder: where bad steps are described, one JSON file per rank.
         seed: of the run; with the positions of a step it gives every random number that the step used.
-        ema: moves when a step is known to be sound.
+        ema: moves when a step is known to be sound. Whoever reads it calls `settle` first.
         checkpoints: where a rollback finds the state before a spike.
     """
 
@@ -72,24 +52,26 @@ class StepGuard(Callback):
         self.applied: int | None = None  # optimizer steps that moved the weights: what rates and averages go by
         self.skipped = self.overflows = self.spikes = self.in_a_row = self.spikes_in_a_row = 0
         self.usual: deque[float] = deque(maxlen=WINDOW)
-        self.stop_signal = 0  # set by a signal handler on any rank
+        self.stop_signal = 0  # of this rank
         self.stopping = False  # all ranks have agreed to stop after this step
         self.time_is_up = False  # likewise, because a job's time is up
         self.roll_back = False  # likewise, to go back after this step
         self.pending: Step | None = None
         self._begin()
-        if ema is not None:
-            ema.settle = self.settle
+
+    def ask_to_stop(self, signal_number: int) -> None:
+        """Called by a signal handler on any rank: all ranks stop after a step that they agree on."""
+        self.stop_signal = signal_number
 
     def _begin(self) -> None:
-        """Of a step's micro-batches: samples, losses and whether all is finite, on the device."""
+        """Start to gather from the micro-batches of a step: samples, the loss, and whether all is finite, on the device."""
         self.samples: list[dict[str, Any]] = []
         self.loss: Tensor | None = None
         self.bad_input: Tensor | None = None
 
     # --- during a step --------------------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.trainer, self.module, self.stopping, pl_module.guard = trainer, pl_module, False, self
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)  # of fp16
         if self.applied is None:
@@ -98,7 +80,7 @@ class StepGuard(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # whatever draws from torch's own generator draws the same after a resume
         number = trainer.global_step * trainer.accumulate_grad_batches + len(self.samples)
-        torch.manual_seed(randomness.torch_seed(self.seed, number * trainer.world_size + trainer.global_rank))
+        torch.manual_seed(torch_seed(self.seed, number * trainer.world_size + trainer.global_rank))
         if isinstance(batch, MusicBatch):
             self.samples.append({"keys": batch.keys, "positions": batch.position})
             bad = not_finite(batch)
@@ -110,8 +92,8 @@ class StepGuard(Callback):
             loss = loss / self.scaler.get_scale()
         self.loss = loss if self.loss is None else self.loss + loss
 
-    def judge(self, optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
-        """Called with the clipped gradients' norm: settle the step before, then tell the optimizer about this one."""
+    def judge(self, optimizer: Any, norm: Tensor) -> None:
+        """Called with the norm () of the gradient: settle the step before, then tell the optimizer about this one."""
         self.settle()
         device, zero = norm.device, torch.zeros((), device=norm.device)
         loss = zero if self.loss is None else self.loss
@@ -136,26 +118,30 @@ class StepGuard(Callback):
     # --- one step later -------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Learn how the last step went, and do what follows from it; GuardError where too many went wrong."""
+        """Learn how the last step went, and do what follows from it. GuardError where too many in a row went wrong."""
         if self.pending is None:
-            return None
+            return
         step, self.pending = self.pending, None
         seen = step.read()
         self.stopping, self.time_is_up = self.stopping or seen["stop"] > 0, self.time_is_up or seen["time_is_up"] > 0
         if step.number == 1 or step.number % self.trainer.log_every_n_steps == 0:
             self._log({"train/loss": seen["loss"], "train/grad_norm": seen["grad_norm"]}, step.number)
-        bad = [name for name in SIGNALS[2:5] if seen[name] > 0]
+        bad = [name for name in NOT_FINITE if seen[name] > 0]
         if self.scaler is not None and bad == ["gradient"]:  # the loss scale was too high: it finds its way by such steps
             self.overflows += 1
-            return self._count(step.number)
-        if bad:
-            return self._skipped(step, seen, bad)
-        self.in_a_row, self.applied = 0, self.applied + 1
+            self._count(step.number)
+        elif bad:
+            self._skipped(step, seen, bad)
+        else:
+            self._applied(step, seen["loss"])
+
+    def _applied(self, step: Step, loss: float) -> None:
+        self.in_a_row, self.applied = 0, (self.applied or 0) + 1
         for entry in self.trainer.lr_scheduler_configs:
             entry.scheduler.step()
         if self.ema is not None:
             self.ema.update(self.module, self.applied)
-        return self._watch(step, seen["loss"])
+        self._watch(step, loss)
 
     def _skipped(self, step: Step, seen: dict[str, float], bad: list[str]) -> None:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
@@ -183,22 +169,7 @@ class StepGuard(Callback):
         self.usual.append(loss)
 
     def _describe(self, step: Step, seen: dict[str, float], why: list[str]) -> Path:
-        """Write what the step was made of. Its random numbers follow from seed and positions (data/order.py)."""
-        file = self.folder / f"step-{step.number:09d}-rank{self.trainer.global_rank}.json"
-        samples = [{"keys": s["keys"], "positions": s["positions"].tolist()} for s in step.samples]
-        tree = {
-            "step": step.number,
-            "why": why,
-            "seen": {k: v if abs(v) < float("inf") else str(v) for k, v in seen.items()},
-            "micro_batches": samples,
-            "generator": {"kind": "Philox", "key": [self.seed, randomness.KEY], "streams": randomness.STREAMS},
-        }
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, tree)
-        except OSError as error:
-            log.warning("%s cannot be written (%s).", file, error.strerror)
-        return file
+        return step.describe(self.folder, self.trainer.global_rank, self.seed, seen, why)
 
     @rank_zero_only
     def _log(self, scalars: dict[str, float], step: int) -> None:
@@ -247,27 +218,3 @@ class StepGuard(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, deque(value, maxlen=WINDOW) if name == "usual" else value)
-
-
-def threshold(usual: deque[float], factor: float) -> float:
-    """Median plus `factor` robust standard deviations (1.4826 median absolute deviations) of recent losses."""
-    middle = statistics.median(usual)
-    return middle + factor * max(1.4826 * statistics.median(abs(x - middle) for x in usual), 1e-3 * abs(middle))
-
-
-def not_finite(batch: MusicBatch) -> Tensor:
-    """Does any of a batch's floating tensors hold NaN or infinity? Least and largest tell, in one pass on the device."""
-    tensors: list[Tensor] = []
-    batch._map(lambda t: tensors.append(t) if t.is_floating_point() and t.numel() else None)
-    return ~torch.stack([end for t in tensors for end in torch.aminmax(t)]).isfinite().all()
-
-
-def to_host(vector: Tensor) -> tuple[Tensor, Any]:
-    """A copy for the host that nobody waits for yet, and the event after which it may be read (None: at once)."""
-    if not vector.is_cuda:
-        return vector, None
-    host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
-    host.copy_(vector, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return host, event

@@ -1,4 +1,4 @@
-"""Where a run's curves go: TensorBoard and metrics.jsonl. A disk that takes no more of them ends no training."""
+"""Where the curves of a run go: TensorBoard and metrics.jsonl. A full disk ends no training."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
 from melfusion.files import write_whole
+from melfusion.training.lightning_private import forget_writer, rank
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ("val/
 
 
 class Board(TensorBoardLogger):
-    """TensorBoard's event files; where they cannot be written training goes on, and a later line begins a new file."""
+    """TensorBoard's event files. Where they cannot be written, training goes on, and a later line begins a new file."""
 
     def __init__(self, folder: Path, purge_step: int):
         super().__init__(str(folder), name="", version="tensorboard", default_hp_metric=False, purge_step=purge_step)
@@ -41,11 +42,12 @@ class Board(TensorBoardLogger):
         return DummyLogger().experiment
 
     def write(self, what: Callable[[Any], Any]) -> None:
-        """Call `what` with the SummaryWriter; of a file with half a record TensorBoard reads what lies before it."""
+        """Call `what` with the SummaryWriter. TensorBoard reads a file that ends in half a record up to there."""
         with self.trouble:
             what(super().experiment)
         if self.trouble.came:
-            self._experiment, self.trouble.came = None, False
+            forget_writer(self)
+            self.trouble.came = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -61,23 +63,23 @@ class Board(TensorBoardLogger):
 
 
 class Trouble:
-    """A context in which the system's refusal to write is logged, the first time of several, and passed over."""
+    """A context that swallows the system's refusal to write, and logs the first of several."""
 
     def __init__(self, path: Path):
-        self.path, self.came, self.told = path, False, False
+        self.path, self.came, self.logged = path, False, False
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         self.came = isinstance(error, OSError)
-        if self.came and not self.told:
+        if self.came and not self.logged:
             log.warning(
-                "%s cannot be written (%s): the run goes on without; free some space or mend that.",
+                "%s cannot be written (%s): the run goes on without it; free some space or mend that.",
                 self.path,
                 getattr(error, "strerror", None) or error,
             )
-            self.told = True
+            self.logged = True
         return self.came
 
 
@@ -89,11 +91,11 @@ class JSONLines(Logger):
     def __init__(self, path: Path, resumed_step: int = 0):
         super().__init__()
         self.path, self.trouble = path, Trouble(path)
-        if path.is_file() and rank_zero_only.rank == 0:
+        if path.is_file() and rank() == 0:
             self._forget_after(resumed_step)
 
     def _forget_after(self, step: int) -> None:
-        """Leave out what a run logged after its last checkpoint: those steps come again. Lines that are none go, too."""
+        """Leave out what a run logged after its last checkpoint, since those steps come again, and lines that cannot be read."""
         kept, damaged = [], 0
         for line in self.path.read_bytes().splitlines():
             try:
@@ -101,7 +103,7 @@ class JSONLines(Logger):
                     kept.append(line + b"\n")
             except (ValueError, KeyError, TypeError, RecursionError):  # torn, or not UTF-8
                 damaged += 1
-        if damaged > 1:  # a death leaves one
+        if damaged > 1:  # a killed process leaves one
             log.warning("%s: %d lines cannot be read and are left out.", self.path, damaged)
         with self.trouble:
             write_whole(self.path, b"".join(kept))

@@ -1,11 +1,14 @@
-"""Fixed validation items in TensorBoard: pictures, captions, sounds, spectrograms."""
+"""Fixed validation items in TensorBoard: pictures, captions, clips, spectrograms."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -26,7 +29,11 @@ class Media(Callback):
     """At most 8 fixed validation items: picture, caption, reference and generated audio and spectrograms.
 
     References are written before the first step, generated ones every `every_n_steps` and at the end, by rank 0 only,
-    with the EMA weights.
+    with the averaged weights.
+
+    Args:
+        out: folder of the wav and png files.
+        settle: called by all ranks before clips are generated: the last step is judged, and the average moves.
     """
 
     def __init__(
@@ -37,13 +44,14 @@ class Media(Callback):
         out: Path,
         every_n_steps: int = 1000,
         ema: EMA | None = None,
+        settle: Callable[[], None] = lambda: None,
     ):
         self.dataset, self.audio, self.sampling, self.out = dataset, audio, sampling, out
-        self.items, self.every, self.ema = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema
+        self.items, self.every, self.ema, self.settle = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema, settle
         self.batch: Any = None
         self.written, self.trouble = -1, Trouble(out)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero or self.items == 0:
             return
         self.batch = collate([self.dataset[i] for i in range(self.items)])
@@ -56,64 +64,67 @@ class Media(Callback):
             if self.batch.has_image[i]:
                 board.add_image(f"{tag}/picture", (self.batch.image[i] + 1) / 2, 0)
             board.add_text(f"{tag}/caption", self.batch.captions[i], 0)
-            self._sound(board, f"{tag}/reference", self.batch.waveform[i], 0)
+            self._clip(board, f"{tag}/reference", self.batch.waveform[i], 0)
             board.add_image(f"{tag}/reference_spectrogram", self._panel({"reference": self.reference[i, 0]}), 0, dataformats="HWC")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.written = trainer.global_step if trainer.global_step else -1  # a resumed run has written its step's media
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.written = trainer.global_step if trainer.global_step else -1  # before a resume that step's media were written
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
         if step and step % self.every == 0 and step != self.written:
-            if self.ema:
-                self.ema.settle()  # on all ranks: what the guard then knows, they must know after the same step
+            self.settle()  # on all ranks: what the guard then knows, they must know after the same step
             self._write(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.global_step != self.written:
             self._write(trainer, pl_module)
 
     @rank_zero_only
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _write(self, trainer: Any, pl_module: Any) -> None:
         if self.batch is None:
             return
-        self.written, device = trainer.global_step, pl_module.device
-        if self.ema:
-            self.ema._swap(pl_module)
-        pl_module.eval()
+        self.written = trainer.global_step
+        with self.ema.averaged(pl_module) if self.ema else contextlib.nullcontext():
+            log_mel, waveform = self._generate(trainer, pl_module)
+        self._show(trainer.loggers[0], log_mel, waveform)
+
+    def _generate(self, trainer: Any, system: Any) -> tuple[Tensor, Tensor]:
+        """log_mel (B, 1, T, F) and waveform (B, S) on the host."""
         s, image = self.sampling, self.batch.image
+        system.eval()
         with between_steps(trainer.precision_plugin):
-            log_mel = pl_module.generate(
+            log_mel = system.generate(
                 self.batch.captions,
-                None if image is None else image.to(device),
+                None if image is None else image.to(system.device),
                 num_inference_steps=s.num_inference_steps,
                 guidance_scale=s.guidance_scale,
                 image_guidance_scale=s.image_guidance_scale,
                 negative_prompt=s.negative_prompt,
                 has_image=self.batch.has_image,
             ).float()
-        waveform = pl_module.vocode(log_mel).cpu()
-        pl_module.train()
-        if self.ema:
-            self.ema._swap(pl_module)
-        self._show(trainer.loggers[0], log_mel.cpu(), waveform)
+        waveform = system.vocode(log_mel).cpu()
+        system.train()
+        return log_mel.cpu(), waveform
 
     def _show(self, board: Board, log_mel: Tensor, waveform: Tensor) -> None:
-        """Into TensorBoard and as files; on a full disk those of them that still have room."""
+        """Write to TensorBoard and to files. On a full disk each of them fails alone."""
         for i in range(self.items):
             pair = {"reference": self.reference[i, 0], f"generated, step {self.written}": log_mel[i, 0]}
             figure = spectrogram_figure(pair, self.audio, self.batch.captions[i])
-            array, tag = as_array(figure), f"item{i}"
-            board.write(lambda to, a=array, t=tag: to.add_image(f"{t}/spectrograms", a, self.written, dataformats="HWC"))
-            board.write(lambda to, i=i: self._sound(to, f"item{i}/generated", waveform[i], self.written))
+            board.write(partial(self._show_item, i, as_array(figure), waveform[i]))
             stem = self.out / f"step{self.written:07d}-{i}-{self.batch.keys[i]}"
             with self.trouble:
                 self.out.mkdir(parents=True, exist_ok=True)
                 save(figure, f"{stem}.png")
                 write_wav(f"{stem}.wav", waveform[i], self.audio.sample_rate_hz)
 
+    def _show_item(self, i: int, figure: Any, waveform: Tensor, board: Any) -> None:
+        board.add_image(f"item{i}/spectrograms", figure, self.written, dataformats="HWC")
+        self._clip(board, f"item{i}/generated", waveform, self.written)
+
     def _panel(self, log_mels: dict[str, Tensor]) -> Any:
         return as_array(spectrogram_figure(log_mels, self.audio))
 
-    def _sound(self, board: Any, tag: str, waveform: Tensor, step: int) -> None:
+    def _clip(self, board: Any, tag: str, waveform: Tensor, step: int) -> None:
         board.add_audio(tag, waveform.clamp(-1, 1)[None], step, sample_rate=self.audio.sample_rate_hz)

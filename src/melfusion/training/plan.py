@@ -1,10 +1,11 @@
-"""How long each stage of a run will take on this machine: told before it starts, from a few batches that are timed."""
+"""How long each stage of a run will take on this machine, printed before it starts: an estimate from a few timed batches."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from melfusion.assembly.schema import Config
 from melfusion.batch import MusicBatch
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.shards import ShardSet
 from melfusion.models.system import MeLFusion
 from melfusion.models.trained import TrainedModule
 from melfusion.training.precision import autocast, resolve_precision
@@ -23,14 +25,14 @@ PROBED = 4  # samples of a batch that is not trained on
 
 
 def plan_part(config: Config, part: TrainedModule, data: MusicDataModule) -> dict[str, float]:
-    """Stage → seconds, of a part that trains itself."""
+    """Stage → seconds, for a part that is trained on its own."""
     return {"training": micro_batches(config) * seconds_of_a_step(config, part, first_batch(data, config))}
 
 
 def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, float]:
     """Stage → seconds: precompute where it is enabled and nothing is stored yet, training, evaluation.
 
-    Uses the first training samples. Nothing that a training depends on changes: no weight moves and no number is drawn.
+    It uses the first training samples and changes nothing that training depends on: no weight moves and no number is drawn.
     """
     batch, wanted = first_batch(data, config), {}
     if config.data.precompute.enabled:
@@ -40,7 +42,7 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
             batch = with_stored(batch, {name: repeated(t, len(batch)) for name, t in compute(system, few).items()})
         made = provenance(config, system)
         if held(precomputed_path(config, made), config) != made:
-            wanted["precompute"] = each * sum(data.shards.counts().values())
+            wanted["precompute"] = each * sum(ShardSet(config.data.path, config.data).counts().values())
     wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch)
     if config.evaluation.items:
         rows = 1 if system.extractor is None else 3
@@ -50,25 +52,25 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
 
 
 def micro_batches(config: Config) -> int:
-    """Of all steps, on one device."""
+    """Forward and backward passes of all steps, on one device."""
     return config.trainer.max_steps * accumulation(config)
 
 
 def first_batch(data: MusicDataModule, config: Config) -> MusicBatch:
-    """The micro-batch that training begins with."""
+    """The micro-batch with which training begins."""
     dataset = data.dataset("train", training=True)
     size = config.data.global_batch_size // (accumulation(config) * world_size(config.trainer))
     return collate([dataset[i] for i in range(max(1, size))])
 
 
 def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) -> float:
-    """Of one micro-batch, forward and backward."""
+    """Seconds of one micro-batch, forward and backward."""
     batch = batch.to(module.device)
 
     def step() -> None:
         with autocast(resolve_precision(config.trainer), module.device.type):
-            loss = module.training_step(batch, 0)
-        (loss["loss"] if isinstance(loss, dict) else loss).backward()
+            output: Any = module.training_step(batch, 0)
+        (output["loss"] if isinstance(output, dict) else output).backward()
         module.zero_grad(set_to_none=True)
 
     module.train()
@@ -78,7 +80,7 @@ def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) 
 
 
 def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> float:
-    """Of one generated clip among several: what every clip costs once, and each sampler step."""
+    """Seconds of one generated clip: what a clip costs once, and the steps of the sampler."""
     s, batch = config.sampling, batch.to(system.device)
 
     def generate(steps: int) -> Callable[[], object]:
@@ -92,12 +94,12 @@ def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> f
 
 
 def repeated(tensor: Tensor, n: int) -> Tensor:
-    """n rows, those that are there again and again."""
+    """n rows (n, …): the rows of the tensor, repeated in order."""
     return tensor[torch.arange(n, device=tensor.device) % len(tensor)]
 
 
 def seconds(work: Callable[[], object], warm: bool = False) -> float:
-    """Of a call, after one that warms up unless all is warm."""
+    """Seconds of a call. Another call before it warms up, unless all is warm."""
     for _ in range(1 if warm else 2):
         wait_for_device()
         started = time.perf_counter()
@@ -112,11 +114,11 @@ def wait_for_device() -> None:
 
 
 def in_words(stages: dict[str, float]) -> str:
-    """`precompute 3 min, training 14 min: about 17 min on this machine`."""
+    """`precompute 3 min, training 14 min; about 17 min in all`."""
     each = ", ".join(f"{stage} {minutes(s)}" for stage, s in stages.items())
     return each if len(stages) == 1 else f"{each}; about {minutes(sum(stages.values()))} in all"
 
 
 def minutes(s: float) -> str:
-    """Seconds in the unit that a reader wants."""
+    """A number of seconds in words, in the unit that suits it."""
     return f"{s:.0f} s" if s < 90 else f"{s / 60:.0f} min" if s < 5400 else f"{s / 3600:.1f} h"

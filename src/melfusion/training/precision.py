@@ -1,11 +1,12 @@
-"""In which numbers a run computes, and what PyTorch's autocast needs to be told for that."""
+"""The number formats of a run, and the rule that PyTorch's autocast needs for them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from melfusion.assembly.devices import device_type
 from melfusion.assembly.options import TrainerConfig
 from melfusion.errors import ConfigError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def resolve_precision(trainer: TrainerConfig) -> str:
@@ -27,10 +30,10 @@ def resolve_precision(trainer: TrainerConfig) -> str:
 
 
 class FrozenHalf(MixedPrecision):
-    """`bf16-true`: what `bf16-mixed` is, with the frozen networks kept in bfloat16, too, at half their memory.
+    """`bf16-true`: as `bf16-mixed`, but the frozen networks are kept in bfloat16, at half their memory.
 
-    What trains, its optimizer state and its average stay float32: bfloat16 has 8 bits, and a weight of 0.5 does not move by a
-    step of 1e-5. For the same reason so do schedules and statistics.
+    What trains, its optimizer state and its average stay float32: bfloat16 has 8 bits, so a weight of 0.5 does not move by a
+    step of 1e-5. Schedules and statistics stay float32 for the same reason.
     """
 
     def __init__(self, device: str):
@@ -40,10 +43,11 @@ class FrozenHalf(MixedPrecision):
         return keep_frozen(module, "bf16-true")
 
 
-def keep_frozen(module: nn.Module, precision: str) -> nn.Module:
-    """The module with its frozen networks in the type that this precision keeps them in, changed in place."""
+def keep_frozen(module: M, precision: str) -> M:
+    """Change the frozen networks of a TrainedModule in place to the type that this precision keeps them in; returns the module."""
     if precision == "bf16-true":
-        for network in module.frozen_networks():
+        trained: Any = module
+        for network in trained.frozen_networks():
             network.to(torch.bfloat16)
     return module
 
@@ -61,22 +65,28 @@ def autocast(precision: str, device: str) -> torch.autocast:
 
 
 def between_steps(plugin: Any) -> AbstractContextManager:
-    """What a system generates under between steps: autocast where its frozen networks are no float32, else nothing."""
+    """The context for generation between training steps: autocast where the frozen networks are not float32, else nothing."""
     return plugin.forward_context() if isinstance(plugin, FrozenHalf) else contextlib.nullcontext()
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args, **kwargs) -> Tensor:
-    """scaled_dot_product_attention in fp32, the result in the query's type."""
+@functools.cache
+def attention_in_float32_on_cpu() -> torch.library.Library:
+    """From the first call on, attention under autocast on a CPU is computed in float32, in this whole process.
+
+    PyTorch's own rule is bfloat16, and the backward pass of its kernel takes six times as long there: 113 against 18 ms in a step
+    of 32 clips of configs/scenes.yaml on an EPYC core with avx512_bf16. The step falls from 0.47 to 0.37 s.
+    Returns the library that holds the rule; PyTorch drops the rule with it.
+    """
+    rules = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch says that its own rule is replaced
+        rules.impl("scaled_dot_product_attention", _attention, "AutocastCPU")
+    return rules
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """scaled_dot_product_attention in float32; the result has the type of the query."""
     mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
     with torch.autocast("cpu", enabled=False):
         out = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, *args, **kwargs)
     return out.to(query.dtype)
-
-
-# Under autocast on a CPU, attention is computed in fp32: the backward pass of torch's bf16 kernel there takes six times as
-# long (113 against 18 ms a step of 32 of configs/scenes.yaml on an EPYC core with avx512_bf16; the step falls from .47 to .37 s).
-_rules = torch.library.Library("aten", "IMPL")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that autocast's own rule for it, bf16, is replaced
-    _rules.impl("scaled_dot_product_attention", attention, "AutocastCPU")

@@ -1,7 +1,7 @@
-"""`melfusion precompute`: music latents, text embeddings and pictures as the extractor keeps them, beside their samples.
+"""`melfusion precompute`: shards with music latents, text embeddings and what the image encoder reads from the pictures.
 
-What is stored carries its provenance: digests of the parts, reading, crop, dtype, geometry, source shards, code
-version. Training refuses shards whose provenance differs from what it would compute itself.
+They carry their provenance: digests of the parts, reading, crop, dtype, geometry, source shards, code version. Training refuses
+shards whose provenance differs from what it would compute itself.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from melfusion.data.dataset import MusicDataset
 from melfusion.data.reading import digest_of
 from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, write_shards
+from melfusion.data.sources import counts
 from melfusion.data.storage import local_name
 from melfusion.errors import BadSample, DataError
 from melfusion.models.system import MeLFusion
-from melfusion.training.precision import autocast, keep_frozen, resolve_precision
+from melfusion.training.precision import attention_in_float32_on_cpu, autocast, keep_frozen, resolve_precision
 from melfusion.training.preemption import leaving_on_signal
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,12 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     conditioning = system.condition(batch)
     out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}
     out["has_image"] = batch.has_image
-    latents = conditioning.image_latents
-    if latents is None:
+    latents, extractor = conditioning.image_latents, system.extractor
+    if latents is None or extractor is None:
         return out
-    if system.extractor.reading != "fixed":
+    if extractor.reading != "fixed":
         return out | {"image_latents": latents}
-    features = system.extractor.features(latents, torch.zeros_like(batch.position))
+    features = extractor.features(latents, torch.zeros_like(batch.position))
     matched = system.unet.synapse.prepare(features, conditioning.text_embeds.shape[1])
     for layer, (key, value) in matched.items():
         out |= {f"key.{layer}": key, f"value.{layer}": value}
@@ -92,7 +93,7 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
 
 
 def with_stored(batch: MusicBatch, tensors: dict[str, Tensor]) -> MusicBatch:
-    """The batch as it comes from precomputed shards: what `compute` made in place of sounds and pictures."""
+    """The batch as precomputed shards give it: the tensors of `compute` in place of waveforms and pictures."""
     rows = [{name: t[i].cpu() for name, t in tensors.items()} for i in range(len(batch))]
     return collate_cached(dataclasses.replace(batch, waveform=None, image=None), rows)
 
@@ -101,49 +102,17 @@ def with_stored(batch: MusicBatch, tensors: dict[str, Tensor]) -> MusicBatch:
 def precompute(config: Config, system: MeLFusion) -> Path:
     """Write precomputed shards of all splits, unless their folder holds just these; returns the folder.
 
-    Numbers are those that live training would compute.
+    The numbers are those that live training would compute. DataError where too many samples cannot be read.
     """
-    precision = resolve_precision(config.trainer)
-    system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), precision)
-    data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
-    data.setup()
-    dtype = getattr(torch, config.data.precompute.dtype)
-
-    told: dict[str, tuple[Tensor, Tensor]] = {}  # many clips share a caption: each is encoded once
-
-    def samples() -> Iterator[Sample]:
-        for split in sorted({shard["name"].rsplit("-", 1)[0] for shard in data.shards.shards}):
-            entries = data.dataset(split)
-            size, left = config.data.precompute.batch_size, 0
-            for start in track(range(0, len(entries), size), description=f"precompute {split}"):
-                some = range(start, min(start + size, len(entries)))
-                items = readable(entries, some)
-                left += len(some) - len(items)
-                if left > config.data.max_bad_ratio * len(entries):
-                    raise DataError(
-                        f"{config.data.path}: {left} of {len(entries)} samples for {split} cannot be read, above "
-                        "data.max_bad_ratio: see the reasons above and repair the set."
-                    )
-                if not items:
-                    continue
-                batch = collate(items)
-                with autocast(precision, system.device.type):
-                    if new := [c for c in dict.fromkeys(batch.captions) if c not in told]:
-                        told.update(zip(new, zip(*system.text_encoder(new), strict=True), strict=True))
-                    pairs = [told[c] for c in batch.captions]
-                    batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
-                    tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
-                for i, key in enumerate(batch.keys):
-                    yield _sample(key, split, batch, i, tensors, dtype, made_with)
-
+    attention_in_float32_on_cpu()
+    system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), resolve_precision(config.trainer))
     wanted = provenance(config, system)
-    made_with = digest_of(wanted)
     out = precomputed_path(config, wanted)
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
     with telling_memory(config, "precompute", lambda: system):
         write_shards(
-            samples(),
+            computed_samples(config, system, digest_of(wanted)),
             out,
             config.data.samples_per_shard,
             {"provenance": wanted},
@@ -151,6 +120,44 @@ def precompute(config: Config, system: MeLFusion) -> Path:
             "data.precompute.path",
         )
     return out
+
+
+def computed_samples(config: Config, system: MeLFusion, made_with: str) -> Iterator[Sample]:
+    """The stored form of every sample that can be read, split by split.
+
+    Args:
+        made_with: digest of the provenance, which each stored member carries.
+    """
+    data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
+    data.setup()
+    dtype = getattr(torch, config.data.precompute.dtype)
+    encoded: dict[str, tuple[Tensor, Tensor]] = {}  # many clips share a caption: each is encoded once
+    for split in sorted(counts(ShardSet(config.data.path, config.data))):
+        for batch in readable_batches(config, data.dataset(split), split):
+            with autocast(resolve_precision(config.trainer), system.device.type):
+                if new := [c for c in dict.fromkeys(batch.captions) if c not in encoded]:
+                    encoded.update(zip(new, zip(*system.text_encoder(new), strict=True), strict=True))
+                pairs = [encoded[c] for c in batch.captions]
+                batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
+                tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
+            for i, key in enumerate(batch.keys):
+                yield _sample(key, split, batch, i, tensors, dtype, made_with)
+
+
+def readable_batches(config: Config, dataset: MusicDataset, split: str) -> Iterator[MusicBatch]:
+    """Batches of the samples that can be read; DataError above data.max_bad_ratio of others."""
+    size, left = config.data.precompute.batch_size, 0
+    for start in track(range(0, len(dataset), size), description=f"precompute {split}"):
+        some = range(start, min(start + size, len(dataset)))
+        items = readable(dataset, some)
+        left += len(some) - len(items)
+        if left > config.data.max_bad_ratio * len(dataset):
+            raise DataError(
+                f"{config.data.path}: {left} of {len(dataset)} samples for {split} cannot be read, above "
+                "data.max_bad_ratio: see the reasons above and repair the set."
+            )
+        if items:
+            yield collate(items)
 
 
 def held(path: Path, config: Config) -> dict[str, Any] | None:
@@ -162,7 +169,7 @@ def held(path: Path, config: Config) -> dict[str, Any] | None:
 
 
 def readable(dataset: MusicDataset, indices: range) -> list[dict[str, Any]]:
-    """The items that can be read; the others are left out of the stored set, each with a logged reason."""
+    """The items that can be read. Each other one is left out of the stored set, and its reason is logged."""
     items = []
     for index in indices:
         entry = dataset.entries[index]
@@ -182,7 +189,7 @@ def _sample(
 
 
 def ensure_precomputed(config: Config, system: MeLFusion) -> tuple[Path, dict[str, Any]]:
-    """Precompute where nothing lies yet; returns the folder and the provenance that training must find in it."""
+    """Precompute unless that is done; returns the folder and the provenance that training must find in it."""
     wanted = provenance(config, system)
     path = precomputed_path(config, wanted)
     settle(path)

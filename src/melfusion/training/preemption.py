@@ -1,8 +1,8 @@
 """A request to leave (SIGTERM, SIGUSR1): all ranks save the same step and exit with PREEMPTED; the same command goes on.
 
-A cluster sends SIGUSR1 some time before a job's limit, or SIGTERM where it needs the node. During training the signal, on
-whichever rank, travels in the guard's vector (guards.py), so that all ranks know of it at the same step. At other times
-nothing is half done that matters, and the process leaves at once and says what is kept.
+A cluster sends SIGUSR1 some time before a job's limit, or SIGTERM when it needs the node. During training the signal may come to
+any rank. It travels in the guard's vector (guard.py), so that all ranks learn of it at the same step. At other times nothing is
+half done that matters: the process leaves at once and says what is kept.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @contextlib.contextmanager
 def leaving_on_signal(kept: Callable[[], str]) -> Iterator[None]:
-    """While nothing trains: a signal ends what is being done and becomes Preempted.
+    """While nothing trains: a signal ends the work within and becomes Preempted.
 
-    `kept` is asked then for the sentence's middle: during what the signal came, and what is kept of it.
+    Args:
+        kept: called then; returns the middle of the sentence: which work the signal interrupted, and what is kept of it.
     """
     came: list[int] = []
 
@@ -44,7 +45,7 @@ def leaving_on_signal(kept: Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def noting_signals(more: tuple[int, ...] = ()) -> Iterator[list[int]]:
-    """Within it, signals (and `more` than the usual ones) do nothing but stand in the list."""
+    """Within it, signals (the usual ones and `more`) are only added to the list."""
     came: list[int] = []
     with _handlers(lambda number, frame: came.append(number), (*SIGNALS, *more)):
         yield came
@@ -64,11 +65,11 @@ def _handlers(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = SI
 
 
 class Preemption(Callback):
-    """While it trains: a signal is noted, agreed on, and obeyed at the end of a step. Stands after SaveCheckpoints.
+    """While it trains: ranks note a signal, agree on it, and obey it at the end of a step. Stands after SaveCheckpoints.
 
     Args:
-        requeue: called once, by rank 0, when all is saved and the signal was SIGUSR1: a cluster's way to start the job
-            again. After SIGTERM nothing is called: that is a cancelled job, or one that the cluster requeues by itself.
+        requeue: called once, by rank 0, when all is saved and the signal was SIGUSR1; it tells the cluster to start the job
+            again. It is not called after SIGTERM: the job was cancelled, or the cluster requeues it by itself.
     """
 
     def __init__(self, guard: StepGuard, saver: SaveCheckpoints, requeue: Callable[[], None] = lambda: None):
@@ -78,14 +79,14 @@ class Preemption(Callback):
         self.stack.enter_context(_handlers(self._note))
 
     def _note(self, number: int, frame: Any) -> None:
-        self.guard.stop_signal = number
+        self.guard.ask_to_stop(number)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.guard.stopping and trainer.global_step % self.saver.val_every:
             self.saver.finish(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.guard.stopping and trainer.state.fn == "fit":  # a resume would not make this validation up
+        if self.guard.stopping and trainer.state.fn == "fit":  # a resume would not do this validation
             self.saver.finish(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -98,7 +99,7 @@ class Preemption(Callback):
         raise Preempted(f"The run was asked to leave and has saved step {trainer.global_step}: the same command goes on.")
 
     def obey(self, trainer: Trainer) -> None:
-        """After the last step, when it is saved: all ranks leave where one was asked to and no step came that obeyed."""
+        """Called when the last step is saved: all ranks leave if one was asked to and no later step could obey."""
         asked, usr1 = (
             trainer.strategy.reduce_boolean_decision(flag, all=False)
             for flag in (self.guard.stop_signal > 0, self.guard.stop_signal == signal.SIGUSR1)

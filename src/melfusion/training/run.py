@@ -1,4 +1,4 @@
-"""A run directory is trained or resumed, with the parts that it needs; a finished one returns its results."""
+"""`train`: start or resume the run of a configuration, and train the missing parts that it needs first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning import Callback
-from lightning.pytorch.utilities import rank_zero_only
 
 from melfusion.assembly.configuration import overlay
 from melfusion.assembly.memory import telling_memory
@@ -19,18 +18,19 @@ from melfusion.data.sources import ensure_corpus
 from melfusion.errors import ConfigError, shown
 from melfusion.files import locked
 from melfusion.state.run_directory import RunDirectory
-from melfusion.training.fit import Clock, fit_part, fit_system
-from melfusion.training.precision import resolve_precision
+from melfusion.training.fit import StageClock, fit_part, fit_system
+from melfusion.training.lightning_private import rank
+from melfusion.training.precision import attention_in_float32_on_cpu, resolve_precision
 from melfusion.training.preemption import leaving_on_signal
 
 STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
 
 
 def stage_config(config: Config, stage: str) -> Config:
-    """configs/<stage>.yaml over what the part shares with this configuration, in the run its `weights: run:NAME` names.
+    """The configuration that trains a part: configs/<stage>.yaml over the keys that the part shares with this configuration.
 
-    The rest is left at its default, so that experiments which differ elsewhere share the part. One process trains it;
-    for more, run the stage's own configuration first.
+    Its run is the one that `weights: run:NAME` of the part names. All other keys keep their defaults, so that experiments that
+    differ elsewhere share the part. One process trains it; to use more, run the configuration of the stage first.
     """
     part = STAGE_PARTS[stage]
     weights = getattr(config, part).weights or ""
@@ -48,12 +48,12 @@ def stage_config(config: Config, stage: str) -> Config:
 
 
 def ensure_stages(config: Config) -> None:
-    """Train the parts that are missing; a part of another configuration is refused. Of several processes one does."""
+    """Train the parts that are missing. One of several processes does. ConfigError for a part of another configuration."""
     for stage in config.stages:
         sub = stage_config(config, stage)
         run = run_directory(sub)
         run.compare()
-        if run.results() is not None:  # to read needs no lock
+        if run.results() is not None:  # reading needs no lock
             continue
         with locked(Path(config.runs_dir) / f".{sub.name}.lock"):
             run.compare()
@@ -66,16 +66,18 @@ Evaluate = Callable[[Config, RunDirectory, dict[str, Any]], None]
 
 
 def train(config: Config, evaluate: Evaluate | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Run or resume a run directory, alone in it; returns its results. A finished run only returns them.
+    """Start or resume the run of a configuration; returns its results. A finished run only returns them.
 
     Args:
-        evaluate: called with the trained run and its results where evaluation.items asks for it, before the run counts as finished.
-        callbacks: stand before all others of the Trainer.
-    Raises Preempted where it was asked to leave; the same call then goes on.
+        evaluate: called on rank 0 with the configuration, the trained run and its results if evaluation.items is above 0, before
+            the run counts as finished.
+        callbacks: stand before all other callbacks of the Trainer.
+    Raises Preempted when the process was asked to leave, and the same call then goes on; ConfigError when another process has the
+    run, or when it is of another configuration.
     """
-    run, clock = run_directory(config), Clock()
-    hold = run.hold() if rank_zero_only.rank == 0 else contextlib.nullcontext()
-    with leaving_on_signal(lambda: standing(run, clock.stage)), hold:
+    run, clock = run_directory(config), StageClock()
+    hold = run.hold() if rank() == 0 else contextlib.nullcontext()
+    with leaving_on_signal(lambda: what_is_kept(run, clock.stage)), hold:
         return _train(config, run, clock, evaluate, callbacks)
 
 
@@ -87,21 +89,22 @@ KEPT = {
 }
 
 
-def standing(run: RunDirectory, stage: str) -> str:
-    """Where a run is and what of it is kept, in words."""
+def what_is_kept(run: RunDirectory, stage: str) -> str:
+    """In words: the stage of a run, the newest step that is saved, and what the stage keeps."""
     steps = [int(f.stem[5:]) for f in run.checkpoints.glob("step-*.ckpt") if f.stem[5:].isdecimal()]
     saved = f"step {max(steps)} of {run.max_steps} is saved" if steps else "no step is saved yet"
     return f"during {stage} of {run.path}: {saved}{KEPT.get(stage, '')}"
 
 
 def _train(
-    config: Config, run: RunDirectory, clock: Clock, evaluate: Evaluate | None, callbacks: Sequence[Callback]
+    config: Config, run: RunDirectory, clock: StageClock, evaluate: Evaluate | None, callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     run.prepare()
     if (results := run.results()) is not None:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
         return results
-    resolve_precision(config.trainer)  # refused here, before anything is made
+    resolve_precision(config.trainer)  # an impossible one is refused here, before anything is made
+    attention_in_float32_on_cpu()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     with clock("corpus"):
@@ -115,7 +118,7 @@ def _train(
         else:
             with clock("training"):
                 results = fit_part(config, run, callbacks)
-    if rank_zero_only.rank == 0:
+    if rank() == 0:
         if evaluate is not None and config.task == "melfusion" and config.evaluation.items:
             with clock("evaluation"), telling_memory(config, "evaluation"):
                 evaluate(config, run, results)
