@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.audio_utils import mel_filter_bank
 
-from melfusion.evaluation.scoring import Heard
+from melfusion.evaluation.scoring import Predictions
 from melfusion.models.twins import byte_tokenizer
 
 CONVOLUTIONS = {0: (1, 64), 3: (64, 128), 6: (128, 256), 8: (256, 256), 11: (256, 512), 13: (512, 512)}
@@ -160,7 +160,7 @@ def write_clip(folder, side):
 def heard(n, seed=0, shift=0.0, classes=("sea", "city")):
     """A row of n clips whose classes take turns, in three numbers each."""
     x = np.random.default_rng(seed).standard_normal((n, 1, 3)) + shift
-    return Heard([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
+    return Predictions([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
 
 
 def labels(n):

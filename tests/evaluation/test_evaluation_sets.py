@@ -8,7 +8,7 @@ from melfusion.data.shards import ShardSet
 from melfusion.data.sources import build_games, build_scenes, ensure_corpus
 from melfusion.errors import ConfigError, DataError
 from melfusion.evaluation import sets as bench
-from melfusion.evaluation.sets import block, linked, own, suite_bench, tracks_of
+from melfusion.evaluation.sets import block, linked, own, suite_set, tracks_of
 
 
 def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):
@@ -67,7 +67,7 @@ def test_a_suites_seeds_take_turns_and_use_each_item_once(tiny, tmp_path):
         "ablation.seeds=[3,5]",
         "ablation.items=100",
     )
-    items = suite_bench(config).items
+    items = suite_set(config).items
     assert block(config, items, 3) == ["test00", "test02", "test04"] and block(config, items, 5) == ["test01", "test03", "test05"]
 
 
@@ -75,7 +75,7 @@ def test_a_track_in_train_and_test_is_refused(tiny, tmp_path):
     shared = corpus(tmp_path / "a", {"train": 8, "val": 6, "test": 6}, lambda split, i: "same" if i == 1 else f"{split}{i}")
     config = tiny(f"data.path={shared}", "data.source=manifest", "ablation.corpus_test=split")
     with pytest.raises(DataError, match="'same'") as caught:
-        suite_bench(config)
+        suite_set(config)
     assert "component" in one_sentence(caught.value)
     clean = tiny(f"data.path={corpus(tmp_path / 'b', {'train': 8, 'val': 6, 'test': 6})}", "data.source=manifest")
     assert linked(own(clean, 100)) == {"component": 6, "track": 6}

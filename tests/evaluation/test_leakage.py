@@ -5,7 +5,7 @@ import torch
 from synapse_fixtures import randn
 
 from melfusion.data.scenes import corpus as scenes
-from melfusion.evaluation.leakage import SEEN, TOLD, Looks, bags, classify, leakage
+from melfusion.evaluation.leakage import BY_PICTURE, BY_CAPTION, Inputs, bags, classify, leakage
 from melfusion.media.pictures import read_image
 
 
@@ -30,8 +30,8 @@ def drawn():
         for scene in made:
             scenes.draw(scene, 48).save(file := io.BytesIO(), "png")
             pictures.append(torch.from_numpy(read_image(file.getvalue(), 32)))
-        labels = [{name: getattr(scene, name) for name in SEEN + TOLD} for scene in made]
-        return Looks([scenes.caption(scene) for scene in made], torch.stack(pictures), labels)
+        labels = [{name: getattr(scene, name) for name in BY_PICTURE + BY_CAPTION} for scene in made]
+        return Inputs([scenes.caption(scene) for scene in made], torch.stack(pictures), labels)
 
     return look(range(240)), look(range(10_000, 10_204))
 
@@ -71,7 +71,7 @@ def test_a_picture_that_shows_the_mode_is_caught_and_a_blind_picture_too(drawn):
     assert ("pixels", "mode") in wrong and {source for source, _ in wrong} == {"pixels"}
     blind = [side._replace(pictures=torch.zeros_like(side.pictures)) for side in drawn]
     missed = {(r["features"], r["attribute"]) for r in leakage(*blind, encoder) if not r["holds"]}
-    assert missed == {("pixels", name) for name in SEEN}
+    assert missed == {("pixels", name) for name in BY_PICTURE}
 
 
 def test_the_classifier_is_the_ridge_worked_out_with_each_clip_left_out():

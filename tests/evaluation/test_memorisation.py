@@ -5,11 +5,11 @@ import torch
 from synapse_fixtures import randn
 
 from melfusion.evaluation.memorisation import memorisation, nearest
-from melfusion.evaluation.scoring import Heard
+from melfusion.evaluation.scoring import Predictions
 
 
 def heard(prefix, x):
-    return Heard([f"{prefix}{i}" for i in range(len(x))], {}, {"ear": x[:, None]})
+    return Predictions([f"{prefix}{i}" for i in range(len(x))], {}, {"ear": x[:, None]})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import nn
 
 from melfusion.evaluation.paired import Partners
 from melfusion.evaluation.scores import ears, evaluate
-from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.scoring import Listeners, Predictions
 from melfusion.evaluation.sets import own
 from melfusion.evaluation.tables import table
 from melfusion.media.sound import write_wav
@@ -73,7 +73,7 @@ class Plain(nn.Module):
 
 
 def heard(x):
-    return Heard([f"k{i}" for i in range(len(x))], {}, {}, {"audio": x})
+    return Predictions([f"k{i}" for i in range(len(x))], {}, {}, {"audio": x})
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def partners():
     """40 items whose picture, caption and music are one vector."""
     points = randn(40, 6, seed=1)
     captions = [" ".join(f"{v:.6f}" for v in point) for point in points.tolist()]
-    return Partners(Ears(None, towers=Plain()), heard(points), captions, lambda i: points[i][:, None, None], [True] * 40), points
+    return Partners(Listeners(None, towers=Plain()), heard(points), captions, lambda i: points[i][:, None, None], [True] * 40), points
 
 
 def test_mismatched_pairs_score_lower_beyond_the_interval(partners):
@@ -98,7 +98,7 @@ def test_a_row_with_fewer_or_reordered_clips_meets_its_own_partners(partners):
     part = heard(points).only([f"k{i}" for i in (7, 3, 30, 2, 11)])
     found = made.score(part)["imsm_scenes"]
     assert found["n"] == 5 and found["mean"] == 1.0
-    assert made.score(Heard(["strange"], {}, {}, {"audio": points[:1]})) == {}
+    assert made.score(Predictions(["strange"], {}, {}, {"audio": points[:1]})) == {}
 
 
 def test_items_without_a_picture_are_left_out_of_imsm(partners):

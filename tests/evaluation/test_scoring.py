@@ -4,7 +4,7 @@ import pytest
 import torch
 from metric_fixtures import heard
 
-from melfusion.evaluation.scoring import Ears, accuracy, confusions, gains, levelled
+from melfusion.evaluation.scoring import Listeners, accuracy, confusions, gains, levelled
 from melfusion.listeners.embedders import Embedder
 from melfusion.media.options import AudioConfig
 
@@ -43,8 +43,8 @@ class Loudness(torch.nn.Module):
 def test_every_clip_is_heard_at_one_loudness():
     t = torch.arange(8000) / 8000
     tones = torch.stack([0.01 * torch.sin(2764 * t), 0.5 * torch.sin(2764 * t), torch.zeros(8000)])
-    ears = Ears(AUDIO, None, [Embedder("level", Loudness())])
-    found = ears.listen([(["a", "b"], tones[:2]), (["c"], tones[2:])])
+    ears = Listeners(AUDIO, None, [Embedder("level", Loudness())])
+    found = ears.predict([(["a", "b"], tones[:2]), (["c"], tones[2:])])
     assert found.keys == ["a", "b", "c"]
     assert found.embeddings["level"].flatten().tolist() == pytest.approx([0.1, 0.1, 0.0], rel=1e-3)
     assert levelled(tones, AUDIO)[2].abs().max() == 0
@@ -58,13 +58,13 @@ class Says(torch.nn.Module):
         super().__init__()
         self.told, self.attributes = told, {name: [value] for name, value in told.items()}
 
-    def hear(self, waveform):
+    def predict(self, waveform):
         return [self.told] * len(waveform)
 
 
 def test_of_an_attribute_that_two_judges_hear_the_first_ones_word_counts_once():
-    ears = Ears(AUDIO, Says(place="sea", time="noon"), text_judge=Says(place="city", mode="major"))
-    told = ears.listen([(["a", "b"], torch.zeros(2, 8000)), (["c"], torch.zeros(1, 8000))])
+    ears = Listeners(AUDIO, Says(place="sea", time="noon"), text_judge=Says(place="city", mode="major"))
+    told = ears.predict([(["a", "b"], torch.zeros(2, 8000)), (["c"], torch.zeros(1, 8000))])
     assert told.classes == {"place": ["sea"] * 3, "time": ["noon"] * 3, "mode": ["major"] * 3}
 
 
@@ -82,7 +82,7 @@ class Elsewhere(torch.nn.Module):
         assert waveform.device == self.weight.device
         return torch.zeros(len(waveform), 1, 2)
 
-    def hear(self, waveform):
+    def predict(self, waveform):
         assert waveform.device == self.weight.device
         return [{"place": "sea"}] * len(waveform)
 
@@ -90,8 +90,8 @@ class Elsewhere(torch.nn.Module):
 def test_clips_are_brought_to_where_the_networks_lie():
     embedder = Embedder("ear", Loudness())
     embedder.network = Elsewhere()
-    for ears in (Ears(AUDIO, Elsewhere()), Ears(AUDIO, Elsewhere(), [embedder]), Ears(AUDIO, None, [embedder])):
-        found = ears.listen([(["a", "b"], torch.ones(2, 8000))])
+    for ears in (Listeners(AUDIO, Elsewhere()), Listeners(AUDIO, Elsewhere(), [embedder]), Listeners(AUDIO, None, [embedder])):
+        found = ears.predict([(["a", "b"], torch.ones(2, 8000))])
         assert found.keys == ["a", "b"] and set(found.classes) | set(found.embeddings)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from melfusion.__main__ import main
 from melfusion.errors import ConfigError
 from melfusion.evaluation.html import source
-from melfusion.evaluation.study import KEY, SCALES, Clip, report, summarise, write_blind, write_page
+from melfusion.evaluation.study import KEY, SCALES, StudyClip, report, summarise, write_blind, write_page
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & $5 ${name} $title `b` <img src=x onerror=y>"
 ROWS = ("zither system", "kazoo system")
@@ -55,7 +55,7 @@ def clips(tmp_path):
             wav.parent.mkdir(exist_ok=True)
             soundfile.write(wav, 0.1 * np.sin(np.arange(800) * (0.1 + 0.05 * k + 0.01 * r)), 8000)
             caption = HOSTILE if k == 0 else f"tune {k}"
-            made.append(Clip(key, caption, row, wav, picture if k < 2 else None, {"mood": HOSTILE} if k == 0 else {}))
+            made.append(StudyClip(key, caption, row, wav, picture if k < 2 else None, {"mood": HOSTILE} if k == 0 else {}))
     return made
 
 

@@ -23,7 +23,7 @@ from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
 from melfusion.config.load import config_path
 from melfusion.errors import ConfigError, Preempted
-from melfusion.evaluation.scoring import Ears
+from melfusion.evaluation.scoring import Listeners
 from melfusion.lab import run as lab
 from melfusion.lab import side_by_side
 from melfusion.lab.results import conclude
@@ -69,7 +69,7 @@ def random_judge(monkeypatch):
         with build._seeded(3):
             judge = freeze(build.judge(config))
         named = [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))] if embedders else []
-        return Ears(config.audio, judge, named)
+        return Listeners(config.audio, judge, named)
 
     for module in (lab, evaluate):
         monkeypatch.setattr(module, "ears", ears)
@@ -200,7 +200,7 @@ def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tm
     base = BASE.replace("{path: data/small, splits", "{source: manifest, path: data/real, splits").replace("judge: {", "#")
     base = base.replace("{seeds: [0, 1],", "{corpus_test: split, seeds: [0, 1],").replace(", guidance: [1, 3]", "")
     (suite / "_base.yaml").write_text(base)
-    listener = lambda config, embedders=True: Ears(config.audio, None, [Embedder("level", Level())])  # noqa: E731
+    listener = lambda config, embedders=True: Listeners(config.audio, None, [Embedder("level", Level())])  # noqa: E731
     monkeypatch.setattr("melfusion.lab.results.ears", listener)
     result = ablate({"suite": "small"}, [])
     rows = {row["name"]: row for row in result["rows"]}
@@ -313,15 +313,15 @@ def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsy
 
 
 def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(suite, monkeypatch):
-    class Heard(Exception):
+    class Predictions(Exception):
         pass
 
     def ears(config):
-        raise Heard(config.judge.weights)
+        raise Predictions(config.judge.weights)
 
     monkeypatch.setattr("melfusion.lab.results.ears", ears)
     monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
-    with pytest.raises(Heard, match="shipped:judge_test"):
+    with pytest.raises(Predictions, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
     assert command_line(load_suite("small", []), {"suite": "small", "table": True, "publish": True}, []) == (
         'make ablate SUITE=small ARGS="publish=true"'

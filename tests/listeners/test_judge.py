@@ -25,7 +25,7 @@ def judged(request):
 def test_it_hears_one_class_of_each_attribute_whatever_the_length(judged):
     config, judge = judged
     for samples in (8192, 4096, 4096 + 128):  # an odd number of mel frames, too
-        heard = judge.hear(torch.randn(3, samples))
+        heard = judge.predict(torch.randn(3, samples))
         assert len(heard) == 3
         assert all(h[name] in classes for h in heard for name, classes in config.judge.attributes.items())
 
@@ -53,7 +53,7 @@ def test_it_learns_to_tell_two_sounds(judged, make_batch):
         optimizer.zero_grad()
         judge.training_step(batch, 0).backward()
         optimizer.step()
-    assert [h["place"] for h in judge.hear(batch.waveform)] == [label["place"] for label in batch.labels]
+    assert [h["place"] for h in judge.predict(batch.waveform)] == [label["place"] for label in batch.labels]
 
 
 def test_a_transposed_clip_is_the_same_shifted_by_a_pitch_class():

@@ -9,10 +9,10 @@ from typing import Any
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.sources import ensure_corpus
 from melfusion.errors import ConfigError, DamagedFile
-from melfusion.evaluation.clips import ROWS, claim, identity, make_clips, read_clips
-from melfusion.evaluation.scores import ears, row_files, told, yardstick
-from melfusion.evaluation.scoring import Ears, accuracy
-from melfusion.evaluation.sets import Bench, metas_of
+from melfusion.evaluation.clips import CONDITIONS, claim, identity, make_clips, read_clips
+from melfusion.evaluation.scores import ears, row_files, told, fit_reference
+from melfusion.evaluation.scoring import Listeners, accuracy
+from melfusion.evaluation.sets import EvaluationSet, metas_of
 from melfusion.files import read_json, write_json
 from melfusion.lab.models import trained
 from melfusion.lab.suite import Suite
@@ -58,17 +58,17 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
     ensure_corpus(config)
     module = MusicDataModule(config.data, config.audio, config.seed)
     items, reference = module.dataset("val").first(n), module.dataset("test").first(n)
-    listener = Ears(config.audio, judge, [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))])
+    listener = Listeners(config.audio, judge, [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))])
     classes = [told(listener, meta["labels"]) for meta in metas_of(items)]
-    bench = Bench(items, reference, module.dataset("train").spread(512), "test scenes of the corpus")
-    measure = yardstick(listener, bench, classes, config)
+    bench = EvaluationSet(items, reference, module.dataset("train").spread(512), "test scenes of the corpus")
+    measure = fit_reference(listener, bench, classes, config)
     tried = {}
     for scale in scales:
         config.sampling.guidance_scale = scale
         folder = suite.path / row / f"guidance-{scale:g}"
-        claim(folder, system, config, items, ROWS[config.ablation.told], replace=True)
-        make_clips(system, config, items, ROWS[config.ablation.told], folder)
-        heard = listener.listen(read_clips(row_files(folder, items), config.audio, config.evaluation.batch_size))
+        claim(folder, system, config, items, CONDITIONS[config.ablation.told], replace=True)
+        make_clips(system, config, items, CONDITIONS[config.ablation.told], folder)
+        heard = listener.predict(read_clips(row_files(folder, items), config.audio, config.evaluation.batch_size))
         tried[f"{scale:g}"] = measure.score(heard, classes)["judge"] | {"accuracy": accuracy(heard, classes)}
     by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"
     best = min(scales, key=lambda s: tried[f"{s:g}"][by]["mean"])

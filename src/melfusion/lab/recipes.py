@@ -202,7 +202,7 @@ def verdicts(judge: Judge, waveform: Tensor, labels: list[dict[str, Any]]) -> li
     """Per clip: attribute → is it heard as it was meant?"""
     return [
         {name: label[name] == told for name, told in heard.items()}
-        for label, heard in zip(labels, judge.hear(waveform), strict=True)
+        for label, heard in zip(labels, judge.predict(waveform), strict=True)
     ]
 
 

@@ -18,13 +18,13 @@ from melfusion.assembly.schema import Config, to_dict
 from melfusion.config.check import flatten
 from melfusion.data.datamodule import left_out
 from melfusion.errors import CheckpointError
-from melfusion.evaluation.cache import hear_real, hear_reconstructions
-from melfusion.evaluation.clips import ROWS, differing, identity, made_with, note, read_clips, voice
-from melfusion.evaluation.leakage import SEEN, TOLD, leakage, looks
+from melfusion.evaluation.cache import predict_real, predict_reconstructions
+from melfusion.evaluation.clips import CONDITIONS, differing, identity, made_with, note, read_clips, voice
+from melfusion.evaluation.leakage import BY_PICTURE, BY_CAPTION, leakage, looks
 from melfusion.evaluation.memorisation import memorisation
-from melfusion.evaluation.scores import ears, partners_of, told, yardstick
-from melfusion.evaluation.scoring import Ears, Heard, accuracy, confusions
-from melfusion.evaluation.sets import Bench, block, linked, metas_of, suite_bench, tracks_of
+from melfusion.evaluation.scores import ears, partners_of, told, fit_reference
+from melfusion.evaluation.scoring import Listeners, Predictions, accuracy, confusions
+from melfusion.evaluation.sets import EvaluationSet, block, linked, metas_of, suite_set, tracks_of
 from melfusion.files import write_json, write_whole
 from melfusion.lab.guidance import chosen_guidance
 from melfusion.lab.models import sung, trained
@@ -44,25 +44,25 @@ RESULTS = Path("experiments") / "results"
 class Panel:
     """What hears and measures all rows of a suite alike; `fewest`: keys of the smallest row, which limits the dimensions."""
 
-    def __init__(self, config: Config, bench: Bench, fewest: list[str]):
+    def __init__(self, config: Config, bench: EvaluationSet, fewest: list[str]):
         self.config, self.bench, self.ears = config, bench, ears(config)
         self.keys, self.metas, tracks = [e.key for e in bench.items.entries], metas_of(bench.items), tracks_of(bench.items)
         self.labels = {key: meta["labels"] for key, meta in zip(self.keys, self.metas, strict=True)}
         self.track = dict(zip(self.keys, tracks, strict=True))
         self.seed = {key: seed for seed in config.ablation.seeds for key in block(config, bench.items, seed)}
-        self.real = hear_real(self.ears, bench.items, config.evaluation.batch_size)
-        self.measure = yardstick(self.ears, bench, self.told(fewest), config)
+        self.real = predict_real(self.ears, bench.items, config.evaluation.batch_size)
+        self.measure = fit_reference(self.ears, bench, self.told(fewest), config)
         self.partners = partners_of(self.ears, self.real, bench.items, self.metas)
-        trained = Ears(self.ears.audio, None, self.ears.embedders)
-        self.train = hear_real(trained, bench.train, config.evaluation.batch_size) if bench.of_training else None
+        trained = Listeners(self.ears.audio, None, self.ears.embedders)
+        self.train = predict_real(trained, bench.train, config.evaluation.batch_size) if bench.of_training else None
 
     def told(self, keys: list[str]) -> list[dict[str, str]]:
         return [told(self.ears, self.labels[key]) for key in keys]
 
-    def tracks(self, heard: Heard) -> list[str]:
+    def tracks(self, heard: Predictions) -> list[str]:
         return [self.track[key] for key in heard.keys]
 
-    def score(self, heard: Heard) -> dict[str, Any]:
+    def score(self, heard: Predictions) -> dict[str, Any]:
         """Accuracy and what is heard instead, distances by embedder, paired scores, and where it can be told, memorisation."""
         labels = [self.labels[key] for key in heard.keys]
         entry = {
@@ -81,7 +81,7 @@ class Panel:
 def conclude(suite: Suite, publish: bool = False, command: str = "") -> dict[str, Any]:
     """Score what ran, write runs/<suite>/results.{json,md,png}, and with `publish` also experiments/results/."""
     config = test_config(suite)
-    bench = suite_bench(config)
+    bench = suite_set(config)
     done, missing = ran(suite, bench)
     fewest = min(done.values(), key=len) if done else [entry.key for entry in bench.items.entries]
     panel = Panel(config, bench, fewest)
@@ -153,19 +153,19 @@ def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     system = system.to(panel.ears.device)
     result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
     result["voice"] = [voice(system)[0][:12], system.vocoder.corrections]  # decoder and vocoder, and mel corrections
-    if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
+    if all(set(BY_PICTURE + BY_CAPTION) <= labels.keys() for labels in panel.labels.values()):
         network, side = panel.ears.named("efficientnet"), panel.config.data.image_size_px
         sets = (looks(dataset, side) for dataset in (panel.bench.train, panel.bench.items))
         result["leakage"] = leakage(*sets, system.text_encoder, network and network.network.see)
-    reconstruction = hear_reconstructions(panel.ears, system, panel.bench.items, size)
+    reconstruction = predict_reconstructions(panel.ears, system, panel.bench.items, size)
     return [
         {"name": name, "floor": True} | panel.score(heard)
         for name, heard in (("real", panel.real), ("reconstruction", reconstruction))
     ]
 
 
-def ran(suite: Suite, bench: Bench) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Row → keys of the items it has clips for, of its whole seeds in turn; and row → what is missing, in words."""
+def ran(suite: Suite, bench: EvaluationSet) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Condition → keys of the items it has clips for, of its whole seeds in turn; and row → what is missing, in words."""
     done: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
     models: dict[tuple, dict[str, Any]] = {}
@@ -200,20 +200,20 @@ def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple
     except CheckpointError as error:
         return f"model than is called for ({str(error).rstrip('.')})"
     config = sung(suite, row, seed, chosen_guidance(suite, model).get("scale"))
-    return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.told]))
+    return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, CONDITIONS[config.ablation.told]))
 
 
-def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:
+def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Predictions:
     """A row's clips in the order of the keys; what was heard is kept beside the clips."""
     files = [suite.clips(row, panel.seed[key]) / f"{key}.wav" for key in keys]
     kept = suite.path / row / f"heard-{'-'.join(v[:6] for v in panel.ears.digests().values())}.pt"
     newer = kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files)
-    if newer and (heard := Heard.kept(kept, keys)):
+    if newer and (heard := Predictions.kept(kept, keys)):
         return heard
-    return panel.ears.listen(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size)).keep(kept)
+    return panel.ears.predict(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size)).keep(kept)
 
 
-def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, Any]:
+def diagnosis(suite: Suite, row: str, panel: Panel, heard: Predictions) -> dict[str, Any]:
     """Where a row does well or badly: by seed, by guidance, in combinations never trained on, and what its α became."""
     model, config = suite.model_of(row), suite.first(row)
     chosen = {"scale": config.sampling.guidance_scale, "tried": {}} | chosen_guidance(suite, model)
@@ -233,12 +233,12 @@ def diagnosis(suite: Suite, row: str, panel: Panel, heard: Heard) -> dict[str, A
     return found | {"alphas": alphas(suite, model)}
 
 
-def seeds_of(panel: Panel, heard: Heard) -> list[int]:
+def seeds_of(panel: Panel, heard: Predictions) -> list[int]:
     """The training seeds that a row has clips of."""
     return list(dict.fromkeys(panel.seed[key] for key in heard.keys))
 
 
-def by_seed(panel: Panel, heard: Heard) -> dict[str, dict[str, Any]]:
+def by_seed(panel: Panel, heard: Predictions) -> dict[str, dict[str, Any]]:
     """Attribute → accuracy of each training seed, and over several their mean with Student's interval."""
     keys = {seed: [key for key in heard.keys if panel.seed[key] == seed] for seed in seeds_of(panel, heard)}
     parts = {seed: accuracy(heard.only(own), [panel.labels[key] for key in own]) for seed, own in keys.items()}

@@ -13,9 +13,9 @@ from melfusion.cluster.options import ClusterConfig
 from melfusion.cluster.submit import Job, send
 from melfusion.data.dataset import MusicDataset
 from melfusion.errors import Preempted
-from melfusion.evaluation.clips import ROWS, claim, make_clips
+from melfusion.evaluation.clips import CONDITIONS, claim, make_clips
 from melfusion.evaluation.scores import evaluate_run
-from melfusion.evaluation.sets import block, suite_bench
+from melfusion.evaluation.sets import block, suite_set
 from melfusion.lab.guidance import choose_guidance
 from melfusion.lab.models import sung, trained
 from melfusion.lab.side_by_side import Command, run_side_by_side
@@ -63,7 +63,7 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
         system = trained(suite.config(model, seed))
         for row in rows:
             config, folder = sung(suite, row, seed, scale), suite.clips(row, seed)
-            items, says = test_items(config, seed), ROWS[config.ablation.told]
+            items, says = test_items(config, seed), CONDITIONS[config.ablation.told]
             claim(folder, system, config, items, says)
             make_clips(system, config, items, says, folder)
     print(f"{suite.name}: clips of {', '.join(rows)} of {len(seeds)} seeds are there", flush=True)
@@ -71,7 +71,7 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
 
 def test_items(config: Config, seed: int) -> MusicDataset:
     """This seed's own share of the held-out items: over all seeds each is used once."""
-    items = suite_bench(config).items
+    items = suite_set(config).items
     own = set(block(config, items, seed))
     items.entries = [entry for entry in items.entries if entry.key in own]
     return items

@@ -28,7 +28,7 @@ from melfusion.models.state_dicts import read_state, some
 from melfusion.models.weights import resolve
 
 # what each can and cannot hear, for the tables
-HEARS = {
+MEASURES = {
     "judge": "what tells the scenes' places, times and weathers apart, which it was taught; nothing else, such as keys",
     "efficientnet": "texture of the mel picture (timbre, density, onsets), taught on ImageNet, no sound; no form or exact pitch",
     "vggish": "AudioSet's sound classes, each 0.96 s alone; no tempo or form, and weakly what listeners prefer",

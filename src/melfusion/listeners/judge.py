@@ -53,7 +53,7 @@ class Judge(TrainedModule):
         return {name: head(embedded) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def hear(self, waveform: Tensor) -> list[dict[str, str]]:
+    def predict(self, waveform: Tensor) -> list[dict[str, str]]:
         """waveform (B, S) → the most likely class of each attribute, per clip."""
         best = {name: logits.argmax(1).tolist() for name, logits in self(waveform).items()}
         return [{name: self.attributes[name][best[name][i]] for name in best} for i in range(len(waveform))]
