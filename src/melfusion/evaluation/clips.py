@@ -76,7 +76,14 @@ def make_clips(
             captions = batch.captions if condition.caption == "given" else [""] * len(items)
             image, has_image = PICTURES[condition.picture](config, dataset, items, batch)
             log_mel = system.generate(
-                captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale, s.negative_prompt, has_image
+                captions,
+                image,
+                items,
+                s.num_inference_steps,
+                s.guidance_scale,
+                s.image_guidance_scale,
+                s.negative_prompt,
+                has_image,
             )
             clips = system.vocode(log_mel).cpu()
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
@@ -104,7 +111,9 @@ def _shuffled(config: Config, dataset: MusicDataset, items: list[int], batch: Mu
 
 def _outside(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
     d = config.data
-    pixels = read_picture("evaluation.outside_picture", outside_picture(config), d.image_size_px, d.max_image_pixels, d.max_image_work)
+    pixels = read_picture(
+        "evaluation.outside_picture", outside_picture(config), d.image_size_px, d.max_image_pixels, d.max_image_work
+    )
     return torch.from_numpy(pixels).expand(len(items), -1, -1, -1).to(batch.has_image.device), None
 
 
@@ -193,6 +202,7 @@ def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Te
     """Batches of (keys, waveform (B, S)) of a split."""
     for start in range(0, len(dataset), size):
         batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))])
+        assert batch.waveform is not None, "an evaluation set has waveforms"
         yield batch.keys, batch.waveform
 
 

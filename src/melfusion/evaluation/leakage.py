@@ -68,12 +68,12 @@ def leakage(
         for attribute in BY_PICTURE + BY_CAPTION:
             above = (attribute in BY_PICTURE) == (source == "picture")
             score = _attribute_score(train, test, attribute, sides, z)
-            wanted = {"wanted": "above chance" if above else "at chance", "holds": (score["low"] > score["chance"]) == above}
-            found.append({"source": source, "features": kind, "attribute": attribute} | score | wanted)
+            score |= {"wanted": "above chance" if above else "at chance", "holds": (score["low"] > score["chance"]) == above}
+            found.append({"source": source, "features": kind, "attribute": attribute} | score)
     return found
 
 
-def _attribute_score(train: Inputs, test: Inputs, attribute: str, sides: list[Tensor], z: float) -> dict[str, float]:
+def _attribute_score(train: Inputs, test: Inputs, attribute: str, sides: list[Tensor], z: float) -> dict[str, Any]:
     """Accuracy, its interval of `z` standard errors and the chance level of one attribute by the features of both sides."""
     classes = sorted({label[attribute] for label in train.labels + test.labels})
     learned, tested = (torch.tensor([classes.index(label[attribute]) for label in x.labels]) for x in (train, test))

@@ -19,7 +19,9 @@ def nearest(clips: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def memorisation(row: Predictions, real: Predictions, held_out: Predictions, train: Predictions, tracks: list[str]) -> dict[str, dict[str, Any]]:
+def memorisation(
+    row: Predictions, real: Predictions, held_out: Predictions, train: Predictions, tracks: list[str]
+) -> dict[str, dict[str, Any]]:
     """Embedder → how near the clips of a row are to training clips, compared with real clips that no model was trained on.
 
     `nearer`: the share of clips that are closer to a training clip than the median real held-out clip is. New music of the

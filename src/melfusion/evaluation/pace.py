@@ -10,7 +10,7 @@ from melfusion.errors import ConfigError
 
 
 class Pace:
-    """Progress of `total` clips of `bytes_each` bytes in `folder`, which must exist. ConfigError where its disk has too little room."""
+    """Progress of `total` clips of `bytes_each` bytes in `folder`, which exists. ConfigError where its disk has too little room."""
 
     def __init__(self, total: int, bytes_each: int, folder: Path):
         self.total, self.started, self.printed = total, time.perf_counter(), False

@@ -26,12 +26,7 @@ class Partners:
     """
 
     def __init__(
-        self,
-        listeners: Listeners,
-        real: Predictions,
-        captions: list[str],
-        pictures: Callable[[int], Tensor],
-        pictured: list[bool],
+        self, listeners: Listeners, real: Predictions, captions: list[str], pictures: Callable[[int], Tensor], pictured: list[bool]
     ):
         self.listeners, self.real, self.captions, self.pictures = listeners, real, captions, pictures
         self.pictured = torch.tensor(pictured)
@@ -55,9 +50,7 @@ class Partners:
     def images(self, name: str, network: Any) -> Tensor:
         """(N, D): all pictures by the network."""
         return self._once(
-            f"image {name}",
-            range(len(self.captions)),
-            lambda items: network(torch.stack([self.pictures(i) for i in items])),
+            f"image {name}", range(len(self.captions)), lambda items: network(torch.stack([self.pictures(i) for i in items]))
         )
 
     @torch.no_grad()

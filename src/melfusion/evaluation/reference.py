@@ -1,4 +1,4 @@
-"""Distances of a row of clips to other real clips, by every embedder. Each has its interval, or the sentence why it is not computed."""
+"""Distances of a row of clips to other real clips, by every embedder: each with its interval, or the sentence why there is none."""
 
 from __future__ import annotations
 
@@ -126,7 +126,12 @@ class Reference:
         return score
 
     def gains(
-        self, base: Predictions, row: Predictions, classes: list[dict], tracks: list[str] | None = None, seeds: list[int] | None = None
+        self,
+        base: Predictions,
+        row: Predictions,
+        classes: list[dict],
+        tracks: list[str] | None = None,
+        seeds: list[int] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """Embedder → how much nearer to the reference a row is than the row `base`, paired, with its interval.
 
@@ -137,7 +142,9 @@ class Reference:
         """
         return {name: self._gain(name, base, row, classes, tracks or row.keys, seeds or []) for name in self.projections}
 
-    def _gain(self, name: str, base: Predictions, row: Predictions, classes: list[dict], tracks: list[str], seeds: list[int]) -> dict[str, Any]:
+    def _gain(
+        self, name: str, base: Predictions, row: Predictions, classes: list[dict], tracks: list[str], seeds: list[int]
+    ) -> dict[str, Any]:
         ours, theirs = (self.conditional(name, side, classes) for side in (row, base))
         n = min(len(row), len(self.real))
         try:

@@ -148,9 +148,7 @@ def evaluate(
     return scores | {"chance": {name: 1 / len(c) for name, c in listeners.attributes.items()}}
 
 
-def fit_reference(
-    listeners: Listeners, compared: EvaluationSet, classes: list[dict[str, str]], config: Config
-) -> Reference:
+def fit_reference(listeners: Listeners, compared: EvaluationSet, classes: list[dict[str, str]], config: Config) -> Reference:
     """Reference statistics: real clips to measure against, and a PCA fitted on those of `train`.
 
     `classes`: the labels of the items that will be scored.

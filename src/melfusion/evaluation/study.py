@@ -28,7 +28,7 @@ SCALES = {"ovl": ("Overall quality", "bad", "excellent"), "rel": ("Relevance to 
 
 @dataclass
 class StudyClip:
-    """One clip of the system `row` for the item `key`. `picture`, `caption` and `labels` are the item's, whatever the system got."""
+    """One clip of the system `row` for the item `key`. Picture, caption and labels are the item's, whatever the system got."""
 
     key: str
     caption: str
@@ -42,7 +42,11 @@ def write_page(clips: list[StudyClip], out: Path, title: str, note: str) -> Path
     """Write out/index.html: a table of items by systems. It links to the files where they lie."""
     lines = []
     for key, item in _items(clips).items():
-        shown = {clip.row: {"wav": link(clip.wav, out), "spectrogram": _spectrogram(clip, item.picture, out)} for clip in clips if clip.key == key}
+        shown = {
+            clip.row: {"wav": link(clip.wav, out), "spectrogram": _spectrogram(clip, item.picture, out)}
+            for clip in clips
+            if clip.key == key
+        }
         labels = " · ".join(f"{name}: {value}" for name, value in item.labels.items())
         lines.append({"key": key, "caption": item.caption, "labels": labels, "picture": link(item.picture, out), "clips": shown})
     systems = list(dict.fromkeys(clip.row for clip in clips))
@@ -135,7 +139,7 @@ def _items(clips: list[StudyClip]) -> dict[str, StudyClip]:
 
 
 def _write_key(named: dict[str, StudyClip], waves: dict[str, bytes], rows: list[str], out: Path, seed: int) -> str:
-    """Write which system made which clip; returns the study: the hash of the key file. A key that answers need is never replaced."""
+    """Write which system made which clip; returns the hash of that file, the study. ConfigError where answers need another key."""
     clips = {
         name: {"row": clip.row, "key": clip.key, "sha256": hashlib.sha256(waves[name]).hexdigest()} for name, clip in named.items()
     }
@@ -216,4 +220,3 @@ def _cell(score: dict[str, float | None]) -> str:
     if score["mean"] is None:
         return "–"
     return f"{score['mean']:.1f}" + ("" if score["interval"] is None else f" ± {score['interval']:.1f}")
-

@@ -6,7 +6,7 @@ from typing import Any
 
 DISTANCES = {"fad": "FAD", "fad_inf": "FAD∞", "fad_conditional": "FAD by class", "kad": "KAD"}
 
-ACCURACY = "Accuracy: the share of clips whose class, as the judge predicts it, is the right one; brackets are 95 % Wilson intervals."
+ACCURACY = "Accuracy: the share of clips whose class, predicted by the judge, is the right one; brackets are 95 % Wilson intervals."
 
 PAIRED = {
     "kl": "KL (PANNs)",
@@ -19,7 +19,7 @@ PAIRED = {
 
 
 def table(scores: dict[str, Any]) -> str:
-    """Accuracy by row, distances by embedder, scores with the own item, why scores are missing, and what they were measured with."""
+    """Accuracy by row, distances by embedder, scores with the own item, why scores are missing, and the settings."""
     parts = [attributes(scores)] if any(row.get("attributes") for row in scores["rows"].values()) else []
     embedders = list(dict.fromkeys(e for row in scores["rows"].values() for e in row.get("distances", {})))
     parts += [distances(scores, name) for name in embedders]
@@ -49,7 +49,7 @@ def attributes(scores: dict[str, Any]) -> str:
 
 
 def distances(scores: dict[str, Any], embedder: str) -> str:
-    """Distances to real clips by one embedder; lower is nearer. `real` is the floor, `reconstruction` the floor of VAE and vocoder."""
+    """Distances to real clips by one embedder; lower is nearer. `real` and `reconstruction` are the floors."""
     names = DISTANCES | ({"fad": "FD", "fad_inf": "FD∞", "fad_conditional": "FD by class"} if embedder == "panns" else {})
     lines = [f"| distance by {embedder} | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     why: dict[str, str] = {}
@@ -84,7 +84,7 @@ def learned(scores: dict[str, Any]) -> str:
     better = [name for name, g in scores["gain"].items() if g["mean"] > g["interval"]]
     if not better:
         return "No attribute of the picture has a higher accuracy than with a shuffled picture: train longer."
-    return f"The picture is used: the accuracy of {', '.join(better)} is higher than with a shuffled picture, beyond the 95 % interval."
+    return f"The picture is used: with it {', '.join(better)} has a higher accuracy than with a shuffled one, beyond the 95 % interval."
 
 
 def without_labels(scores: dict[str, Any]) -> str:
