@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.audio_utils import mel_filter_bank
 
-from melfusion.evaluation.scoring import Heard
+from melfusion.evaluation.scoring import Predictions
 from melfusion.models.twins import byte_tokenizer
 
 CONVOLUTIONS = {0: (1, 64), 3: (64, 128), 6: (128, 256), 8: (256, 256), 11: (256, 512), 13: (512, 512)}
@@ -110,7 +110,7 @@ def write_tokenizer(folder):
 
 
 def clap_twin(folder, fusion=False):
-    """A tiny random CLAP in the layout of the hub, that hears 2 s at once."""
+    """A tiny random CLAP in the layout of the hub, whose input is 2 s."""
     text = ClapTextConfig(
         vocab_size=300,
         hidden_size=16,
@@ -146,7 +146,7 @@ def clap_twin(folder, fusion=False):
 
 
 def write_clip(folder, side):
-    """A tiny random CLIP in the layout of the hub, that sees side × side pixels."""
+    """A tiny random CLIP in the layout of the hub, whose input is side × side pixels."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = CLIPTextConfig(vocab_size=300, max_position_embeddings=32, pad_token_id=0, eos_token_id=1, **sizes)
     vision = CLIPVisionConfig(image_size=side, patch_size=8, **sizes)
@@ -157,10 +157,10 @@ def write_clip(folder, side):
     return model
 
 
-def heard(n, seed=0, shift=0.0, classes=("sea", "city")):
+def predictions(n, seed=0, shift=0.0, classes=("sea", "city")):
     """A row of n clips whose classes take turns, in three numbers each."""
     x = np.random.default_rng(seed).standard_normal((n, 1, 3)) + shift
-    return Heard([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
+    return Predictions([f"k{i}" for i in range(n)], {"place": [classes[i % 2] for i in range(n)]}, {"ear": torch.from_numpy(x)})
 
 
 def labels(n):

@@ -1,16 +1,16 @@
-"""Real clips are heard once by the same networks, and anew as soon as anything differs that they depend on."""
+"""Predictions of real clips are made once by the same networks, and again where anything differs that they depend on."""
 
 import pytest
 import torch
 
 from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.evaluation.cache import hear_real, hear_reconstructions
-from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.cache import predict_real, predict_reconstructions
+from melfusion.evaluation.scoring import Listeners, Predictions
 from melfusion.listeners.embedders import Embedder
 
 
-class Ear(torch.nn.Module):
+class MeanMagnitude(torch.nn.Module):
     """Embeds a clip as its mean magnitude times a weight; counts the clips that it is given."""
 
     sample_rate_hz = 8000
@@ -26,93 +26,94 @@ class Ear(torch.nn.Module):
 
 @pytest.fixture
 def data(tiny, tmp_path):
-    """(config, ears, count): a small data set of its own, who listens, and how many clips it has been given since last asked."""
+    """(config, listeners, count): a small data set, its listeners, and how many clips they were given since the last count."""
     from data_fixtures import data_set, make_sample
 
     data_set(tmp_path / "set", [make_sample(f"{split}{i}", split) for split in ("val", "test") for i in range(5)])
-    config, ear = tiny(f"data.path={tmp_path}/set"), Ear()
+    config, ear = tiny(f"data.path={tmp_path}/set"), MeanMagnitude()
 
     def count():
         ear.clips, given = 0, ear.clips
         return given
 
-    return config, Ears(config.audio, None, [Embedder("ear", ear)]), count
+    return config, Listeners(config.audio, None, [Embedder("ear", ear)]), count
 
 
 def of(config, split="val", seed=0):
     return MusicDataModule(config.data, config.audio, seed).dataset(split)
 
 
-def test_the_same_clips_are_heard_once(data, tmp_path):
-    config, ears, count = data
-    first = hear_real(ears, of(config), 2)
-    assert count() == 5 and len(list((tmp_path / "set-heard").iterdir())) == 1
-    again = hear_real(ears, of(config), 3)
+def test_predictions_of_the_same_clips_are_made_once(data, tmp_path):
+    config, listeners, count = data
+    first = predict_real(listeners, of(config), 2)
+    assert count() == 5 and len(list((tmp_path / "set-predictions").iterdir())) == 1
+    again = predict_real(listeners, of(config), 3)
     assert count() == 0 and again.keys == first.keys and torch.equal(again.embeddings["ear"], first.embeddings["ear"])
-    hear_real(ears, of(config).first(3), 2)
-    hear_real(ears, of(config, "test"), 2)
+    predict_real(listeners, of(config).first(3), 2)
+    predict_real(listeners, of(config, "test"), 2)
     assert count() == 3 + 5  # other clips
     louder = config.audio.loudness_dbfs
     config.audio.loudness_dbfs = louder - 3
-    hear_real(Ears(config.audio, None, ears.embedders), of(config), 2)
+    predict_real(Listeners(config.audio, None, listeners.embedders), of(config), 2)
     assert count() == 5  # another contract
     config.audio.loudness_dbfs = louder
-    other = Ear(2.0)
+    other = MeanMagnitude(2.0)
     assert not torch.equal(
-        hear_real(Ears(config.audio, None, [Embedder("ear", other)]), of(config), 2).embeddings["ear"], first.embeddings["ear"]
+        predict_real(Listeners(config.audio, None, [Embedder("ear", other)]), of(config), 2).embeddings["ear"],
+        first.embeddings["ear"],
     )
     assert other.clips == 5 and count() == 0  # another network
 
 
-def test_another_data_set_in_the_same_place_is_heard(data, tmp_path):
+def test_predictions_of_another_data_set_in_the_same_place_are_made(data, tmp_path):
     import shutil
 
     from data_fixtures import data_set, make_sample
 
-    config, ears, count = data
-    hear_real(ears, of(config), 5)
+    config, listeners, count = data
+    predict_real(listeners, of(config), 5)
     shutil.rmtree(tmp_path / "set")
     data_set(tmp_path / "set", [make_sample(f"val{i}", "val", frequency=900) for i in range(5)])
     count()
-    hear_real(ears, of(config), 5)
+    predict_real(listeners, of(config), 5)
     assert count() == 5
 
 
-def test_reconstructions_are_those_of_their_voice(data):
-    config, ears, count = data
+def test_reconstructions_are_those_of_their_decoder(data):
+    config, listeners, count = data
     system = build.system(config).eval()
-    real = hear_real(ears, of(config), 5)
-    first = hear_reconstructions(ears, system, of(config), 5)
+    real = predict_real(listeners, of(config), 5)
+    first = predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 10 and not torch.equal(first.embeddings["ear"], real.embeddings["ear"])
-    hear_reconstructions(ears, system, of(config), 5)
+    predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 0
     with torch.no_grad():
         next(system.music_vae.parameters()).add_(0.01)
-    hear_reconstructions(ears, system, of(config), 5)
+    predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 5
     system.vocoder.network.iterations += 1  # Griffin-Lim
-    hear_reconstructions(ears, system, of(config), 5)
+    predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 5
     system.vocoder.corrections += 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("melfusion.models.vocoder.corrected", lambda waveform, *_: waveform)
-        hear_reconstructions(ears, system, of(config), 5)
+        predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 5
 
 
-def test_what_is_damaged_is_heard_anew_and_what_cannot_be_kept_is_heard_all_the_same(data, tmp_path, caplog):
-    config, ears, count = data
-    first = hear_real(ears, of(config), 5)
-    (file,) = (tmp_path / "set-heard").iterdir()
+def test_damaged_files_are_made_again_and_where_none_can_be_kept_nothing_fails(data, tmp_path, caplog):
+    config, listeners, count = data
+    first = predict_real(listeners, of(config), 5)
+    (file,) = (tmp_path / "set-predictions").iterdir()
     whole = file.read_bytes()
     for damaged in (b"", b"no archive", whole[: len(whole) // 2], whole[:-30]):
         file.write_bytes(damaged)
         count()
-        assert hear_real(ears, of(config), 5).keys == first.keys and count() == 5
+        assert predict_real(listeners, of(config), 5).keys == first.keys and count() == 5
         assert file.read_bytes()[:2] == b"PK" and [f.name for f in file.parent.iterdir()] == [file.name]
     torch.save([1], file)
-    assert Heard.kept(file, first.keys) is None
+    assert Predictions.load(file, first.keys) is None
     file.unlink()
     file.parent.rmdir()
     file.parent.write_text("no folder")
-    assert hear_real(ears, of(config), 5).keys == first.keys and "is not kept" in caplog.text
+    assert predict_real(listeners, of(config), 5).keys == first.keys and "are not kept in" in caplog.text

@@ -1,4 +1,4 @@
-"""Evaluation: only what the system is told differs between rows, clips are made once, and a folder of sounds is scored alike."""
+"""Evaluation: rows differ in the condition only, clips are made once, and any folder of clips is scored alike."""
 
 import dataclasses
 import json
@@ -15,10 +15,11 @@ from melfusion.__main__ import main
 from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError
-from melfusion.evaluation.clips import ROWS, identity, made_with, make_clips, read_clips, sound_files
-from melfusion.evaluation.scores import evaluate, pages, row_files, sing, write
-from melfusion.evaluation.scoring import Ears
-from melfusion.evaluation.sets import Bench
+from melfusion.evaluation.clips import CONDITIONS, identity, made_with, make_clips, read_clips, sound_files
+from melfusion.evaluation.pages import pages
+from melfusion.evaluation.scores import evaluate, generate_rows, row_files, write
+from melfusion.evaluation.scoring import Listeners
+from melfusion.evaluation.sets import EvaluationSet
 from melfusion.evaluation.tables import learned, table
 from melfusion.listeners.embedders import Embedder
 from melfusion.media.sound import write_wav
@@ -34,12 +35,12 @@ def test_intervals_are_the_textbook_ones():
     assert (mean, half) == pytest.approx((0.75, 1.959964 * 0.5 / 2), abs=1e-6)
 
 
-class Ear(nn.Module):
-    """A judge that hears whether a clip is bright (many zero crossings): then it is the sea."""
+class Brightness(nn.Module):
+    """A judge that predicts the sea where a clip is bright (many zero crossings)."""
 
     attributes = {"place": ["sea", "city"]}
 
-    def hear(self, waveform):
+    def predict(self, waveform):
         crossings = (waveform[:, 1:] * waveform[:, :-1] < 0).float().mean(1)
         return [{"place": "sea" if c > 0.2 else "city"} for c in crossings]
 
@@ -55,7 +56,7 @@ def items(config):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def calls_of_generate(monkeypatch):
     """Every call of `generate`: (captions, image, seeds, …)."""
     from melfusion.models.system import MeLFusion
 
@@ -64,10 +65,10 @@ def told(monkeypatch):
     return calls
 
 
-def test_only_what_the_system_is_told_differs_between_the_rows(config, items, told, tmp_path):
+def test_rows_differ_in_the_condition_only(config, items, calls_of_generate, tmp_path):
     system = build.system(config).eval()
-    sing(system, config, items, tmp_path, list(ROWS))
-    calls = dict(zip(ROWS, (told[2 * k : 2 * k + 2] for k in range(len(ROWS))), strict=True))
+    generate_rows(system, config, items, tmp_path, list(CONDITIONS))
+    calls = dict(zip(CONDITIONS, (calls_of_generate[2 * k : 2 * k + 2] for k in range(len(CONDITIONS))), strict=True))
     for name, (first, second) in calls.items():
         assert [first[2], second[2]] == [[0, 1, 2], [3, 4, 5]]  # the same noise in every row
         given = [items[i]["caption"] for i in range(6)]
@@ -81,43 +82,43 @@ def test_only_what_the_system_is_told_differs_between_the_rows(config, items, to
     assert len(list((tmp_path / "right-picture").glob("[!.]*.wav"))) == 6
 
 
-def test_an_item_without_a_picture_is_shown_none_whatever_the_row(config, told, tmp_path):
+def test_an_item_without_a_picture_is_shown_none_whatever_the_row(config, calls_of_generate, tmp_path):
     samples = [make_sample(f"s{i}", "val", image=encoded(noise_picture(i)) if i % 2 else None) for i in range(6)]
     config.data.path = str(data_set(tmp_path / "data", samples))
     items = MusicDataModule(config.data, config.audio, config.seed).dataset("val")
-    sing(build.system(config).eval(), config, items, tmp_path, ["right picture", "shuffled picture"])
-    there = [torch.cat([told[k][7], told[k + 1][7]]) for k in (0, 2)]
+    generate_rows(build.system(config).eval(), config, items, tmp_path, ["right picture", "shuffled picture"])
+    there = [torch.cat([calls_of_generate[k][7], calls_of_generate[k + 1][7]]) for k in (0, 2)]
     assert there[0].tolist() == [0, 1, 0, 1, 0, 1] and sorted(there[1].tolist()) == [0, 0, 0, 1, 1, 1]
     for k, row in zip((0, 2), there, strict=True):
-        blank = (torch.cat([told[k][1], told[k + 1][1]]) == 0).all((1, 2, 3))
+        blank = (torch.cat([calls_of_generate[k][1], calls_of_generate[k + 1][1]]) == 0).all((1, 2, 3))
         assert torch.equal(blank, row == 0)
 
 
-def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, told, tmp_path):
+def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, calls_of_generate, tmp_path):
     system = build.system(config).eval()
-    make_clips(system, config, items, ROWS["right picture"], tmp_path / "whole")
+    make_clips(system, config, items, CONDITIONS["right picture"], tmp_path / "whole")
     for share in ((1, 2), (0, 2)):
-        make_clips(system, config, items, ROWS["right picture"], tmp_path / "shared", share=share)
+        make_clips(system, config, items, CONDITIONS["right picture"], tmp_path / "shared", share=share)
     for file in sound_files(tmp_path / "whole"):
         assert file.read_bytes() == (tmp_path / "shared" / file.name).read_bytes()
-    made = len(told)
-    sing(system, config, items, tmp_path, ["right picture"])
+    made = len(calls_of_generate)
+    generate_rows(system, config, items, tmp_path, ["right picture"])
     (tmp_path / "right-picture" / "s018.wav").unlink()
-    sing(system, config, items, tmp_path, ["right picture"])
-    assert len(told) == made + 3 and told[-1][2] == [2]  # two batches, then the one that was missing
+    generate_rows(system, config, items, tmp_path, ["right picture"])
+    assert len(calls_of_generate) == made + 3 and calls_of_generate[-1][2] == [2]  # two batches, then the one that was missing
     config.sampling.guidance_scale += 1
     with pytest.raises(ConfigError, match="another sampling"):
-        sing(system, config, items, tmp_path, ["right picture"])
-    sing(system, config, items, tmp_path, ["right picture"], replace=True)
-    assert len(told) == made + 5 and len(sound_files(tmp_path / "right-picture")) == 6
+        generate_rows(system, config, items, tmp_path, ["right picture"])
+    generate_rows(system, config, items, tmp_path, ["right picture"], replace=True)
+    assert len(calls_of_generate) == made + 5 and len(sound_files(tmp_path / "right-picture")) == 6
     with torch.no_grad():
         next(system.music_vae.autoencoder.decoder.parameters()).add_(0.1)
-    with pytest.raises(ConfigError, match="another voice"):  # the same music by another decoder sounds otherwise
-        sing(system, config, items, tmp_path, ["right picture"])
+    with pytest.raises(ConfigError, match="another decoder"):
+        generate_rows(system, config, items, tmp_path, ["right picture"])
     made = identity(system)
-    before = made_with(made, config, ["a"], ROWS["outside picture"])
+    before = made_with(made, config, ["a"], CONDITIONS["outside picture"])
     config.image.reading, config.evaluation.outside_picture = "noised", str(tmp_path / "right-picture" / "made_with.json")
-    changed = made_with(made, config, ["a"], ROWS["outside picture"])
+    changed = made_with(made, config, ["a"], CONDITIONS["outside picture"])
     assert {k for k in before if before[k] != changed[k]} == {"reading", "outside_picture"}
     with torch.no_grad():
         next(system.extractor.unet.parameters()).add_(0.1)
@@ -149,7 +150,7 @@ def tones(folder, items, bright):
     return folder
 
 
-def test_the_verdicts_are_counted_and_the_sentence_follows_them(config, items, tmp_path, monkeypatch):
+def test_predictions_are_counted_and_the_sentence_follows_them(config, items, tmp_path, monkeypatch):
     labelled = {"caption": "c", "full_caption": "all of it"}
     sea = [True, False, True, False, True, True]
     metas = {e.key: labelled | {"labels": {"place": "sea" if s else "city"}} for e, s in zip(items.entries, sea, strict=True)}
@@ -158,12 +159,12 @@ def test_the_verdicts_are_counted_and_the_sentence_follows_them(config, items, t
         "right picture": tones(tmp_path / "a", items, lambda i: sea[i]),
         "shuffled picture": tones(tmp_path / "b", items, lambda i: i < 2),
     }
-    scores = evaluate(config, Ears(config.audio, Ear()), items, None, folders)
+    scores = evaluate(config, Listeners(config.audio, Brightness()), items, None, folders)
     right, shuffled = (scores["rows"][name]["attributes"]["place"] for name in folders)
     assert right["accuracy"] == 1.0 and right["n"] == 6 and shuffled["accuracy"] == pytest.approx(2 / 6)
     assert scores["gain"]["place"]["mean"] == pytest.approx(4 / 6) and scores["chance"] == {"place": 0.5}
     assert "place" in learned(scores) and "+0.67" in table(scores)
-    same = evaluate(config, Ears(config.audio, Ear()), items, None, dict.fromkeys(folders, folders["right picture"]))
+    same = evaluate(config, Listeners(config.audio, Brightness()), items, None, dict.fromkeys(folders, folders["right picture"]))
     assert "No attribute" in learned(same)
     assert "nothing is said" in learned({k: v for k, v in scores.items() if k != "gain"})
     write(scores, tmp_path)
@@ -192,9 +193,9 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
     keys, waveform = next(read_clips(sound_files(strange), config.audio, 8))
     assert keys[0] == "song-0" and waveform.shape == (5, 8192)
     module = MusicDataModule(config.data, config.audio, config.seed)
-    bench = Bench(items, module.dataset("test"), module.dataset("train"), "the test split")
-    ears = Ears(config.audio, None, [Embedder("level", Level())])
-    scores = evaluate(config, ears, items, bench, {"given": strange})
+    compared = EvaluationSet(items, module.dataset("test"), module.dataset("train"), "the test split")
+    listeners = Listeners(config.audio, None, [Embedder("level", Level())])
+    scores = evaluate(config, listeners, items, compared, {"given": strange})
     row = scores["rows"]["given"]
     assert row["n"] == 5 and row["attributes"] == {} and "mean" in row["distances"]["level"]["kad"]
     floor = scores["rows"]["real"]["distances"]["level"]["kad"]
@@ -206,7 +207,7 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
     blind = [soundfile.read(f) for f in (tmp_path / "out" / "listening").glob("*.wav")]
     assert {(len(wave), rate) for wave, rate in blind} == {(8192, 8000)}
     levels = [20 * np.log10(np.sqrt((wave**2).mean())) for wave, _ in blind]
-    assert max(levels) - min(levels) < 0.5  # in dB: no system is told by its loudness
+    assert max(levels) - min(levels) < 0.5  # in dB: loudness tells no system
     assert page.count("song-") >= 5 and [clip["row"] for clip in key["clips"].values()].count("given") == 5
     (strange / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(ConfigError, match="broken.wav cannot be scored \\(unreadable audio\\)"):
@@ -219,13 +220,13 @@ def test_any_folder_of_sounds_is_measured_against_a_split(config, items, tmp_pat
 def test_an_outside_picture_that_is_missing_is_one_sentence(config, items, tmp_path):
     config.evaluation = dataclasses.replace(config.evaluation, outside_picture="nowhere.png")
     with pytest.raises(ConfigError, match="nowhere.png"):
-        make_clips(build.system(config).eval(), config, items, ROWS["outside picture"], tmp_path)
+        make_clips(build.system(config).eval(), config, items, CONDITIONS["outside picture"], tmp_path)
 
 
-class Place(Ear):
-    """Hears the sea in every clip."""
+class Sea(Brightness):
+    """Predicts the sea for every clip."""
 
-    def hear(self, waveform):
+    def predict(self, waveform):
         return [{"place": "sea"}] * len(waveform)
 
 
@@ -240,10 +241,18 @@ def test_a_folder_of_sounds_that_belong_to_no_scene_is_scored_on_a_labelled_spli
     strange.mkdir()
     for i in range(40):
         write_wav(str(strange / f"song-{i:02d}.wav"), 0.1 * torch.randn(8192, generator=torch.Generator().manual_seed(i)), 8000)
-    bench = Bench(*(MusicDataModule(config.data, config.audio, config.seed).dataset(s) for s in ("test", "val", "train")), "val")
-    scores = evaluate(config, Ears(config.audio, Place(), [Embedder("level", Level())]), bench.items, bench, {"given": strange})
+    compared = EvaluationSet(
+        *(MusicDataModule(config.data, config.audio, config.seed).dataset(s) for s in ("test", "val", "train")), "val"
+    )
+    scores = evaluate(
+        config, Listeners(config.audio, Sea(), [Embedder("level", Level())]), compared.items, compared, {"given": strange}
+    )
     found = scores["rows"]["given"]["distances"]["level"]
-    assert scores["rows"]["given"]["n"] == 40 and "mean" in found["kad"] and "No clip tells" in found["fad_conditional"]["why_not"]
+    assert (
+        scores["rows"]["given"]["n"] == 40
+        and "mean" in found["kad"]
+        and "No clip has a label" in found["fad_conditional"]["why_not"]
+    )
     assert "mean" in scores["rows"]["real"]["distances"]["level"]["fad_conditional"]
 
 

@@ -7,8 +7,8 @@ from melfusion.assembly.configuration import load_config
 from melfusion.data.shards import ShardSet
 from melfusion.data.sources import build_corpus, ensure_corpus
 from melfusion.errors import ConfigError, DataError
-from melfusion.evaluation import sets as bench
-from melfusion.evaluation.sets import block, linked, own, suite_bench, tracks_of
+from melfusion.evaluation import sets
+from melfusion.evaluation.sets import block, linked, own, suite_set, tracks_of
 
 
 def corpus(folder, splits, track=lambda split, i: f"{split}{i // 2}"):
@@ -56,7 +56,7 @@ def test_what_cannot_be_read_is_left_out_and_said_and_nothing_stands_in_for_it(t
 def test_labels_may_be_null(tiny, tmp_path):
     samples = [make_sample(f"{split}{i}", split, labels=None) for split in ("train", "val", "test") for i in range(3)]
     made = own(tiny(f"data.path={data_set(tmp_path / 'a', samples)}", "data.source=manifest"), 100)
-    assert bench.metas_of(made.items)[0]["labels"] == {} and tracks_of(made.items) == keys(made.items)
+    assert sets.metas_of(made.items)[0]["labels"] == {} and tracks_of(made.items) == keys(made.items)
 
 
 def test_a_suites_seeds_take_turns_and_use_each_item_once(tiny, tmp_path):
@@ -67,7 +67,7 @@ def test_a_suites_seeds_take_turns_and_use_each_item_once(tiny, tmp_path):
         "ablation.seeds=[3,5]",
         "ablation.items=100",
     )
-    items = suite_bench(config).items
+    items = suite_set(config).items
     assert block(config, items, 3) == ["test00", "test02", "test04"] and block(config, items, 5) == ["test01", "test03", "test05"]
 
 
@@ -75,7 +75,7 @@ def test_a_track_in_train_and_test_is_refused(tiny, tmp_path):
     shared = corpus(tmp_path / "a", {"train": 8, "val": 6, "test": 6}, lambda split, i: "same" if i == 1 else f"{split}{i}")
     config = tiny(f"data.path={shared}", "data.source=manifest", "ablation.corpus_test=split")
     with pytest.raises(DataError, match="'same'") as caught:
-        suite_bench(config)
+        suite_set(config)
     assert "component" in one_sentence(caught.value)
     clean = tiny(f"data.path={corpus(tmp_path / 'b', {'train': 8, 'val': 6, 'test': 6})}", "data.source=manifest")
     assert linked(own(clean, 100)) == {"component": 6, "track": 6}
@@ -83,10 +83,10 @@ def test_a_track_in_train_and_test_is_refused(tiny, tmp_path):
 
 def test_fresh_scenes_are_of_scenes_alone(tiny, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"data.seed=3.*leave it out"):
-        bench.fresh(tiny("data.source=games"), 3, 4)
+        sets.fresh(tiny("data.source=games"), 3, 4)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("melfusion.data.sources.FITTED", 6)
-    made = bench.fresh(tiny("data.path=data/small"), 3, 4)
+    made = sets.fresh(tiny("data.path=data/small"), 3, 4)
     assert len(made.items) == len(made.reference) == 4 and not set(keys(made.items)) & set(keys(made.reference))
     assert not made.of_training
 
@@ -96,10 +96,10 @@ def test_fresh_scenes_of_a_smaller_sound_are_drawn_anew(tiny, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("melfusion.data.sources.FITTED", 6)
     small, longer = tiny(), tiny("audio.clip_duration_s=2.048")
-    first = bench.fresh(small, 3, 4).items
-    again = bench.fresh(longer, 3, 2).items
+    first = sets.fresh(small, 3, 4).items
+    again = sets.fresh(longer, 3, 2).items
     assert len(again) == 2 and again[0]["waveform"][-4000:].any()
-    assert keys(bench.fresh(small, 3, 4).items) == keys(first)  # and the longer ones serve the smaller configuration
+    assert keys(sets.fresh(small, 3, 4).items) == keys(first)  # and the longer ones serve the smaller configuration
     assert ShardSet("data/scenes-held-out-seed3").info["clip_duration_s"] == 2.048
 
 

@@ -5,7 +5,7 @@ import torch
 from synapse_fixtures import randn
 
 from melfusion.data.scenes import corpus as scenes
-from melfusion.evaluation.leakage import SEEN, TOLD, Looks, bags, classify, leakage
+from melfusion.evaluation.leakage import BY_CAPTION, BY_PICTURE, Inputs, bags, classify, leakage
 from melfusion.media.pictures import read_image
 
 
@@ -22,7 +22,7 @@ def encoder(captions):
 def drawn():
     """240 scenes to learn from and 204 to test on, without their music."""
 
-    def look(numbers):
+    def inputs(numbers):
         import io
 
         made = [scenes.describe(5, i) for i in numbers]
@@ -30,10 +30,10 @@ def drawn():
         for scene in made:
             scenes.draw(scene, 48).save(file := io.BytesIO(), "png")
             pictures.append(torch.from_numpy(read_image(file.getvalue(), 32)))
-        labels = [{name: getattr(scene, name) for name in SEEN + TOLD} for scene in made]
-        return Looks([scenes.caption(scene) for scene in made], torch.stack(pictures), labels)
+        labels = [{name: getattr(scene, name) for name in BY_PICTURE + BY_CAPTION} for scene in made]
+        return Inputs([scenes.caption(scene) for scene in made], torch.stack(pictures), labels)
 
-    return look(range(240)), look(range(10_000, 10_204))
+    return inputs(range(240)), inputs(range(10_000, 10_204))
 
 
 def by_name(found):
@@ -41,7 +41,7 @@ def by_name(found):
 
 
 def test_the_scenes_leak_nothing_and_what_must_be_found_is_found(drawn):
-    found = leakage(*drawn, encoder, see=lambda pictures: pictures[:, :, ::4, ::4].flatten(1))
+    found = leakage(*drawn, encoder, image_embedder=lambda pictures: pictures[:, :, ::4, ::4].flatten(1))
     assert len(found) == 4 * 5 and {row["n"] for row in found} == {204} and {row["n_train"] for row in found} == {240}
     wrong = [(row["source"], row["features"], row["attribute"]) for row in found if not row["holds"]]
     assert wrong == []
@@ -71,19 +71,19 @@ def test_a_picture_that_shows_the_mode_is_caught_and_a_blind_picture_too(drawn):
     assert ("pixels", "mode") in wrong and {source for source, _ in wrong} == {"pixels"}
     blind = [side._replace(pictures=torch.zeros_like(side.pictures)) for side in drawn]
     missed = {(r["features"], r["attribute"]) for r in leakage(*blind, encoder) if not r["holds"]}
-    assert missed == {("pixels", name) for name in SEEN}
+    assert missed == {("pixels", name) for name in BY_PICTURE}
 
 
 def test_the_classifier_is_the_ridge_worked_out_with_each_clip_left_out():
     x, y = randn(60, 90, seed=1), torch.arange(60) % 3
     x[:, 0] += 2 * (y == 1)
     x[:, 1] += 2 * (y == 2)
-    test, told = randn(300, 90, seed=2), torch.arange(300) % 3
-    test[:, 0] += 2 * (told == 1)
-    test[:, 1] += 2 * (told == 2)
-    right = (classify(x, y, test) == told).double().mean()
+    test, classes = randn(300, 90, seed=2), torch.arange(300) % 3
+    test[:, 0] += 2 * (classes == 1)
+    test[:, 1] += 2 * (classes == 2)
+    right = (classify(x, y, test) == classes).double().mean()
     assert right > 0.45  # more features than clips, and still above chance
-    assert (classify(x[:, :2], y, test[:, :2]) == told).double().mean() > 0.65  # and better without the idle ones
+    assert (classify(x[:, :2], y, test[:, :2]) == classes).double().mean() > 0.65  # and better without the idle ones
 
 
 def test_words_are_those_of_the_training_captions():

@@ -1,4 +1,4 @@
-"""Every published score comes out of `ears` and `evaluate` by configuration, of random twins in their published layouts."""
+"""Every published score comes out of `load_listeners` and `evaluate` by configuration, of random twins in their published layouts."""
 
 import json
 
@@ -9,8 +9,8 @@ from synapse_fixtures import randn
 from torch import nn
 
 from melfusion.evaluation.paired import Partners
-from melfusion.evaluation.scores import ears, evaluate
-from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.scores import evaluate, load_listeners
+from melfusion.evaluation.scoring import Listeners, Predictions
 from melfusion.evaluation.sets import own
 from melfusion.evaluation.tables import table
 from melfusion.media.sound import write_wav
@@ -38,10 +38,10 @@ def test_every_score_of_the_paper_is_measured_with_its_network_and_its_floor(pub
         f"evaluation.clip={published['clip']}",
         "evaluation.batch_size=8",
     )
-    bench = own(config, 4)
-    for i, entry in enumerate(bench.items.entries):
+    compared = own(config, 4)
+    for i, entry in enumerate(compared.items.entries):
         write_wav(str(tmp_path / f"{entry.key}.wav"), hiss(1.0, 8000, seed=i, clips=1)[0], 8000)
-    scores = evaluate(config, ears(config), bench.items, bench, {"given": tmp_path})
+    scores = evaluate(config, load_listeners(config), compared.items, compared, {"given": tmp_path})
     row, real = scores["rows"]["given"], scores["rows"]["real"]
     assert row["paired"].keys() == {"kl", "clap_score", "imsm", "imsm_released"} and "kl" not in real["paired"]
     assert all("mean" in score and score["n"] == 4 for score in row["paired"].values())
@@ -72,8 +72,8 @@ class Plain(nn.Module):
     text_of_audio = text_of_image
 
 
-def heard(x):
-    return Heard([f"k{i}" for i in range(len(x))], {}, {}, {"audio": x})
+def predictions(x):
+    return Predictions([f"k{i}" for i in range(len(x))], {}, {}, {"audio": x})
 
 
 @pytest.fixture
@@ -81,30 +81,32 @@ def partners():
     """40 items whose picture, caption and music are one vector."""
     points = randn(40, 6, seed=1)
     captions = [" ".join(f"{v:.6f}" for v in point) for point in points.tolist()]
-    return Partners(Ears(None, towers=Plain()), heard(points), captions, lambda i: points[i][:, None, None], [True] * 40), points
+    return Partners(
+        Listeners(None, towers=Plain()), predictions(points), captions, lambda i: points[i][:, None, None], [True] * 40
+    ), points
 
 
 def test_mismatched_pairs_score_lower_beyond_the_interval(partners):
     made, points = partners
-    right, wrong = (made.score(heard(x))["imsm_scenes"] for x in (points, points.roll(1, 0)))
+    right, wrong = (made.score(predictions(x))["imsm_scenes"] for x in (points, points.roll(1, 0)))
     assert right["mean"] > 0.95 and right["mean"] - right["interval"] > wrong["mean"] + wrong["interval"]
     assert wrong["mean"] == pytest.approx(0.5, abs=0.15)
-    made.ears.towers.temperatures = lambda: {"image": 5.0, "audio": 5.0}
-    assert made.score(heard(points.roll(1, 0)))["imsm_scenes"]["mean"] == imsm(*[points] * 3, points.roll(1, 0), (5.0, 5.0))
+    made.listeners.towers.temperatures = lambda: {"image": 5.0, "audio": 5.0}
+    assert made.score(predictions(points.roll(1, 0)))["imsm_scenes"]["mean"] == imsm(*[points] * 3, points.roll(1, 0), (5.0, 5.0))
 
 
 def test_a_row_with_fewer_or_reordered_clips_meets_its_own_partners(partners):
     made, points = partners
-    part = heard(points).only([f"k{i}" for i in (7, 3, 30, 2, 11)])
+    part = predictions(points).only([f"k{i}" for i in (7, 3, 30, 2, 11)])
     found = made.score(part)["imsm_scenes"]
     assert found["n"] == 5 and found["mean"] == 1.0
-    assert made.score(Heard(["strange"], {}, {}, {"audio": points[:1]})) == {}
+    assert made.score(Predictions(["strange"], {}, {}, {"audio": points[:1]})) == {}
 
 
 def test_items_without_a_picture_are_left_out_of_imsm(partners):
     made, points = partners
     made.pictured[5:] = False
-    found = made.score(heard(torch.cat([points[:5], points[5:].roll(1, 0)])))["imsm_scenes"]
+    found = made.score(predictions(torch.cat([points[:5], points[5:].roll(1, 0)])))["imsm_scenes"]
     assert found["n"] == 5 and found["mean"] == 1.0
     made.pictured[:] = False
-    assert made.score(heard(points))["imsm_scenes"] == {"why_not": "no item has a picture."}
+    assert made.score(predictions(points))["imsm_scenes"] == {"why_not": "no item has a picture."}

@@ -1,10 +1,10 @@
-"""Rows are measured alike: accuracy by hand, distances that see what they should, reasons in words where clips are few."""
+"""Accuracy, confusions and gains by hand; clips at one loudness, on the device of the networks."""
 
 import pytest
 import torch
-from metric_fixtures import heard
+from metric_fixtures import predictions
 
-from melfusion.evaluation.scoring import Ears, accuracy, confusions, gains, levelled
+from melfusion.evaluation.scoring import Listeners, accuracy, confusions, gains, levelled
 from melfusion.listeners.embedders import Embedder
 from melfusion.media.options import AudioConfig
 
@@ -12,22 +12,22 @@ AUDIO = AudioConfig(sample_rate_hz=8000, clip_duration_s=1.0)
 
 
 def test_accuracy_and_gain_are_those_of_the_hand():
-    right, other = heard(4), heard(4, classes=("city", "city"))
+    right, other = predictions(4), predictions(4, classes=("city", "city"))
     wanted = [{"place": "sea"}, {"place": "city"}, {"place": "city"}, {}]
     assert accuracy(right, wanted)["place"] | {"low": 0, "high": 0} == {"accuracy": 2 / 3, "low": 0, "high": 0, "n": 3}
     assert gains(right, other, wanted)["place"]["mean"] == pytest.approx((1 - 0 + 0 - 1 + 0) / 3 + (0 + 0) / 3)
     assert accuracy(right, [{}] * 4) == {}
 
 
-def test_mistakes_are_counted_by_what_is_heard_instead():
-    told = heard(6, classes=("sea", "city"))
+def test_confusions_are_counted_by_predicted_class():
+    row = predictions(6, classes=("sea", "city"))
     wanted = [{"place": name} for name in ("sea", "sea", "forest", "sea", "sea", "forest")]
-    assert confusions(told, wanted) == {"place": {"sea": {"city": 2}, "forest": {"sea": 1, "city": 1}}}
-    assert confusions(told, [{}] * 6) == {"place": {}}
+    assert confusions(row, wanted) == {"place": {"sea": {"city": 2}, "forest": {"sea": 1, "city": 1}}}
+    assert confusions(row, [{}] * 6) == {"place": {}}
 
 
 def test_a_part_of_a_row_is_all_of_it_at_those_clips():
-    row = heard(6)
+    row = predictions(6)
     part = row.only(["k4", "k1"])
     assert part.keys == ["k4", "k1"] and part.classes["place"] == ["sea", "city"]
     assert torch.equal(part.embeddings["ear"], row.embeddings["ear"][[4, 1]])
@@ -40,36 +40,36 @@ class Loudness(torch.nn.Module):
         return waveform.square().mean(1).sqrt()[:, None, None]
 
 
-def test_every_clip_is_heard_at_one_loudness():
+def test_every_clip_is_scored_at_one_loudness():
     t = torch.arange(8000) / 8000
     tones = torch.stack([0.01 * torch.sin(2764 * t), 0.5 * torch.sin(2764 * t), torch.zeros(8000)])
-    ears = Ears(AUDIO, None, [Embedder("level", Loudness())])
-    found = ears.listen([(["a", "b"], tones[:2]), (["c"], tones[2:])])
+    listeners = Listeners(AUDIO, None, [Embedder("level", Loudness())])
+    found = listeners.predict([(["a", "b"], tones[:2]), (["c"], tones[2:])])
     assert found.keys == ["a", "b", "c"]
     assert found.embeddings["level"].flatten().tolist() == pytest.approx([0.1, 0.1, 0.0], rel=1e-3)
     assert levelled(tones, AUDIO)[2].abs().max() == 0
-    assert set(ears.digests()) == {"level"}
+    assert set(listeners.digests()) == {"level"}
 
 
 class Says(torch.nn.Module):
-    """A judge of one mind."""
+    """A judge that always predicts the same."""
 
-    def __init__(self, **told):
+    def __init__(self, **classes):
         super().__init__()
-        self.told, self.attributes = told, {name: [value] for name, value in told.items()}
+        self.classes, self.attributes = classes, {name: [value] for name, value in classes.items()}
 
-    def hear(self, waveform):
-        return [self.told] * len(waveform)
+    def predict(self, waveform):
+        return [self.classes] * len(waveform)
 
 
-def test_of_an_attribute_that_two_judges_hear_the_first_ones_word_counts_once():
-    ears = Ears(AUDIO, Says(place="sea", time="noon"), text_judge=Says(place="city", mode="major"))
-    told = ears.listen([(["a", "b"], torch.zeros(2, 8000)), (["c"], torch.zeros(1, 8000))])
-    assert told.classes == {"place": ["sea"] * 3, "time": ["noon"] * 3, "mode": ["major"] * 3}
+def test_of_an_attribute_of_two_judges_the_first_prediction_counts_once():
+    listeners = Listeners(AUDIO, Says(place="sea", time="noon"), text_judge=Says(place="city", mode="major"))
+    found = listeners.predict([(["a", "b"], torch.zeros(2, 8000)), (["c"], torch.zeros(1, 8000))])
+    assert found.classes == {"place": ["sea"] * 3, "time": ["noon"] * 3, "mode": ["major"] * 3}
 
 
 class Elsewhere(torch.nn.Module):
-    """A network on another device than the clips come from, which hears only what lies where it does."""
+    """A network on another device than the clips come from, which takes only clips on its own device."""
 
     sample_rate_hz = 8000
     attributes = {"place": ["sea", "city"]}
@@ -82,7 +82,7 @@ class Elsewhere(torch.nn.Module):
         assert waveform.device == self.weight.device
         return torch.zeros(len(waveform), 1, 2)
 
-    def hear(self, waveform):
+    def predict(self, waveform):
         assert waveform.device == self.weight.device
         return [{"place": "sea"}] * len(waveform)
 
@@ -90,10 +90,10 @@ class Elsewhere(torch.nn.Module):
 def test_clips_are_brought_to_where_the_networks_lie():
     embedder = Embedder("ear", Loudness())
     embedder.network = Elsewhere()
-    for ears in (Ears(AUDIO, Elsewhere()), Ears(AUDIO, Elsewhere(), [embedder]), Ears(AUDIO, None, [embedder])):
-        found = ears.listen([(["a", "b"], torch.ones(2, 8000))])
+    for listeners in (Listeners(AUDIO, Elsewhere()), Listeners(AUDIO, Elsewhere(), [embedder]), Listeners(AUDIO, None, [embedder])):
+        found = listeners.predict([(["a", "b"], torch.ones(2, 8000))])
         assert found.keys == ["a", "b"] and set(found.classes) | set(found.embeddings)
 
 
 def test_one_pair_has_no_gain():
-    assert gains(heard(1), heard(1, classes=("city", "city")), [{"place": "sea"}]) == {}
+    assert gains(predictions(1), predictions(1, classes=("city", "city")), [{"place": "sea"}]) == {}

@@ -13,10 +13,10 @@ from PIL import Image
 
 from melfusion.__main__ import main
 from melfusion.errors import ConfigError
-from melfusion.evaluation.html import source
-from melfusion.evaluation.study import KEY, SCALES, Clip, report, summarise, write_blind, write_page
+from melfusion.evaluation.html import WEB
+from melfusion.evaluation.study import KEY, SCALES, StudyClip, report, summarise, write_blind, write_page
 
-HOSTILE = "<script>alert('x')</script> \"quoted\" & $5 ${name} $title `b` <img src=x onerror=y>"
+HOSTILE = "<script>alert('x')</script> \"quoted\" & $5 ${name} $title {{ 7 * 7 }} {% raw %} {# x #} `b` <img src=x onerror=y>"
 ROWS = ("zither system", "kazoo system")
 KEYS = ("quagga-1", "okapi #2?", "a:dugong")
 
@@ -55,7 +55,7 @@ def clips(tmp_path):
             wav.parent.mkdir(exist_ok=True)
             soundfile.write(wav, 0.1 * np.sin(np.arange(800) * (0.1 + 0.05 * k + 0.01 * r)), 8000)
             caption = HOSTILE if k == 0 else f"tune {k}"
-            made.append(Clip(key, caption, row, wav, picture if k < 2 else None, {"mood": HOSTILE} if k == 0 else {}))
+            made.append(StudyClip(key, caption, row, wav, picture if k < 2 else None, {"mood": HOSTILE} if k == 0 else {}))
     return made
 
 
@@ -219,7 +219,7 @@ def test_answers_are_never_orphaned_by_another_study(clips, tmp_path):
 
 
 def test_the_script_saves_what_is_read(clips, tmp_path):
-    script = source("listening.js")
+    script = (WEB / "listening.js").read_text(encoding="utf-8")
     assert all(f"'{scale}'" in script and f"{scale}:" in script for scale in SCALES)
     assert "{version: 1, study, listener, saved: new Date().toISOString(), answers}" in script and "</" not in script
 

@@ -1,4 +1,4 @@
-"""The embedded default, whole: `make train` must visibly learn to listen to pictures. Slow: about ten minutes."""
+"""The embedded default, whole: `make train` must measurably learn to use pictures. Slow: about ten minutes."""
 
 import json
 import subprocess

@@ -70,8 +70,8 @@ def test_floors_are_written_for_both_judges(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "floors.json").read_text())["judge_test"] == second
 
 
-def test_a_verdict_compares_what_is_heard_with_what_was_meant():
-    judge = SimpleNamespace(hear=lambda waveform: [{"place": "sea", "time": "dawn"}, {"place": "city", "time": "noon"}])
+def test_a_verdict_compares_the_predicted_class_with_the_label():
+    judge = SimpleNamespace(predict=lambda waveform: [{"place": "sea", "time": "dawn"}, {"place": "city", "time": "noon"}])
     labels = [{"place": "sea", "time": "noon", "mode": "major"}, {"place": "city", "time": "noon"}]
     assert release.verdicts(judge, None, labels) == [{"place": True, "time": False}, {"place": True, "time": True}]
 

@@ -24,7 +24,7 @@ from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
 from melfusion.config.load import config_path
 from melfusion.errors import ConfigError, Preempted
-from melfusion.evaluation.scoring import Ears
+from melfusion.evaluation.scoring import Listeners
 from melfusion.lab import models, side_by_side
 from melfusion.lab import run as lab
 from melfusion.lab.results import conclude
@@ -51,7 +51,7 @@ ablation: {seeds: [0, 1], items: 12, search_items: 12, baseline: text, guidance:
 
 @pytest.fixture
 def suite(tmp_path, monkeypatch):
-    """A suite of three rows in a folder of its own: `text`, `ours`, and `permuted`, which speaks through `ours`."""
+    """A suite of three rows in a folder of its own: `text`, `ours`, and `permuted`, which uses the checkpoint of `ours`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(lab.__file__).parents[1]))
     monkeypatch.setattr("melfusion.data.sources.FITTED", 24)
@@ -68,20 +68,16 @@ def suite(tmp_path, monkeypatch):
 def random_judge(monkeypatch):
     """A judge that was never trained, so that no weights are needed."""
     from melfusion.assembly import system as build
-    from melfusion.evaluation import scores as evaluate
     from melfusion.models.frozen import freeze
 
-    def ears(config, embedders=True):
+    def load_listeners(config, embedders=True):
         with weights.seeded(3):
             judge = freeze(build.judge(config))
         named = [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))] if embedders else []
-        return Ears(config.audio, judge, named)
+        return Listeners(config.audio, judge, named)
 
-    for module in (lab, evaluate):
-        monkeypatch.setattr(module, "ears", ears)
-    from melfusion.lab import results
-
-    monkeypatch.setattr(results, "ears", ears)
+    for module in ("lab.guidance", "lab.panel", "evaluation.scores"):
+        monkeypatch.setattr(f"melfusion.{module}.load_listeners", load_listeners)
 
 
 def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys, monkeypatch):
@@ -108,15 +104,15 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert {row["wanted"] for row in result["leakage"]} == {"at chance", "above chance"} and "place in the caption (words)" in table
     tried = json.loads(Path("runs/small/ours/guidance.json").read_text())["tried"]
     assert all(0 <= tried[scale]["accuracy"]["place"]["accuracy"] <= 1 for scale in ("1", "3"))
-    assert "heard right by guidance on validation scenes: place 1: " in table
-    assert f"sung at guidance: ours {chosen:g}, permuted {chosen:g}, text " in table
-    assert "ours, heard right by seeds 0, 1: place " in table
+    assert "accuracy by guidance scale on validation clips: place 1: " in table
+    assert f"guidance scales: ours {chosen:g}, permuted {chosen:g}, text " in table
+    assert "ours, accuracy by seeds 0, 1: place " in table
     assert rows["ours"]["seeds"] == [0, 1] and len(rows["ours"]["device"]) == 1
     assert result["fitted_on"] == "24 further scenes of the same seed"
-    told = next(Path("runs/small/tensorboard/ours").iterdir()).read_bytes()
-    assert told.count(b"attributes/place/accuracy") == 2  # the curve, and what HParams scores the row by
+    events = next(Path("runs/small/tensorboard/ours").iterdir()).read_bytes()
+    assert events.count(b"attributes/place/accuracy") == 2  # the curve, and what HParams scores the row by
     wrong = sum(n for others in rows["ours"]["confusions"]["place"].values() for n in others.values())
-    assert wrong == round(12 * (1 - rows["ours"]["attributes"]["place"]["accuracy"])) and "place is heard wrong in" in table
+    assert wrong == round(12 * (1 - rows["ours"]["attributes"]["place"]["accuracy"])) and "place is predicted wrongly in" in table
     clips = [sorted(f.name for f in Path(f"runs/small/ours/seed{s}/test").glob("[!.]*.wav")) for s in (0, 1)]
     assert len(clips[0]) == len(clips[1]) == 6 and not set(clips[0]) & set(clips[1])  # each scene is used once
     assert not Path("experiments/results").exists()
@@ -153,7 +149,7 @@ def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_
     assert "was trained for 5 steps" in Path("runs/small/ours/failed.txt").read_text()
 
 
-def test_rows_of_one_model_sing_at_their_own_guidance_where_none_is_looked_for(suite, random_judge):
+def test_rows_of_one_model_have_their_own_guidance_where_no_scales_are_tried(suite, random_judge):
     """As experiments/guidance has it."""
     (suite / "strong.yaml").write_text("base: _base\nsampling: {guidance_scale: 9}\nablation: {checkpoint_of: ours}\n")
     short = ["ablation.guidance=[]", "ablation.seeds=[0]", "ablation.items=6", "trainer.max_steps=1"]
@@ -188,12 +184,17 @@ def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite,
 
 
 class Level(torch.nn.Module):
-    """Hears how loud and how bright a clip is."""
+    """Embeds how loud and how bright a clip is."""
 
     sample_rate_hz = 8000
 
     def forward(self, waveform):
         return torch.stack([waveform.abs().mean(1), waveform.std(1), waveform.diff(dim=1).std(1)], 1)[:, None]
+
+
+def level(config, embedders=True):
+    """`load_listeners`, with Level as the only listener."""
+    return Listeners(config.audio, None, [Embedder("level", Level())])
 
 
 def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tmp_path, monkeypatch):
@@ -206,8 +207,7 @@ def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tm
     base = BASE.replace("{path: data/small, splits", "{source: manifest, path: data/real, splits").replace("judge: {", "#")
     base = base.replace("{seeds: [0, 1],", "{corpus_test: split, seeds: [0, 1],").replace(", guidance: [1, 3]", "")
     (suite / "_base.yaml").write_text(base)
-    listener = lambda config, embedders=True: Ears(config.audio, None, [Embedder("level", Level())])  # noqa: E731
-    monkeypatch.setattr("melfusion.lab.results.ears", listener)
+    monkeypatch.setattr("melfusion.lab.panel.load_listeners", level)
     result = ablate({"suite": "small"}, [])
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == ["real", "reconstruction", "ours", "permuted", "text"] and result["linked"] == {"track": 6}
@@ -301,7 +301,10 @@ def test_a_signal_ends_the_jobs_when_they_have_saved_and_starts_no_other(suite, 
     monkeypatch.setattr(side_by_side, "begin", begin)
     threading.Thread(target=strike).start()
     assert main(["ablate", "suite=small", "jobs=2"]) == 75
-    assert f"{number.name} arrived, and the jobs have saved and left: the same command goes on." in capsys.readouterr().err
+    assert (
+        f"{number.name} arrived, and the jobs have saved their state and ended: the same command goes on."
+        in capsys.readouterr().err
+    )
     assert Path("saved").read_text().count("saved") == 2 and [process.poll() for process in started] == [75, 75]
     assert signal.getsignal(number) is own
 
@@ -310,7 +313,7 @@ def test_a_signal_ends_the_jobs_when_they_have_saved_and_starts_no_other(suite, 
 def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsys, where):
     strike = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     if where == "conclude":
-        monkeypatch.setattr(lab, "run_jobs", lambda *_: [])
+        monkeypatch.setattr("melfusion.verbs.ablate.run_jobs", lambda *_: [])
         monkeypatch.setattr("melfusion.lab.results.conclude", strike)
     monkeypatch.setattr(lab, "make_clips", strike)
     assert main(["ablate", "suite=small", "ablation.guidance=[]", "ablation.seeds=[0]", "trainer.max_steps=1"]) == 75
@@ -318,16 +321,16 @@ def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsy
     assert not list(Path("runs").rglob("failed.txt"))
 
 
-def test_a_table_of_what_is_there_runs_nothing_and_is_heard_by_the_test_judge(suite, monkeypatch):
-    class Heard(Exception):
+def test_a_table_alone_runs_nothing_and_is_of_the_test_judge(suite, monkeypatch):
+    class Loaded(Exception):
         pass
 
-    def ears(config):
-        raise Heard(config.judge.weights)
+    def load_listeners(config):
+        raise Loaded(config.judge.weights)
 
-    monkeypatch.setattr("melfusion.lab.results.ears", ears)
+    monkeypatch.setattr("melfusion.lab.panel.load_listeners", load_listeners)
     monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
-    with pytest.raises(Heard, match="shipped:judge_test"):
+    with pytest.raises(Loaded, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
     assert command_line(load_suite("small", []), Options(suite="small", table=True, publish=True), []) == (
         'make ablate SUITE=small ARGS="publish=true"'
@@ -406,7 +409,7 @@ def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp
 
 
 @pytest.mark.parametrize("vocoder", [VocoderConfig(weights="shipped", mel_corrections=4), VocoderConfig(griffin_lim_iterations=7)])
-def test_a_row_speaks_by_its_own_vocoder_and_not_by_the_checkpoints(monkeypatch, vocoder):
+def test_a_row_has_its_own_vocoder_and_not_that_of_the_checkpoint(monkeypatch, vocoder):
     asked = []
     monkeypatch.setattr(models, "load_system", lambda path, overrides: asked.append(overrides) or [torch.nn.Identity()])
     models.trained(Config(name="row", vocoder=vocoder))

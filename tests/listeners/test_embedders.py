@@ -84,7 +84,7 @@ def test_panns_gives_the_numbers_of_the_published_implementation(panns):
     torch.testing.assert_close(panns.network.logits(found)[:, :4], torch.tensor(logits), rtol=1e-4, atol=1e-4)
 
 
-def test_vggish_hears_each_0_96_s_alone(vggish):
+def test_vggish_embeds_each_0_96_s_alone(vggish):
     sound = hiss(2.9, 16000, seed=3, clips=1)
     found = vggish(sound, 16000)
     assert found.shape == (1, 3, 128)
@@ -97,7 +97,7 @@ def test_vggish_hears_each_0_96_s_alone(vggish):
     assert "clip_duration_s" in str(caught.value)
 
 
-def test_panns_hears_a_clip_of_any_length_at_once(panns):
+def test_panns_embeds_a_clip_of_any_length_at_once(panns):
     sound = hiss(1.0, 16000, seed=3, clips=1)
     assert panns(sound, 16000).shape == panns(sound[:, :4960], 16000).shape == (1, 1, 2048)
     with pytest.raises(ValueError, match="at least 0.31 s"):
@@ -105,7 +105,7 @@ def test_panns_hears_a_clip_of_any_length_at_once(panns):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_clips_are_heard_alone_and_resampled_to_16_khz(name, request):
+def test_clips_are_embedded_alone_and_resampled_to_16_khz(name, request):
     ear = request.getfixturevalue(name)
     sounds = torch.cat([tone(440, 8000), tone(1000, 8000), hiss(1.0, 8000, clips=1)])
     found = ear(sounds, 8000)
@@ -183,7 +183,7 @@ class Counter(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, waveform):
-        self.heard = waveform
+        self.given = waveform
         return self.scale * torch.full((len(waveform), 1, 1), float(waveform.shape[1]))
 
 
@@ -191,7 +191,7 @@ def test_an_embedder_is_frozen_and_brings_clips_to_its_rate():
     ear = Embedder("counter", Counter().train())
     found = ear(tone(440, 8000).expand(3, -1), 8000)
     assert found.flatten().tolist() == [12000] * 3 and not found.requires_grad
-    torch.testing.assert_close(ear.network.heard[0, 1000:-1000], tone(440, 12000)[0, 1000:-1000], rtol=0, atol=1e-3)
+    torch.testing.assert_close(ear.network.given[0, 1000:-1000], tone(440, 12000)[0, 1000:-1000], rtol=0, atol=1e-3)
     assert not ear.train().network.training and not ear.network.scale.requires_grad
 
 
@@ -259,7 +259,7 @@ def test_clap_has_one_space_for_sound_and_text(clap):
     assert ear.network.text(["long " * 100]).shape == (1, 12)
 
 
-def test_clap_hears_at_48_khz(clap):
+def test_clap_takes_48_khz(clap):
     _, ear, _ = clap
     given, extract = [], ear.network.extractor
 
@@ -278,7 +278,7 @@ def test_clap_hears_at_48_khz(clap):
     np.testing.assert_allclose(clips[0][4000:-4000], wanted[4000:-4000], atol=1e-3)
 
 
-def test_clap_hears_long_clips_in_pieces_and_the_same_each_time(clap):
+def test_clap_embeds_long_clips_in_pieces_and_the_same_each_time(clap):
     _, ear, _ = clap
     sounds = hiss(5.0, 48000, clips=2)
     found = ear(sounds, 48000)
@@ -393,11 +393,11 @@ def test_efficientnet_tells_sounds_apart(efficientnet):
 
 
 @has_efficientnet
-def test_published_tables_were_heard_by_this_efficientnet(efficientnet):
+def test_published_tables_were_made_with_this_efficientnet(efficientnet):
     published = Path(__file__).parents[2] / "experiments" / "results" / "headline.json"
     assert efficientnet.digest[:12] == json.loads(published.read_text())["networks"]["efficientnet"]
     other = embedder("efficientnet", "imagenet", AudioConfig(sample_rate_hz=16000, clip_duration_s=2.0, n_mels=32))
-    assert other.digest != efficientnet.digest  # another front end hears otherwise
+    assert other.digest != efficientnet.digest  # another front end gives other embeddings
 
 
 @has_efficientnet

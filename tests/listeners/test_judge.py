@@ -1,4 +1,4 @@
-"""The judge: what it hears, what it ignores, and that it learns."""
+"""The judge: what it predicts, what it ignores, and that it learns."""
 
 import json
 
@@ -22,12 +22,12 @@ def judged(request):
     return config, build.part(config)
 
 
-def test_it_hears_one_class_of_each_attribute_whatever_the_length(judged):
+def test_it_predicts_one_class_of_each_attribute_whatever_the_length(judged):
     config, judge = judged
     for samples in (8192, 4096, 4096 + 128):  # an odd number of mel frames, too
-        heard = judge.hear(torch.randn(3, samples))
-        assert len(heard) == 3
-        assert all(h[name] in classes for h in heard for name, classes in config.judge.attributes.items())
+        predicted = judge.predict(torch.randn(3, samples))
+        assert len(predicted) == 3
+        assert all(p[name] in classes for p in predicted for name, classes in config.judge.attributes.items())
 
 
 def test_a_label_that_is_missing_or_unknown_does_not_count(judged):
@@ -53,7 +53,7 @@ def test_it_learns_to_tell_two_sounds(judged, make_batch):
         optimizer.zero_grad()
         judge.training_step(batch, 0).backward()
         optimizer.step()
-    assert [h["place"] for h in judge.hear(batch.waveform)] == [label["place"] for label in batch.labels]
+    assert [p["place"] for p in judge.predict(batch.waveform)] == [label["place"] for label in batch.labels]
 
 
 def test_a_transposed_clip_is_the_same_shifted_by_a_pitch_class():
@@ -63,9 +63,9 @@ def test_a_transposed_clip_is_the_same_shifted_by_a_pitch_class():
         torch.nn.init.zeros_(conv.bias)
     notes = torch.randn(1, 1, 20, 2)
     low = F.pad(notes - notes.mean(), (29, 29))  # in the middle of an octave, since octaves are folded by weights of their own
-    heard = [network(clip).unflatten(1, (2, 12)) for clip in (low, low.roll(1, 3))]
-    torch.testing.assert_close(heard[1], heard[0].roll(1, 2), rtol=1e-4, atol=1e-6)
-    assert (heard[1] - heard[0]).abs().amax() > 1e-3
+    embedded = [network(clip).unflatten(1, (2, 12)) for clip in (low, low.roll(1, 3))]
+    torch.testing.assert_close(embedded[1], embedded[0].roll(1, 2), rtol=1e-4, atol=1e-6)
+    assert (embedded[1] - embedded[0]).abs().amax() > 1e-3
 
 
 def test_semitones_find_the_pitch_of_a_tone():
@@ -75,16 +75,16 @@ def test_semitones_find_the_pitch_of_a_tone():
     assert mel.shape[2:] == Semitones(AudioConfig()).shape(16000)
 
 
-def test_the_recurrent_judge_hears_order_and_rhythm_but_not_the_level_of_a_clip():
+def test_the_recurrent_judge_uses_order_and_rhythm_but_not_the_level_of_a_clip():
     torch.manual_seed(0)
     network, mel = RecurrentNetwork(16, 16, 8).eval(), torch.randn(2, 1, 32, 16)
-    heard = network(mel)
-    torch.testing.assert_close(network(mel + 2.0), heard, rtol=1e-4, atol=1e-4)
+    embedded = network(mel)
+    torch.testing.assert_close(network(mel + 2.0), embedded, rtol=1e-4, atol=1e-4)
     backwards = mel.unflatten(2, (-1, 2)).flip(2).flatten(2, 3)  # whole steps in another order
-    assert (network(backwards) - heard).abs().max() > 1e-3
+    assert (network(backwards) - embedded).abs().max() > 1e-3
     louder = mel.clone()
     louder[:, :, ::4] += 2.0  # a beat: level alone
-    assert (network(louder) - heard).abs().max() > 1e-2
+    assert (network(louder) - embedded).abs().max() > 1e-2
     floor = torch.full_like(mel, -11.5)
     torch.testing.assert_close(network(floor + 1e-3 * mel), network(floor), rtol=0, atol=1e-3)  # silence is no loud noise
 

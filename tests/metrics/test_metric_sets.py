@@ -108,7 +108,7 @@ def test_without_clips_every_metric_says_so_on_every_process(ranks):
             assert isinstance(found[name], str) and found[name] == alone[name], name
 
 
-def test_a_process_hears_only_part_of_the_clips(ranks):
+def test_a_process_has_only_part_of_the_clips(ranks):
     """So that the test above is about gathering: one process's share alone has other scores."""
     share = computed(SHARES["uneven"][0])
     for name in NAMES:
@@ -187,7 +187,7 @@ def test_clap_score_is_the_mean_cosine():
     assert metric.compute().item() == pytest.approx((1 + math.sqrt(0.5) - 1) / 3, rel=1e-12)
 
 
-def test_attribute_accuracy_counts_what_is_told():
+def test_attribute_accuracy_counts_labelled_clips():
     metric = AttributeAccuracy()
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, 0.0], [0.0, 1.0]])
     metric.update(logits, torch.tensor([0, 0, -100, 1]))

@@ -1,4 +1,4 @@
-"""Real clips of a data set, and what VAE and vocoder leave of them, are heard once: what was heard is kept beside the shards."""
+"""Predictions of real clips and of their reconstructions are made once and kept beside the shards."""
 
 from __future__ import annotations
 
@@ -10,37 +10,44 @@ from typing import Any
 
 from melfusion.data.dataset import MusicDataset
 from melfusion.data.storage import local_name
-from melfusion.evaluation.clips import real_clips, reconstructions, voice
-from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.clips import decoder_identity, real_clips, reconstructions
+from melfusion.evaluation.scoring import Listeners, Predictions
 from melfusion.models.system import MeLFusion
 
 
-def hear_real(ears: Ears, dataset: MusicDataset, size: int) -> Heard:
-    """What is heard in a split's own clips, `size` of them at a time."""
-    file = place(ears, dataset)
-    return kept(file, dataset) or ears.listen(real_clips(dataset, size)).keep(file)
+def predict_real(listeners: Listeners, dataset: MusicDataset, size: int) -> Predictions:
+    """Predictions of a split's own clips, in batches of `size`."""
+    file = cache_file(listeners, dataset)
+    if (kept := _load(file, dataset)) is None:
+        kept = listeners.predict(real_clips(dataset, size))
+        kept.save(file)
+    return kept
 
 
-def hear_reconstructions(ears: Ears, system: MeLFusion, dataset: MusicDataset, size: int) -> Heard:
-    """What is heard in the same clips behind the system's VAE and vocoder."""
-    file = place(ears, dataset, voice(system))
-    return kept(file, dataset) or ears.listen(reconstructions(system, dataset, size)).keep(file)
+def predict_reconstructions(listeners: Listeners, system: MeLFusion, dataset: MusicDataset, size: int) -> Predictions:
+    """Predictions of the same clips after the system's VAE and vocoder."""
+    file = cache_file(listeners, dataset, decoder_identity(system))
+    if (kept := _load(file, dataset)) is None:
+        kept = listeners.predict(reconstructions(system, dataset, size))
+        kept.save(file)
+    return kept
 
 
-def kept(file: Path, dataset: MusicDataset) -> Heard | None:
-    return Heard.kept(file, [entry.key for entry in dataset.entries])
+def _load(file: Path, dataset: MusicDataset) -> Predictions | None:
+    return Predictions.load(file, [entry.key for entry in dataset.entries])
 
 
-def place(ears: Ears, dataset: MusicDataset, behind: Any = None) -> Path:
-    """<data set>-heard/<hash>.pt, of all that it depends on: shards, clips, audio contract, and the networks that listen."""
+def cache_file(listeners: Listeners, dataset: MusicDataset, decoder: Any = None) -> Path:
+    """<data set>-predictions/<hash>.pt. The hash is of shards, clips, audio settings, decoder and listeners: all that counts."""
     reader = dataset.reader
-    of = {
+    made_of = {
         "shards": reader.shards.digest(),
         "keys": [entry.key for entry in dataset.entries],
-        "behind": behind,
+        "decoder": decoder,
         "audio": dataclasses.asdict(reader.audio),
         "crop": [reader.data.crop, dataset.seed],
-        "ears": ears.digests(),
-        "attributes": ears.attributes,
+        "listeners": listeners.digests(),
+        "attributes": listeners.attributes,
     }
-    return Path(f"{local_name(reader.data)}-heard") / f"{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}.pt"
+    name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+    return Path(f"{local_name(reader.data)}-predictions") / f"{name}.pt"

@@ -1,11 +1,11 @@
-"""Folders of clips, one wav per item: made by a system where they are missing, in as many processes as share the work."""
+"""Folders of clips, one wav per item. A system makes the clips that are missing; several processes may share the work."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,31 +37,33 @@ from melfusion.models.system import MeLFusion
 
 NOTE = "made_with.json"  # beside the clips of a folder
 
+OLD_NAMES = {"row": "condition", "voice": "decoder"}  # of that file's keys in version 0.1
+
 
 @dataclass(frozen=True)
-class Row:
-    """What a system is told for each item of a split, beside the noise that all rows share."""
+class Condition:
+    """What a system is conditioned on for each item of a split. The noise of an item is the same under every condition."""
 
     picture: str = "right"  # right | shuffled (the split's pictures, permuted) | none | outside (no scene at all)
     caption: str = "given"  # given | empty
 
 
-ROWS = {
-    "right picture": Row(),
-    "shuffled picture": Row("shuffled"),
-    "no picture": Row("none"),
-    "outside picture": Row("outside"),
-    "picture alone": Row("right", "empty"),
+CONDITIONS = {
+    "right picture": Condition(),
+    "shuffled picture": Condition("shuffled"),
+    "no picture": Condition("none"),
+    "outside picture": Condition("outside"),
+    "picture alone": Condition("right", "empty"),
 }
 
 
 @torch.no_grad()
 def make_clips(
-    system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, folder: Path, share: tuple[int, int] = (0, 1)
+    system: MeLFusion, config: Config, dataset: MusicDataset, condition: Condition, folder: Path, share: tuple[int, int] = (0, 1)
 ) -> None:
-    """Write folder/KEY.wav, at the loudness of the data, for items share[0], share[0] + share[1], … that have none yet.
+    """Write folder/KEY.wav, at the loudness of the data, for items share[0], share[0] + share[1], … that have no clip yet.
 
-    Each item's noise comes from its own number, so a clip does not depend on batches, processes or interruptions.
+    The noise of an item depends on its number only, so a clip is the same for any batches, processes and interruptions.
     """
     s, size = config.sampling, config.evaluation.batch_size
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,10 +73,17 @@ def make_clips(
         items = missing[start : start + size]
         with telling_memory(config, "evaluation", lambda: system):
             batch = collate([dataset[i] for i in items]).to(system.device)
-            captions = batch.captions if row.caption == "given" else [""] * len(items)
-            image, there = pictures(row, config, dataset, items, batch)
+            captions = batch.captions if condition.caption == "given" else [""] * len(items)
+            image, has_image = PICTURES[condition.picture](config, dataset, items, batch)
             log_mel = system.generate(
-                captions, image, items, s.num_inference_steps, s.guidance_scale, s.image_guidance_scale, s.negative_prompt, there
+                captions,
+                image,
+                items,
+                s.num_inference_steps,
+                s.guidance_scale,
+                s.image_guidance_scale,
+                s.negative_prompt,
+                has_image,
             )
             clips = system.vocode(log_mel).cpu()
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
@@ -82,23 +91,38 @@ def make_clips(
         pace.tell(start + len(items))
 
 
-def pictures(
-    row: Row, config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch
-) -> tuple[Tensor | None, Tensor | None]:
-    """The pictures (B, 3, H, W) that a row shows for these items, and (B,) 1 where there is one."""
-    if row.picture == "none":
-        return None, None
-    if row.picture == "right":
-        return batch.image, batch.has_image
-    if row.picture == "shuffled":
-        permuted = order.permutation(config.seed, 0, len(dataset))
-        others = collate([dataset[int(permuted[i])] for i in items]).to(batch.image.device)
-        return others.image, others.has_image
+# (pictures (B, 3, H, W), has_image (B,)) of some items; None for has_image: all have one
+Shown = tuple[Tensor | None, Tensor | None]
+
+
+def _none(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
+    return None, None
+
+
+def _right(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
+    return batch.image, batch.has_image
+
+
+def _shuffled(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
+    permuted = order.permutation(config.seed, 0, len(dataset))
+    others = collate([dataset[int(permuted[i])] for i in items]).to(batch.has_image.device)
+    return others.image, others.has_image
+
+
+def _outside(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
     d = config.data
-    one = torch.from_numpy(
-        read_picture("evaluation.outside_picture", outside_picture(config), d.image_size_px, d.max_image_pixels, d.max_image_work)
+    pixels = read_picture(
+        "evaluation.outside_picture", outside_picture(config), d.image_size_px, d.max_image_pixels, d.max_image_work
     )
-    return one.expand(len(items), -1, -1, -1).to(batch.image.device), None
+    return torch.from_numpy(pixels).expand(len(items), -1, -1, -1).to(batch.has_image.device), None
+
+
+PICTURES: dict[str, Callable[[Config, MusicDataset, list[int], MusicBatch], Shown]] = {
+    "none": _none,
+    "right": _right,
+    "shuffled": _shuffled,
+    "outside": _outside,
+}
 
 
 def outside_picture(config: Config) -> Path:
@@ -106,18 +130,21 @@ def outside_picture(config: Config) -> Path:
     given = config.evaluation.outside_picture
     path = Path(given or matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     if not path.is_file():
-        raise ConfigError(f"evaluation.outside_picture={given!r}: there is no such file.")
+        raise ConfigError(f"evaluation.outside_picture={given!r} is no file: correct the path, or leave it out.")
     return path
 
 
-def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset, row: Row, replace: bool = False) -> None:
-    """Note what a folder's clips are made with; where they are another system's, split's or setting's, they are removed
-    with `replace`, or ConfigError says what differs.
+def claim(
+    folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset, condition: Condition, replace: bool = False
+) -> None:
+    """Write down what the clips of a folder are made with.
+
+    Clips of another system, split or setting are removed with `replace`; else ConfigError names what differs.
     """
-    made = made_with(identity(system), config, [entry.key for entry in dataset.entries], row)
+    made = made_with(identity(system), config, [entry.key for entry in dataset.entries], condition)
     if differ := differing(folder, made):
         if not replace:
-            raise ConfigError(f"{folder} holds clips made with another {differ}: remove it, or have these made elsewhere.")
+            raise ConfigError(f"{folder} holds clips made with another {differ}: remove it, or give another folder for these.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (noted := made | {"device": device_name()}) != note(folder):
@@ -125,24 +152,24 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
 
 
 def identity(system: MeLFusion) -> dict[str, Any]:
-    """Hashes of what sings: the trained model, the decoder and vocoder behind it, and the frozen parts that it listens to."""
-    unet = digest({n: p.detach() for n, p in system.unet.named_parameters()})  # with its synapse: which trained model this is
-    return {"system": unet, "voice": voice(system), "frozen": system.frozen_digests()}
+    """Hashes of what generates: the trained model, the decoder and vocoder, and the frozen parts that condition it."""
+    trained = digest({n: p.detach() for n, p in system.unet.named_parameters()})  # with its synapse
+    return {"system": trained, "decoder": decoder_identity(system), "frozen": system.frozen_digests()}
 
 
-def voice(system: MeLFusion) -> list[Any]:
-    """What latents are sung by: the hash of VAE and vocoder, how often the mel is corrected, and the steps of the texture."""
-    sings = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
+def decoder_identity(system: MeLFusion) -> list[Any]:
+    """What turns latents into a waveform: the hash of VAE and vocoder, the mel corrections, and the steps of a texture."""
+    parts = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
     if isinstance(network := system.vocoder.network, GriffinLim):  # which has no weights
-        sings["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
-    return [digest(sings), system.vocoder.corrections, *([system.music_vae.texture_steps] if system.music_vae.texture else [])]
+        parts["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
+    return [digest(parts), system.vocoder.corrections, *([system.music_vae.texture_steps] if system.music_vae.texture else [])]
 
 
-def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
-    """All that the clips of these items depend on, as JSON has it."""
-    outside = hashlib.sha256(outside_picture(config).read_bytes()).hexdigest() if row.picture == "outside" else None
+def made_with(identity: dict[str, Any], config: Config, keys: list[str], condition: Condition) -> dict[str, Any]:
+    """All that the clips of these items depend on, as JSON stores it."""
+    outside = hashlib.sha256(outside_picture(config).read_bytes()).hexdigest() if condition.picture == "outside" else None
     return identity | {
-        "row": dataclasses.asdict(row),
+        "condition": dataclasses.asdict(condition),
         "sampling": dataclasses.asdict(config.sampling),
         "reading": [config.image.reading, config.image.grid_steps, config.image.fixed_timestep],
         "outside_picture": outside,
@@ -152,18 +179,19 @@ def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Ro
 
 
 def differing(folder: Path, made: dict[str, Any]) -> str:
-    """Names of what a folder's clips were made with otherwise; empty where nothing is, or nothing was noted."""
+    """The names of what differs between `made` and the note of a folder; empty where nothing does, or there is no note."""
     try:
-        there = note(folder)
-    except DamagedFile as error:  # whatever made them is not known any more
+        noted = note(folder)
+    except DamagedFile as error:  # nobody knows any more what made these clips
         return f"system or setting, since {str(error).partition(': ')[0]}"
-    return ", ".join(name for name in made if there.get(name) != made[name]) if there else ""
+    return ", ".join(name for name in made if noted.get(name) != made[name]) if noted else ""
 
 
 def note(folder: Path) -> dict[str, Any]:
-    """What `claim` noted of a folder's clips; DamagedFile where that cannot be read."""
+    """What `claim` wrote down of a folder's clips, empty where it wrote nothing; DamagedFile where that cannot be read."""
     file = folder / NOTE
-    return read_json(file, f"remove {folder}, and its clips are made again") if file.exists() else {}
+    found = read_json(file, f"remove {folder}, and its clips are made again") if file.exists() else {}
+    return {OLD_NAMES.get(name, name): value for name, value in found.items()}
 
 
 def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
@@ -174,12 +202,13 @@ def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Te
     """Batches of (keys, waveform (B, S)) of a split."""
     for start in range(0, len(dataset), size):
         batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))])
+        assert batch.waveform is not None, "an evaluation set has waveforms"
         yield batch.keys, batch.waveform
 
 
 @torch.no_grad()
 def reconstructions(system: MeLFusion, dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """What VAE and vocoder leave of the real clips: the best that any row can sound."""
+    """The real clips after VAE and vocoder, as `real_clips` gives them: no generated clip can be nearer to the real ones."""
     for keys, waveform in real_clips(dataset, size):
         mel = system.log_mel(waveform.to(system.device))
         yield keys, system.vocode(system.music_vae.decode(system.music_vae.encode(mel))).cpu()
@@ -207,5 +236,5 @@ def sound_files(folder: Path) -> list[Path]:
     known = {f".{name.lower()}" for name in soundfile.available_formats()}
     found = sorted(f for f in folder.glob("*") if f.suffix.lower() in known and not f.name.startswith("."))
     if not found:
-        raise ConfigError(f"wavs={folder}: there is no sound file in that folder.")
+        raise ConfigError(f"wavs={folder}: that folder holds no sound file; give a folder of wav, flac, ogg or mp3 files.")
     return found

@@ -1,48 +1,31 @@
-"""Pieces of static HTML pages: all text escaped, links relative, style and script within; nothing is loaded from elsewhere."""
+"""Static HTML pages from the templates of web/: jinja2 escapes all text; style and script are part of the page."""
 
 from __future__ import annotations
 
 import os
-from html import escape
 from pathlib import Path
-from string import Template
+from typing import Any
 from urllib.parse import quote
+
+import jinja2
 
 from melfusion.files import write_whole
 
 WEB = Path(__file__).parents[1] / "web"
 
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(WEB), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
 
-def write(file: Path, title: str, body: str) -> Path:
-    """One whole page around `body`, a <body> element."""
-    page = fill("page.html", title=escape(title), style=source("pages.css"), body=body)
+
+def write(file: Path, **values: Any) -> Path:
+    """Write the page of web/'s template of the same name, filled with `values`; returns the file."""
+    page = TEMPLATES.get_template(file.name).render(values)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, page.encode(errors="replace"))  # a file name need not be UTF-8
     return file
 
 
-def fill(template: str, **values: str) -> str:
-    """A file of web/ with its $names replaced by HTML; the values are not searched for names."""
-    return Template(source(template)).substitute(values)
-
-
-def source(name: str) -> str:
-    return (WEB / name).read_text(encoding="utf-8")
-
-
-def player(wav: Path, out: Path, about: str) -> str:
-    """Controls for a sound, on a page in the folder `out`."""
-    return f'<audio controls preload="none" src="{link(wav, out)}" aria-label="{escape(about)}"></audio>\n'
-
-
-def image(file: Path | None, out: Path, alt: str, kind: str = "drawn") -> str:
-    """A picture, on a page in the folder `out`; nothing for None. `kind` is a class of pages.css: drawn or picture."""
-    return f'<img class="{kind}" loading="lazy" src="{link(file, out)}" alt="{escape(alt)}">\n' if file else ""
-
-
-def link(file: Path, out: Path) -> str:
-    return quote(os.fsencode(os.path.relpath(file, out)))
-
-
-def paragraph(text: str, kind: str = "text") -> str:
-    return f'<p class="{kind}">{escape(text)}</p>\n' if text else ""
+def link(file: Path | None, page: Path) -> str:
+    """The relative URL of a file on a page in the folder `page`; empty for None."""
+    return quote(os.fsencode(os.path.relpath(file, page))) if file else ""

@@ -1,4 +1,4 @@
-"""Is generated music copied from training clips? Nearest neighbours in an embedder's space, beside those of real held-out clips."""
+"""Are generated clips copies of training clips? Their nearest neighbours are compared with those of real held-out clips."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melfusion.evaluation.scoring import Heard
+from melfusion.evaluation.scoring import Predictions
 from melfusion.metrics.intervals import wilson
 
-SHOWN = 5  # closest pairs that are named
+SHOWN = 5  # pairs in `closest`
 
 
 def nearest(clips: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, D), (M, D) → distance to the nearest of the others and its number, both (N,)."""
+    """Clips (N, D), others (M, D) → distance to the nearest of the others, and its index, both (N,)."""
     found = torch.cdist(clips, others, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     return found.values, found.indices
 
 
-def memorisation(row: Heard, real: Heard, held_out: Heard, train: Heard, tracks: list[str]) -> dict[str, dict[str, Any]]:
-    """Embedder → how near a row comes to training clips, compared with how near real clips do that were not trained on.
+def memorisation(
+    row: Predictions, real: Predictions, held_out: Predictions, train: Predictions, tracks: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Embedder → how near the clips of a row are to training clips, compared with real clips that no model was trained on.
 
-    `nearer`: share of the row's clips that are closer to a training clip than the median real held-out clip is; half is what
-    new music of the same kind has, far more is a copy. Its interval (Wilson's) counts each of the `tracks` of the row's items
-    once, since clips of one track may all be alike.
-    `ratio`: median of the distance to the nearest training clip over that to the nearest of `held_out`; `ratio_real`: the
-    same of the `real` clips of the row's items.
-    `closest`: the pairs to listen to, by key.
+    `nearer`: the share of clips that are closer to a training clip than the median real held-out clip is. New music of the
+    same kind has about 0.5; far more means copies. The Wilson interval counts each of the `tracks` once, since clips of one
+    track may all be alike.
+    `ratio`: the median of (distance to the nearest training clip / distance to the nearest `held_out` clip).
+    `ratio_real`: the same for the `real` clips of the row's items.
+    `closest`: the pairs with the smallest distances, by key.
     """
     found = {}
     for name in train.embeddings:

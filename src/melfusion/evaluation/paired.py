@@ -1,7 +1,8 @@
-"""Scores of clips with what they belong to: the item's picture, its caption, and the real clip of it."""
+"""Scores of clips with their own item: its picture, its caption and its real clip."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,77 +10,85 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from melfusion.evaluation.scoring import Ears, Heard
+from melfusion.evaluation.scoring import Listeners, Predictions
 from melfusion.metrics.imsm import imsm, imsm_released
 from melfusion.metrics.sets import CLAPScore, ImageMusicSimilarity, KLDivergence, Score
 
-SEEN_AT_ONCE = 32  # pictures or captions
+AT_ONCE = 32  # pictures or captions of a batch
 
 
 class Partners:
-    """Pictures, captions and real clips of the items, each embedded once for all rows.
+    """Pictures, captions and real clips of the items. Each is embedded once for all rows.
 
     Args:
-        pictures: item number → (3, H, W) in [-1, 1].  captions: what metrics may read, `full_caption` where there is one.
-        real: the heard real clips of the items.  pictured: which items have a picture; IMSM is of these.
+        real: predictions of the real clips of the items.  captions: `full_caption` of each item, where there is one.
+        pictures: item number → (3, H, W) in [-1, 1].  pictured: which items have a picture; IMSM is of these.
     """
 
-    def __init__(self, ears: Ears, real: Heard, captions: list[str], pictures: Callable[[int], Tensor], pictured: list[bool]):
-        self.ears, self.real, self.captions, self.pictures, self.pictured = ears, real, captions, pictures, torch.tensor(pictured)
+    def __init__(
+        self, listeners: Listeners, real: Predictions, captions: list[str], pictures: Callable[[int], Tensor], pictured: list[bool]
+    ):
+        self.listeners, self.real, self.captions, self.pictures = listeners, real, captions, pictures
+        self.pictured = torch.tensor(pictured)
         self.number = {key: i for i, key in enumerate(real.keys)}
-        self.embedded: dict[str, tuple[Tensor, ...]] = {}
+        self.embedded: dict[str, Tensor] = {}
 
-    def score(self, heard: Heard) -> dict[str, dict[str, Any]]:
-        """Name → {"mean", "interval", "n"} or {"why_not"}, of the scores whose networks are configured."""
-        if not set(heard.keys) <= self.number.keys():
-            return {}  # any folder of sounds: its clips belong to no item
-        items = torch.tensor([self.number[key] for key in heard.keys], dtype=torch.long)
-        return {name: found for name, score in SCORES.items() if (found := score(self, heard, items)) is not None}
+    def score(self, row: Predictions) -> dict[str, dict[str, Any]]:
+        """Name → {"mean", "interval", "n"} or {"why_not"}, of the scores whose networks are configured.
+
+        Empty for clips that belong to no item.
+        """
+        if not set(row.keys) <= self.number.keys():
+            return {}
+        items = torch.tensor([self.number[key] for key in row.keys], dtype=torch.long)
+        return {name: found for name, score in SCORES.items() if (found := score(self, row, items)) is not None}
 
     def texts(self, name: str, network: Any) -> Tensor:
-        """(N, D) of all captions."""
+        """(N, D): all captions by the network."""
         return self._once(f"text {name}", self.captions, network)
 
-    def seen(self, name: str, network: Any) -> Tensor:
-        """(N, D) of all pictures."""
-
-        def look(items: range) -> Tensor:
-            return network(torch.stack([self.pictures(i) for i in items]))
-
-        return self._once(f"image {name}", range(len(self.captions)), look)
+    def images(self, name: str, network: Any) -> Tensor:
+        """(N, D): all pictures by the network."""
+        return self._once(
+            f"image {name}", range(len(self.captions)), lambda items: network(torch.stack([self.pictures(i) for i in items]))
+        )
 
     @torch.no_grad()
     def _once(self, name: str, items: Any, network: Callable[[Any], Tensor]) -> Tensor:
         if name not in self.embedded:
-            parts = [items[i : i + SEEN_AT_ONCE] for i in range(0, len(items), SEEN_AT_ONCE)]
+            parts = [items[i : i + AT_ONCE] for i in range(0, len(items), AT_ONCE)]
             self.embedded[name] = torch.cat([network(part).cpu() for part in parts])
         return self.embedded[name]
 
 
-def _imsm(reduction: Any, sides: tuple[Tensor, ...], items: Tensor, audio: Tensor, pictured: Tensor) -> dict[str, Any]:
-    seen = pictured[items]
-    if not seen.any():
+def _imsm(
+    reduction: Callable[..., float], sides: tuple[Tensor, Tensor, Tensor], items: Tensor, audio: Tensor, pictured: Tensor
+) -> dict[str, Any]:
+    """IMSM of the items with a picture. `sides`: embeddings (N, D) of pictures, and of captions in both spaces."""
+    shown = pictured[items]
+    if not shown.any():
         return {"why_not": "no item has a picture."}
     metric = ImageMusicSimilarity(reduction)
-    metric.update(*(side[items][seen] for side in sides), audio[seen])
+    image, text_of_image, text_of_audio = (side[items][shown] for side in sides)
+    metric.update(image, text_of_image, text_of_audio, audio[shown])
     return metric.result()
 
 
 def _scenes(released: bool) -> Callable[..., dict[str, Any] | None]:
-    """IMSM of the scenes' own towers at their own temperatures, never to be compared with the paper's."""
+    """IMSM by the scenes' own towers at their own temperatures. It must not be compared with the paper's."""
 
-    def score(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | None:
-        towers = partners.ears.towers
+    def score(partners: Partners, row: Predictions, items: Tensor) -> dict[str, Any] | None:
+        towers = partners.listeners.towers
         if towers is None:
             return None
         learned = towers.temperatures()
-        of = imsm_released if released else lambda *sets: imsm(*sets, (learned["image"], learned["audio"]))
+        own = functools.partial(imsm, temperatures=(learned["image"], learned["audio"]))
         sides = (
-            partners.seen("towers", towers.image),
+            partners.images("towers", towers.image),
             partners.texts("image tower", towers.text_of_image),
             partners.texts("audio tower", towers.text_of_audio),
         )
-        return _imsm(of, sides, items, heard.towers["audio"], partners.pictured)
+        return _imsm(imsm_released if released else own, sides, items, row.towers["audio"], partners.pictured)
 
     return score
 
@@ -87,32 +96,32 @@ def _scenes(released: bool) -> Callable[..., dict[str, Any] | None]:
 def _papers(reduction: Any) -> Callable[..., dict[str, Any] | None]:
     """IMSM by CLIP and CLAP."""
 
-    def score(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | None:
-        clip, clap = partners.ears.clip, partners.ears.named("clap")
+    def score(partners: Partners, row: Predictions, items: Tensor) -> dict[str, Any] | None:
+        clip, clap = partners.listeners.clip, partners.listeners.named("clap")
         if clip is None or clap is None:
             return None
         sides = (
-            partners.seen("clip", lambda x: clip(x.to(_device(clip)))),
+            partners.images("clip", lambda x: clip(x.to(_device(clip)))),
             partners.texts("clip", clip.text),
             partners.texts("clap", clap.network.text),
         )
-        return _imsm(reduction, sides, items, _clap_audio(heard), partners.pictured)
+        return _imsm(reduction, sides, items, _clap_audio(row), partners.pictured)
 
     return score
 
 
-def _clap_score(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | None:
-    if (clap := partners.ears.named("clap")) is None:
+def _clap_score(partners: Partners, row: Predictions, items: Tensor) -> dict[str, Any] | None:
+    if (clap := partners.listeners.named("clap")) is None:
         return None
-    return _mean(CLAPScore(), _clap_audio(heard), partners.texts("clap", clap.network.text)[items])
+    return _mean(CLAPScore(), _clap_audio(row), partners.texts("clap", clap.network.text)[items])
 
 
-def _kl(partners: Partners, heard: Heard, items: Tensor) -> dict[str, Any] | None:
-    """Against the real clip of the same item; of real clips against themselves it is 0 and says nothing."""
-    panns = partners.ears.named("panns")
-    if panns is None or heard is partners.real:
+def _kl(partners: Partners, row: Predictions, items: Tensor) -> dict[str, Any] | None:
+    """KL of a row against the real clips of its items. Real clips have none: against themselves it is always 0."""
+    panns = partners.listeners.named("panns")
+    if panns is None or row is partners.real:
         return None
-    sides = (partners.real.embeddings["panns"][items], heard.embeddings["panns"])
+    sides = (partners.real.embeddings["panns"][items], row.embeddings["panns"])
     logits = [panns.network.logits(side.to(_device(panns))) for side in sides]
     return _mean(KLDivergence(), *logits)
 
@@ -122,16 +131,16 @@ def _mean(metric: Score, *sides: Tensor) -> dict[str, Any]:
     return metric.result()
 
 
-def _clap_audio(heard: Heard) -> Tensor:
-    """(N, D): the direction of a clip's pieces together."""
-    return normalize(heard.embeddings["clap"].double().mean(1), dim=-1)
+def _clap_audio(row: Predictions) -> Tensor:
+    """(N, D): the direction of the sum of a clip's embeddings."""
+    return normalize(row.embeddings["clap"].double().mean(1), dim=-1)
 
 
 def _device(network: torch.nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-SCORES: dict[str, Callable[[Partners, Heard, Tensor], dict[str, Any] | None]] = {
+SCORES: dict[str, Callable[[Partners, Predictions, Tensor], dict[str, Any] | None]] = {
     "kl": _kl,
     "clap_score": _clap_score,
     "imsm": _papers(imsm),

@@ -1,7 +1,7 @@
-"""What judge, embedders and towers hear in a row of clips, and how often that is right.
+"""What judges, embedders and towers say of a row of clips, and how often it is right.
 
-A row is a set of clips for the same items: real ones, what VAE and vocoder leave of them, or generated ones. All are
-brought to one loudness first. Its distance to real clips: yardstick.py; what it has of its picture and caption: pairs.py.
+A row is a set of clips for the same items: real clips, their reconstructions by VAE and vocoder, or generated clips. All are
+brought to one loudness first. Their distance to real clips is in reference.py, their scores with picture and caption in paired.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from melfusion.errors import BadSample
 from melfusion.files import write_whole
-from melfusion.listeners.embedders import HEARS, ClipImage, Embedder
+from melfusion.listeners.embedders import MEASURES, ClipImage, Embedder
 from melfusion.listeners.judge import Judge
+from melfusion.listeners.towers import Towers
 from melfusion.media.options import AudioConfig
 from melfusion.media.sound import normalise_level
 from melfusion.metrics.intervals import mean_interval
@@ -32,8 +33,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Heard:
-    """What was heard in N clips of one row: attribute → class names; embedder → (N, K, D); tower → (N, D)."""
+class Predictions:
+    """What listeners say of the N clips of a row.
+
+    `classes`: attribute → predicted class of each clip.  `embeddings`: embedder → (N, K, D).  `towers`: tower → (N, D).
+    """
 
     keys: list[str] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
@@ -43,50 +47,49 @@ class Heard:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def only(self, keys: list[str]) -> Heard:
+    def only(self, keys: list[str]) -> Predictions:
         """The clips of these keys, in their order."""
         place = {key: i for i, key in enumerate(self.keys)}
         rows = [place[key] for key in keys]
         parts = ({name: t[rows] for name, t in of.items()} for of in (self.embeddings, self.towers))
-        return Heard(list(keys), {name: [c[i] for i in rows] for name, c in self.classes.items()}, *parts)
+        return Predictions(list(keys), {name: [c[i] for i in rows] for name, c in self.classes.items()}, *parts)
 
-    def keep(self, file: Path) -> Heard:
-        """Write it whole for `kept`, where there is room and leave to write; returns itself."""
+    def save(self, file: Path) -> None:
+        """Write them for `load`. Where that is not possible a warning says so, once a folder."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, lambda part: torch.save(dataclasses.asdict(self), part))
-        except (OSError, RuntimeError) as error:  # of a full disk torch raises the latter
+        except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
             _not_kept(file.parent, getattr(error, "strerror", None) or type(error).__name__)
-        return self
 
     @classmethod
-    def kept(cls, file: Path, keys: list[str]) -> Heard | None:
-        """What `keep` wrote of these clips; None where there is nothing, something else, or a damaged file, which is logged."""
+    def load(cls, file: Path, keys: list[str]) -> Predictions | None:
+        """What `save` wrote of the clips `keys`; None where there is no file, or one of other clips. Damage is logged."""
         if not file.exists():
             return None
         try:
-            heard = cls(**torch.load(file, weights_only=True)) if file.is_file() else cls()
-            parts = (heard.classes, heard.embeddings, heard.towers)
-            whole = all(len(values) == len(heard.keys) for part in parts for values in part.values())
+            found = cls(**torch.load(file, weights_only=True)) if file.is_file() else cls()
+            parts = (found.classes, found.embeddings, found.towers)
+            whole = all(len(values) == len(found.keys) for part in parts for values in part.values())
         except Exception:  # of a damaged file torch raises many kinds
             whole = False
         if not whole or not file.is_file():
-            log.warning("%s is damaged and passed over: its clips are heard again.", file)
+            log.warning("%s is damaged and is not used: the predictions of its clips are made again.", file)
             return None
-        return heard if heard.keys == keys else None
+        return found if found.keys == keys else None
 
 
-@functools.cache  # once for each folder: the same holds for all that is heard
+@functools.cache  # one warning a folder, since the same holds for all its files
 def _not_kept(folder: Path, reason: str) -> None:
-    log.warning("What was heard is not kept in %s (%s), so it will be heard again.", folder, reason)
+    log.warning("Predictions are not kept in %s (%s), so they will be made again.", folder, reason)
 
 
-class Ears:
-    """Everything that listens, with the audio contract it listens under.
+class Listeners:
+    """All networks that score clips, and the audio settings of the clips.
 
     Args:
-        judge: hears what pictures tell; None where clips have no labels.  text_judge: what captions tell.
-        towers: for `imsm_scenes`; None leaves it out.  clip: sees pictures for the paper's IMSM.
+        judge: predicts what pictures tell; None where clips have no labels.  text_judge: predicts what captions tell.
+        towers: for `imsm_scenes`; None leaves it out.  clip: embeds pictures for the paper's IMSM.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Ears:
         audio: AudioConfig,
         judge: Judge | None = None,
         embedders: Iterable[Embedder] = (),
-        towers: Any = None,
+        towers: Towers | None = None,
         text_judge: Judge | None = None,
         clip: ClipImage | None = None,
     ):
@@ -104,20 +107,25 @@ class Ears:
 
     @property
     def attributes(self) -> dict[str, list[str]]:
-        """Every attribute that is heard, with its classes."""
+        """Every attribute that a judge predicts, with its classes."""
         return {name: classes for judge in self.judges for name, classes in judge.attributes.items()}
 
+    def known_labels(self, labels: dict[str, Any]) -> dict[str, str]:
+        """Those of a clip's labels that the judge predicts."""
+        return {name: labels[name] for name in (self.judge.attributes if self.judge else {}) if name in labels}
+
     def digests(self) -> dict[str, str]:
-        """Name → first 12 digits of SHA-256, of each network that listens."""
+        """Name → first 12 digits of the SHA-256, of each network."""
         named = {e.name: e.digest for e in self.embedders}
-        for name in ("judge", "text_judge", "towers", "clip"):
-            if (network := getattr(self, name)) is not None:
+        others = {"judge": self.judge, "text_judge": self.text_judge, "towers": self.towers, "clip": self.clip}
+        for name, network in others.items():
+            if network is not None:
                 named.setdefault(name, digest(network))
         return {name: value[:12] for name, value in named.items()}
 
     @property
     def device(self) -> torch.device:
-        """Where all that listens lies."""
+        """Where the networks are."""
         return next((p.device for network in (*self.judges, *self.embedders) for p in network.parameters()), torch.device("cpu"))
 
     def named(self, name: str) -> Embedder | None:
@@ -125,33 +133,36 @@ class Ears:
         return next((e for e in self.embedders if e.name == name), None)
 
     def about(self) -> dict[str, dict[str, Any]]:
-        """Embedder → its hash, the rate it hears at, and what it can and cannot hear."""
+        """Embedder → its hash, the sample rate of its input, and what it measures and what not."""
         return {
-            e.name: {"sha256": e.digest[:12], "sample_rate_hz": e.sample_rate_hz, "hears": HEARS.get(e.name, "")}
+            e.name: {"sha256": e.digest[:12], "sample_rate_hz": e.sample_rate_hz, "measures": MEASURES.get(e.name, "")}
             for e in self.embedders
         }
 
     @torch.no_grad()
-    def listen(self, clips: Iterable[tuple[list[str], Tensor]]) -> Heard:
-        """Batches of (keys, waveform (B, S)) → what is heard in all of them."""
-        heard, parts, towers = Heard(), {e.name: [] for e in self.embedders}, []
+    def predict(self, clips: Iterable[tuple[list[str], Tensor]]) -> Predictions:
+        """Batches of (keys, waveform (B, S)) → what all networks say of all clips.
+
+        Where both judges predict an attribute, the first one counts.
+        """
+        found, towers = Predictions(), []
+        parts: dict[str, list[Tensor]] = {e.name: [] for e in self.embedders}
         for keys, waveform in clips:
             waveform = levelled(waveform, self.audio).to(self.device)
-            heard.keys += keys
-            for told in zip(*(judge.hear(waveform) for judge in reversed(self.judges)), strict=True):
-                for name, value in {k: v for one in told for k, v in one.items()}.items():  # where two hear it, the first's word
-                    heard.classes.setdefault(name, []).append(value)
+            found.keys += keys
+            for of_judges in zip(*(judge.predict(waveform) for judge in reversed(self.judges)), strict=True):
+                for name, value in {k: v for one in of_judges for k, v in one.items()}.items():
+                    found.classes.setdefault(name, []).append(value)
             for e in self.embedders:
                 parts[e.name].append(e(waveform, self.audio.sample_rate_hz).cpu())
             if self.towers is not None:
                 towers.append(self.towers.audio(waveform).cpu())
-        heard.embeddings = {name: torch.cat(p) for name, p in parts.items() if p}
-        heard.towers = {"audio": torch.cat(towers)} if towers else {}
-        return heard
+        embeddings = {name: torch.cat(p) for name, p in parts.items() if p}
+        return dataclasses.replace(found, embeddings=embeddings, towers={"audio": torch.cat(towers)} if towers else {})
 
 
 def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
-    """Every clip (B, S) at the level of the data (audio.level); silence stays silence."""
+    """Every clip of (B, S) at the level of the data (audio.level); a silent clip stays as it is."""
     clips = []
     for clip in waveform.float().cpu():
         try:
@@ -161,14 +172,14 @@ def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
     return torch.stack(clips).to(waveform.device)
 
 
-def accuracy(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Attribute → share of clips in which the wanted class is heard; clips that do not tell the attribute are left out."""
+def accuracy(row: Predictions, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Attribute → share of clips whose predicted class is the wanted one; clips without that label are left out."""
     scores = {}
-    for name, told in heard.classes.items():
-        numbers = {c: i for i, c in enumerate(dict.fromkeys([*told, *(label[name] for label in wanted if name in label)]))}
+    for name, predicted in row.classes.items():
+        numbers = {c: i for i, c in enumerate(dict.fromkeys([*predicted, *(label[name] for label in wanted if name in label)]))}
         metric = AttributeAccuracy()
         metric.update(
-            torch.tensor([numbers[c] for c in told]),
+            torch.tensor([numbers[c] for c in predicted]),
             torch.tensor([numbers[label[name]] if name in label else -100 for label in wanted]),
         )
         if metric.count:
@@ -176,19 +187,19 @@ def accuracy(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, 
     return scores
 
 
-def confusions(heard: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
-    """Attribute → wanted class → class that was heard instead → in how many clips, the most frequent first; right ones left out."""
+def confusions(row: Predictions, wanted: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """Attribute → wanted class → predicted class → number of clips, the most frequent first, where the two differ."""
     found: dict[str, dict[str, dict[str, int]]] = {}
-    for name, told in heard.classes.items():
-        pairs = Counter((label[name], c) for c, label in zip(told, wanted, strict=True) if name in label and label[name] != c)
+    for name, predicted in row.classes.items():
+        pairs = Counter((label[name], c) for c, label in zip(predicted, wanted, strict=True) if name in label and label[name] != c)
         found[name] = {}
         for (right, wrong), n in pairs.most_common():
             found[name].setdefault(right, {})[wrong] = n
     return found
 
 
-def gains(right: Heard, other: Heard, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Attribute → paired difference in accuracy of two rows, with its interval, of two clips or more."""
+def gains(right: Predictions, other: Predictions, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Attribute → difference in accuracy of two rows, paired by clip, with its interval; left out for fewer than two clips."""
     found = {}
     for name in right.classes:
         pairs = [

@@ -1,4 +1,4 @@
-"""Which real clips a row is made for, which others it is measured against, and which a PCA is fitted on."""
+"""Evaluation sets: the items to generate clips for, other real clips to measure against, and real clips to fit a PCA on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from melfusion.data.dataset import MusicDataset
 from melfusion.data.sources import FITTED, ensure_corpus, held_out
 from melfusion.errors import ConfigError, DataError
 
-MOST_TRAINED = 6000  # training clips that generated ones are compared with
+MOST_TRAINED = 6000  # training clips that generated ones are compared with, at most
 
-LINKS = ("component", "track", "image_id")  # labels that no two splits may share a value of
+LINKS = ("component", "track", "image_id")  # labels whose values no two splits may share
 
 
-class Bench(NamedTuple):
-    """Three sets of real clips. `against` says in words what the reference is; `of_training`: `train` are the clips that the
-    scored model learned from, so that memorisation can be looked for.
+class EvaluationSet(NamedTuple):
+    """Three sets of real clips.
+
+    `against`: what the reference clips are, in words.  `of_training`: `train` are the clips that the scored model was trained
+    on, so memorisation can be measured.
     """
 
     items: MusicDataset
@@ -29,8 +31,8 @@ class Bench(NamedTuple):
     of_training: bool = False
 
 
-def fresh(config: Config, seed: int, n: int) -> Bench:
-    """Newly drawn scenes of any seed, none of them ever trained on."""
+def fresh(config: Config, seed: int, n: int) -> EvaluationSet:
+    """`n` newly drawn scenes of a seed. No model was trained on any of them."""
     if config.data.source != "scenes":
         raise ConfigError(f"data.seed={seed} draws fresh scenes, but data.source={config.data.source!r}: leave it out.")
     if seed == config.data.corpus_seed:
@@ -38,31 +40,33 @@ def fresh(config: Config, seed: int, n: int) -> Bench:
     data = dataclasses.replace(config.data, path=held_out(config, seed, n))
     module = MusicDataModule(data, config.audio, config.seed)
     items, reference = module.dataset("test").first(n), module.dataset("reference").first(n)
-    return Bench(items, reference, module.dataset("train"), f"other scenes of seed {seed}")
+    return EvaluationSet(items, reference, module.dataset("train"), f"other scenes of seed {seed}")
 
 
-def own(config: Config, n: int, fitted: int = FITTED) -> Bench:
-    """The corpus's test split against its val split; without one, every other test clip against those between. Unreadable
-    items are left out.
+def own(config: Config, n: int, fitted: int = FITTED) -> EvaluationSet:
+    """The test split of the corpus, measured against its val split. At most `n` clips of each, and `fitted` training clips.
+
+    Without a val split every other test clip is measured against those between. Clips that cannot be read are left out.
     """
     ensure_corpus(config)
     module = MusicDataModule(config.data, config.audio, config.seed)
     items, train = module.dataset("test"), module.dataset("train").spread(fitted)
     try:
-        return Bench(items.spread(n).readable(), module.dataset("val").spread(n).readable(), train, "the val split", True)
+        reference, against = module.dataset("val"), "the val split"
     except DataError:  # no val split
-        between = module.dataset("test")
-        items, between = items.pick(range(0, len(items), 2)), between.pick(range(1, len(between), 2))
-        return Bench(items.spread(n).readable(), between.spread(n).readable(), train, "the other half of the test split", True)
+        whole = module.dataset("test")
+        items, reference = whole.pick(range(0, len(whole), 2)), whole.pick(range(1, len(whole), 2))
+        against = "the other half of the test split"
+    return EvaluationSet(items.spread(n).readable(), reference.spread(n).readable(), train, against, True)
 
 
-def _fresh_suite(config: Config) -> Bench:
+def _fresh_suite(config: Config) -> EvaluationSet:
     n = config.ablation.items // len(config.ablation.seeds) * len(config.ablation.seeds)
     return fresh(config, config.ablation.test_seed, n)
 
 
-def _split_suite(config: Config) -> Bench:
-    """Seeds take turns, so that each has clips of every track."""
+def _split_suite(config: Config) -> EvaluationSet:
+    """The corpus's own test split. Its items are dealt out to the seeds in turn, so that each seed has clips of every track."""
     made, seeds = own(config, config.ablation.items, MOST_TRAINED), len(config.ablation.seeds)
     whole = range(len(made.items) // seeds * seeds)
     made = made._replace(items=made.items.pick(place for k in range(seeds) for place in whole[k::seeds]))
@@ -70,16 +74,16 @@ def _split_suite(config: Config) -> Bench:
     return made
 
 
-SUITES: dict[str, Callable[[Config], Bench]] = {"fresh": _fresh_suite, "split": _split_suite}
+SUITES: dict[str, Callable[[Config], EvaluationSet]] = {"fresh": _fresh_suite, "split": _split_suite}
 
 
-def suite_bench(config: Config) -> Bench:
-    """What a suite is tested on (ablation.corpus_test); the items of its seeds follow each other in equal blocks."""
+def suite_set(config: Config) -> EvaluationSet:
+    """The evaluation set of a suite (ablation.corpus_test). The items of its seeds stand in equal blocks, one after another."""
     return SUITES[config.ablation.corpus_test](config)
 
 
 def block(config: Config, items: MusicDataset, seed: int) -> list[str]:
-    """Keys of one seed's own share of the items: over all seeds each item is used once."""
+    """Keys of the items of one seed. Each item belongs to one seed."""
     seeds = config.ablation.seeds
     each = len(items) // len(seeds)
     start = seeds.index(seed) * each
@@ -87,27 +91,27 @@ def block(config: Config, items: MusicDataset, seed: int) -> list[str]:
 
 
 def metas_of(dataset: MusicDataset) -> list[dict[str, Any]]:
-    """The JSON of every sample, with `labels` in any case."""
+    """The JSON of every sample. It has `labels`, empty where the sample has none."""
     metas = (dataset.reader.meta(entry) for entry in dataset.entries)
     return [meta | {"labels": meta.get("labels") or {}} for meta in metas]
 
 
 def tracks_of(dataset: MusicDataset) -> list[str]:
-    """What each clip was cut from: its track where the labels tell it, else itself."""
+    """The track that each clip was cut from; its own key where its labels name no track."""
     pairs = zip(metas_of(dataset), dataset.entries, strict=True)
     return [str(meta["labels"].get("track") or entry.key) for meta, entry in pairs]
 
 
-def linked(bench: Bench) -> dict[str, int]:
-    """Label of LINKS → how many values the held-out clips have; DataError where training clips share one of them."""
+def linked(clips: EvaluationSet) -> dict[str, int]:
+    """Label of LINKS → number of its values in the held-out clips; DataError where a training clip has one of these values."""
     counts = {}
-    held, trained = metas_of(bench.items) + metas_of(bench.reference), metas_of(bench.train)
+    held, trained = metas_of(clips.items) + metas_of(clips.reference), metas_of(clips.train)
     for name in LINKS:
         ours, theirs = ({str(m["labels"][name]) for m in metas if m["labels"].get(name)} for metas in (held, trained))
         if both := sorted(ours & theirs):
             raise DataError(
-                f"{bench.items.reader.shards.folder}: {len(both)} values of {name}, such as {both[0]!r}, are both in "
-                "train and in what is tested: split by connected component, as `make data-games` does."
+                f"{clips.items.reader.shards.folder}: {len(both)} values of {name}, such as {both[0]!r}, are both in "
+                "train and in the evaluation set: split by connected component, as `make data-games` does."
             )
         if ours:
             counts[name] = len(ours)

@@ -1,7 +1,8 @@
-"""Pages to listen to: every system's clips beside their picture and caption, and a blind study with its summary.
+"""Listening pages: each system's clips beside their picture and caption, and a blind study with its summary.
 
-`index.html` shows. `listening.html` asks: clips in random order under random names, each rated 0-100 for overall quality
-(OVL) and relevance to picture and text (REL); which system made which stays in listening-key.json. No models here, only files.
+`index.html` shows the clips with the names of their systems. `listening.html` is the blind study: clips in random order under
+random names, each rated 0-100 for overall quality (OVL) and relevance to picture and text (REL), the scales of the paper.
+`listening-key.json` says which system made which clip. This file reads and writes files only; no network is used.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from melfusion.errors import ConfigError, DamagedFile
-from melfusion.evaluation.html import fill, image, paragraph, player, source, write
+from melfusion.evaluation.html import link, write
 from melfusion.files import as_json, read_json, write_json, write_whole
 from melfusion.metrics.intervals import students
 
@@ -27,8 +27,8 @@ SCALES = {"ovl": ("Overall quality", "bad", "excellent"), "rel": ("Relevance to 
 
 
 @dataclass
-class Clip:
-    """One sound of one system (`row`) for the item `key`, and what the item is: `picture` not as another row was shown it."""
+class StudyClip:
+    """One clip of the system `row` for the item `key`. Picture, caption and labels are the item's, whatever the system got."""
 
     key: str
     caption: str
@@ -38,58 +38,62 @@ class Clip:
     labels: dict[str, str]
 
 
-def write_page(clips: list[Clip], out: Path, title: str, note: str) -> Path:
-    """out/index.html: items downwards, systems across; links to the files where they lie."""
-    systems = list(dict.fromkeys(clip.row for clip in clips))
-    head = "".join(f'<th scope="col" role="columnheader">{escape(name)}</th>' for name in ("item", *systems))
+def write_page(clips: list[StudyClip], out: Path, title: str, note: str) -> Path:
+    """Write out/index.html: a table of items by systems. It links to the files where they lie."""
     lines = []
     for key, item in _items(clips).items():
+        shown = {
+            clip.row: {"wav": link(clip.wav, out), "spectrogram": _spectrogram(clip, item.picture, out)}
+            for clip in clips
+            if clip.key == key
+        }
         labels = " · ".join(f"{name}: {value}" for name, value in item.labels.items())
-        told = image(item.picture, out, f"picture of {key}", "picture") + paragraph(item.caption or "(no words)")
-        told += paragraph(labels, "soft") + paragraph(key, "soft")
-        sounds = {clip.row: _sound(clip, item.picture, out) for clip in clips if clip.key == key}
-        cells = (f'<td role="cell"><span class="row">{escape(row)}</span>{sounds.get(row, "–")}</td>' for row in systems)
-        lines.append(f'<tr role="row"><th scope="row" role="rowheader">{told}</th>{"".join(cells)}</tr>\n')
-    width = 13 * (len(systems) + 1)
-    table = (
-        f'<table role="table" style="min-width:{width}rem"><thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
-        f'<tbody role="rowgroup">\n{"".join(lines)}</tbody></table>'
-    )
-    heading = f"<h1>{escape(title)}</h1>\n{paragraph(note)}"
-    return write(out / "index.html", title, f'<body><main>{heading}\n<div class="wide">{table}</div></main></body>')
+        lines.append({"key": key, "caption": item.caption, "labels": labels, "picture": link(item.picture, out), "clips": shown})
+    systems = list(dict.fromkeys(clip.row for clip in clips))
+    return write(out / "index.html", title=title, note=note, systems=systems, lines=lines)
 
 
-def write_blind(clips: list[Clip], out: Path, seed: int) -> Path:
-    """out/listening.html, and out/listening/ with copies under random names; names and order are drawn from `seed`.
+def _spectrogram(clip: StudyClip, picture: Path | None, out: Path) -> str:
+    """The URL of the spectrogram beside the wav. Empty where there is none, or where that file is the item's picture."""
+    drawn = clip.wav.with_suffix(".png")
+    shown = drawn.is_file() and not (picture and drawn.samefile(picture))
+    return link(drawn, out) if shown else ""
 
-    Listeners get these two and nothing else of `out`.
+
+def write_blind(clips: list[StudyClip], out: Path, seed: int) -> Path:
+    """Write out/listening.html, and out/listening/ with copies under random names. `seed` decides names and order.
+
+    Give listeners these two and nothing else of `out`. Raises ConfigError where the clips are of several file types, or where
+    `out` holds answers to other clips.
     """
-    items, rng, cards = _items(clips), random.Random(seed), []
+    items, rng = _items(clips), random.Random(seed)
     if len({clip.wav.suffix for clip in clips}) > 1:
         raise ConfigError(f"The clips of {out} are of several file types, which could tell the systems apart: convert them to wav.")
     order = rng.sample(sorted(clips, key=lambda clip: (clip.key, clip.row)), len(clips))
     named = {f"{rng.getrandbits(48):012x}": clip for clip in order}
-    sounds = {name: clip.wav.read_bytes() for name, clip in named.items()}
+    waves = {name: clip.wav.read_bytes() for name, clip in named.items()}
     (out / "listening").mkdir(parents=True, exist_ok=True)
-    study = _write_key(named, sounds, list(dict.fromkeys(clip.row for clip in clips)), out, seed)
-    for number, (name, clip) in enumerate(named.items(), 1):
+    study = _write_key(named, waves, list(dict.fromkeys(clip.row for clip in clips)), out, seed)
+    cards = []
+    for name, clip in named.items():
         copy, item, picture = out / "listening" / f"{name}{clip.wav.suffix}", items[clip.key], None
-        write_whole(copy, sounds[name])
-        if item.picture:  # whose own name could tell the item
+        write_whole(copy, waves[name])
+        if item.picture:  # a copy, since its own name could tell the item
             picture = copy.with_name(f"{name}-picture{item.picture.suffix}")
             write_whole(picture, item.picture.read_bytes())
-        shown = image(picture, out, f"picture that clip {number} should fit", "picture") + paragraph(item.caption or "(no words)")
-        cards.append(_card(name, number, shown + player(copy, out, f"clip {number}")))
-    body = fill("listening.html", study=study, n=str(len(cards)), cards="".join(cards), script=source("listening.js"))
-    return write(out / "listening.html", "Listening test", body)
+        cards.append({"name": name, "caption": item.caption, "picture": link(picture, out), "wav": link(copy, out)})
+    return write(out / "listening.html", title="Listening test", study=study, cards=cards, scales=SCALES)
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """All answers*.json of a study → row → answers, listeners, OVL and REL with 95 % intervals; ConfigError says what is wrong."""
+    """All answers*.json of a study → row → answers, listeners, OVL and REL with 95 % intervals.
+
+    Of several answers of one listener to one clip the last saved counts. Raises ConfigError with what is wrong in which file.
+    """
     clips, rows, study = _read_key(folder / KEY)
     sheets = sorted((_sheet(file, clips, study) for file in _sheets(folder)), key=lambda sheet: str(sheet.get("saved", ""))[:40])
     given = [((sheet["listener"].strip(), answer["id"]), answer) for sheet in sheets for answer in sheet["answers"]]
-    kept = dict(given)  # the last answer of a listener to a clip
+    kept = dict(given)
     if not kept:
         raise ConfigError(f"{folder} holds no answers*.json with an answer: no figure is claimed without listeners.")
     scores = {row: _row([(who, a) for (who, name), a in kept.items() if clips[name]["row"] == row]) for row in rows}
@@ -99,29 +103,30 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 def report(folder: Path) -> None:
     """Print the summary, and write listening.json and listening.md beside the answers."""
-    told = summarise(folder)
+    found = summarise(folder)
     lines = ["| system | answers | listeners | OVL (0-100) | REL (0-100) | interval over |", "|---" * 6 + "|"]
-    for name, row in told["rows"].items():
+    for name, row in found["rows"].items():
         scores = " | ".join(_cell(row[scale]) for scale in SCALES)
         lines.append(f"| {name} | {row['answers']} | {row['listeners']} | {scores} | {row['over']} |")
     text = "\n".join(lines) + (
-        f"\n\nBlind study {told['study'][:12]}: {told['answers']} answers of {told['listeners']} listener(s); "
-        f"{told['duplicates']} given again by the same listener, of which the last counts. Means ± 95 % intervals by Student's t: "
-        "where two or more listened, over each listener's mean; over the clips of one listener, they say nothing about others."
+        f"\n\nBlind study {found['study'][:12]}: {found['answers']} answers of {found['listeners']} listener(s). "
+        f"{found['duplicates']} answers were given again by the same listener; the last one counts. Means ± 95 % intervals by "
+        "Student's t. With two or more listeners the interval is over each listener's mean. With one listener it is over that "
+        "listener's clips, and says nothing about other listeners."
     )
-    write_json(folder / "listening.json", told)
+    write_json(folder / "listening.json", found)
     write_whole(folder / "listening.md", text + "\n")
     print(text)
 
 
-def _items(clips: list[Clip]) -> dict[str, Clip]:
-    """Key → what all clips of an item are judged against, whatever their systems were told: a Clip with picture, text, labels."""
+def _items(clips: list[StudyClip]) -> dict[str, StudyClip]:
+    """Key → what all clips of an item are judged against, as a StudyClip with the item's picture, caption and labels."""
     if not clips:
         raise ConfigError("There is no clip to listen to: make some first.")
-    items: dict[str, Clip] = {}
+    items: dict[str, StudyClip] = {}
     for clip in clips:
         if missing := [file for file in (clip.wav, clip.picture) if file and not file.is_file()]:
-            raise ConfigError(f"{missing[0]}, of {clip.row!r}, is not there: make it again.")
+            raise ConfigError(f"{missing[0]}, of {clip.row!r}, does not exist: make it again.")
         if sum((other.key, other.row) == (clip.key, clip.row) for other in clips) > 1:
             raise ConfigError(f"Item {clip.key!r} has several clips of {clip.row!r}: give one.")
         item = items.get(clip.key, clip)
@@ -133,10 +138,10 @@ def _items(clips: list[Clip]) -> dict[str, Clip]:
     return items
 
 
-def _write_key(named: dict[str, Clip], sounds: dict[str, bytes], rows: list[str], out: Path, seed: int) -> str:
-    """Write who made what; returns the study, a hash of the key file. Answers to other clips are never orphaned."""
+def _write_key(named: dict[str, StudyClip], waves: dict[str, bytes], rows: list[str], out: Path, seed: int) -> str:
+    """Write which system made which clip; returns the hash of that file, the study. ConfigError where answers need another key."""
     clips = {
-        name: {"row": clip.row, "key": clip.key, "sha256": hashlib.sha256(sounds[name]).hexdigest()} for name, clip in named.items()
+        name: {"row": clip.row, "key": clip.key, "sha256": hashlib.sha256(waves[name]).hexdigest()} for name, clip in named.items()
     }
     data = as_json({"version": 1, "seed": seed, "rows": rows, "clips": clips}).encode()
     before = (out / KEY).read_bytes() if (out / KEY).is_file() else b""
@@ -147,16 +152,21 @@ def _write_key(named: dict[str, Clip], sounds: dict[str, bytes], rows: list[str]
 
 
 def _read_key(file: Path) -> tuple[dict[str, Any], list[str], str]:
-    """Clips by name, row names, and the study that answers must name."""
+    """(clips by name, names of the rows, the study that answers must name); ConfigError where the key is missing or damaged."""
     cure = "bring back the one that was written with the page"
     if not file.exists():
         raise ConfigError(f"{file.parent} holds no {KEY}: give a folder that `melfusion evaluate listening=true` wrote.")
     key = _json(file, cure)
     clips, rows = key.get("clips"), key.get("rows")
-    whole = isinstance(clips, dict) and isinstance(rows, list) and all(isinstance(row, str) for row in rows)
-    if not whole or not all(isinstance(clip, dict) and clip.get("row") in rows for clip in clips.values()):
+    if not isinstance(clips, dict) or not isinstance(rows, list) or not _belong(clips, rows):
         raise ConfigError(f"{file} is no key of a listening study: {cure}.")
     return clips, rows, hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _belong(clips: dict[str, Any], rows: list[Any]) -> bool:
+    """Are all rows names, and does each clip name one of them?"""
+    named = all(isinstance(row, str) for row in rows)
+    return named and all(isinstance(clip, dict) and clip.get("row") in rows for clip in clips.values())
 
 
 def _sheets(folder: Path) -> list[Path]:
@@ -164,7 +174,7 @@ def _sheets(folder: Path) -> list[Path]:
 
 
 def _sheet(file: Path, clips: dict[str, Any], study: str) -> dict[str, Any]:
-    """One file of answers, checked in every value that is used."""
+    """One file of answers. Every value that is used is checked; ConfigError names the file and the value."""
     sheet = _json(file, "save it again, or move it away")
     if sheet.get("version") != 1 or not isinstance(sheet.get("answers"), list):
         raise ConfigError(f"{file} is no file of answers of version 1: save it again from listening.html, or move it away.")
@@ -199,7 +209,7 @@ def _row(given: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     row: dict[str, Any] = {"answers": len(given), "listeners": len(listeners), "over": over}
     for scale in SCALES:
         values = [[answer[scale] for answer in answers] for answers in listeners.values()]
-        # one listener's answers hang together: between listeners only their means are independent
+        # the answers of one listener depend on each other, so of several listeners only the means are independent
         independent = [sum(v) / len(v) for v in values] if len(values) > 1 else sum(values, [])
         mean, half = students(independent) if independent else (None, math.inf)
         row[scale] = {"mean": mean, "interval": half if math.isfinite(half) else None}
@@ -210,22 +220,3 @@ def _cell(score: dict[str, float | None]) -> str:
     if score["mean"] is None:
         return "–"
     return f"{score['mean']:.1f}" + ("" if score["interval"] is None else f" ± {score['interval']:.1f}")
-
-
-def _sound(clip: Clip, picture: Path | None, out: Path) -> str:
-    """A player, and the spectrogram where one lies beside the wav; cat.png beside cat.wav may also be the picture."""
-    about, drawn = f"{clip.row}, {clip.key}", clip.wav.with_suffix(".png")
-    shown = drawn.is_file() and not (picture and drawn.samefile(picture))
-    return player(clip.wav, out, about) + image(drawn if shown else None, out, f"spectrogram of {about}")
-
-
-def _card(name: str, number: int, content: str) -> str:
-    """One clip of the blind study, and a slider for each scale."""
-    scales = "".join(
-        f'<div class="scale"><div><strong id="{scale}-{name}">{title}</strong><output></output></div>\n'
-        f'<input type="range" min="0" max="100" class="unset" name="{scale}" data-id="{name}" autocomplete="off" '
-        f'aria-labelledby="{scale}-{name} n-{name}">\n<div class="soft"><span>0 {low}</span><span>100 {high}</span></div></div>'
-        for scale, (title, low, high) in SCALES.items()
-    )
-    heading = f'<h2><span id="n-{name}">Clip {number}</span> <span class="mark"></span></h2>'
-    return f'<article data-id="{name}">{heading}\n{content}{scales}</article>\n'

@@ -1,10 +1,12 @@
-"""Scores as words: Markdown tables of rows, and what they say in one sentence."""
+"""Scores as text: Markdown tables of rows, and what they say in sentences."""
 
 from __future__ import annotations
 
 from typing import Any
 
 DISTANCES = {"fad": "FAD", "fad_inf": "FAD∞", "fad_conditional": "FAD by class", "kad": "KAD"}
+
+ACCURACY = "Accuracy: the share of clips whose class, predicted by the judge, is the right one; brackets are 95 % Wilson intervals."
 
 PAIRED = {
     "kl": "KL (PANNs)",
@@ -17,7 +19,7 @@ PAIRED = {
 
 
 def table(scores: dict[str, Any]) -> str:
-    """Accuracy by row, distances by embedder, paired scores, reasons for what is missing, and what the numbers were taken with."""
+    """Accuracy by row, distances by embedder, scores with the own item, why scores are missing, and the settings."""
     parts = [attributes(scores)] if any(row.get("attributes") for row in scores["rows"].values()) else []
     embedders = list(dict.fromkeys(e for row in scores["rows"].values() for e in row.get("distances", {})))
     parts += [distances(scores, name) for name in embedders]
@@ -32,9 +34,9 @@ def table(scores: dict[str, Any]) -> str:
 
 
 def attributes(scores: dict[str, Any]) -> str:
-    """Accuracy with its Wilson interval; the last row is the paired gain over a shuffled picture."""
+    """Accuracy with its Wilson interval; the last line is the paired gain over a shuffled picture."""
     names = list(scores["chance"])
-    lines = ["| heard right | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| accuracy | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for row, entry in scores["rows"].items():
         cells = [share_cell(entry["attributes"].get(name)) for name in names]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
@@ -43,11 +45,11 @@ def attributes(scores: dict[str, Any]) -> str:
         found = (scores["gain"].get(name) for name in names)
         gains = (f"{g['mean']:+.2f} ± {g['interval']:.2f}" if g else "-" for g in found)
         lines.append("| right - shuffled | " + " | ".join(gains) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", ACCURACY])
 
 
 def distances(scores: dict[str, Any], embedder: str) -> str:
-    """Distances to real clips by one embedder; lower is nearer. `real` is the floor, `reconstruction` that of VAE and vocoder."""
+    """Distances to real clips by one embedder; lower is nearer. `real` and `reconstruction` are the floors."""
     names = DISTANCES | ({"fad": "FD", "fad_inf": "FD∞", "fad_conditional": "FD by class"} if embedder == "panns" else {})
     lines = [f"| distance by {embedder} | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     why: dict[str, str] = {}
@@ -58,13 +60,13 @@ def distances(scores: dict[str, Any], embedder: str) -> str:
         taken |= {f"{names[name]} in {score['dimensions']} components" for name, score in found.items() if "dimensions" in score}
         lines.append(f"| {row} | " + " | ".join(mean_cell(found.get(name)) for name in names) + " |")
     about = scores.get("about", {}).get("embedders", {}).get(embedder)
-    told = [f"{embedder} ({about['sha256']}, {about['sample_rate_hz']} Hz) hears {about['hears']}."] if about else []
-    told += [f"{', '.join(sorted(taken))}."] if taken else []
-    return "\n".join(lines + ["", *told, *(f"{name} is not computed: {reason}" for name, reason in why.items())]).rstrip()
+    notes = [f"{embedder} ({about['sha256']}, {about['sample_rate_hz']} Hz) measures {measured(about)}."] if about else []
+    notes += [f"{', '.join(sorted(taken))}."] if taken else []
+    return "\n".join(lines + ["", *notes, *(f"{name} is not computed: {reason}" for name, reason in why.items())]).rstrip()
 
 
 def paired(scores: dict[str, Any]) -> str:
-    """Scores of clips with their own pictures, captions and real clips."""
+    """Scores of clips with the picture, the caption and the real clip of their item."""
     found = {row: entry.get("paired", {}) for row, entry in scores["rows"].items()}
     names = [name for name in PAIRED if any(name in entry for entry in found.values())]
     lines = ["| with its own item | " + " | ".join(PAIRED[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -74,26 +76,26 @@ def paired(scores: dict[str, Any]) -> str:
 
 
 def learned(scores: dict[str, Any]) -> str:
-    """What the scores say of the picture."""
+    """What the scores say about the use of the picture, in one sentence or a few."""
     if "gain" not in scores:
-        return "No row with the right and one with a shuffled picture: nothing is said of the picture."
+        return "Rows with the right and with a shuffled picture are not both here, so nothing is said of the picture."
     if not scores["gain"]:
         return without_labels(scores)
-    heard = [name for name, g in scores["gain"].items() if g["mean"] > g["interval"]]
-    if not heard:
-        return "No attribute of the picture is heard more often than with a shuffled picture: train longer."
-    return f"The picture is heard: its {', '.join(heard)} more often than with a shuffled picture, beyond the 95 % interval."
+    better = [name for name, g in scores["gain"].items() if g["mean"] > g["interval"]]
+    if not better:
+        return "No attribute of the picture has a higher accuracy than with a shuffled picture: train longer."
+    return f"The picture is used: with it {', '.join(better)} has a higher accuracy than with a shuffled one, beyond the 95 % interval."
 
 
 def without_labels(scores: dict[str, Any]) -> str:
-    """What can be said of the picture where no attribute was compared: its worth in validation, and scores with one's own item."""
+    """The same where no attribute was compared: the gain in validation, and scores of clips with their item's picture."""
     lines = ["No attribute of the picture was compared: that needs a judge (judge.weights) and items with labels that it knows."]
     if words := picture_gain(scores.get("validation", {})):
         lines.append(words)
     right, shuffled = (scores["rows"][row] for row in ("right picture", "shuffled picture"))
     for name, words in PAIRED.items():
         cells = [mean_cell(row.get("paired", {}).get(name)) for row in (right, shuffled)]
-        if name not in ("kl", "clap_score") and "-" not in cells:  # these two know nothing of the picture
+        if name not in ("kl", "clap_score") and "-" not in cells:  # these two do not depend on the picture
             lines.append(f"{words} of clips and their item's picture: {cells[0]} where it was shown, {cells[1]} where another was.")
     if right.get("distances"):
         lines.append("The distances say how near the clips are to real ones, not whether they follow the picture.")
@@ -103,14 +105,19 @@ def without_labels(scores: dict[str, Any]) -> str:
 
 
 def picture_gain(validation: dict[str, float]) -> str:
-    """What the right picture was worth in validation; empty where it was not compared with another."""
+    """How much the right picture lowered the validation loss; empty where it was not compared with another."""
     gain, loss = validation.get("val/picture_gain"), validation.get("val/loss")
     if gain is None or not loss:
         return ""
     return (
-        f"val/picture_gain {gain:.3g} ({gain / loss:.2%} of val/loss): so much the validation loss rises when another item's "
-        "picture is shown; near 0 or below, the picture is not used yet."
+        f"val/picture_gain {gain:.3g} ({gain / loss:.2%} of val/loss): the validation loss rises by this much when the picture "
+        "of another item is shown; near 0 or below, the picture is not used yet."
     )
+
+
+def measured(about: dict[str, Any]) -> str:
+    """What an embedder measures; results of version 0.1 have it under another name."""
+    return about.get("measures") or about.get("hears", "")
 
 
 def share_cell(score: dict[str, float] | None) -> str:

@@ -1,10 +1,11 @@
-"""`melfusion release-scenes`: train every shipped part in turn, each only where it is missing, and put it into weights/.
+"""`melfusion release-scenes`: train every shipped part that is missing, one after another, and put it into weights/.
 
-One recipe per part, each a configuration of its own; what is shipped is float16 safetensors beside a model card.
+Each part has a recipe, which is a configuration. A shipped part is float16 safetensors with a model card.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -35,7 +36,6 @@ from melfusion.training.preemption import leaving_on_signal
 from melfusion.training.run import train
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-
 MAX_BYTES = 40_000_000
 
 JUDGES = {"judge": "shipped", "judge_test": "shipped:judge_test"}  # key of floors.json → judge.weights
@@ -52,16 +52,16 @@ RECIPES = {
         "Music VAE: 256×64 log-mel of 5.12 s ⇄ 8×32×8 latents, with "
         "a texture on top of `release,music_vae` and `release,music_vae,music_vae_decoder`",
     ),
-    "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, read for its self-attention"),
+    "image": ("image_diffusion", "Image diffusion stand-in: 32×32 pixels, its self-attention is the image encoder"),
     "vocoder": ("release,vocoder", "Vocos: log-mel → 16 kHz waveform"),
-    "judge": ("release,judge", "Judge: hears place (6), time (4) and weather (3) in a clip"),
-    "judge_test": ("release,judge_test", "Test judge: as the judge, but recurrent and of another seed; nothing was chosen by it"),
-    "judge_key": ("release,judge_key", "Key judge: hears tonic (12) and mode (2), which captions tell"),
-    "towers": ("release,towers", "Towers: picture and caption, sound and caption in shared spaces, on top of all-MiniLM-L6-v2"),
-    "unet": ("release,text_to_music", "Text-only music UNet, told key and mode by the caption"),
+    "judge": ("release,judge", "Judge: predicts place (6), time (4) and weather (3) of a clip"),
+    "judge_test": ("release,judge_test", "Test judge: as the judge, but recurrent and of another seed; no choice was made by it"),
+    "judge_key": ("release,judge_key", "Key judge: predicts tonic (12) and mode (2), which captions tell"),
+    "towers": ("release,towers", "Towers: picture and caption, clip and caption in shared spaces, on top of all-MiniLM-L6-v2"),
+    "unet": ("release,text_to_music", "Text-only music UNet on captions that tell key and mode"),
     "unet_decoder": (
         "text_to_music_decoder",
-        "Text-only music UNet, told key and mode by the caption: that of `release,text_to_music`, its decoder trained further",
+        "Text-only music UNet on captions that tell key and mode: `release,text_to_music`, its decoder trained further",
     ),
     "melfusion": ("scenes_long", "Synapse and decoder on top of the text-only UNet"),
 }
@@ -85,12 +85,12 @@ Trained by this project on `scenes`, its own drawn pictures and rendered music; 
 
 
 class ReleaseError(MelfusionError, RuntimeError):
-    """What cannot be shipped as it is, and why."""
+    """A part cannot be shipped; the message says why."""
 
 
 @leaving_on_signal(lambda: "between two trainings: parts that are trained are kept")
 def release() -> None:
-    """Train what is missing, ship each part as soon as it is there, and check that all fits."""
+    """Train the missing parts, ship each part as soon as it is trained, and check the size of all."""
     for part, (recipe, _) in RECIPES.items():
         config = recipe_config(part)
         print(f"── {part}: {recipe}, {config.trainer.max_steps} steps", flush=True)
@@ -101,8 +101,8 @@ def release() -> None:
 
 
 def recipe_config(part: str) -> Config:
-    recipe, run = RECIPES[part][0], run_name(part)
-    return load_config(recipe, [f"name={run}"])
+    """The configuration of a part's training run."""
+    return load_config(RECIPES[part][0], [f"name={run_name(part)}"])
 
 
 def run_name(part: str) -> str:
@@ -111,12 +111,12 @@ def run_name(part: str) -> str:
 
 
 def folder(part: str) -> Path:
-    """Where a part is shipped; decoder and texture go into the VAE or UNet that they were trained on top of."""
+    """Where a part is shipped. Decoder and texture go into the folder of the VAE or UNet that they were trained on top of."""
     return WEIGHTS / part.removesuffix("_decoder").removesuffix("_texture")
 
 
 def ship(part: str) -> Path:
-    """A finished run's export → weights/<part>: float16 tensors, its JSON files, card."""
+    """Copy a finished run's export to weights/<part>: tensors as float16, JSON files, a card. Returns that folder."""
     config = recipe_config(part)
     run, target = run_directory(config), folder(part)
     results = json.loads(run.results_file.read_text())
@@ -140,6 +140,7 @@ def ship(part: str) -> Path:
 
 
 def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
+    """The model card of a part with `count` parameters."""
     scores = ", ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in results.items() if k.startswith("val/"))
     return CARD.format(
         title=RECIPES[part][1],
@@ -159,31 +160,31 @@ def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
 
 @torch.no_grad()
 def floors(items: int = 240) -> dict[str, Any]:
-    """What the shipped parts lose, on held-out clips: vocoder against Griffin-Lim, VAE, and both judges through both."""
+    """The errors of the shipped parts on held-out clips: vocoder, Griffin-Lim, VAE, and the accuracy of both judges after them."""
     config = load_config("scenes", [f"data.path={load_config('release', []).data.path}"])
-    vae, vocos = (freeze(make(config)) for make in (build.music_vae, build.vocoder))
+    vae: Any = freeze(build.music_vae(config))
+    vocos = freeze(build.vocoder(config))
     smooth = freeze(build.music_vae(override(config, ["music_vae.texture_steps=0"])))
     judges = {name: freeze(build.judge(override(config, [f"judge.weights={w}"]))) for name, w in JUDGES.items()}
-    config.vocoder.weights = None
-    griffin_lim = build.vocoder(config).eval()
+    griffin_lim = build.vocoder(dataclasses.replace(config, vocoder=dataclasses.replace(config.vocoder, weights=None))).eval()
     data = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(items)
-    rows: dict[str, list] = {name: [] for name in ("vae", "decoder", "vocos", "griffin_lim", "both")}
+    rows: dict[str, list[Any]] = {name: [] for name in ("vae", "decoder", "vocos", "griffin_lim", "both")}
     right: dict[str, dict[str, list[dict[str, bool]]]] = {key: {} for key in judges}
     for start in range(0, len(data), 32):
         batch = collate([data[i] for i in range(start, min(start + 32, len(data)))])
+        assert batch.waveform is not None
         mel = vae.log_mel(batch.waveform)
         latents = vae.encode(mel)
         rebuilt = vae.decode(latents)
         for name, made in (("vae", rebuilt), ("decoder", smooth.decode(latents))):
             rows[name] += (made - mel).abs().mean((1, 2, 3)).tolist()
-        sounds = {"vocos": vocos(mel), "griffin_lim": griffin_lim(mel), "both": vocos(rebuilt)}
-        for name, made in sounds.items():
+        clips = {"vocos": vocos(mel), "griffin_lim": griffin_lim(mel), "both": vocos(rebuilt)}
+        for name, made in clips.items():
             l1 = (vae.log_mel(made) - mel).abs().mean((1, 2, 3))
             rows[name] += torch.stack([spectral_distance(made, batch.waveform), l1], 1).tolist()
-        for name, made in (("real", batch.waveform), ("vocoder alone", sounds["vocos"]), ("VAE + vocoder", sounds["both"])):
-            clips = levelled(made, config.audio)
+        for name, made in (("real", batch.waveform), ("vocoder alone", clips["vocos"]), ("VAE + vocoder", clips["both"])):
             for key, judge in judges.items():
-                right[key].setdefault(name, []).extend(verdicts(judge, clips, batch.labels))
+                right[key].setdefault(name, []).extend(verdicts(judge, levelled(made, config.audio), batch.labels))
     return {
         "n": len(data),
         **{f"{name}_log_mel_l1_nats": mean_interval(rows[name]) for name in ("vae", "decoder")},
@@ -193,18 +194,16 @@ def floors(items: int = 240) -> dict[str, Any]:
             for k, what in enumerate(("spectral_distance", "log_mel_l1_nats"))
         },
         **{
-            key: {name: {a: share(sum(v[a] for v in said), len(said)) for a in said[0]} for name, said in heard.items()}
-            for key, heard in right.items()
+            key: {name: {a: share(sum(v[a] for v in clips), len(clips)) for a in clips[0]} for name, clips in rows.items()}
+            for key, rows in right.items()
         },
     }
 
 
 def verdicts(judge: Judge, waveform: Tensor, labels: list[dict[str, Any]]) -> list[dict[str, bool]]:
-    """Per clip: attribute → is it heard as it was meant?"""
-    return [
-        {name: label[name] == told for name, told in heard.items()}
-        for label, heard in zip(labels, judge.hear(waveform), strict=True)
-    ]
+    """Per clip: attribute → is the predicted class the right one?"""
+    predictions = zip(labels, judge.predict(waveform), strict=True)
+    return [{name: label[name] == predicted for name, predicted in found.items()} for label, found in predictions]
 
 
 def write_floors() -> None:
@@ -216,7 +215,7 @@ def write_floors() -> None:
         "",
         "Each folder has its card.",
         f"Measured on {found['n']} test clips of `scenes` that no part was trained on, on {device_name()}, by",
-        "`release.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.",
+        "`recipes.write_floors`, the last step of `make release-scenes`; ± and brackets are 95 % intervals.",
         "",
         "| log-mel → waveform | spectral distance | log-mel L1, nats |",
         "|---|---|---|",
@@ -225,15 +224,15 @@ def write_floors() -> None:
     for name, title in titles.items():
         cells = ("{:.3f} ± {:.3f}".format(*found[f"{name}_{what}"]) for what in ("spectral_distance", "log_mel_l1_nats"))
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    l1 = "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats; before its texture, {:.3f} ± {:.3f}: a draw misses by more."
+    l1 = "VAE alone: log-mel L1 {:.3f} ± {:.3f} nats; before its texture, {:.3f} ± {:.3f}: a random texture has the larger error."
     lines += [
         "",
         l1.format(*found["vae_log_mel_l1_nats"], *found["decoder_log_mel_l1_nats"]),
-        "Spectral distance: `vocoder.spectral_distance`, against the original sound at three resolutions.",
+        "Spectral distance: `vocoder.spectral_distance`, against the original clip at three resolutions.",
         "",
     ]
     names = list(found["judge"]["real"])
-    lines += [f"| heard right | in | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    lines += [f"| accuracy | of clips | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for key in JUDGES:
         for name, scores in found[key].items():
             cells = (f"{s['accuracy']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in scores.values())

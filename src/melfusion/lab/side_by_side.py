@@ -1,4 +1,4 @@
-"""Commands of this project in processes of their own, a few at a time; a signal to this process is theirs, too."""
+"""Several commands of this project at a time, each in a process of its own. A signal to this process reaches all of them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ class Command:
 
 
 def run_side_by_side(commands: list[Command], n: int) -> tuple[dict[str, int], int | None]:
-    """At most `n` at a time → the exit code of each that was started, and the first signal that came meanwhile.
+    """Run at most `n` at a time; returns the exit code of each that was started, and the first signal that arrived or None.
 
-    After SIGTERM, SIGUSR1 or SIGINT nothing is started, all that run get SIGTERM, and this waits until they have saved and left.
-    Each has its share of the cores, unless OMP_NUM_THREADS says otherwise: jobs of as many threads as cores hinder each other.
+    After SIGTERM, SIGUSR1 or SIGINT no command is started. All running ones get SIGTERM, and the call waits until they have
+    saved their state and ended. Each gets an equal share of the cores as threads, unless OMP_NUM_THREADS is set.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // n)
-    waiting, running, codes, told = list(commands), {}, {}, False
+    waiting, stopping = list(commands), False
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    codes: dict[str, int] = {}
     with noting_signals((signal.SIGINT,)) as came:
         while running or (waiting and not came):
             while waiting and len(running) < n and not came:
                 command = waiting.pop(0)
                 running[command.name] = begin(command, threads)
-            if came and not told:
-                told = True
+            if came and not stopping:
+                stopping = True
                 for process in running.values():
                     process.send_signal(signal.SIGTERM)
             for name in [name for name, process in running.items() if process.poll() is not None]:
@@ -47,8 +49,8 @@ def run_side_by_side(commands: list[Command], n: int) -> tuple[dict[str, int], i
     return codes, came[0] if came else None
 
 
-def begin(command: Command, threads: int) -> subprocess.Popen:
-    """Start one, out of reach of a terminal's Ctrl-C, which would end it before it has saved."""
+def begin(command: Command, threads: int) -> subprocess.Popen[bytes]:
+    """Start one in a session of its own, so that Ctrl-C in the terminal does not end it before it has saved its state."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
     print(f"── {command.name}: {command.log}", flush=True)
     env = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"CONFIG": ""}

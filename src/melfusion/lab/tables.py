@@ -1,22 +1,23 @@
-"""A suite as words: its rows in one table, and below it what was asked, what went wrong where, and what is missing."""
+"""A suite as text: its rows in one table, and below it the questions, the most frequent errors, and what is missing."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from melfusion.evaluation.tables import DISTANCES, mean_cell, share_cell
+from melfusion.evaluation.tables import ACCURACY, DISTANCES, mean_cell, measured, share_cell
 
 
 def suite_table(result: dict[str, Any]) -> str:
-    """Accuracy, distances, gain over the baseline and paired scores of every row; then the notes of NOTES."""
+    """Accuracy, distances, gain over the baseline and scores with the own item of every row; then the notes of NOTES."""
     lines = rows_table(result)
-    told = [line for note in NOTES for line in note(result)]
+    notes = [f"- {line}" for note in NOTES for line in note(result)]
     return "\n".join(
-        [f"# {result['suite']}", "", *lines, "", *(f"- {t}" for t in told), "", about(result), f"Made by `{result['command']}`."]
+        [f"# {result['suite']}", "", *lines, "", *notes, "", about(result), ACCURACY, f"Made by `{result['command']}`."]
     )
 
 
 def rows_table(result: dict[str, Any]) -> list[str]:
+    """The lines of the table."""
     rows = result["rows"]
     names = list(dict.fromkeys(a for row in rows for a in row["attributes"]))
     embedders = list(dict.fromkeys(e for row in rows for e in row["distances"]))
@@ -61,9 +62,9 @@ def about(result: dict[str, Any]) -> str:
 
 
 def _over(result: dict[str, Any]) -> str:
-    """Over how many tracks the intervals of KAD are, where they are not over clips."""
-    said = {s["over"] for row in result["rows"] for found in row["distances"].values() for s in found.values() if "over" in s}
-    return "".join(f", those of KAD over {over} (bootstrap, Student's t)" for over in sorted(said - {"clips"}))
+    """Where the intervals of KAD are over tracks: over how many."""
+    over_all = {s["over"] for row in result["rows"] for found in row["distances"].values() for s in found.values() if "over" in s}
+    return "".join(f", those of KAD over {over} (bootstrap, Student's t)" for over in sorted(over_all - {"clips"}))
 
 
 def questions(result: dict[str, Any]) -> list[str]:
@@ -83,29 +84,29 @@ def by_seed(result: dict[str, Any]) -> list[str]:
     lines = []
     for row in result["rows"]:
         if len(seeds := row.get("seeds", [])) > 1 and (found := row["by_seed"]):
-            said = (f"{name} " + ", ".join(f"{share:.3f}" for share in shares["seeds"]) for name, shares in found.items())
-            lines.append(f"{row['name']}, heard right by seeds {', '.join(map(str, seeds))}: {'; '.join(said)}")
+            parts = (f"{name} " + ", ".join(f"{share:.3f}" for share in shares["seeds"]) for name, shares in found.items())
+            lines.append(f"{row['name']}, accuracy by seeds {', '.join(map(str, seeds))}: {'; '.join(parts)}")
     return lines
 
 
 def embedders(result: dict[str, Any]) -> list[str]:
-    """What each network hears, and in how many components its Fréchet distances are."""
+    """What each network measures, and in how many components its Fréchet distances are."""
     lines = []
-    for name, said in result["embedders"].items():
+    for name, embedder in result["embedders"].items():
         taken = {DISTANCES[k]: d for k, d in result["components"].get(name, {}).items() if not isinstance(d, str)}
         within = "".join(f"; {k} in {d} components" for k, d in taken.items())
-        lines.append(f"{name} hears {said['hears']}{within}" + (f" of a PCA of {result['fitted_on']}" if taken else ""))
+        lines.append(f"{name} measures {measured(embedder)}{within}" + (f" of a PCA of {result['fitted_on']}" if taken else ""))
     return lines
 
 
-def sung(result: dict[str, Any]) -> list[str]:
-    """At which guidance the rows were sung."""
+def sampled_at(result: dict[str, Any]) -> list[str]:
+    """The guidance scale of each row."""
     scales = [f"{row['name']} {row['guidance_scale']:g}" for row in result["rows"] if "guidance_scale" in row]
-    return [f"sung at guidance: {', '.join(scales)}"] if scales else []
+    return [f"guidance scales: {', '.join(scales)}"] if scales else []
 
 
 def mistakes(result: dict[str, Any]) -> list[str]:
-    """The commonest errors of each attribute in which a row errs at all often."""
+    """The most frequent errors of each attribute whose accuracy is at most 0.98."""
     lines = []
     for row in result["rows"]:
         for name, wrong in row.get("confusions", {}).items():
@@ -113,8 +114,8 @@ def mistakes(result: dict[str, Any]) -> list[str]:
             if row["floor"] or score is None or score["accuracy"] > 0.98:
                 continue
             pairs = sorted(((n, a, b) for a, others in wrong.items() for b, n in others.items()), reverse=True)[:3]
-            said = ", ".join(f"{a} as {b} {n / score['n']:.1%}" for n, a, b in pairs)
-            lines.append(f"{row['name']}: {name} is heard wrong in {1 - score['accuracy']:.1%} of clips, most often {said}")
+            worst = ", ".join(f"{a} as {b} {n / score['n']:.1%}" for n, a, b in pairs)
+            lines.append(f"{row['name']}: {name} is predicted wrongly in {1 - score['accuracy']:.1%} of clips, most often {worst}")
     return lines
 
 
@@ -134,24 +135,24 @@ def _numbers(values: list[float]) -> str:
 
 
 def guidance(result: dict[str, Any]) -> list[str]:
-    """How accuracy changes with the scale, on validation scenes by the judge that chose; rows of one model share a line."""
+    """Accuracy by guidance scale, on validation clips by the judge that chose. Rows of one model share a line."""
     shared: dict[str, list[str]] = {}
     for row in result["rows"]:
         tried = row.get("guidance_tried", {})
-        said = [
+        parts = [
             f"{name} " + ", ".join(f"{scale}: {found[name]['accuracy']:.2f}" for scale, found in tried.items())
             for name in next(iter(tried.values()), {})
         ]
-        if said:
-            shared.setdefault("; ".join(said), []).append(row["name"])
-    return [f"{', '.join(names)}, heard right by guidance on validation scenes: {said}" for said, names in shared.items()]
+        if parts:
+            shared.setdefault("; ".join(parts), []).append(row["name"])
+    return [f"{', '.join(names)}, accuracy by guidance scale on validation clips: {parts}" for parts, names in shared.items()]
 
 
 def leaks(result: dict[str, Any]) -> list[str]:
-    """What linear classifiers find in captions and pictures, with intervals that hold for all of them together."""
-    said = {True: "as it should be", False: "NOT AS IT SHOULD BE"}
+    """The leakage test: accuracy of linear classifiers on captions and pictures. The intervals hold for all of them together."""
+    verdict = {True: "as wanted", False: "NOT AS WANTED"}
     return [
-        f"{said[row['holds']]}: {row['attribute']} in the {row['source']} ({row['features']}) is found in "
+        f"{verdict[row['holds']]}: {row['attribute']} in the {row['source']} ({row['features']}) has accuracy "
         f"{share_cell(row)}, chance {row['chance']:.2f}, wanted {row['wanted']}"
         for row in result.get("leakage", [])
     ]
@@ -172,7 +173,7 @@ def memorised(result: dict[str, Any]) -> list[str]:
 
 
 def not_computed(result: dict[str, Any]) -> list[str]:
-    """Distances and gains that are not there, and why, each reason once."""
+    """Distances and gains that are not computed, and why, each reason once."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in result["rows"]:
         found = [(e, DISTANCES.get(k, k), score) for e, scores in row["distances"].items() for k, score in scores.items()]
@@ -191,4 +192,17 @@ def missing(result: dict[str, Any]) -> list[str]:
     return [f"{row}: {words}" for row, words in result["missing"].items()]
 
 
-NOTES = (questions, embedders, by_seed, never_trained_on, mistakes, alphas, sung, guidance, leaks, memorised, not_computed, missing)
+NOTES = (
+    questions,
+    embedders,
+    by_seed,
+    never_trained_on,
+    mistakes,
+    alphas,
+    sampled_at,
+    guidance,
+    leaks,
+    memorised,
+    not_computed,
+    missing,
+)

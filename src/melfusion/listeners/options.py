@@ -1,4 +1,4 @@
-"""Options of the networks that score."""
+"""Options of the networks that score clips."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class JudgeConfig:
-    """The classifier that says what is heard in a clip."""
+    """The classifier of clips."""
 
     weights: str | None = None
-    kind: str = "conv"  # conv | recurrent | pitch; weights bring their own
+    kind: str = "conv"  # conv | recurrent | pitch; stored weights have their own kind
     width: int = 64
     embedding: int = 128
     attributes: dict[str, list[str]] = field(default_factory=dict)  # label → its classes
@@ -18,8 +18,8 @@ class JudgeConfig:
 
 @dataclass
 class TowersConfig:
-    """The contrastive models of picture and caption, sound and caption."""
+    """The contrastive models of picture and caption, and of clip and caption."""
 
-    weights: str | None = None  # null: random init; they bring the text encoder they were trained with
+    weights: str | None = None  # null: random init; stored weights name the text encoder that they were trained with
     width: int = 24  # channels, a multiple of 8
     embedding: int = 64  # D

@@ -10,7 +10,7 @@ WIDTHS = (64, 128, 256, 512, 1024, 2048)
 
 N_FFT, HOP, MELS, CLASSES = 512, 160, 64, 527
 
-MIN_SAMPLES = 31 * HOP  # 32 frames, one after five halvings
+MIN_SAMPLES = 31 * HOP  # 32 frames; one is left after five halvings
 
 
 class ConvBlock(nn.Module):
@@ -33,8 +33,10 @@ class Cnn14(nn.Module):
     """
 
     sample_rate_hz = 16000
+    filters: Tensor
+    window: Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.bn0 = nn.BatchNorm2d(MELS)
         widths = (1, *WIDTHS)
@@ -62,7 +64,7 @@ class Cnn14(nn.Module):
         return self.fc_audioset(embedding[:, 0])
 
     def load_published(self, state: dict[str, Tensor]) -> None:
-        """The published file's tensors, strictly; its Fourier matrices are those of torch.stft."""
+        """Load the tensors of the published file, strictly. Its Fourier matrices are left out: torch.stft computes the same."""
         state = dict(state.get("model", state))
         for name in ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight"):
             state.pop(name, None)

@@ -1,4 +1,4 @@
-"""Hearing the key of a clip: a spectrogram in semitones, and a network to which a transposed clip is the same clip shifted."""
+"""The key of a clip: a spectrogram in semitones, and a network whose output shifts when the clip is transposed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ N_FFT, HOP = 4096, 1024  # samples: at 16 kHz a bin is 3.9 Hz, a semitone at C2
 class Semitones(nn.Module):
     """waveform (B, S) → (B, 1, T, 60): natural log of magnitude in each semitone from C2 to B6, every 1,024 samples."""
 
+    filters: Tensor
+    window: Tensor
+
     def __init__(self, audio: AudioConfig):
         super().__init__()
         frequency = torch.fft.rfftfreq(N_FFT, 1 / audio.sample_rate_hz)
@@ -26,7 +29,7 @@ class Semitones(nn.Module):
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def shape(self, num_samples: int) -> tuple[int, int]:
-        """(T, bins) of a clip."""
+        """(T, bins) of a clip of `num_samples`."""
         return num_samples // HOP + 1, 12 * OCTAVES
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -37,9 +40,9 @@ class Semitones(nn.Module):
 class PitchNetwork(nn.Module):
     """Semitones (B, 1, T, 60) → embedding (B, 24), two numbers for each pitch class, such as its major and its minor key.
 
-    Convolutions along pitch, octaves folded, then a circular convolution over the twelve pitch classes: a clip that is
-    a semitone higher gives the same numbers one class further (but for the edges of octaves), so each key teaches
-    all.
+    Convolutions along pitch, a sum over octaves, then a circular convolution over the twelve pitch classes. A clip that is a
+    semitone higher gives the same numbers one class further (except at the edges of octaves), so training on one key helps
+    for all keys.
     """
 
     def __init__(self, bins: int, width: int = 32, embedding: int = 24):
@@ -56,5 +59,7 @@ class PitchNetwork(nn.Module):
         h = F.gelu(self.first((semitones - semitones.mean((2, 3), keepdim=True)) / 3))
         h = h + F.gelu(self.second(h))
         h = F.gelu(torch.einsum("bctop,ocd->bdtp", h.unflatten(3, (-1, 12)), self.fold))
-        told = torch.cat([h.mean(2), h.amax(2), h[:, :, : max(1, h.shape[2] // 8)].mean(2)], 1)  # a piece begins on its tonic
-        return self.out(F.gelu(self.classes(torch.cat([told, told[..., :-1]], 2)))).flatten(1)
+        pooled = torch.cat(
+            [h.mean(2), h.amax(2), h[:, :, : max(1, h.shape[2] // 8)].mean(2)], 1
+        )  # the last: a piece begins on its tonic
+        return self.out(F.gelu(self.classes(torch.cat([pooled, pooled[..., :-1]], 2)))).flatten(1)

@@ -1,7 +1,7 @@
-"""Towers: what a picture, or a sound, has in common with its caption, as closeness of embeddings; trains itself.
+"""Towers: contrastive models of picture and caption, and of clip and caption; they train themselves.
 
-Two separate spaces, as CLIP (arXiv 2103.00020) for picture and caption and CLAP (2206.04769) for sound and caption: a
-text map of each own stands on one frozen sentence embedding. They know the words and pictures they were taught.
+There are two separate spaces, as in CLIP (arXiv 2103.00020) for picture and caption and in CLAP (2206.04769) for audio and
+caption. Each has its own linear map of one frozen sentence embedding. They know only the words and pictures of their training.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ PAIRS = ("image", "audio")
 
 FIRST_TEMPERATURE, LEAST_TEMPERATURE = 0.07, 0.01  # CLIP's
 
-SIDE = 32  # pixels that the image tower sees
+SIDE = 32  # pixels of the image tower's input
 
-ENCODED_AT_ONCE = 32  # captions
+ENCODED_AT_ONCE = 32  # captions of a batch
 
 
 class ImageTower(nn.Module):
-    """pixels (B, 3, H, W) in [-1, 1], of any size, seen at 32×32 → (B, D): three convolutions that halve the side."""
+    """pixels (B, 3, H, W) in [-1, 1] → (B, D): resized to 32×32, then three convolutions that halve the side."""
 
     def __init__(self, width: int, embedding: int):
         super().__init__()
@@ -49,14 +49,14 @@ class ImageTower(nn.Module):
 
 
 class Towers(TrainedModule):
-    """Built networks in; unit vectors (B, D) of pictures, sounds and captions out.
+    """Unit vectors (B, D) of pictures, clips and captions, from built networks.
 
     Args:
         image_tower: pixels (B, 3, H, W) → (B, D).  audio_tower: log_mel (B, 1, T, F) → (B, D).
-        text_encoder: frozen; each caption is read once and its sentence embedding kept.
+        text_encoder: frozen; each caption is encoded once and its sentence embedding is kept.
 
-    Every other caption of a micro-batch counts as wrong, also where it says the same: clips of one scene differ at most in
-    key, beats per minute and wording, of which a picture shows nothing. So even perfect towers do not reach retrieval 1.
+    Every other caption of a micro-batch counts as wrong, even where it means the same: some captions differ in key, beats per
+    minute and wording only, and a picture shows none of these. So even perfect towers do not reach retrieval 1.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class Towers(TrainedModule):
         first = -math.log(FIRST_TEMPERATURE)
         self.log_scales = nn.ParameterDict({pair: nn.Parameter(torch.tensor(first)) for pair in PAIRS})
         self.optim, self.max_steps = optim, max_steps
-        self.val_loss, self.retrieval = MeanMetric(), nn.ModuleDict({pair: MeanMetric() for pair in PAIRS})
+        self.val_loss = MeanMetric()
+        self.retrieval: Any = nn.ModuleDict({pair: MeanMetric() for pair in PAIRS})
         self._sentences: dict[str, Tensor] = {}
 
     def image(self, pixels: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class Towers(TrainedModule):
         return F.normalize(self.text_maps["audio"](self.sentences(captions)), dim=1)
 
     def temperatures(self) -> dict[str, float]:
-        """Pair → what cosines are divided by before their soft-max."""
+        """Pair → the divisor of the cosines before their soft-max."""
         return {pair: 1 / self.scale(pair).item() for pair in PAIRS}
 
     def scale(self, pair: str) -> Tensor:
@@ -101,7 +102,7 @@ class Towers(TrainedModule):
 
     @torch.no_grad()
     def sentences(self, captions: list[str]) -> Tensor:
-        """Captions → (B, E): mean over the tokens of each, as all-MiniLM-L6-v2 was trained."""
+        """Captions → (B, E): the mean over the token embeddings of each, as all-MiniLM-L6-v2 was trained."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._sentences]
         for start in range(0, len(new), ENCODED_AT_ONCE):
             some = new[start : start + ENCODED_AT_ONCE]
@@ -115,11 +116,13 @@ class Towers(TrainedModule):
         return F.normalize(self.audio_tower(log_mel), dim=1)
 
     def pairs(self, batch: MusicBatch, log_mel: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Pair → pictures or sounds, and their captions, (n, D) each; without the samples that have no picture."""
+        """Pair → embeddings of pictures or clips and of their captions, (n, D) each; of the samples that have both."""
         found = {"audio": (self._audio(log_mel), self.text_of_audio(batch.full_captions))}
-        seen = batch.has_image > 0
-        if captions := [c for c, has in zip(batch.full_captions, seen.tolist(), strict=True) if has]:
-            found["image"] = (self.image(batch.image[seen]), self.text_of_image(captions))
+        pictured = batch.has_image > 0
+        if batch.image is not None and (
+            captions := [c for c, has in zip(batch.full_captions, pictured.tolist(), strict=True) if has]
+        ):
+            found["image"] = (self.image(batch.image[pictured]), self.text_of_image(captions))
         return found
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
@@ -127,10 +130,11 @@ class Towers(TrainedModule):
         losses = {pair: info_nce(*both, self.scale(pair)) for pair, both in self.pairs(batch, log_mel).items()}
         self.log_dict({f"train/loss/{pair}": loss for pair, loss in losses.items()}, batch_size=len(batch))
         self.log_dict({f"train/temperature/{pair}": t for pair, t in self.temperatures().items()})
-        return sum(losses.values()) / len(losses)
+        both = list(losses.values())
+        return sum(both[1:], both[0]) / len(both)
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        """`val/retrieval/…`: share of clips whose own caption is the nearest of their batch; ties count."""
+        """`val/retrieval/…`: the share of clips whose own caption is the nearest of their batch; ties count."""
         for pair, (ours, text) in self.pairs(batch, self.log_mel(batch.waveform)).items():
             cosines = ours @ text.T
             self.val_loss.update(info_nce(ours, text, self.scale(pair)), len(ours))
@@ -146,6 +150,6 @@ class Towers(TrainedModule):
 
 
 def info_nce(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
-    """Unit vectors (n, D) whose rows belong together → cross-entropy of each row's own partner, both ways, their mean."""
+    """InfoNCE (arXiv 1807.03748) of two sets of unit vectors (n, D) in the same order, averaged over both directions."""
     logits, own = scale * a @ b.T, torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

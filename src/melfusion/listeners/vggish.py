@@ -8,29 +8,28 @@ from transformers.audio_utils import mel_filter_bank
 
 from melfusion.errors import ConfigError
 
-WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
+WIDTHS = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0)  # of the convolutions; 0: max-pooling
 
-FRAMES = 96  # of 10 ms: one example
+FRAMES = 96  # of 10 ms, in one example
 
 
 class VGGish(nn.Module):
-    """waveform (B, S) at 16 kHz → (B, K, 128), one embedding each 0.96 s, before the last ReLU as FAD uses it.
+    """waveform (B, S) at 16 kHz → (B, K, 128), one embedding for each 0.96 s, before the last ReLU, as FAD uses it.
 
     Its front end: 25 ms Hann windows, 512-point magnitudes, 64 HTK mel bands of 125-7500 Hz, ln(mel + 0.01).
     """
 
     sample_rate_hz = 16000
+    filters: Tensor
+    window: Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = 1
-        for item in WIDTHS:
-            if item == "pool":
-                layers.append(nn.MaxPool2d(2))
-            else:
-                layers += [nn.Conv2d(width, item, 3, padding=1), nn.ReLU()]
-                width = item
+        for wider in WIDTHS:
+            layers += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU()] if wider else [nn.MaxPool2d(2)]
+            width = wider or width
         self.features = nn.Sequential(*layers)
         self.embeddings = nn.Sequential(
             nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
@@ -48,10 +47,10 @@ class VGGish(nn.Module):
         return self.embeddings(maps.permute(0, 2, 3, 1).flatten(1)).unflatten(0, examples.shape[:2])
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """(B, S) → (B, frames, 64); in float64 up to the logarithm, since a pure tone's silent bands are far below it."""
+        """(B, S) → (B, frames, 64). In float64 up to the logarithm, since the silent bands of a pure tone are very small."""
         frames = waveform.double().unfold(1, 400, 160) * self.window
         return (torch.fft.rfft(frames, 512).abs() @ self.filters + 0.01).log().to(waveform.dtype)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
-        """The published file's tensors, strictly."""
+        """Load the tensors of the published file, strictly."""
         self.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Distances between two sets of embeddings: pure functions of float64 tensors (N, D). No score is ever a sentinel value.
+"""Distances between two sets of embeddings: pure functions of float64 tensors (N, D). A score that cannot be computed is an error.
 
 FAD and FD: Kilgour et al. 2019 (arXiv 1812.08466); FAD-inf: Gui et al. 2024 (2311.01616), after Chong & Forsyth 2020
 (1911.07023); KAD: Chung et al. 2025 (2502.15602), after Gretton et al. 2012, eq. 3.
@@ -12,13 +12,13 @@ from torch import Tensor
 from melfusion.errors import MelfusionError
 from melfusion.metrics.intervals import Draws
 
-MIN_PER_DIMENSION = 10  # samples a covariance needs for each of its dimensions
+MIN_PER_DIMENSION = 10  # samples that a covariance needs for each of its dimensions
 
 KAD_SCALE = 100.0  # the published tool prints KAD times this
 
 
 class TooFewSamples(MelfusionError, ValueError):
-    """A score that so few samples cannot carry, in words."""
+    """Too few samples for a score; the message says how many it needs."""
 
 
 def moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def moments(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a^½ Σ_b Σ_a^½)^½), by symmetric eigenvalues, so never imaginary."""
+    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a^½ Σ_b Σ_a^½)^½), by eigenvalues of symmetric matrices, so never imaginary."""
     values, vectors = torch.linalg.eigh(cov_a.double())
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_b.double() @ root).clamp(min=0).sqrt().sum()
@@ -41,7 +41,7 @@ def frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> flo
 def frechet_distance(real: Tensor, generated: Tensor, check: bool = True) -> float:
     """Fréchet distance of two sets (N, D) of equal size; TooFewSamples below 10 samples a dimension.
 
-    `check=False` is for the smaller sets of a jackknife of one that was checked.
+    `check=False` is for a jackknife, whose smaller sets are parts of sets that were checked.
     """
     if check:
         check_counts(len(real), len(generated), real.shape[1])
@@ -51,6 +51,7 @@ def frechet_distance(real: Tensor, generated: Tensor, check: bool = True) -> flo
 
 
 def check_counts(n_real: int, n_generated: int, dimensions: int, halves: bool = False) -> None:
+    """TooFewSamples for sets of unequal size, or of less than 10 samples a dimension; with `halves` of half the sets."""
     if n_real != n_generated:
         raise TooFewSamples(f"{n_real} real and {n_generated} generated clips: Fréchet distances need sets of equal size.")
     n = n_real // 2 if halves else n_real
@@ -60,35 +61,35 @@ def check_counts(n_real: int, n_generated: int, dimensions: int, halves: bool = 
 
 
 def frechet_infinity(real: Tensor, generated: Tensor, check: bool = True, points: int = 5, seed: int = 0) -> float:
-    """FAD-inf: the score at n samples is linear in 1/n; its value where 1/n = 0, over n = N/2, 2N/3, … and N.
+    """FAD-inf: the score at n samples is linear in 1/n; this is its value at 1/n = 0, fitted over n = N/2, 2N/3, … and N.
 
-    The score at N - N/k is the mean over k parts left out in turn, of either set, since the bias of a small reference is
-    as large as that of the generated set. So every clip weighs the same at each n, and which of them share a part does
-    not depend on the order in which they came. `check` as in `frechet_distance`, of the halves.
+    The score at n = N - N/k is the mean over k parts, each left out of both sets in turn: a small reference has as much bias
+    as a small generated set. Every clip has the same weight at each n. The parts do not depend on the order of the clips.
+    `check` as in `frechet_distance`, for the halves.
     """
     if check:
         check_counts(len(real), len(generated), real.shape[1], halves=True)
     draw, number = torch.Generator().manual_seed(seed), torch.arange(len(real))
-    sets = [_ordered(x)[torch.randperm(len(x), generator=draw)] for x in (real, generated)]
-    inverse, scores = [1 / len(real)], [frechet_distance(*sets, check=False)]
+    one, other = (_ordered(x)[torch.randperm(len(x), generator=draw)] for x in (real, generated))
+    inverse, scores = [1 / len(real)], [frechet_distance(one, other, check=False)]
     for k in range(2, points + 1):
         kept = [number % k != part for part in range(k)]
         inverse.append(sum(1 / int(part.sum()) for part in kept) / k)
-        scores.append(sum(frechet_distance(*(x[part] for x in sets), check=False) for part in kept) / k)
+        scores.append(sum(frechet_distance(one[part], other[part], check=False) for part in kept) / k)
     x, y = torch.tensor([inverse, scores], dtype=torch.float64)
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
     return (y.mean() - slope * x.mean()).item()
 
 
 def _ordered(embeddings: Tensor) -> Tensor:
-    """Rows by their first number, then their second, …"""
+    """The rows sorted by their first number, then by their second, …"""
     return embeddings[sorted(range(len(embeddings)), key=embeddings.tolist().__getitem__)]
 
 
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
-    """KAD: 100 × the unbiased squared MMD under a Gaussian kernel as wide as the median distance within `real`.
+    """KAD: 100 × the unbiased squared MMD under a Gaussian kernel, whose width is the median distance within `real`.
 
-    Unbiased at any N ≥ 2, so it may fall below 0 where the sets are alike.
+    It is unbiased at any N ≥ 2, so it may be below 0 for sets that are alike.
     """
     if min(len(real), len(generated)) < 2:
         raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: KAD needs two of each.")
@@ -96,21 +97,22 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
 
 
 def kernel_distances(real: Tensor, generated: Tensor, draws: Draws) -> tuple[float, Tensor]:
-    """KAD of two sets, and (R,) of the same sets drawn again; the kernel is that of the whole sets."""
+    """KAD of two sets, and (R,) of the resampled sets. All have the kernel of the whole sets."""
     kernels = kernel_matrices(real, generated)
     again = [mmd(*kernels, *weights, draws.apart) for weights in zip(draws.real, draws.generated, strict=True)]
     return KAD_SCALE * mmd(*kernels, apart=draws.apart).item(), KAD_SCALE * torch.stack(again)
 
 
 def kernel_matrices(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel of real × real, real × generated, generated × generated."""
+    """The kernel matrices of real × real, real × generated and generated × generated."""
     real, generated = real.double(), generated.double()
     width = torch.pdist(real).median().clamp(min=1e-12)
-    # distances from differences: products of large embeddings would cancel
-    return tuple(
-        torch.exp(-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2))
-        for a, b in ((real, real), (real, generated), (generated, generated))
-    )
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        # not by matrix products, in which large embeddings cancel
+        return torch.exp(-torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2))
+
+    return kernel(real, real), kernel(real, generated), kernel(generated, generated)
 
 
 def mmd(
@@ -123,8 +125,8 @@ def mmd(
 ) -> Tensor:
     """Unbiased squared MMD of kernel matrices (Gretton et al. 2012, eq. 3).
 
-    `real` (N,) and `generated` (M,) say how often each clip counts; a clip is never compared with itself, drawn twice or not,
-    nor with another of its track: `apart` (N, N) and (M, M) are 1 where two clips may be. NaN where no two may.
+    `real` (N,) and `generated` (M,) say how often each clip counts. `apart` (N, N) and (M, M) are 1 where two clips may be
+    compared: by default all but a clip with itself; with tracks, clips of different tracks. NaN where no two may.
     """
     a, b = (torch.ones(len(k), dtype=torch.float64) if w is None else w for k, w in ((rr, real), (gg, generated)))
     pairs = apart or tuple(1 - torch.eye(len(k), dtype=torch.float64) for k in (rr, gg))
@@ -146,7 +148,7 @@ class Projection:
 
 
 def affordable_dimensions(counts: list[int], most: int = 32) -> int:
-    """As many components as the smallest class carries at 10 samples each, at most `most`; TooFewSamples for none."""
+    """As many components as the smallest class allows at 10 samples each, at most `most`; TooFewSamples for none."""
     smallest = min(counts, default=0)
     dimensions = min(most, smallest // MIN_PER_DIMENSION)
     if dimensions < 1:
@@ -155,13 +157,13 @@ def affordable_dimensions(counts: list[int], most: int = 32) -> int:
 
 
 def conditional_frechet(
-    real: Tensor, generated: Tensor, real_classes: list[dict], classes: list[dict], check: bool = True
+    real: Tensor, generated: Tensor, real_classes: list[dict[str, str]], classes: list[dict[str, str]], check: bool = True
 ) -> float:
-    """Mean Fréchet distance over the classes of all attributes, by intended label.
+    """Mean over the classes of all attributes of the Fréchet distance within the class, by the label of the item.
 
-    Plain sets cannot tell a model that follows its picture from one that draws the same clips in another order; within a
-    class they can. `real_classes` and `classes` give each clip's attribute → class. Class sizes of both sets are made
-    equal by leaving out the last clips of the larger.
+    A distance of whole sets is the same for a model that follows its pictures and for one that makes the same clips in
+    another order. Within a class the two differ. `real_classes` and `classes`: attribute → class of each clip. Class sizes of
+    both sets are made equal by leaving out the last clips of the larger one.
     """
     scores = []
     for attribute, name in sorted({(a, c) for labels in classes for a, c in labels.items()}):
@@ -173,5 +175,5 @@ def conditional_frechet(
         except TooFewSamples as error:
             raise TooFewSamples(f"{attribute} {name}: {error}") from error
     if not scores:
-        raise TooFewSamples("No clip tells its class.")
+        raise TooFewSamples("No clip has a label.")
     return sum(scores) / len(scores)

@@ -1,8 +1,8 @@
 """IMSM, the paper's image-music similarity (MeLFusion §5): A_CLIP · A_CLAPᵀ through the same N captions.
 
-How the N×N matrix becomes one number the paper does not say. Here it is the share of a picture's attention that comes
-back to its own music: rows of A_CLIP are picture → captions, rows of A_CLAP music → captions, both soft-maxed at the
-temperature of their towers, so that entry (i, j) is the probability that picture i and music j name the same caption.
+The paper does not say how the N×N matrix becomes one number. Rows of A_CLIP are picture → captions, rows of A_CLAP music →
+captions. Both are soft-maxed at the temperature of their networks, so entry (i, j) is the probability that picture i and music
+j choose the same caption. `imsm` ranks each picture's own music among all; `imsm_released` is the reduction of the released code.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from melfusion.metrics.distances import TooFewSamples
 
-TIE = 1e-9  # entries within this share of each other are equal: equal music differs by the rounding of its place in a product
+TIE = 1e-9  # relative difference below which entries are equal: equal music may differ by rounding
 
-TEMPERATURES = (0.01, 0.01)  # of CLIP and CLAP, whose logit scales at the end of their training are about 100
+TEMPERATURES = (0.01, 0.01)  # of CLIP and CLAP: the inverse of their logit scales after training, about 100
 
 
 def matrix(
@@ -28,10 +28,9 @@ def matrix(
 def imsm(
     image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, temperatures: tuple[float, float] = TEMPERATURES
 ) -> float:
-    """Stated reduction: for each picture, the mean share of other pieces of music that fit it less than its own.
+    """Our reduction: the share of other pieces of music that fit a picture less than its own, as a mean over the pictures.
 
-    1 where every picture's own music fits best, 0.5 at chance, whatever N; ties count half. N = 1 tells nothing and is
-    refused with TooFewSamples.
+    It is 1 where every picture's own music fits best, and 0.5 at chance, for any N; ties count half. TooFewSamples for N = 1.
     """
     m = matrix(image, text_of_image, text_of_audio, audio, temperatures)
     if len(m) < 2:
@@ -44,10 +43,10 @@ def imsm(
 
 
 def imsm_released(image: Tensor, text_of_image: Tensor, text_of_audio: Tensor, audio: Tensor, logit_scale: float = 100.0) -> float:
-    """The released code's literal number: three soft-maxes, then the mean of the diagonal.
+    """The number of the released code: three soft-maxes, then the mean of the diagonal. For comparison with that code only.
 
-    A soft-max of numbers within [0, 1] bounds it by e/(e + N - 1): .731 at N = 2, .153 at N = 16; N = 1 gives 1 for
-    anything. For comparison with that code only.
+    The last soft-max is of numbers within [0, 1], so the result is at most e/(e + N - 1): .731 at N = 2, .153 at N = 16. It is
+    always 1 at N = 1.
     """
     if not len(image):
         raise TooFewSamples("IMSM needs clips, and there are none.")

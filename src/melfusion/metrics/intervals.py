@@ -1,4 +1,4 @@
-"""Intervals of 95 %: of shares, of means, and of scores of whole sets by sets drawn again."""
+"""Intervals of 95 %: of shares, of means, and by resampling of scores of whole sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def t_975(degrees: int) -> float:
 
 
 def wilson(hits: float, n: int, z: float = Z) -> tuple[float, float]:
-    """Interval of a share, hits of n (Wilson 1927); (0, 1) where nothing was counted. Another `z` gives another than 95 %."""
+    """(low, high) of a share, hits of n (Wilson 1927); (0, 1) for n = 0. `z` is the normal distribution's point: 1.96 for 95 %."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = hits / n, z * z
@@ -34,7 +34,7 @@ def wilson(hits: float, n: int, z: float = Z) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half width) of the mean of independent values, such as paired differences; inf for one."""
+    """(mean, half width) of independent values, such as paired differences; the half width of one value is inf."""
     n = len(values)
     mean = sum(values) / n
     if n < 2:
@@ -44,10 +44,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int | Sequence[Any] = 20) -> float:
-    """Half width of the score of n items, deleting each group in turn, by Student's t; inf for one group.
+    """Half width of the score of n items by the delete-a-group jackknife with Student's t; inf for one group.
 
-    `groups`: how many interleaved ones, or each item's own, such as the training seed that it was made with.
-    For scores that are smooth but biased in n, such as Fréchet distances, where a bootstrap's repeated items would add bias.
+    `groups`: the number of interleaved groups, or the group of each item, such as the training seed of its model.
+    It is for scores that are smooth but biased in n, such as Fréchet distances. The repeated items of a bootstrap add bias.
     """
     of = [i % min(groups, n) for i in range(n)] if isinstance(groups, int) else groups
     names = list(dict.fromkeys(of))
@@ -59,7 +59,7 @@ def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int | Seq
 
 
 def students(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half width) over a few independent repetitions, such as training seeds, by Student's t; inf for one."""
+    """(mean, half width) over a few independent repetitions, such as training seeds, by Student's t; inf for one repetition."""
     n = len(values)
     mean = sum(values) / n
     if n < 2:
@@ -76,10 +76,10 @@ def share(hits: int, n: int, z: float = Z) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Draws:
-    """Two sets drawn again R times: how often each clip is in each draw, (R, N) and (R, M).
+    """R resamplings of two sets: how often each clip is in each of them, (R, N) and (R, M).
 
-    `factor` makes the sum of squared deviations of R scores a variance; `over` says in words what was drawn; `point`: half
-    widths in standard errors; `apart`: (N, N) and (M, M), 1 where two clips are of different tracks, if any share one.
+    `factor` times the sum of squared deviations of R scores is their variance. `over` says in words what was resampled.
+    `point` is the half width in standard errors. `apart`, (N, N) and (M, M), is 1 where two clips are of different tracks.
     """
 
     real: Tensor
@@ -90,36 +90,38 @@ class Draws:
     apart: tuple[Tensor, Tensor] | None = None
 
     def half_width(self, scores: Tensor) -> float:
-        """Scores (R,) of the draws → half the interval of the score of the sets themselves; NaN, of a draw of one track only, is
-        left out.
-        """
-        told = scores[scores.isfinite()]
-        return self.point * math.sqrt(self.factor * len(scores) / len(told) * (told - told.mean()).square().sum().item())
+        """Scores (R,) of the resamplings → half width of the score of the sets. A NaN, from one track only, is left out."""
+        finite = scores[scores.isfinite()]
+        variance = self.factor * len(scores) / len(finite) * (finite - finite.mean()).square().sum().item()
+        return self.point * math.sqrt(variance)
 
 
 def leave_out(n: int, m: int, groups: int = 20) -> Draws:
-    """The jackknife's draws: each of `groups` interleaved groups of clips is left out of both sets in turn."""
+    """The jackknife: each of `groups` interleaved groups of clips is left out of both sets in turn."""
     groups = max(1, min(groups, n, m))
     real, generated = ((torch.arange(size) % groups != torch.arange(groups)[:, None]).double() for size in (n, m))
     return Draws(real, generated, (groups - 1) / groups, "clips", t_975(groups - 1) if groups > 1 else math.inf)
 
 
 def redraw(real: Sequence[str], generated: Sequence[str], repeats: int = 400, seed: int = 0) -> Draws:
-    """The bootstrap over tracks: a draw is as many whole tracks as there are, with replacement; names give each clip's track.
+    """The bootstrap over tracks: each resampling draws as many whole tracks as there are, with replacement.
 
-    Clips of one track resemble each other, so intervals over clips would be too narrow. Of few tracks a bootstrap's own would
-    be too: G tracks drawn with replacement vary by √((G - 1) / G) too little, and Student's t stands for the normal
-    distribution. One track has no interval: its half width is inf.
+    `real` and `generated` name the track of each clip. Clips of one track resemble each other, so intervals over clips would be
+    too narrow. With few tracks a plain bootstrap is too narrow, too: G tracks drawn with replacement vary by √((G - 1) / G)
+    too little. `point` corrects that and takes Student's t. One track has no interval: its half width is inf.
     """
-    generator, sides = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
     fewest = min(len(set(real)), len(set(generated)))
     point = t_975(fewest - 1) * math.sqrt(fewest / (fewest - 1)) if fewest > 1 else math.inf
-    apart = []
-    for names in (real, generated):
+
+    def drawn_again(names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """How often each clip is in each draw, (R, N), and which clips are of different tracks, (N, N)."""
         tracks = {name: i for i, name in enumerate(dict.fromkeys(names))}
         drawn = torch.randint(len(tracks), (repeats, len(tracks)), generator=generator)
         times = torch.zeros(repeats, len(tracks), dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
         own = torch.tensor([tracks[name] for name in names])
-        sides.append(times[:, own])
-        apart.append((own[:, None] != own).double())
-    return Draws(*sides, 1 / (repeats - 1), f"{len(set(generated))} tracks against {len(set(real))}", point, tuple(apart))
+        return times[:, own], (own[:, None] != own).double()
+
+    (ours, apart), (theirs, apart_too) = drawn_again(real), drawn_again(generated)
+    over = f"{len(set(generated))} tracks against {len(set(real))}"
+    return Draws(ours, theirs, 1 / (repeats - 1), over, point, (apart, apart_too))

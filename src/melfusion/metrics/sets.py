@@ -1,4 +1,4 @@
-"""torchmetrics of two sets of clips and of pairs: sums and gathered embeddings in float64, equal for any batches and ranks."""
+"""torchmetrics of two sets of clips and of pairs, in float64. The result is the same for any batches and number of processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from melfusion.metrics.intervals import Draws, Z, jackknife, leave_out, share
 
 
 def gather(clips: Tensor, group: Any = None) -> list[Tensor]:
-    """Embeddings (n, D) of all ranks, n of each its own; a rank without clips brings an empty tensor of any shape and type."""
+    """The embeddings (n, D) of all ranks, where n may differ. A rank without clips gives an empty tensor of any shape and type."""
     width = clips.new_tensor(clips.shape[1] if clips.ndim == 2 else 0, dtype=torch.int64)
     widest = max(int(w) for w in gather_all_tensors(width, group))
     return gather_all_tensors(clips.double() if len(clips) else clips.new_zeros(0, widest, dtype=torch.float64), group)
 
 
 class Score(Metric):
-    """A metric that also tells how sure it is."""
+    """A metric with an interval."""
 
     full_state_update = False
 
@@ -38,29 +38,33 @@ class Score(Metric):
                 return {"why_not": str(error)}
 
     def measured(self) -> dict[str, Any]:
+        """The score with its interval; raises TooFewSamples."""
         raise NotImplementedError
 
 
 class Collected(Score):
-    """Keeps the embeddings of all clips; subclasses give `score` of them, and of the `part` that a jackknife leaves.
+    """Base of the metrics that keep the embeddings of all clips. A subclass gives `score`.
+
+    A jackknife calls `part` in place of `score` on the clips that it leaves.
 
     Args:
-        names: of the states, each the embeddings (N, D) of one side.
+        names: of the states; each holds the embeddings (N, D) of one side.
     """
 
     groups = 20  # of the jackknife
 
-    def __init__(self, *names: str, **kwargs):
+    def __init__(self, *names: str, **kwargs: Any):
         super().__init__(**{"dist_sync_fn": gather} | kwargs)
         self.names = names
         for name in names:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def keep(self, name: str, embeddings: Tensor) -> None:
+        """Append embeddings to a state."""
         getattr(self, name).append(embeddings.detach().double())
 
     def sets(self) -> list[Tensor]:
-        """(N, D) of each state; (0, 1) where no clip came."""
+        """(N, D) of each state; (0, 1) without clips."""
         kept = [getattr(self, name) for name in self.names]
         return [dim_zero_cat(s) if len(s) else torch.zeros(0, 1, dtype=torch.float64) for s in kept]
 
@@ -83,15 +87,19 @@ class Collected(Score):
 
 
 class Mean(Score):
-    """A mean over clips, of sums in float64."""
+    """A mean over clips, from sums in float64."""
 
-    def __init__(self, **kwargs):
+    total: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         for name in ("total", "squares", "count"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def add(self, values: Tensor) -> None:
-        """(B,), one of each clip."""
+        """Add one value of each clip, (B,)."""
         self.total += values.double().sum()
         self.squares += values.double().square().sum()
         self.count += len(values)
@@ -113,12 +121,12 @@ class SetDistance(Collected):
     """Fréchet distance of real and generated clips by their embeddings (B, D) or (B, K, D).
 
     Args:
-        distance: `distances.frechet_distance` (FAD, FD) or `frechet_infinity`. Its TooFewSamples says in words why a score is
-            not computed; what a jackknife leaves of sets that are large enough is not checked again.
-        pieces: K embeddings a clip, all of which count.
+        distance: `distances.frechet_distance` (FAD, FD) or `frechet_infinity`. It raises TooFewSamples with the reason why
+            there is no score. The parts of a jackknife are not checked again.
+        pieces: K, the embeddings of a clip; all of them count.
     """
 
-    def __init__(self, distance: Callable[..., float], pieces: int = 1, **kwargs):
+    def __init__(self, distance: Callable[..., float], pieces: int = 1, **kwargs: Any):
         super().__init__("real", "generated", **kwargs)
         self.distance, self.pieces = distance, pieces
 
@@ -132,17 +140,18 @@ class SetDistance(Collected):
         return self.distance(*self.embeddings(sets), check=False)
 
     def embeddings(self, sets: list[Tensor]) -> list[Tensor]:
+        """The states (N, K·D) → (N·K, D)."""
         return [s.unflatten(1, (self.pieces, -1)).flatten(0, 1) for s in sets]
 
 
 class KernelDistance(SetDistance):
-    """KAD of clips, each by the mean of its embeddings (B, D) or (B, K, D).
+    """KAD of clips; the embedding of a clip (B, D), or the mean of its embeddings (B, K, D).
 
     Args:
-        draws: of which sets the interval is made; None: the jackknife's.
+        draws: the resampling of the interval; None for the jackknife.
     """
 
-    def __init__(self, draws: Draws | None = None, **kwargs):
+    def __init__(self, draws: Draws | None = None, **kwargs: Any):
         super().__init__(kernel_distance, **kwargs)
         self.draws = draws
 
@@ -150,20 +159,20 @@ class KernelDistance(SetDistance):
         super().update(embeddings.mean(1) if embeddings.ndim == 3 else embeddings, real)
 
     def measured(self) -> dict[str, Any]:
-        sets = self.sets()
-        if (fewest := min(map(len, sets))) < 3:
-            raise TooFewSamples(f"{len(sets[0])} real and {len(sets[1])} generated clips: KAD and its interval need three of each.")
-        draws = self.draws or leave_out(*map(len, sets))
+        real, generated = self.sets()
+        if (fewest := min(len(real), len(generated))) < 3:
+            raise TooFewSamples(f"{len(real)} real and {len(generated)} generated clips: KAD and its interval need three of each.")
+        draws = self.draws or leave_out(len(real), len(generated))
         if not math.isfinite(draws.point):
             raise TooFewSamples(f"{draws.over}: an interval over tracks needs two of each.")
-        mean, again = kernel_distances(*sets, draws)
+        mean, again = kernel_distances(real, generated, draws)
         return {"mean": mean, "interval": draws.half_width(again), "over": draws.over, "n": fewest}
 
 
 class KLDivergence(Mean):
-    """Mean KL(real ‖ generated) of a tagger's class probabilities on paired clips, as AudioLDM's evaluation has it.
+    """Mean KL(real ‖ generated) of a tagger's class probabilities on paired clips, as in AudioLDM's evaluation.
 
-    logits (B, classes); `sigmoid` taggers (PANNs) are normalised over the classes by softmax of their logits.
+    `update` takes logits (B, classes). The probabilities are their softmax, also for taggers with a sigmoid (PANNs).
     """
 
     def update(self, real_logits: Tensor, generated_logits: Tensor) -> None:
@@ -179,15 +188,15 @@ class CLAPScore(Mean):
 
 
 class ImageMusicSimilarity(Collected):
-    """IMSM over all clips: picture, two texts' embeddings (CLIP's and CLAP's space) and audio, each (B, D).
+    """IMSM over all clips, from embeddings (B, D) of picture, of the caption in CLIP's and in CLAP's space, and of audio.
 
     Args:
-        reduction: of the N×N matrix, see `imsm.py`.
+        reduction: of the N×N matrix to a number, see `imsm.py`.
     """
 
     groups = 10
 
-    def __init__(self, reduction: Callable[..., float] = imsm.imsm, **kwargs):
+    def __init__(self, reduction: Callable[..., float] = imsm.imsm, **kwargs: Any):
         super().__init__("image", "text_of_image", "text_of_audio", "audio", **kwargs)
         self.reduction = reduction
 
@@ -200,14 +209,14 @@ class ImageMusicSimilarity(Collected):
 
 
 class AttributeAccuracy(Mean):
-    """Share of clips in which a judge hears the intended class."""
+    """Accuracy: the share of clips whose predicted class is the right one, with a Wilson interval."""
 
-    def update(self, heard: Tensor, wanted: Tensor) -> None:
-        """Logits (B, classes) or class numbers (B,), and wanted (B,); -100 marks a clip whose class is not told."""
-        told = wanted >= 0
-        self.add(((heard.argmax(1) if heard.ndim == 2 else heard) == wanted)[told])
+    def update(self, predicted: Tensor, wanted: Tensor) -> None:
+        """Logits (B, classes) or class indices (B,), and wanted indices (B,); -100 marks a clip without a label."""
+        labelled = wanted >= 0
+        self.add(((predicted.argmax(1) if predicted.ndim == 2 else predicted) == wanted)[labelled])
 
     def measured(self) -> dict[str, Any]:
         if not self.count:
-            raise TooFewSamples("No clip tells its class.")
+            raise TooFewSamples("No clip has a label.")
         return share(int(self.total), int(self.count))

@@ -16,6 +16,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or plain
 
 
+def best_device() -> str:
+    """cuda where there is a GPU that it drives, else cpu: evaluation computes in float64, which mps has not."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_name() -> str:
     """Of the machine that computes: the GPU's name, or the CPU and how many cores this process may use."""
     if torch.cuda.is_available():
