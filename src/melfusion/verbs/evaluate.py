@@ -78,7 +78,7 @@ def _run(options: Options, more: list[str]) -> dict[str, Any]:
     from melfusion.assembly.load import load_system
     from melfusion.assembly.memory import telling_memory
     from melfusion.evaluation import scores as scoring
-    from melfusion.evaluation.clips import ROWS
+    from melfusion.evaluation.clips import CONDITIONS
     from melfusion.evaluation.tables import learned, table
 
     system, config = None, None
@@ -89,21 +89,21 @@ def _run(options: Options, more: list[str]) -> dict[str, Any]:
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
     config = config or load_config(options.config, more)
     config.evaluation.items = config.evaluation.items if options.n is None else options.n
-    bench, out = scoring.splits(config, options.seed), folder_of(options)
-    names = options.rows.replace("-", " ").split(",") if options.rows else scoring.rows_of(system)
-    if unknown := [name for name in names if name not in ROWS]:
-        raise ConfigError(f"rows names {unknown[0]!r}; rows are {', '.join(ROWS)}.")
+    compared, out = scoring.evaluation_set(config, options.seed), folder_of(options)
+    names = options.rows.replace("-", " ").split(",") if options.rows else scoring.default_rows(system)
+    if unknown := [name for name in names if name not in CONDITIONS]:
+        raise ConfigError(f"rows names {unknown[0]!r}; rows are {', '.join(CONDITIONS)}.")
     share = read_share(options.share)
     if system is not None:
-        scoring.sing(system, config, bench.items, out, names, share)
+        scoring.generate_rows(system, config, compared.items, out, names, share)
     if share[1] > 1:
         print(f"share {share[0]} of {share[1]} is made; the call without share= scores the clips of all shares.")
         return {}
     folders = {name: out / scoring.folder_name(name) for name in names} if options.wavs is None else {"given": Path(options.wavs)}
     with telling_memory(config, "evaluation", lambda: system):
-        scores = scoring.evaluate(config, scoring.ears(config), bench.items, bench, folders, system)
+        scores = scoring.evaluate(config, scoring.load_listeners(config), compared.items, compared, folders, system)
     scoring.write(scores, out)
-    scoring.pages(config, bench.items, folders, out, options.listening)
+    scoring.pages(config, compared.items, folders, out, options.listening)
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
     return scores
 
