@@ -26,7 +26,6 @@ from melfusion.data.dataset import MusicDataset
 from melfusion.data.reading import digest_of
 from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, write_shards
-from melfusion.data.sources import counts
 from melfusion.data.storage import local_name
 from melfusion.errors import BadSample, DataError
 from melfusion.models.system import MeLFusion
@@ -132,7 +131,7 @@ def computed_samples(config: Config, system: MeLFusion, made_with: str) -> Itera
     data.setup()
     dtype = getattr(torch, config.data.precompute.dtype)
     encoded: dict[str, tuple[Tensor, Tensor]] = {}  # many clips share a caption: each is encoded once
-    for split in sorted(counts(ShardSet(config.data.path, config.data))):
+    for split in sorted(ShardSet(config.data.path, config.data).counts()):
         for batch in readable_batches(config, data.dataset(split), split):
             with autocast(resolve_precision(config.trainer), system.device.type):
                 if new := [c for c in dict.fromkeys(batch.captions) if c not in encoded]:

@@ -79,6 +79,7 @@ def _run(options: Options, more: list[str]) -> dict[str, Any]:
     from melfusion.assembly.memory import telling_memory
     from melfusion.evaluation import scores as scoring
     from melfusion.evaluation.clips import CONDITIONS
+    from melfusion.evaluation.pages import pages
     from melfusion.evaluation.tables import learned, table
 
     system, config = None, None
@@ -103,7 +104,7 @@ def _run(options: Options, more: list[str]) -> dict[str, Any]:
     with telling_memory(config, "evaluation", lambda: system):
         scores = scoring.evaluate(config, scoring.load_listeners(config), compared.items, compared, folders, system)
     scoring.write(scores, out)
-    scoring.pages(config, compared.items, folders, out, options.listening)
+    pages(config, compared.items, folders, out, options.listening)
     print(f"\n{table(scores)}\n\n{learned(scores)}\nListen: {out / 'index.html'}")
     return scores
 
