@@ -2,13 +2,13 @@
 
 import json
 
+import building as build
 import pytest
 import torch
 from data_fixtures import one_sentence
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from melfusion.assembly import system as build
 from melfusion.errors import WeightsError
 
 SCHEDULER = {

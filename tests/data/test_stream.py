@@ -4,10 +4,10 @@ import itertools
 import logging
 from types import SimpleNamespace
 
+import building as build
 import pytest
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
-from melfusion.assembly import system as build
 from melfusion.data import order
 from melfusion.data import stream as stream_module
 from melfusion.data.datamodule import MusicDataModule

@@ -1,9 +1,9 @@
 """Real clips are heard once by the same networks, and anew as soon as anything differs that they depend on."""
 
+import building as build
 import pytest
 import torch
 
-from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.evaluation.cache import hear_real, hear_reconstructions
 from melfusion.evaluation.scoring import Ears, Heard
@@ -87,13 +87,13 @@ def test_reconstructions_are_those_of_their_voice(data):
     hear_reconstructions(ears, system, of(config), 5)
     assert count() == 0
     with torch.no_grad():
-        next(system.music_vae.parameters()).add_(0.01)
+        next(system.codec.music_vae.parameters()).add_(0.01)
     hear_reconstructions(ears, system, of(config), 5)
     assert count() == 5
-    system.vocoder.network.iterations += 1  # Griffin-Lim
+    system.codec.vocoder.network.iterations += 1  # Griffin-Lim
     hear_reconstructions(ears, system, of(config), 5)
     assert count() == 5
-    system.vocoder.corrections += 1
+    system.codec.vocoder.corrections += 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("melfusion.models.vocoder.corrected", lambda waveform, *_: waveform)
         hear_reconstructions(ears, system, of(config), 5)

@@ -3,10 +3,10 @@
 import importlib.util
 import logging
 
+import building as build
 import pytest
 import torch
 
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.models.frozen import digest, freeze
 

@@ -11,7 +11,6 @@ from melfusion.data.sources import check_scenes
 from melfusion.errors import ConfigError
 from melfusion.files import one_line, one_name
 
-
 POSITIVE = (
     "audio.hop_length_samples",
     "audio.sample_rate_hz",
@@ -136,7 +135,9 @@ def check_duration(config: Config) -> None:
     """The music VAE and the UNet halve the frames evenly."""
     audio, vae_down = config.audio, config.music_vae.downsampling
     if audio.n_mels % vae_down:
-        raise ConfigError(f"audio.n_mels={audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much.")
+        raise ConfigError(
+            f"audio.n_mels={audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
+        )
     samples = round(audio.clip_duration_s * audio.sample_rate_hz)
     frame = audio.hop_length_samples * vae_down * config.unet.frames_multiple
     if samples % frame:

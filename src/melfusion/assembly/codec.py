@@ -23,7 +23,6 @@ from melfusion.models.texture import Texture
 from melfusion.models.vocoder import Vocoder
 from melfusion.models.vocos import Vocos
 
-
 STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
 
 STATISTICS = ("mel_mean", "mel_std", "latent_mean", "latent_std")  # all that stands in it

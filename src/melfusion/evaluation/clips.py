@@ -32,7 +32,6 @@ from melfusion.media.options import AudioConfig
 from melfusion.media.sound import read_audio, write_wav
 from melfusion.models.device import device_name
 from melfusion.models.frozen import digest
-from melfusion.models.griffin_lim import GriffinLim
 from melfusion.models.system import MeLFusion
 
 NOTE = "made_with.json"  # beside the clips of a folder
@@ -126,16 +125,13 @@ def claim(folder: Path, system: MeLFusion, config: Config, dataset: MusicDataset
 
 def identity(system: MeLFusion) -> dict[str, Any]:
     """Hashes of what sings: the trained model, the decoder and vocoder behind it, and the frozen parts that it listens to."""
-    unet = digest({n: p.detach() for n, p in system.unet.named_parameters()})  # with its synapse: which trained model this is
+    unet = digest({n: p.detach() for n, p in system.denoiser.named_parameters()})  # with its synapse: which trained model this is
     return {"system": unet, "voice": voice(system), "frozen": system.frozen_digests()}
 
 
 def voice(system: MeLFusion) -> list[Any]:
     """What latents are sung by: the hash of VAE and vocoder, how often the mel is corrected, and the steps of the texture."""
-    sings = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
-    if isinstance(network := system.vocoder.network, GriffinLim):  # which has no weights
-        sings["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
-    return [digest(sings), system.vocoder.corrections, *([system.music_vae.texture_steps] if system.music_vae.texture else [])]
+    return system.codec.decoder_provenance()
 
 
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], row: Row) -> dict[str, Any]:
@@ -181,8 +177,8 @@ def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Te
 def reconstructions(system: MeLFusion, dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
     """What VAE and vocoder leave of the real clips: the best that any row can sound."""
     for keys, waveform in real_clips(dataset, size):
-        mel = system.log_mel(waveform.to(system.device))
-        yield keys, system.vocode(system.music_vae.decode(system.music_vae.encode(mel))).cpu()
+        latents = system.codec.encode(waveform.to(system.device))
+        yield keys, system.vocode(system.codec.decode(latents)).cpu()
 
 
 def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tuple[list[str], Tensor]]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from melfusion.assembly import system as build
+from melfusion.assembly import listeners as build
 from melfusion.assembly.configuration import override
 from melfusion.assembly.load import load_system
 from melfusion.assembly.schema import Config
@@ -70,7 +70,7 @@ def splits(config: Config, seed: int | None = None) -> Bench:
 
 
 def rows_of(system: MeLFusion | None) -> list[str]:
-    return ["no picture"] if system is not None and system.extractor is None else list(DEFAULT_ROWS)
+    return ["no picture"] if system is not None and system.image_encoder is None else list(DEFAULT_ROWS)
 
 
 def folder_name(row: str) -> str:

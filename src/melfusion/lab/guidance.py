@@ -66,8 +66,8 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
     for scale in scales:
         config.sampling.guidance_scale = scale
         folder = suite.path / row / f"guidance-{scale:g}"
-        claim(folder, system, config, items, ROWS[config.ablation.told], replace=True)
-        make_clips(system, config, items, ROWS[config.ablation.told], folder)
+        claim(folder, system, config, items, ROWS[config.ablation.condition], replace=True)
+        make_clips(system, config, items, ROWS[config.ablation.condition], folder)
         heard = listener.listen(read_clips(row_files(folder, items), config.audio, config.evaluation.batch_size))
         tried[f"{scale:g}"] = measure.score(heard, classes)["judge"] | {"accuracy": accuracy(heard, classes)}
     by = "fad_conditional" if "mean" in tried[f"{scales[0]:g}"]["fad_conditional"] else "kad"

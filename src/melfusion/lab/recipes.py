@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from melfusion.assembly import system as build
+from melfusion.assembly import codec, listeners
 from melfusion.assembly.configuration import load_config, override
 from melfusion.assembly.load import export_system, load_system
 from melfusion.assembly.run import run_directory
@@ -160,11 +160,11 @@ def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
 def floors(items: int = 240) -> dict[str, Any]:
     """What the shipped parts lose, on held-out clips: vocoder against Griffin-Lim, VAE, and both judges through both."""
     config = load_config("scenes", [f"data.path={load_config('release', []).data.path}"])
-    vae, vocos = (freeze(make(config)) for make in (build.music_vae, build.vocoder))
-    smooth = freeze(build.music_vae(override(config, ["music_vae.texture_steps=0"])))
-    judges = {name: freeze(build.judge(override(config, [f"judge.weights={w}"]))) for name, w in JUDGES.items()}
+    vae, vocos = (freeze(make(config)) for make in (codec.music_vae, codec.vocoder))
+    smooth = freeze(codec.music_vae(override(config, ["music_vae.texture_steps=0"])))
+    judges = {name: freeze(listeners.judge(override(config, [f"judge.weights={w}"]))) for name, w in JUDGES.items()}
     config.vocoder.weights = None
-    griffin_lim = build.vocoder(config).eval()
+    griffin_lim = codec.vocoder(config).eval()
     data = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(items)
     rows: dict[str, list] = {name: [] for name in ("vae", "decoder", "vocos", "griffin_lim", "both")}
     right: dict[str, dict[str, list[dict[str, bool]]]] = {key: {} for key in judges}

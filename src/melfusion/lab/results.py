@@ -34,7 +34,7 @@ from melfusion.media.figures import save, suite_figure
 from melfusion.media.sound import stated_level
 from melfusion.metrics.intervals import students
 from melfusion.models.device import device_name
-from melfusion.models.options import SynapseConfig
+from melfusion.models.synapse.options import synapse_config
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.loggers import log_hparams
 
@@ -148,15 +148,15 @@ def test_config(suite: Suite) -> Config:
 
 def floors(panel: Panel, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Real clips of the same items, and what VAE and vocoder leave of them; the frozen parts and leaks are told on the way."""
-    config, size = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat")), panel.config.evaluation.batch_size
+    config, size = dataclasses.replace(panel.config, synapse=synapse_config("concat")), panel.config.evaluation.batch_size
     system = build.system(config).eval()  # a synapse that any UNet takes, since this row may be the one that is broken
     system = system.to(panel.ears.device)
-    result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"}
-    result["voice"] = [voice(system)[0][:12], system.vocoder.corrections]  # decoder and vocoder, and mel corrections
+    result["frozen"] = {name: value[:12] for name, value in system.frozen_digests().items() if name != "denoiser"}
+    result["voice"] = [voice(system)[0][:12], voice(system)[1]]  # decoder and vocoder, and mel corrections
     if all(set(SEEN + TOLD) <= labels.keys() for labels in panel.labels.values()):
         network, side = panel.ears.named("efficientnet"), panel.config.data.image_size_px
         sets = (looks(dataset, side) for dataset in (panel.bench.train, panel.bench.items))
-        result["leakage"] = leakage(*sets, system.text_encoder, network and network.network.see)
+        result["leakage"] = leakage(*sets, system.conditioner, network and network.network.see)
     reconstruction = hear_reconstructions(panel.ears, system, panel.bench.items, size)
     return [
         {"name": name, "floor": True} | panel.score(heard)
@@ -200,7 +200,7 @@ def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple
     except CheckpointError as error:
         return f"model than is called for ({str(error).rstrip('.')})"
     config = sung(suite, row, seed, chosen_guidance(suite, model).get("scale"))
-    return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.told]))
+    return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, ROWS[config.ablation.condition]))
 
 
 def listen(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Heard:

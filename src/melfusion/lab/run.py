@@ -63,7 +63,7 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
         system = trained(suite.config(model, seed))
         for row in rows:
             config, folder = sung(suite, row, seed, scale), suite.clips(row, seed)
-            items, says = test_items(config, seed), ROWS[config.ablation.told]
+            items, says = test_items(config, seed), ROWS[config.ablation.condition]
             claim(folder, system, config, items, says)
             make_clips(system, config, items, says, folder)
     print(f"{suite.name}: clips of {', '.join(rows)} of {len(seeds)} seeds are there", flush=True)

@@ -1,4 +1,4 @@
-"""Options of the models, one dataclass per part. TINY: the sizes of its random twin, which `twins: true` in a YAML file lays over."""
+"""Options of the models, one dataclass per part. TINY: sizes of its random twin, which `twins: true` in a YAML file lays over."""
 
 from __future__ import annotations
 
@@ -54,13 +54,7 @@ class VocoderConfig:
     blocks: int = 6
     segment_frames: int = 64  # mel frames it is trained on at a time
 
-    TINY: ClassVar[dict[str, Any]] = {
-        "weights": None,
-        "width": 16,
-        "blocks": 1,
-        "segment_frames": 16,
-        "griffin_lim_iterations": 4,
-    }
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "width": 16, "blocks": 1, "segment_frames": 16, "griffin_lim_iterations": 4}
 
 
 @dataclass

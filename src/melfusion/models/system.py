@@ -268,9 +268,7 @@ class MeLFusion(TrainedModule):
         """What `generate` gives → waveform (B, S)."""
         return self.codec.vocode(decoded)
 
-    def _asked_for(
-        self, captions: list[str], image: Tensor | None, has_image: Tensor | None, seeds: list[int]
-    ) -> Conditioning:
+    def _asked_for(self, captions: list[str], image: Tensor | None, has_image: Tensor | None, seeds: list[int]) -> Conditioning:
         """The encoded captions and pictures; `has_image` (B,) is 1 where a sample has one, None for all of them."""
         text, mask = self.conditioner(captions)
         shown = torch.ones(len(captions)) if has_image is None else has_image
@@ -281,9 +279,7 @@ class MeLFusion(TrainedModule):
         if (shape := self.image_encoder.noise_shape(*image.shape[2:])) is None:
             return dataclasses.replace(conditioning, image_latents=latents)
         noise = self._draw("image_noise", seeds, shape)
-        return dataclasses.replace(
-            conditioning, image_latents=latents.expand(len(noise), *latents.shape[1:]), image_noise=noise
-        )
+        return dataclasses.replace(conditioning, image_latents=latents.expand(len(noise), *latents.shape[1:]), image_noise=noise)
 
     def _draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:
         draws = [generator(seed, stream).standard_normal(shape, dtype="float32") for seed in seeds]

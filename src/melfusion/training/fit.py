@@ -16,15 +16,15 @@ from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
-from melfusion.assembly import system as build
 from melfusion.assembly.devices import accumulation
 from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.parts import export_part, noise_shapes
+from melfusion.assembly.parts import part as build_part
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.cluster.slurm import check_tasks, environment_plugin, requeue
 from melfusion.config.check import flatten
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import RankLost
-from melfusion.models.music_vae import MusicVAE
 from melfusion.state.checkpoint_store import CheckpointStore, newest
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.checkpoints import SaveCheckpoints
@@ -77,8 +77,8 @@ class Clock:
 
 def fit_system(config: Config, run: RunDirectory, clock: Clock, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train the conditioned UNet."""
-    system = build.system(config)
-    data, shapes = copy.deepcopy(config.data), build.noise_shapes(config, system)
+    system = build_part(config)
+    data, shapes = copy.deepcopy(config.data), noise_shapes(config, system)
     provenance = None
     if worth_a_plan(config, run):
         raw = MusicDataModule(config.data, config.audio, config.seed, noise_shapes=shapes)
@@ -88,7 +88,7 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock, first: Sequence[
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
     module = MusicDataModule(
-        data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=system.extractor is not None
+        data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=system.image_encoder is not None
     )
     shown = MusicDataModule(config.data, config.audio, config.seed, 1, {}).dataset("val").spread(config.trainer.media_items)
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
@@ -99,13 +99,13 @@ def fit_system(config: Config, run: RunDirectory, clock: Clock, first: Sequence[
         Media(shown, config.audio, config.sampling, run.samples, t.media_every_n_steps, ema),
     ]
     if config.unet.compile:
-        system.unet.unet.compile()
+        system.denoiser.compile()
     with clock("training"):
         results = _fit(config, run, system, module, [c for c in callbacks if c], first)
     if config.synapse.kind == "none" and rank_zero_only.rank == 0:  # a text-only model is what a conditioned one starts from
         if ema:
             ema._swap(system)
-        build.export_part(system, config, run.export)
+        export_part(system, config, run.export)
     return results
 
 
@@ -117,20 +117,18 @@ def worth_a_plan(config: Config, run: RunDirectory) -> bool:
 
 def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train a part of its own, then export it where `weights: run:NAME` finds it."""
-    part = build.part(config)
-    shapes = build.noise_shapes(config, part)
+    part = build_part(config)
+    shapes = noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)
-    if config.task == "image_diffusion":
+    if part.needs_pictures:
         module.require_pictures()
     if worth_a_plan(config, run):
         print(f"plan: {in_words(plan_part(config, part, module))} on this machine", flush=True)
     results = _fit(config, run, part, module, [TrainingScalars(config.data.global_batch_size)], first)
     if rank_zero_only.rank != 0:
         return results
-    if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents what they were
-        part.eval()
-        part.measure_latents(module.spread_dataloader("val" if config.data.stream else "train", config.music_vae.stats_items))
-    build.export_part(part, config, run.export)
+    part.finish(lambda items: module.spread_dataloader("val" if config.data.stream else "train", items))
+    export_part(part, config, run.export)
     return results
 
 

@@ -37,8 +37,8 @@ class TrainingScalars(Callback):
             scalars[f"lr/group{i}"] = group["lr"]
         for name, value in self._by_bin().items():
             scalars[name] = value
-        synapse = getattr(getattr(pl_module, "unet", None), "synapse", None)
-        for name, alpha in getattr(synapse, "alphas", {}).items():
+        denoiser = getattr(pl_module, "denoiser", None)
+        for name, alpha in (denoiser.alphas() if denoiser is not None else {}).items():
             for head, value in enumerate(alpha.detach().float().reshape(-1).tolist()):
                 scalars[f"synapse/alpha/{name}" + (f"/head{head}" if alpha.ndim else "")] = value
         if trainer.datamodule is not None:

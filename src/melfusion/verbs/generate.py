@@ -45,7 +45,7 @@ def generate(options: dict[str, Any]) -> list[Path]:
     title = " + ".join(filter(None, [Path(image_path).name if image_path else "", prompt]))
     with telling_memory(config, "generation", lambda: system):
         system = system.to("cuda" if torch.cuda.is_available() else "cpu")
-    seconds = set_duration(system, config, options.get("duration_s"))
+    seconds = system.codec.duration_s(system.latent_shape(options.get("duration_s")))
     pace = Pace(n, round(2 * seconds * config.audio.sample_rate_hz) + PNG_BYTES, files[0].parent)
     at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
     for start in range(0, n, at_once):
@@ -78,17 +78,6 @@ def picture_file(wav: Path, image_path: str | None) -> Path:
     return png
 
 
-def set_duration(system: MeLFusion, config: Config, duration_s: float | None) -> float:
-    """Let the system make clips of about this length, in steps of its UNet; None leaves its own. Returns the seconds."""
-    channels, frames, bins = system.latent_shape
-    per_s = frames / config.audio.clip_duration_s
-    if duration_s:
-        step = 2 ** (len(config.unet.block_out_channels) - 1)  # the UNet halves the frames this often
-        frames = max(step, round(duration_s * per_s / step) * step)
-        system.latent_shape = (channels, frames, bins)
-    return frames / per_s
-
-
 def render(
     system: MeLFusion, config: Config, options: dict[str, Any], image: torch.Tensor | None, prompt: str, seeds: list[int]
 ) -> torch.Tensor:
@@ -100,12 +89,13 @@ def render(
 
     return system.generate(
         [prompt] * n,
-        None if image is None else image.expand(n, -1, -1, -1).to(system.device),
+        None if image is None else image.to(system.device),
         seeds,
         num_inference_steps=pick("num_inference_steps"),
         guidance_scale=pick("guidance_scale"),
         image_guidance_scale=pick("image_guidance_scale"),
         negative_prompt=pick("negative_prompt"),
+        duration_s=options.get("duration_s"),
         progress=lambda steps: track(list(steps), description="sampling", transient=True),
     )
 

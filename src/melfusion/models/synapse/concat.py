@@ -23,13 +23,7 @@ class Concat(VisualSynapse):
         return self.image_tokens
 
     def mix(
-        self,
-        layer: str,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        features: tuple[Tensor, Tensor],
-        has_image: Tensor,
+        self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         image_key, image_value = project(self.projections, layer, features)
         batch, tokens = image_key.shape[:2]

@@ -20,12 +20,6 @@ class ContextMix(AlphaSynapse):
         return text_embeds + weight * (image - text_embeds)
 
     def mix(
-        self,
-        layer: str,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        features: tuple[Tensor, Tensor],
-        has_image: Tensor,
+        self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         return key, value, None if mask is None else mask * (1 - has_image[:, None, None])

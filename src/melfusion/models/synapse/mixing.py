@@ -32,13 +32,7 @@ class KVMix(AlphaSynapse):
         return features
 
     def mix(
-        self,
-        layer: str,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        features: tuple[Tensor, Tensor],
-        has_image: Tensor,
+        self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         image_key, image_value = self.match_image(layer, features)
         if self.match_scale:
