@@ -32,7 +32,8 @@ def tiny():
 @pytest.fixture
 def make_batch():
     """make_batch(config, system, n=4, seed=0) → MusicBatch of random sounds, pictures and draws, as a loader gives."""
-    from melfusion.assembly import system as build
+    import building as build
+
     from melfusion.data.collate import collate
     from melfusion.media.mel import AudioGeometry
 

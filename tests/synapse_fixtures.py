@@ -5,6 +5,10 @@ from contextlib import contextmanager
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from melfusion.models.diffusion.process import alphas_cumprod
+from melfusion.models.image_diffusion import ImageFeatureExtractor
+from melfusion.models.options import DiffusionConfig
+from melfusion.models.synapse.options import synapse_config
 from melfusion.models.unet import SynapticUNet
 
 CHANNELS, TEXT_WIDTH, PROMPT_WIDTH, LENGTH = 4, 12, 8, 6
@@ -56,11 +60,17 @@ def small_image_vae(seed=2, scaling_factor=0.18215):
         ).eval()
 
 
+def encoder_of(image_unet):
+    """An image encoder that reads this UNet over pixels."""
+    return ImageFeatureExtractor(image_unet, None, torch.zeros(1, 1, PROMPT_WIDTH), alphas_cumprod(DiffusionConfig()))
+
+
 def synaptic(kind="kv_mix", seed=0, image_widths=(8, 16), layers=("decoder",), trainable="all", **synapse):
-    """SynapticUNet of `small_unet(seed)`."""
-    unet, image_unet = small_unet(seed), small_image_unet(widths=image_widths)
+    """SynapticUNet of `small_unet(seed)`; options of the synapse that its kind does not have are left out."""
+    unet, encoder = small_unet(seed), encoder_of(small_image_unet(widths=image_widths))
+    own = {name: value for name, value in synapse.items() if name in synapse_config(kind).own()}
     with seeded(seed + 100):
-        return SynapticUNet(unet, image_unet, kind, list(layers), trainable, **synapse).eval()
+        return SynapticUNet(unet, encoder, kind, list(layers), trainable, **own).eval()
 
 
 def stock_of(model):

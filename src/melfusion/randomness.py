@@ -1,13 +1,21 @@
-"""Every random number that belongs to a sample: counter-based generators by seed, purpose and position."""
+"""Every random number of the project that must not depend on the process: generators by seed, purpose and position."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 # One stream per purpose: adding a purpose never shifts another's numbers.
 STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch")
 
 KEY = 0x6D656C66  # second half of every generator's key
+
+# Seeds of torch's generator for noise that every clip of every call shares: Griffin-Lim's first phases, the texture's noise
+FIXED = {"phases": 0, "texture": 0}
 
 
 def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:
@@ -16,14 +24,21 @@ def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.r
     return np.random.Generator(np.random.Philox(key=[seed, KEY], counter=counter))
 
 
+def fixed_generator(stream: str) -> torch.Generator:
+    """A new torch generator of a stream of FIXED. It does not touch torch's global one."""
+    import torch
+
+    return torch.Generator().manual_seed(FIXED[stream])
+
+
 def torch_seed(seed: int, number: int) -> int:
-    """For torch's own generator at one micro-batch: what a layer draws from it does not depend on what was drawn before."""
+    """For torch's own generator at one micro-batch: what a layer draws does not depend on what was drawn before."""
     return int(generator(seed, "torch", 0, number).integers(2**63))
 
 
-def draws(seed: int, position: int, noise_shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+def draws(seed: int, position: int, noise_shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """Every random number of one position: uniform timestep and drop, standard normal arrays by stream name."""
-    uniform = {name: generator(seed, name, 0, position).random(dtype=np.float32) for name in ("timestep", "drop")}
+    uniform: dict[str, Any] = {name: generator(seed, name, 0, position).random(dtype=np.float32) for name in ("timestep", "drop")}
     return uniform | {
         name: generator(seed, name, 0, position).standard_normal(shape, dtype=np.float32) for name, shape in noise_shapes.items()
     }

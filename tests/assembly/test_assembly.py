@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 
+import building as build
 import pytest
 import torch
 from data_fixtures import one_sentence
@@ -11,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, T5EncoderModel
 from weights_fixtures import SCHEDULER, TANGO_AUDIO, clip_text, error_of, music_unet, stable_diffusion, t5_text, tango
 
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError, WeightsError
 from melfusion.models import twins
@@ -110,14 +110,14 @@ def test_a_diffusers_folder_gives_the_music_unet(sub, tiny, tmp_path):
     published = music_unet(config)
     published.save_pretrained(tmp_path / sub)
     system = build.system(config)
-    assert digest(system.unet.unet) == digest(published) and system.unet.unet.is_gradient_checkpointing
+    assert digest(system.denoiser.unet) == digest(published) and system.denoiser.unet.is_gradient_checkpointing
 
 
 def test_tangos_file_gives_the_music_unet(tiny, tmp_path):
     config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config)
     tango(tmp_path, published)
-    assert digest(build.system(config).unet.unet) == digest(published)
+    assert digest(build.system(config).denoiser.unet) == digest(published)
     message = error_of(build.system, tiny(f"unet.weights={tmp_path}"))
     assert "was trained for audio.framing=centred, but it is hifigan here" in message
 
@@ -127,7 +127,7 @@ def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tm
     config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config, use_linear_projection=True, upcast_attention=True)
     tango(tmp_path, published)
-    unet = build.system(config).unet.unet
+    unet = build.system(config).denoiser.unet
     assert digest(unet) == digest(published) and unet.config.upcast_attention
 
 
@@ -177,7 +177,7 @@ def test_the_latent_shape_is_that_of_the_vae_that_is_loaded(tiny, tmp_path):
         build.system(tiny(f"music_vae.weights={tmp_path}"))
     assert one_sentence(caught.value)
     system = build.system(tiny(f"music_vae.weights={tmp_path}", "music_vae.latent_channels=6"))
-    assert system.latent_shape[0] == system.music_vae.autoencoder.config.latent_channels == 6
+    assert system.latent_shape()[0] == system.codec.music_vae.autoencoder.config.latent_channels == 6
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_folder_that_lacks_a_weight_is_refused(part, tiny, tmp_path):
         t5_text(tmp_path)
         file, call = tmp_path / "model.safetensors", build.text_encoder
     elif part == "music_vae":
-        build.export_part(build.part(tiny("task=music_vae")), config, tmp_path)
+        build.export_part(build.part(tiny("task=music_vae")), tiny("task=music_vae"), tmp_path)
         file, call = tmp_path / "diffusion_pytorch_model.safetensors", build.music_vae
     else:
         stable_diffusion(tmp_path)
@@ -259,7 +259,7 @@ def test_a_folder_that_lacks_a_weight_is_refused(part, tiny, tmp_path):
 
 
 def digests(system):
-    return {name: digest(getattr(system, name)) for name in ("music_vae", "text_encoder", "extractor", "unet")}
+    return {name: digest(getattr(system, name)) for name in ("codec", "conditioner", "image_encoder", "denoiser")}
 
 
 def test_two_builds_are_equal_to_the_bit_and_another_seed_is_not(tiny):
@@ -288,7 +288,7 @@ def test_noise_shapes_follow_what_is_read(tiny):
     assert build.noise_shapes(noised, build.system(noised)) == latent | {"image_noise": (3, 16, 16)}
     text_only = tiny("synapse.kind=none", "image.reading=noised")
     assert build.noise_shapes(text_only, build.system(text_only)) == latent
-    assert build.system(text_only).extractor is None
+    assert build.system(text_only).image_encoder is None
     vae, picture = tiny("task=music_vae"), tiny("task=image_diffusion")
     assert build.noise_shapes(vae, build.part(vae)) == {"vae_noise": (4, 16, 4)}
     assert build.noise_shapes(picture, build.part(picture)) == {"image_noise": (3, 16, 16)}
@@ -304,7 +304,7 @@ def test_the_byte_tokenizer_takes_every_byte():
 @pytest.mark.parametrize("weights", ["shipped", "null"])
 def test_by_itself_the_decoder_trains_on_top_of_weights_and_all_of_it_without(weights):
     config = load_config("scenes", [f"unet.weights={weights}"])
-    unet = build.synaptic_unet(config, 384, build.image_features(config).unet).unet
+    unet = build.synaptic_unet(config, 384, build.image_features(config)).unet
     trains = {name for name, p in unet.named_parameters() if p.requires_grad}
     assert "up_blocks.1.resnets.0.conv1.weight" in trains
     assert any(name.startswith("down_blocks") for name in trains) == (weights == "null") == ("conv_in.weight" in trains)

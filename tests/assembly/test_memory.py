@@ -1,11 +1,11 @@
 """Out of memory: one sentence that says what took it and which keys need less; how a step is cut so that it fits."""
 
+import building as build
 import pytest
 import torch
 from data_fixtures import one_sentence
 
 from melfusion.__main__ import main
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.devices import accumulation, world_size
 from melfusion.assembly.load import load_system

@@ -4,6 +4,7 @@ import contextlib
 import re
 from types import SimpleNamespace
 
+import building as build
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,6 @@ from safetensors.torch import save
 
 from melfusion import randomness
 from melfusion.__main__ import VERBS
-from melfusion.assembly import system as build
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import ShardSet

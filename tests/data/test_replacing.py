@@ -9,10 +9,10 @@ import resource
 import shutil
 from pathlib import Path
 
+import building as build_module
 import pytest
 from data_fixtures import data_set, make_sample, one_sentence
 
-from melfusion.assembly import system as build_module
 from melfusion.data import replacing
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.manifest.build import build_from_manifest

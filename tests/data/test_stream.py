@@ -4,11 +4,11 @@ import itertools
 import logging
 from types import SimpleNamespace
 
+import building as build
 import pytest
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
 from melfusion import randomness
-from melfusion.assembly import system as build
 from melfusion.data import stream as stream_module
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.reading import digest_of

@@ -1,9 +1,9 @@
 """Predictions of real clips are made once by the same networks, and again where anything differs that they depend on."""
 
+import building as build
 import pytest
 import torch
 
-from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.evaluation.cache import predict_real, predict_reconstructions
 from melfusion.evaluation.scoring import Listeners, Predictions
@@ -88,13 +88,13 @@ def test_reconstructions_are_those_of_their_decoder(data):
     predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 0
     with torch.no_grad():
-        next(system.music_vae.parameters()).add_(0.01)
+        next(system.codec.music_vae.parameters()).add_(0.01)
     predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 5
-    system.vocoder.network.iterations += 1  # Griffin-Lim
+    system.codec.vocoder.network.iterations += 1  # Griffin-Lim
     predict_reconstructions(listeners, system, of(config), 5)
     assert count() == 5
-    system.vocoder.corrections += 1
+    system.codec.vocoder.corrections += 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("melfusion.models.vocoder.corrected", lambda waveform, *_: waveform)
         predict_reconstructions(listeners, system, of(config), 5)

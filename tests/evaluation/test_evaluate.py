@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import building as build
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +13,6 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture
 from torch import nn
 
 from melfusion.__main__ import main
-from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError
 from melfusion.evaluation.clips import CONDITIONS, identity, made_with, make_clips, read_clips, sound_files
@@ -112,7 +112,7 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, call
     generate_rows(system, config, items, tmp_path, ["right picture"], replace=True)
     assert len(calls_of_generate) == made + 5 and len(sound_files(tmp_path / "right-picture")) == 6
     with torch.no_grad():
-        next(system.music_vae.autoencoder.decoder.parameters()).add_(0.1)
+        next(system.codec.music_vae.autoencoder.decoder.parameters()).add_(0.1)
     with pytest.raises(ConfigError, match="another decoder"):
         generate_rows(system, config, items, tmp_path, ["right picture"])
     made = identity(system)
@@ -121,7 +121,7 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, call
     changed = made_with(made, config, ["a"], CONDITIONS["outside picture"])
     assert {k for k in before if before[k] != changed[k]} == {"reading", "outside_picture"}
     with torch.no_grad():
-        next(system.extractor.unet.parameters()).add_(0.1)
+        next(system.image_encoder.unet.parameters()).add_(0.1)
     system._digests = None
     assert identity(system)["frozen"] != made["frozen"]
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import building as build
 import pytest
 import soundfile
 import torch
@@ -17,7 +18,6 @@ from data_fixtures import one_sentence
 from safetensors.torch import load_file
 
 from melfusion.__main__ import main
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.load import export_system, load_system
 from melfusion.errors import CheckpointError
@@ -97,13 +97,13 @@ def test_an_exported_system_comes_back_and_refuses_other_parts(tiny, tmp_path):
     config = tiny("unet.trainable=cross_attn", "synapse.kind=concat")
     system = build.system(config)
     with torch.no_grad():
-        for p in system.unet.parameters():
+        for p in system.denoiser.parameters():
             if p.requires_grad:
                 p.add_(0.5)
     export_system(system, config, tmp_path)
     again, _ = load_system(tmp_path)
-    for name, p in system.unet.named_parameters():
-        assert torch.equal(p, again.unet.get_parameter(name))
+    for name, p in system.denoiser.named_parameters():
+        assert torch.equal(p, again.denoiser.get_parameter(name))
     tree = json.loads((tmp_path / "system.json").read_text())
     tree["frozen"]["music_vae"] = "0" * 64
     (tmp_path / "system.json").write_text(json.dumps(tree))

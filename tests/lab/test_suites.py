@@ -18,7 +18,6 @@ import yaml
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion.__main__ import main
-from melfusion.assembly import weights
 from melfusion.assembly.configuration import load_config, override
 from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
@@ -67,11 +66,12 @@ def suite(tmp_path, monkeypatch):
 @pytest.fixture
 def random_judge(monkeypatch):
     """A judge that was never trained, so that no weights are needed."""
-    from melfusion.assembly import system as build
+    import building as build
+
     from melfusion.models.frozen import freeze
 
     def load_listeners(config, embedders=True):
-        with weights.seeded(3):
+        with build.seeded(3):
             judge = freeze(build.judge(config))
         named = [Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz))] if embedders else []
         return Listeners(config.audio, judge, named)
@@ -370,7 +370,7 @@ suite_of_the_repository = functools.cache(lambda name: load_suite(name, []))
 
 @pytest.mark.parametrize("file", ROW_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeypatch):
-    from melfusion.assembly import system as build
+    import building as build
 
     monkeypatch.chdir(EXPERIMENTS.parent)
     suite = suite_of_the_repository(file.parent.name)  # equal budgets, and checkpoint_of names a row
@@ -382,7 +382,7 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
     system = build.system(config)
     loss = system.training_step(make_batch(config, system), 0)["loss"]
     loss.backward()
-    grads = [p.grad for p in system.unet.parameters() if p.requires_grad]
+    grads = [p.grad for p in system.denoiser.parameters() if p.requires_grad]
     assert torch.isfinite(loss) and grads and any(g is not None and g.abs().max() > 0 for g in grads)
 
 

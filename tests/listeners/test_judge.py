@@ -2,12 +2,12 @@
 
 import json
 
+import building as build
 import pytest
 import torch
 import torch.nn.functional as F
 from data_fixtures import one_sentence
 
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError, WeightsError
 from melfusion.listeners.judge import augment, cross_entropy

@@ -4,12 +4,12 @@ import json
 import math
 from dataclasses import replace
 
+import building as build
 import pytest
 import torch
 from data_fixtures import data_set, make_sample, one_sentence
 from safetensors.torch import load_file
 
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule

@@ -26,7 +26,7 @@ PROMPT = randn(1, 3, PROMPT_WIDTH, seed=40)
 def extractor_of(reading="inverted", vae=False, **kwargs):
     unet = small_image_unet(channels=4 if vae else 3)
     alpha_bar = diffusion.alphas_cumprod(DiffusionConfig())
-    kwargs = {"grid_steps": 4, "fixed_timestep": 200, "layers": None} | kwargs
+    kwargs = {"grid_steps": 4, "fixed_timestep": 200} | kwargs
     return freeze(
         ImageFeatureExtractor(unet, small_image_vae() if vae else None, PROMPT.clone(), alpha_bar, reading=reading, **kwargs)
     )
@@ -114,8 +114,9 @@ def test_reading_leaves_the_output_as_it_is():
 
 def test_only_the_asked_layers_are_read():
     layers = attention_layers(small_image_unet())[-2:]
-    extractor = extractor_of(layers=layers)
-    assert list(extractor(pictures(), torch.tensor([5, 600]))) == layers
+    extractor = extractor_of()
+    kept = extractor.encode(pictures())
+    assert list(extractor.features(kept, torch.tensor([5, 600]), layers=layers)) == layers
 
 
 @pytest.mark.parametrize("reading", READINGS)
@@ -134,7 +135,7 @@ def test_the_image_model_is_told_the_empty_prompt(reading, spy):
 def test_inverted_reads_the_nearest_stored_timestep_at_or_below_and_tells_it(spy):
     extractor = extractor_of("inverted")
     assert extractor.grid.tolist() == [0, 250, 500, 750]
-    kept = extractor.invert(pictures(6))
+    kept = extractor.encode(pictures(6))
     timesteps = torch.tensor([0, 249, 250, 499, 750, 999])
     seen = spy(extractor)
     extractor.features(kept, timesteps)
@@ -156,7 +157,7 @@ def test_every_timestep_has_a_stored_one_at_or_below(steps, spy):
 
 def test_inverted_keeps_the_clean_picture_first_and_ddim_moves_after_it():
     extractor, images = extractor_of("inverted"), pictures()
-    kept = extractor.invert(images)
+    kept = extractor.encode(images)
     assert kept.shape == (2, 4, 3, 8, 8) and torch.equal(kept[:, 0], images)
     with torch.no_grad():
         for i, (t, t_to) in enumerate([(0, 250), (250, 500), (500, 750)]):
@@ -170,7 +171,7 @@ def test_inverted_keeps_the_clean_picture_first_and_ddim_moves_after_it():
 def test_fixed_uses_one_timestep_whatever_the_musics(fixed, grid, spy):
     extractor, images = extractor_of("fixed", fixed_timestep=fixed), pictures()
     assert extractor.grid.tolist() == grid
-    kept = extractor.invert(images)
+    kept = extractor.encode(images)
     assert kept.shape[1] == 1 and torch.equal(kept[:, 0], images) == (fixed == 0)
     seen = spy(extractor)
     early, late = extractor.features(kept, torch.tensor([0, 3])), extractor.features(kept, torch.tensor([999, 500]))
@@ -180,7 +181,7 @@ def test_fixed_uses_one_timestep_whatever_the_musics(fixed, grid, spy):
 
 def test_noised_adds_noise_up_to_the_musics_timestep(spy):
     extractor, images, timesteps = extractor_of("noised"), pictures(), torch.tensor([0, 600])
-    kept, noise = extractor.invert(images), noise_of(images)
+    kept, noise = extractor.encode(images), noise_of(images)
     assert kept.shape[1] == 1 and torch.equal(kept[:, 0], images)
     seen = spy(extractor)
     extractor.features(kept, timesteps, noise)
@@ -217,7 +218,7 @@ def test_features_hold_no_autograd_graph(reading, frozen):
     extractor, images = extractor_of(reading), pictures()
     if not frozen:
         extractor.requires_grad_(True)
-    kept = extractor.invert(images.requires_grad_())
+    kept = extractor.encode(images.requires_grad_())
     features = extractor.features(kept, torch.tensor([5, 600]), noise_of(images))
     for t in (kept, *(t for pair in features.values() for t in pair)):
         assert not t.requires_grad and t.grad_fn is None
@@ -227,7 +228,7 @@ def test_features_hold_no_autograd_graph(reading, frozen):
 def test_the_backward_pass_of_the_music_leaves_the_image_model_alone():
     extractor = extractor_of("fixed")
     extractor.requires_grad_(True)  # even so
-    model = SynapticUNet(small_unet(), extractor.unet, "kv_mix")
+    model = SynapticUNet(small_unet(), extractor, "kv_mix")
     features = extractor(pictures(), torch.tensor([5, 600]))
     model(*music_inputs(), None, features, torch.ones(2)).square().mean().backward()
     assert all(p.grad is None for p in extractor.parameters())
@@ -237,7 +238,7 @@ def test_the_backward_pass_of_the_music_leaves_the_image_model_alone():
 @pytest.mark.parametrize("reading", READINGS)
 def test_reading_copies_nothing_to_the_host(reading, monkeypatch):
     extractor, images = extractor_of(reading), pictures()
-    kept, forbidden = extractor.invert(images), ("cpu", "numpy", "tolist", "item", "__deepcopy__")
+    kept, forbidden = extractor.encode(images), ("cpu", "numpy", "tolist", "item", "__deepcopy__")
     for name in forbidden:
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} while reading"))
     monkeypatch.setattr(copy, "deepcopy", lambda *_: pytest.fail("copy.deepcopy while reading"))
@@ -277,13 +278,13 @@ def test_latents_are_the_vaes_mean_times_its_scaling_factor():
         mean = extractor.vae.encode(images).latent_dist.mean
     latents = extractor.to_latents(images)
     assert torch.equal(latents, mean * 0.18215) and latents.shape == (2, 4, 8, 8)
-    assert torch.equal(extractor.invert(images)[:, 0], latents)
+    assert torch.equal(extractor.encode(images)[:, 0], latents)
     assert torch.equal(extractor.to_latents(images), latents)  # the mean, not a draw
 
 
 def test_inverted_latents_stay_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
-        assert extractor_of(vae=True).invert(pictures(side=16)).dtype == torch.float32
+        assert extractor_of(vae=True).encode(pictures(side=16)).dtype == torch.float32
 
 
 def test_inversion_is_measured_against_what_the_vae_alone_gives():

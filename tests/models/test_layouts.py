@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 
+import building as build
 import pytest
 import torch
 from data_fixtures import one_sentence
@@ -12,7 +13,6 @@ from metric_fixtures import clap_twin
 from safetensors.torch import save_file
 from weights_fixtures import stable_diffusion, t5_text
 
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import WeightsError
 from melfusion.listeners.embedders import embedder

@@ -2,11 +2,11 @@
 
 import json
 
+import building as build
 import numpy as np
 import pytest
 import torch
 
-from melfusion.assembly import system as build
 from melfusion.errors import WeightsError
 from melfusion.media.mel import LOG_FLOOR
 from melfusion.models.frozen import digest

@@ -1,5 +1,6 @@
-"""The paper's other ways to condition on a picture: CLIP looks, a ControlNet adds, a GPT-2 writes tokens for the music to read."""
+"""The paper's other ways to condition on a picture: by CLIP, by a ControlNet, by tokens that a GPT-2 writes."""
 
+import building as build
 import pytest
 import torch
 from synapse_fixtures import (
@@ -17,14 +18,13 @@ from synapse_fixtures import (
 )
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
-from melfusion.assembly import system as build
 from melfusion.errors import ConfigError
 from melfusion.models.frozen import digest
 from melfusion.models.image_clip import ClipFeatures, clip_pixels
 from melfusion.models.synapse.language import LanguageOfAudio
 from melfusion.models.unet import SynapticUNet
 
-KINDS = {"controlnet": {"match": "pool_2d", "num_tokens": 16}, "language_of_audio": {"num_tokens": 5}}
+KINDS = {"controlnet": {"match": "pool_2d", "image_tokens": 16}, "language_of_audio": {"image_tokens": 5}}
 
 
 def model_of(kind, open_gates=True, **more):
@@ -101,7 +101,7 @@ def test_a_fresh_controlnet_is_stock_and_its_copy_starts_as_the_unets_encoder():
 
 @torch.no_grad()
 def test_a_controlnet_sees_where_in_the_picture_something_is():
-    """The grid stays a grid: what is turned upside down, with the same tokens in it, looks otherwise."""
+    """The grid stays a grid: what is turned upside down, with the same tokens in it, encoder otherwise."""
     model = model_of("controlnet")
     features = random_features(model)
     turned = {layer: tuple(t.flip(1) for t in pair) for layer, pair in features.items()}
@@ -159,7 +159,7 @@ def test_it_reads_words_and_picture_but_nothing_hidden():
     torch.testing.assert_close(*unseen)
 
 
-# --- CLIP looks -------------------------------------------------------------------------------------------------------
+# --- CLIP encoder -------------------------------------------------------------------------------------------------------
 
 
 def small_clip():
@@ -171,23 +171,23 @@ def small_clip():
         ).eval()
 
 
-def test_patch_tokens_of_the_layer_before_the_last_are_told_to_every_layer():
-    looks = ClipFeatures(small_clip(), ["a", "b"])
+def test_every_layer_gets_the_patch_tokens_of_the_layer_before_the_last():
+    encoder = ClipFeatures(small_clip())
     image = randn(2, 3, 32, 32).clamp(-1, 1)
-    latents = looks.invert(image)
+    latents = encoder.encode(image)
     assert latents.shape == (2, 1, 16, 24) and not latents.requires_grad
-    hidden = looks.network(pixel_values=clip_pixels(image, 16), output_hidden_states=True).hidden_states
+    hidden = encoder.network(pixel_values=clip_pixels(image, 16), output_hidden_states=True).hidden_states
     assert torch.equal(latents[:, 0], hidden[2][:, 1:]) and len(hidden) == 4
-    features = looks.features(latents, torch.tensor([0, 999]))
+    features = encoder.features(latents, torch.tensor([0, 999]), layers=["a", "b"])
     assert list(features) == ["a", "b"] and all(torch.equal(t, latents[:, 0]) for pair in features.values() for t in pair)
 
 
-def test_a_synapse_can_be_told_by_a_model_that_is_no_unet():
-    model = SynapticUNet(small_unet(), 24, "concat", ["both"], num_tokens=4).eval()
+def test_a_synapse_can_take_features_of_a_model_that_is_no_unet():
+    model = SynapticUNet(small_unet(), ClipFeatures(small_clip()), "concat", ["both"], image_tokens=4).eval()
     assert {spec.image_width for spec in model.synapse.specs.values()} == {24} and len(model.synapse.specs) == 6
     assert torch.isfinite(forward(model)).all()
     with pytest.raises(ConfigError, match="mixes equal widths"):
-        SynapticUNet(small_unet(), 24, "kv_mix", ["both"])
+        SynapticUNet(small_unet(), ClipFeatures(small_clip()), "kv_mix", ["both"])
 
 
 def test_clip_is_loaded_from_the_published_layout(tmp_path, tiny, make_batch):
@@ -201,8 +201,8 @@ def test_clip_is_loaded_from_the_published_layout(tmp_path, tiny, make_batch):
     system = build.system(config)
     image = randn(2, 3, 16, 16).clamp(-1, 1)
     expected = whole.vision_model(pixel_values=clip_pixels(image, 16), output_hidden_states=True).hidden_states[-2][:, 1:]
-    torch.testing.assert_close(system.extractor.invert(image)[:, 0], expected)
+    torch.testing.assert_close(system.image_encoder.encode(image)[:, 0], expected)
     batch = make_batch(config, system)
     assert torch.isfinite(system.training_step(batch, 0)["loss"])
-    assert not any(p.requires_grad for p in system.extractor.parameters())
-    assert system.generate(["a", "b"], image, num_inference_steps=2).shape == system.log_mel(batch.waveform[:2]).shape
+    assert not any(p.requires_grad for p in system.image_encoder.parameters())
+    assert system.generate(["a", "b"], image, num_inference_steps=2).shape == system.codec.log_mel(batch.waveform[:2]).shape

@@ -350,7 +350,7 @@ def test_inversion_and_back_reconstructs_with_a_trained_unet(trained_extractor, 
     quality = []
     for steps in (10, 20, 50):
         trained_extractor.grid = grid_of(steps)
-        path = trained_extractor.invert(pictures)
+        path = trained_extractor.encode(pictures)
         back = ddim_reverse(trained_extractor.denoise, path[:, -1], trained_extractor.grid, alpha_bar)
         quality.append(psnr(back, pictures))
     record_property("psnr_db", quality)

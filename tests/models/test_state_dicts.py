@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import building as build
 import pytest
 import torch
 from data_fixtures import one_sentence
@@ -10,7 +11,6 @@ from metric_fixtures import vggish_state
 from safetensors.torch import load_file, save_file
 from weights_fixtures import TANGO_AUDIO, error_of, music_unet, t5_text, tango
 
-from melfusion.assembly import system as build
 from melfusion.assembly.load import export_system, load_system
 from melfusion.errors import CheckpointError
 from melfusion.listeners.embedders import embedder

@@ -7,7 +7,18 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from synapse_fixtures import LENGTH, TEXT_WIDTH, empty_caption, music_inputs, randn, random_features, seeded, synaptic, text_masks
+from synapse_fixtures import (
+    LENGTH,
+    TEXT_WIDTH,
+    empty_caption,
+    encoder_of,
+    music_inputs,
+    randn,
+    random_features,
+    seeded,
+    synaptic,
+    text_masks,
+)
 
 from melfusion.models.synapse.kinds import SYNAPSES
 from melfusion.models.synapse.layers import LayerSpec, attention_layers, block_names, choose_layers, layer_specs
@@ -65,7 +76,7 @@ def bias(mask):
 @pytest.mark.parametrize(("share", "alpha"), [("layer", 0.37), ("head", [-0.2, 0.37, 0.63, 1.0]), ("all", 1.0)])
 def test_kv_mix_is_equations_5_and_6(share, alpha):
     attn, synapse = attention_layer(), one_layer(alpha_share=share)
-    synapse.alphas[synapse._group(synapse.specs[LAYER])].data = torch.tensor(alpha)
+    synapse.alphas[synapse.group(synapse.specs[LAYER])].data = torch.tensor(alpha)
     hidden, text, image_key, image_value = layer_inputs()
     per_width = torch.tensor(alpha).repeat_interleave(4) if share == "head" else alpha
     key = per_width * image_key + (1 - per_width) * attn.to_k(text)
@@ -107,7 +118,7 @@ def test_kv_mix_proj_mixes_projections_of_the_normalised_features():
 
 
 def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture():
-    attn, synapse = attention_layer(), one_layer("concat", num_tokens=4)
+    attn, synapse = attention_layer(), one_layer("concat", image_tokens=4)
     hidden, text, image_key, image_value = layer_inputs(tokens=4)
     mask, has_image = text_masks(3)["partial"], torch.tensor([1.0, 0.0, 1.0])
     projected = project(synapse, image_key, image_value)
@@ -121,7 +132,7 @@ def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture()
 
 @torch.no_grad()
 def test_decoupled_adds_the_gated_attention_of_the_picture():
-    attn, synapse = attention_layer(), one_layer("decoupled", num_tokens=4, alpha_init=0.3)
+    attn, synapse = attention_layer(), one_layer("decoupled", image_tokens=4, alpha_init=0.3)
     hidden, text, image_key, image_value = layer_inputs(tokens=4)
     mask, has_image = text_masks(3)["partial"], torch.tensor([1.0, 0.0, 1.0])
     projected = project(synapse, image_key, image_value)
@@ -206,7 +217,7 @@ def test_every_image_token_counts(match, tokens, length):
 @pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_prepare_is_idempotent_and_gives_the_matched_length(kind, match):
-    synapse = synaptic(kind, match=match, num_tokens=5).synapse
+    synapse = synaptic(kind, match=match, image_tokens=5).synapse
     features = {layer: (randn(2, 64, s.image_width), randn(2, 64, s.image_width)) for layer, s in synapse.specs.items()}
     once = synapse.prepare(features, LENGTH)
     twice = synapse.prepare(once, LENGTH)
@@ -245,7 +256,7 @@ def test_without_a_picture_the_text_mask_holds(kind):
 @pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_caption_hides_no_token_of_the_picture(kind, match):
-    model = synaptic(kind, match=match, num_tokens=5)
+    model = synaptic(kind, match=match, image_tokens=5)
     features = {k: tuple(t.requires_grad_() for t in pair) for k, pair in random_features(model, tokens=64).items()}
     model(*music_inputs(), empty_caption(), features, torch.ones(2)).square().sum().backward()
     for layer, pair in features.items():
@@ -323,7 +334,7 @@ def test_a_pattern_that_matches_nothing_is_one_sentence(sd, pattern):
 
 
 def test_specs_take_widths_from_both_unets_and_heads_from_the_music(sd, tango):
-    specs = layer_specs(tango, sd, ["decoder"])
+    specs = layer_specs(tango, encoder_of(sd).width_of, ["decoder"])
     assert [s.name for s in specs] == DECODER
     assert [s.block for s in specs] == ["decoder1"] * 3 + ["decoder2"] * 3 + ["decoder3"] * 3
     assert [(s.width, s.image_width, s.heads) for s in specs[::3]] == [(1280, 1280, 20), (640, 640, 10), (320, 320, 5)]
@@ -338,14 +349,14 @@ def test_a_layer_that_the_image_unet_lacks_is_one_sentence(sd):
             up_block_types=["CrossAttnUpBlock2D"] * 2,
         )
     with pytest.raises(ValueError, match="which the image UNet does not have") as error:
-        layer_specs(sd, shallow, ["decoder"])
+        layer_specs(sd, encoder_of(shallow).width_of, ["decoder"])
     assert DECODER[6] not in str(error.value).split("which")[0] and "\n" not in str(error.value)
 
 
 def test_kv_mix_refuses_unequal_widths_and_names_the_way_out(tango):
     with torch.device("meta"):
         narrow = UNet2DConditionModel(block_out_channels=(160, 320, 640, 640), cross_attention_dim=768)
-    specs = layer_specs(tango, narrow, ["decoder"])
+    specs = layer_specs(tango, encoder_of(narrow).width_of, ["decoder"])
     with pytest.raises(ValueError, match=f"{DECODER[0]} has 1280 .* and 640 .*use kv_mix_proj") as error:
         SYNAPSES["kv_mix"](specs)
     assert "\n" not in str(error.value)
@@ -362,7 +373,7 @@ def test_kv_mix_proj_accepts_unequal_widths():
 
 @pytest.mark.parametrize(("share", "count"), [("all", 1), ("block", 3), ("layer", 9), ("head", 3 * (20 + 10 + 5))])
 def test_alpha_is_shared_as_asked(sd, tango, share, count):
-    synapse = SYNAPSES["kv_mix"](layer_specs(tango, sd, ["decoder"]), alpha_share=share, alpha_init=0.25)
+    synapse = SYNAPSES["kv_mix"](layer_specs(tango, encoder_of(sd).width_of, ["decoder"]), alpha_share=share, alpha_init=0.25)
     assert sum(p.numel() for p in synapse.parameters()) == count  # and kv_mix has no other parameters
     assert all((p == 0.25).all() for p in synapse.parameters())
     same = synapse.alpha(DECODER[0]) is synapse.alpha(DECODER[1])

@@ -5,10 +5,10 @@ import copy
 import dataclasses
 from itertools import product
 
+import building as build
 import pytest
 import torch
 
-from melfusion.assembly import system as build
 from melfusion.errors import CheckpointError
 from melfusion.models.diffusion.samplers import sample
 
@@ -54,8 +54,8 @@ def test_a_clip_does_not_depend_on_its_batch(tiny):
 def test_guidance_one_is_a_single_conditional_pass(tiny, monkeypatch):
     system = open_up(build.system(tiny()))
     rows = []
-    inner = system.unet.forward
-    monkeypatch.setattr(system.unet, "forward", lambda x, *a: rows.append(len(x)) or inner(x, *a))
+    inner = system.denoiser.forward
+    monkeypatch.setattr(system.denoiser, "forward", lambda x, *a: rows.append(len(x)) or inner(x, *a))
     system.generate(["rain"], pictures(1), num_inference_steps=2, guidance_scale=1.0)
     assert rows == [1, 1]
     rows.clear()
@@ -129,8 +129,8 @@ def test_sampling_starts_as_training_ended(tiny, monkeypatch, share):
     system = build.system(tiny(f"diffusion.pure_noise_share={share}")).eval()
     answer = lambda x, *_: torch.full_like(x, -3.0)  # noqa: E731
     monkeypatch.setattr(system, "denoise", answer)
-    monkeypatch.setattr(system.music_vae, "decode", lambda latents: latents)
-    noise = system._draw("noise", [0], system.latent_shape)
+    monkeypatch.setattr(system.codec, "decode", lambda latents: latents)
+    noise = system._draw("noise", [0], system.latent_shape())
     wanted, other = (sample(answer, noise, system.scheduler(), 2, from_pure_noise=pure) for pure in (share > 0, share == 0))
     latents = system.generate(["a"], num_inference_steps=2, guidance_scale=1.0)
     assert torch.equal(latents, wanted) and not torch.allclose(wanted, other)
@@ -143,7 +143,7 @@ def test_dropped_text_is_the_encoded_empty_string_and_what_sampling_uses(tiny, m
     d = config.diffusion
     u = torch.tensor([d.both_drop_prob / 2, d.both_drop_prob + d.text_drop_prob / 2, 0.25, 0.9])
     dropped = system.drop(conditioning, u)
-    empty, mask = system.text_encoder([""])
+    empty, mask = system.conditioner([""])
     for i, kept in enumerate([False, False, True, True]):
         wanted = conditioning.text_embeds[i] if kept else empty[0]
         assert torch.equal(dropped.text_embeds[i], wanted)
@@ -160,19 +160,19 @@ def test_frozen_parts_build_no_graph_and_get_no_gradient(tiny, make_batch):
     assert all(t.grad_fn is None for pair in features.values() for t in pair)
     assert system.encode_music(batch).grad_fn is None and conditioning.text_embeds.grad_fn is None
     system.training_step(batch, 0)["loss"].backward()
-    frozen = [system.music_vae, system.text_encoder, system.extractor]
+    frozen = [system.codec, system.conditioner, system.image_encoder]
     assert all(p.grad is None for part in frozen for p in part.parameters())
-    assert all(not part.training for part in frozen) and system.unet.training
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in system.unet.alpha_parameters())
+    assert all(not part.training for part in frozen) and system.denoiser.training
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in system.denoiser.alpha_parameters())
 
 
 def test_state_dict_holds_only_what_trains_and_loads_strictly(tiny):
     system = build.system(tiny())
     state = system.state_dict()
-    assert state and all(key.startswith("unet.") for key in state)
+    assert state and all(key.startswith("denoiser.") for key in state)
     fresh = build.system(tiny("seed=1"))
     fresh.load_state_dict(state)
-    assert all(torch.equal(a, b) for a, b in zip(fresh.unet.parameters(), system.unet.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fresh.denoiser.parameters(), system.denoiser.parameters(), strict=True))
     state.pop(next(iter(state)))
     with pytest.raises(RuntimeError, match="Missing key"):
         fresh.load_state_dict(state)
@@ -181,12 +181,12 @@ def test_state_dict_holds_only_what_trains_and_loads_strictly(tiny):
 def test_a_checkpoint_refuses_other_frozen_parts(tiny):
     system, checkpoint = build.system(tiny()), {}
     system.on_save_checkpoint(checkpoint)
-    assert set(checkpoint["frozen"]) == {"music_vae", "text_encoder", "extractor"}
+    assert set(checkpoint["frozen"]) == {"codec", "conditioner", "image_encoder"}
     build.system(tiny()).on_load_checkpoint(checkpoint)
     other = build.system(tiny())
     with torch.no_grad():
-        next(other.extractor.parameters()).add_(1e-3)
-    with pytest.raises(CheckpointError, match="another extractor"):
+        next(other.image_encoder.parameters()).add_(1e-3)
+    with pytest.raises(CheckpointError, match="another image_encoder"):
         other.on_load_checkpoint(checkpoint)
 
 
@@ -195,8 +195,8 @@ def test_another_decoder_may_follow_and_another_encoder_may_not(tiny, network, f
     system, checkpoint, other = build.system(tiny()), {}, build.system(tiny())
     system.on_save_checkpoint(checkpoint)
     with torch.no_grad():
-        next(getattr(other.music_vae.autoencoder, network).parameters()).add_(1e-3)
-    with contextlib.nullcontext() if fits else pytest.raises(CheckpointError, match="another music_vae"):
+        next(getattr(other.codec.music_vae.autoencoder, network).parameters()).add_(1e-3)
+    with contextlib.nullcontext() if fits else pytest.raises(CheckpointError, match="another codec"):
         other.on_load_checkpoint(checkpoint)
 
 
@@ -212,7 +212,7 @@ def test_one_batch_can_be_overfitted(tiny, make_batch, kind, prediction_type):
     with torch.no_grad():
         latents, conditioning = system.encode_music(batch), system.condition(batch)
     timesteps = torch.tensor([100, 400, 600, 900])
-    optimizer = torch.optim.AdamW(system.unet.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(system.denoiser.parameters(), lr=3e-3)
     losses = []
     for _ in range(120):
         loss = system.losses(latents, conditioning, timesteps, batch.draws["noise"]).mean()
@@ -256,7 +256,7 @@ def test_the_system_can_be_copied(tiny, make_batch):
     batch = make_batch(config, system)
     with torch.no_grad():
         assert torch.equal(system.training_step(batch, 0)["loss"], twin.training_step(batch, 0)["loss"])
-        for p in twin.unet.parameters():
+        for p in twin.denoiser.parameters():
             p.zero_()
         assert system.training_step(batch, 0)["loss"] != twin.training_step(batch, 0)["loss"]
 
@@ -275,9 +275,9 @@ def test_a_batch_without_any_picture_trains_like_text_alone_and_leaves_no_parame
     batch = make_batch(config, system, images=False)
     loss = system.training_step(batch, 0)["loss"]
     loss.backward()
-    trained = [p for p in system.unet.parameters() if p.requires_grad]
+    trained = [p for p in system.denoiser.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained)  # or DistributedDataParallel would wait for it
-    assert all(p.grad.abs().max() == 0 for p in system.unet.synapse.parameters())
+    assert all(p.grad.abs().max() == 0 for p in system.denoiser.synapse.parameters())
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

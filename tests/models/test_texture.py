@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+import building as build
 import pytest
 import torch
 from data_fixtures import one_sentence
 
-from melfusion.assembly import system as build
 from melfusion.errors import WeightsError
 from melfusion.evaluation.clips import voice
 from melfusion.models.frozen import digest, freeze
@@ -103,7 +103,7 @@ def test_it_learns_to_draw_what_only_the_deviation_tells(told):
 
 
 def test_decoding_adds_it_in_as_many_steps_as_wanted(textured, inputs):
-    vae = freeze(build.system(textured).music_vae)
+    vae = freeze(build.system(textured).codec.music_vae)
     latents = inputs[1]
     with_it = vae.decode(latents)
     z = latents * vae.latent_std[:, None, None] + vae.latent_mean[:, None, None]
@@ -152,10 +152,12 @@ def test_its_loss_is_of_what_the_decoder_leaves_out(config, textured, make_batch
 
 
 def test_it_is_read_again_as_it_was_written_and_only_for_its_audio(textured, inputs, tmp_path):
-    vae = freeze(build.system(textured).music_vae)
+    vae = freeze(build.system(textured).codec.music_vae)
     build.export_part(vae, textured, tmp_path / "again")
     textured.music_vae.weights = str(tmp_path / "again")
-    torch.testing.assert_close(freeze(build.system(textured).music_vae).decode(inputs[1]), vae.decode(inputs[1]), rtol=0, atol=0)
+    torch.testing.assert_close(
+        freeze(build.system(textured).codec.music_vae).decode(inputs[1]), vae.decode(inputs[1]), rtol=0, atol=0
+    )
     textured.audio.f_max_hz = 3000
     with pytest.raises(WeightsError, match="trained for audio.f_max_hz=4000.0, but it is 3000 here"):
         build.music_vae(textured)
@@ -184,10 +186,10 @@ def test_another_decoder_has_none(config, textured, trainable, tmp_path):
 def test_clips_of_another_texture_or_other_steps_are_other_clips(textured):
     system = build.system(textured)
     first = voice(system)
-    system.music_vae.texture_steps = 2
+    system.codec.music_vae.texture_steps = 2
     assert voice(system) != first
-    system.music_vae.texture_steps = 3
+    system.codec.music_vae.texture_steps = 3
     assert voice(system) == first
     with torch.no_grad():
-        next(system.music_vae.texture.parameters()).add_(0.1)
+        next(system.codec.music_vae.texture.parameters()).add_(0.1)
     assert voice(system) != first

@@ -23,7 +23,6 @@ from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_diffusion import ImageFeatureExtractor
 from melfusion.models.options import DiffusionConfig
 from melfusion.models.synapse.processor import SynapseProcessor
-from melfusion.models.unet import SynapticUNet
 
 ALPHA = ("kv_mix", "kv_mix_proj", "decoupled", "context_mix")
 KINDS = (*ALPHA, "concat")
@@ -189,7 +188,7 @@ def test_any_region_of_the_picture_reaches_the_output_under_an_empty_caption(kin
     alpha_bar = alphas_cumprod(DiffusionConfig())
     image_unet = small_image_unet()
     extractor = ImageFeatureExtractor(image_unet, None, torch.zeros(1, 1, PROMPT_WIDTH), alpha_bar, grid_steps=1)
-    model = SynapticUNet(small_unet(), image_unet, kind, num_tokens=5)
+    model = synaptic(kind, image_tokens=5)
     picture = randn(3, 16, 16, seed=8).tanh()
     changed = [picture.clone() for _ in regions()]
     for image, (top, bottom, left, right) in zip(changed, regions(), strict=True):

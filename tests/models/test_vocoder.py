@@ -2,13 +2,13 @@
 
 import dataclasses
 
+import building as build
 import numpy as np
 import pytest
 import torch
 from data_fixtures import chord, one_sentence
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-from melfusion.assembly import system as build
 from melfusion.errors import WeightsError
 from melfusion.media.mel import LogMel
 from melfusion.media.options import AudioConfig
@@ -173,7 +173,8 @@ def test_inverse_stft_undoes_the_front_ends_stft(framing):
 
 
 def test_vocos_trains_is_written_and_comes_back(tiny, make_batch, tmp_path):
-    from melfusion.assembly import system as build
+    import building as build
+
     from melfusion.assembly.configuration import load_config
     from melfusion.errors import WeightsError
 

@@ -7,6 +7,7 @@ import re
 import threading
 from pathlib import Path
 
+import building as build
 import matplotlib.image
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from data_fixtures import encoded, noise_picture, one_sentence
 
 from melfusion import __main__ as cli
 from melfusion import files
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import to_dict

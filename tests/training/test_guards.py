@@ -6,6 +6,7 @@ import time
 from collections import deque
 from types import SimpleNamespace
 
+import building as build
 import pytest
 import torch
 from lightning import Callback
@@ -13,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from training_jobs import Run, once
 
 from melfusion import randomness
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.options import GuardConfig
 from melfusion.assembly.run import run_directory
@@ -401,7 +401,7 @@ def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, d
     trainer.fit(system, torch.utils.data.DataLoader([full_scale_batch(clips)] * 4, batch_size=None))
     assert guard.applied == 4 and guard.skipped == 0
     step, cost = (statistics.median(seconds[1:]) for seconds in (watch.steps, watch.guards))  # the first one warms up
-    size = sum(p.numel() for p in system.unet.unet.parameters()) / 1e6
+    size = sum(p.numel() for p in system.denoiser.unet.parameters()) / 1e6
     with capsys.disabled():
         print(
             f"\nguard: {1e3 * cost:.2f} ms of a step of {1e3 * step:.0f} ms, {cost / step:.4%} (medians of 3; {size:.0f} M "

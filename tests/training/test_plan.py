@@ -1,9 +1,9 @@
 """What a run says of its stages before it starts: from timed batches, without a trace in what is trained."""
 
+import building as build
 import pytest
 import torch
 
-from melfusion.assembly import system as build
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models.frozen import digest
 from melfusion.training.plan import first_batch, in_words, plan, plan_part, repeated
@@ -28,10 +28,10 @@ def planned(tiny, tiny_corpus):
 
 def test_each_stage_takes_time_and_nothing_moves(planned):
     config, system, data = planned
-    before = digest(system.unet)
+    before = digest(system.denoiser)
     stages = plan(config, system, data)
     assert list(stages) == ["precompute", "training", "evaluation"] and all(s > 0 for s in stages.values())
-    assert digest(system.unet) == before and all(p.grad is None for p in system.parameters())
+    assert digest(system.denoiser) == before and all(p.grad is None for p in system.parameters())
     config.trainer.max_steps = 1000
     assert plan(config, system, data)["training"] > 2 * stages["training"]
 
@@ -51,7 +51,7 @@ def test_the_timed_batch_is_what_training_reads(planned):
     stored = with_stored(batch, {name: repeated(t, len(batch)) for name, t in compute(system, few).items()})
     assert stored.waveform is None and len(stored.latent_moments) == len(batch)
     assert torch.equal(stored.latent_moments[0], stored.latent_moments[2])
-    assert set(stored.visual_features) == set(system.unet.synapse.specs)
+    assert set(stored.visual_features) == set(system.denoiser.synapse.specs)
 
 
 def test_words():

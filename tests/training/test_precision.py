@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+import building as build
 import pytest
 import torch
 import torch.nn.functional as F
 
-from melfusion.assembly import system as build
 from melfusion.assembly.load import load_system
 from melfusion.assembly.options import TrainerConfig
 from melfusion.errors import ConfigError
@@ -71,7 +71,7 @@ def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(
     system = keep_frozen(build.system(config), "bf16-true")
     types = {name.split(".")[0]: p.dtype for name, p in system.named_parameters()}
     assert types["text_encoder"] == types["extractor"] == torch.bfloat16 and types["unet"] == types["music_vae"] == torch.float32
-    assert system.extractor.alpha_bar.dtype == torch.float32
+    assert system.image_encoder.alpha_bar.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

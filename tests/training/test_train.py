@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import building as build
 import pytest
 import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics import Metric
 
-from melfusion.assembly import system as build
 from melfusion.assembly.load import load_system
 from melfusion.assembly.run import run_directory
 from melfusion.data.datamodule import MusicDataModule
@@ -272,8 +272,8 @@ def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
     system = build.system(config)
     trained = torch.load(newest(tmp_path / "music_vae/checkpoints"), weights_only=True)["state_dict"]
     name = "autoencoder.encoder.conv_in.weight"
-    assert torch.equal(system.music_vae.state_dict()[name], trained[name])
-    assert not torch.equal(system.music_vae.latent_std, torch.ones(4))
+    assert torch.equal(system.codec.music_vae.state_dict()[name], trained[name])
+    assert not torch.equal(system.codec.music_vae.latent_std, torch.ones(4))
     assert train(config)["step"] == 2
 
 

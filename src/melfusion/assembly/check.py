@@ -4,11 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
+from melfusion.assembly.parts import PARTS, STAGES
 from melfusion.assembly.schema import CHOICES, REFUSED, Config, to_dict
 from melfusion.config.check import flatten, nearest
 from melfusion.data.sources import check_size
 from melfusion.errors import ConfigError
 from melfusion.files import one_line, one_name
+
+POSITIVE = (
+    "audio.hop_length_samples",
+    "audio.sample_rate_hz",
+    "audio.clip_duration_s",
+    "data.global_batch_size",
+    "trainer.accumulate",
+    "trainer.max_steps",
+    "trainer.val_every_n_steps",
+    "data.samples_per_shard",
+    "data.val_items",
+    "sampling.num_inference_steps",
+    "trainer.checkpoint_every_n_steps",
+    "trainer.log_every_n_steps",
+    "trainer.media_every_n_steps",
+    "trainer.keep_last",
+    "guards.max_bad_steps",
+    "data.precompute.batch_size",
+    "evaluation.batch_size",
+    "music_vae.texture_width",
+    "music_vae.texture_blocks",
+)
+
+NOT_NEGATIVE = (
+    "seed",
+    "data.corpus_seed",
+    "data.num_workers",
+    "data.retries",
+    "data.cache_gib",
+    "trainer.keep_best",
+    "guards.spike_factor",
+    "guards.rollback_after",
+    "music_vae.texture_steps",
+)
 
 
 def check(config: Config) -> None:
@@ -17,12 +52,32 @@ def check(config: Config) -> None:
     check_words(flat)
     check_names(config)
     check_limits(config)
-    if unknown := [stage for stage in config.stages if stage not in ("music_vae", "image_diffusion")]:
-        raise ConfigError(f"stages names {unknown[0]!r}; stages are music_vae and image_diffusion.")
+    check_numbers(flat)
+    check_stages(config)
+    check_parts(config)
+    check_diffusion(config)
+    check_data(config)
+    check_batches(config)
+    check_duration(config)
+
+
+def check_numbers(flat: dict[str, Any]) -> None:
+    for key in (*POSITIVE, *(key for key in flat if key.startswith("data.max_"))):
+        if not flat[key] > 0:
+            raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        if not flat[key] >= 0:
+            raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
+
+
+def check_stages(config: Config) -> None:
+    if unknown := [stage for stage in config.stages if stage not in STAGES]:
+        raise ConfigError(f"stages names {unknown[0]!r}{nearest(unknown[0], STAGES)}; stages are {', '.join(STAGES)}.")
     if config.image.model != "diffusion" and "image_diffusion" in config.stages:
         raise ConfigError(f"image.model={config.image.model} is not what the stage image_diffusion trains: leave it out of stages.")
-    if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
-        raise ConfigError("trainer.precision=16-mixed needs a GPU, not trainer.accelerator=cpu: give bf16-mixed or 32-true.")
+
+
+def check_parts(config: Config) -> None:
     if len(config.optim.betas) != 2:
         raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
     for part in ("image", "unet"):
@@ -32,6 +87,11 @@ def check(config: Config) -> None:
                 f"{part}.attention_blocks has {len(levels.attention_blocks)} levels and "
                 f"{part}.block_out_channels {len(levels.block_out_channels)}: give one word per level."
             )
+    if (words := config.text_encoder.max_words) is not None and words < 1:
+        raise ConfigError(f"text_encoder.max_words={words} leaves no word of a caption: give 1 or more, or null for all.")
+
+
+def check_diffusion(config: Config) -> None:
     d = config.diffusion
     if not 0 <= config.image.fixed_timestep < d.num_train_timesteps:
         raise ConfigError(f"image.fixed_timestep={config.image.fixed_timestep} must lie between 0 and {d.num_train_timesteps - 1}.")
@@ -39,85 +99,59 @@ def check(config: Config) -> None:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
     if not 0 <= d.pure_noise_share < 1:
         raise ConfigError(f"diffusion.pure_noise_share={d.pure_noise_share} must be at least 0 and less than 1.")
-    positive = (
-        "audio.hop_length_samples",
-        "audio.sample_rate_hz",
-        "audio.clip_duration_s",
-        "data.global_batch_size",
-        "trainer.accumulate",
-        "trainer.max_steps",
-        "trainer.val_every_n_steps",
-        "data.samples_per_shard",
-        "data.val_items",
-        "sampling.num_inference_steps",
-        "trainer.checkpoint_every_n_steps",
-        "trainer.log_every_n_steps",
-        "trainer.media_every_n_steps",
-        "trainer.keep_last",
-        "guards.max_bad_steps",
-        "data.precompute.batch_size",
-        "evaluation.batch_size",
-        "music_vae.texture_width",
-        "music_vae.texture_blocks",
-        *(key for key in flat if key.startswith("data.max_")),
-    )
-    for key in positive:
-        if not flat[key] > 0:
-            raise ConfigError(f"{key}={flat[key]!r} must be greater than 0.")
-    for key in (
-        "seed",
-        "data.corpus_seed",
-        "data.num_workers",
-        "data.retries",
-        "data.cache_gib",
-        "trainer.keep_best",
-        "guards.spike_factor",
-        "guards.rollback_after",
-        "music_vae.texture_steps",
-    ):
-        if not flat[key] >= 0:
-            raise ConfigError(f"{key}={flat[key]!r} must be at least 0.")
-    if (words := config.text_encoder.max_words) is not None and words < 1:
-        raise ConfigError(f"text_encoder.max_words={words} leaves no word of a caption: give 1 or more, or null for all.")
+    if not 0 < config.image.grid_steps <= d.num_train_timesteps:
+        raise ConfigError(
+            f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
+            f"diffusion.num_train_timesteps={d.num_train_timesteps}."
+        )
+
+
+def check_data(config: Config) -> None:
     if config.data.precompute.enabled and config.data.crop == "random":
         raise ConfigError(
-            "data.crop=random draws another crop each time, and what is precomputed is of each clip's start: "
+            "data.crop=random draws another crop each time, but what is precomputed comes from the start of each clip: "
             "give data.crop=start or data.precompute.enabled=false."
         )
     if config.data.stream and config.data.leave_out:
-        raise ConfigError("data.leave_out is not looked at in data.stream: leave one of them out.")
-    vae_down = config.music_vae.downsampling
-    if config.audio.n_mels % vae_down:
+        raise ConfigError("data.leave_out has no effect on data.stream: leave one of them out.")
+
+
+def check_batches(config: Config) -> None:
+    trainer = config.trainer
+    if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
+        raise ConfigError("trainer.precision=16-mixed needs a GPU, not trainer.accelerator=cpu: give bf16-mixed or 32-true.")
+    if (most := trainer.micro_batch_size) is not None and (most < 1 or trainer.accumulate > 1):
         raise ConfigError(
-            f"audio.n_mels={config.audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
+            f"trainer.micro_batch_size={most} must be 1 or more, or null beside trainer.accumulate={trainer.accumulate}, "
+            "which also says how a step is cut."
         )
-    samples = round(config.audio.clip_duration_s * config.audio.sample_rate_hz)
-    down = vae_down * 2 ** (len(config.unet.block_out_channels) - 1)
-    if samples % (config.audio.hop_length_samples * down):
+    if config.data.global_batch_size % trainer.accumulate:
         raise ConfigError(
-            f"audio.clip_duration_s={config.audio.clip_duration_s} is {samples / config.audio.hop_length_samples:g} mel "
-            f"frames, which VAE and UNet cannot halve evenly: choose a multiple of "
-            f"{config.audio.hop_length_samples * down / config.audio.sample_rate_hz:g} s."
+            f"data.global_batch_size={config.data.global_batch_size} is not a multiple of trainer.accumulate={trainer.accumulate}."
         )
-    if not 0 < config.image.grid_steps <= config.diffusion.num_train_timesteps:
+
+
+def check_duration(config: Config) -> None:
+    """The music VAE and the UNet halve the frames evenly."""
+    audio, vae_down = config.audio, config.music_vae.downsampling
+    if audio.n_mels % vae_down:
         raise ConfigError(
-            f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
-            f"diffusion.num_train_timesteps={config.diffusion.num_train_timesteps}."
+            f"audio.n_mels={audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
         )
-    if (most := config.trainer.micro_batch_size) is not None and (most < 1 or config.trainer.accumulate > 1):
+    samples = round(audio.clip_duration_s * audio.sample_rate_hz)
+    frame = audio.hop_length_samples * vae_down * config.unet.frames_multiple
+    if samples % frame:
         raise ConfigError(
-            f"trainer.micro_batch_size={most} must be 1 or more, and null beside trainer.accumulate="
-            f"{config.trainer.accumulate}, which says how a step is cut, too."
-        )
-    if config.data.global_batch_size % config.trainer.accumulate:
-        raise ConfigError(
-            f"data.global_batch_size={config.data.global_batch_size} is not a multiple of "
-            f"trainer.accumulate={config.trainer.accumulate}."
+            f"audio.clip_duration_s={audio.clip_duration_s} is {samples / audio.hop_length_samples:g} mel frames, which VAE and "
+            f"UNet cannot halve evenly: choose a multiple of {frame / audio.sample_rate_hz:g} s."
         )
 
 
 def check_words(flat: dict[str, Any]) -> None:
-    for key, words in CHOICES.items():
+    """Each key that has a list of words holds one of them; a kind of synapse does not have all keys."""
+    for key, words in ({"task": PARTS} | CHOICES).items():
+        if key not in flat:
+            continue
         if why := REFUSED.get(key, {}).get(flat[key]):
             raise ConfigError(f"{key}={flat[key]} is not offered, since {why}.")
         if flat[key] not in words:
@@ -136,7 +170,7 @@ def check_names(config: Config) -> None:
 
 
 def check_limits(config: Config) -> None:
-    """Steps that no schedule has, and corpora too large to be meant; raises ConfigError."""
+    """More steps than the schedule has, and corpora that are too large; raises ConfigError."""
     steps, most = config.sampling.num_inference_steps, config.diffusion.num_train_timesteps
     if steps > most:
         raise ConfigError(f"sampling.num_inference_steps={steps} must be at most diffusion.num_train_timesteps={most}.")

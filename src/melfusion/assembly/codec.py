@@ -1,26 +1,38 @@
-"""The music codec: VAE, texture and vocoder."""
+"""The music codec: VAE with its texture, and vocoder; built, measured and exported."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 from diffusers import AutoencoderKL
 from transformers import SpeechT5HifiGan
 
-from melfusion.assembly.export import STATISTICS, STATISTICS_FILE, TEXTURE_FOLDER
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import check_audio, check_front_end, weights_folder
 from melfusion.errors import WeightsError
-from melfusion.media.mel import LogMel
+from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.models.griffin_lim import GriffinLim
 from melfusion.models.hifigan import HifiGan
 from melfusion.models.layouts import PART_FILE
+from melfusion.models.mel_codec import MelCodec
 from melfusion.models.music_vae import MusicVAE
-from melfusion.models.published import load_statistics, pretrained, read_part, sized
+from melfusion.models.published import load_statistics, pretrained, read_part, save_network, sized, write_part
 from melfusion.models.texture import Texture
 from melfusion.models.vocoder import Vocoder
 from melfusion.models.vocos import Vocos
+
+STATISTICS_FILE = "melfusion.json"  # beside exported weights: what diffusers' own config has no key for
+
+STATISTICS = ("mel_mean", "mel_std", "latent_mean", "latent_std")  # all that stands in it
+
+TEXTURE_FOLDER = "texture"  # in that of a music VAE
+
+
+def codec(config: Config) -> MelCodec:
+    """VAE and vocoder as one codec."""
+    return MelCodec(music_vae(config), vocoder(config), LogMel(config.audio), config.audio)
 
 
 def music_vae(config: Config) -> MusicVAE:
@@ -63,6 +75,7 @@ def music_vae(config: Config) -> MusicVAE:
         c.trainable,
         texture(config, folder),
         c.texture_steps,
+        c.stats_items,
     )
     if folder is not None and (folder / STATISTICS_FILE).is_file():
         check_front_end(load_statistics(vae, folder / STATISTICS_FILE, STATISTICS), config, "music_vae")
@@ -70,7 +83,7 @@ def music_vae(config: Config) -> MusicVAE:
 
 
 def texture(config: Config, folder: Path | None) -> Texture | None:
-    """What lies beside a music VAE's weights; a VAE in training has none but the one that trains, since it fits one decoder."""
+    """The texture beside a music VAE's weights. In training only the one that trains: a texture fits one decoder."""
     c = config.music_vae
     if config.task == "music_vae":
         sizes = {"patch_size": min(4, c.downsampling), "width": c.texture_width, "blocks": c.texture_blocks}
@@ -106,3 +119,27 @@ def vocoder(config: Config) -> Vocoder:
             f"audio.hop_length_samples={config.audio.hop_length_samples}."
         )
     return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training, c.mel_corrections)
+
+
+def music_vae_noise(config: Config, module: MusicVAE) -> dict[str, tuple[int, ...]]:
+    frames, bins = AudioGeometry(config.audio).num_frames, config.audio.n_mels
+    shape, down = module.latent_shape(frames, bins), module.downsampling
+    drawn = module.texture.noise_shape(shape[1] * down, shape[2] * down) if module.texture else None
+    return {"vae_noise": shape} | ({"noise": drawn} if drawn else {})
+
+
+def vocoder_noise(config: Config, module: Vocoder) -> dict[str, tuple[int, ...]]:
+    return {}
+
+
+def export_music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
+    """diffusers' layout, the statistics of log-mel and latents, and the texture in a folder of its own."""
+    save_network(module.autoencoder, folder)
+    front_end = {"audio": {"framing": config.audio.framing, "level": config.audio.level}}
+    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in STATISTICS} | front_end))
+    if (texture := module.texture) is not None:
+        write_part(texture, folder / TEXTURE_FOLDER, config.audio, texture.sizes)
+
+
+def export_vocoder(module: Vocoder, config: Config, folder: Path) -> None:
+    write_part(module.network, folder, config.audio, {"width": config.vocoder.width, "blocks": config.vocoder.blocks})

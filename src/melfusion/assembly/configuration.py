@@ -1,31 +1,43 @@
-"""The one way to load a configuration: base chain → schema → overrides → checks."""
+"""The one way to load a configuration: base chain → schema → overrides → checks.
+
+`load_config("games,tiny", ["trainer.max_steps=2"])` reads configs/games.yaml with the files its `base:` names, lays the own
+keys of configs/tiny.yaml over it, then the dotlist, and checks the result.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from melfusion.assembly import synapse
 from melfusion.assembly.check import check, check_words
-from melfusion.assembly.schema import Config, to_dict
+from melfusion.assembly.schema import RENAMED, Config, to_dict, twins
 from melfusion.config.check import flatten, valid_keys
 from melfusion.config.load import base_chain, config_path, laid_over, merge, read_tree, to_object
+from melfusion.errors import ConfigError
+from melfusion.models.synapse.options import OPTIONS
 
 log = logging.getLogger(__name__)
+
+TWINS = "twins"  # key of a file under which the random twins' sizes are laid
+
+Layer = tuple[str, DictConfig]  # where it comes from, its own keys
 
 
 def load_config(names: str, overrides: list[str] | None = None) -> Config:
     """Names of configs, comma-separated (each laid over the one before), and a dotlist → a checked Config."""
-    parts = [n for n in names.split(",") if n]
-    merged = OmegaConf.structured(Config)
+    parts, layers = [n for n in names.split(",") if n], []
     for i, part in enumerate(parts):
-        # laid over another, a file brings its own keys only: its base would undo what lies below
+        # a file that is laid over another brings its own keys only: its base would undo what lies below
         path = config_path(part)
-        for file, tree in base_chain(path) if i == 0 else [(path, read_tree(path))]:
-            merged = merge(merged, tree, str(file))
+        chain = base_chain(path) if i == 0 else [(path, read_tree(path))]
+        layers += [(str(file), tree) for file, tree in chain]
+    merged = _laid(Config(), layers, overrides or [])
     if merged.name is None:
         merged.name = "-".join(Path(p).stem for p in parts)
     return _overridden(merged, overrides or [])
@@ -33,44 +45,75 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
 
 def override(config: Config, overrides: list[str]) -> Config:
     """A dotlist laid over a configuration."""
-    return _overridden(OmegaConf.structured(config), overrides)
+    return _overridden(_laid(config, [], overrides), overrides)
+
+
+def overlay(config: Config, name: str, changes: dict[str, Any]) -> Config:
+    """The own keys of configs/<name>.yaml, then `changes`, laid over a configuration."""
+    path = config_path(name)
+    return _checked(_laid(config, [(str(path), read_tree(path)), (name, OmegaConf.create(changes))], []))
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """The plain tree a checkpoint or a run directory stores → Config; keys that this version no longer has are logged."""
+    flat = {RENAMED.get(key, key): value for key, value in flatten(tree).items()}
+    config = synapse.of_kind(Config(), flat.get("synapse.kind", Config().synapse.kind))
+    known, kept = set(valid_keys(config)), {}
+    for key, value in flat.items():
+        # below a known key lie the entries of a dict, such as data.splits.train
+        if key in known or any(key.startswith(f"{k}.") for k in known):
+            *path, last = key.split(".")
+            functools.reduce(lambda node, name: node.setdefault(name, {}), path, kept)[last] = value
+        elif not synapse.kinds_with(key):  # stored configurations of before had the options of all kinds
+            log.warning("A stored configuration has %s=%r, which this version does not know; it is left out.", key, value)
+    return _checked(merge(OmegaConf.structured(config), OmegaConf.create(kept), "stored config"))
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Keys, types and words of a dotlist, whatever configuration it will be laid over; ConfigError names what is wrong."""
+    trees = synapse.as_trees(overrides)
+    keys = [f"synapse.{name}" for tree in trees for name in synapse.given(tree)]
+    fitting = (kind for kind in OPTIONS if all(kind in synapse.kinds_with(key) for key in keys))
+    kind = synapse.chosen_kind(trees, next(fitting, Config().synapse.kind))
+    merged = _laid(synapse.of_kind(Config(), kind), [], overrides)
+    check_words(flatten(to_dict(laid_over(merged, overrides))))
+
+
+def _laid(config: Config, layers: list[Layer], overrides: list[str]) -> DictConfig:
+    """The layers over a configuration, with the synapse's options of the kind that layers or overrides choose at last."""
+    changes = synapse.as_trees(overrides)
+    kind = config.synapse.kind
+    final = synapse.chosen_kind([tree for _, tree in layers] + changes, kind)
+    merged = OmegaConf.structured(synapse.of_kind(config, final))
+    for where, tree in layers:
+        _refuse_renamed(flatten(OmegaConf.to_container(tree)), where)
+        if tree.pop(TWINS, False):
+            merged = merge(merged, OmegaConf.create(twins(synapse.of_kind(config, final))), where)
+        kind = synapse.chosen_kind([tree], kind)
+        synapse.without_other_kinds(tree, where, kind, final)
+        merged = merge(merged, tree, where)
+    _refuse_renamed([item.partition("=")[0] for item in overrides], "override")
+    for tree in changes:
+        synapse.without_other_kinds(tree, "override", final, final)
+    return merged
+
+
+def _refuse_renamed(keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key in RENAMED:
+            raise ConfigError(f"{where}: `{key}` is now `{RENAMED[key]}`: rename it.")
 
 
 def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
     path = OmegaConf.select(merged, "data.path", throw_on_resolution_failure=False)
     config = laid_over(merged, overrides)
     if config.data.path != path and not any(item.startswith("data.draw=") for item in overrides):
-        config.data.draw = False  # the user names a data set, which a typing error must not fill with drawn scenes
+        config.data.draw = False  # the user names a data set, and a typing error in it must not draw scenes there
     check(config)
     return config
-
-
-def from_dict(tree: dict[str, Any]) -> Config:
-    """The plain tree a checkpoint or a run directory stores → Config; keys that this version no longer has are logged."""
-    known, kept = set(valid_keys(Config)), {}
-    for key, value in flatten(tree).items():
-        # below a known key lie the entries of a dict, such as data.splits.train
-        if key in known or any(key.startswith(f"{k}.") for k in known):
-            *path, last = key.split(".")
-            functools.reduce(lambda node, name: node.setdefault(name, {}), path, kept)[last] = value
-        else:
-            log.warning("A stored configuration has %s=%r, which this version does not know; it is left out.", key, value)
-    return _checked(merge(OmegaConf.structured(Config), OmegaConf.create(kept), "stored config"))
-
-
-def overlay(config: Config, name: str, changes: dict[str, Any]) -> Config:
-    """The own keys of configs/<name>.yaml, then `changes`, laid over a configuration."""
-    path = config_path(name)
-    return _checked(merge(merge(OmegaConf.structured(config), read_tree(path), str(path)), OmegaConf.create(changes), name))
 
 
 def _checked(merged: DictConfig) -> Config:
     config = to_object(merged)
     check(config)
     return config
-
-
-def check_overrides(overrides: list[str]) -> None:
-    """Keys, types and words of a dotlist, whatever configuration it will be laid over; ConfigError names what is wrong."""
-    flat = flatten(to_dict(laid_over(OmegaConf.structured(Config), overrides)))
-    check_words(flat)

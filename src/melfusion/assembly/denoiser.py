@@ -7,13 +7,14 @@ from diffusers import UNet2DConditionModel
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
+from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.layouts import TANGO_FILE
 from melfusion.models.published import load_tango, pretrained, tango_state
 from melfusion.models.twins import random_unet
 from melfusion.models.unet import SynapticUNet
 
 
-def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionModel | int | None) -> SynapticUNet:
+def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> SynapticUNet:
     """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
     c, s, folder = config.unet, config.synapse, weights_folder(config, "unet")
     if folder is None:
@@ -41,15 +42,4 @@ def synaptic_unet(config: Config, text_width: int, image_unet: UNet2DConditionMo
     if c.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     trainable = {"auto": "all" if folder is None or s.kind == "none" else "decoder"}.get(c.trainable, c.trainable)
-    return SynapticUNet(
-        unet,
-        image_unet,
-        s.kind,
-        s.layers,
-        trainable,
-        alpha_share=s.alpha_share,
-        alpha_init=s.alpha_init,
-        match=s.match,
-        num_tokens=s.image_tokens,
-        match_scale=s.match_scale,
-    )
+    return SynapticUNet(unet, image_encoder, s.kind, s.layers, trainable, **s.own())

@@ -1,6 +1,10 @@
-"""What looks at the picture."""
+"""The image encoders; the image-diffusion model is also measured and exported."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -11,14 +15,15 @@ from melfusion.assembly.weights import weights_folder
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_clip import ClipFeatures
 from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.published import check_pipeline, empty_prompt, pretrained, stored_schedule
+from melfusion.models.image_encoder import ImageEncoder
+from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
 from melfusion.models.twins import random_clip_vision, random_image_vae, random_unet
 
 
-def image_features(config: Config, layers: list[str] | None = None) -> ImageFeatureExtractor:
+def image_features(config: Config) -> ImageFeatureExtractor:
     """The image-diffusion model from a pipeline folder (unet, vae, text_encoder, tokenizer) or random init."""
     c, folder = config.image, weights_folder(config, "image")
-    schedule, prediction_type = config.diffusion, c.prediction_type
+    alpha_bar, prediction_type = alphas_cumprod(config.diffusion), c.prediction_type
     if folder is None:
         unet = random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
         vae = random_image_vae(c) if c.vae else None
@@ -28,13 +33,12 @@ def image_features(config: Config, layers: list[str] | None = None) -> ImageFeat
         unet = pretrained(UNet2DConditionModel, folder / "unet")
         vae = pretrained(AutoencoderKL, folder / "vae") if (folder / "vae").is_dir() else None
         prompt = empty_prompt(folder, unet.config.cross_attention_dim)
-        schedule, prediction_type = stored_schedule(folder / "scheduler" / "scheduler_config.json")
+        alpha_bar, prediction_type = stored_schedule(folder / "scheduler")
     return ImageFeatureExtractor(
         unet,
         vae,
         prompt,
-        alphas_cumprod(schedule),
-        layers,
+        alpha_bar,
         c.reading,
         c.grid_steps,
         c.fixed_timestep,
@@ -52,4 +56,20 @@ def clip_features(config: Config) -> ClipFeatures:
     return ClipFeatures(network)
 
 
-LOOKS = {"diffusion": image_features, "clip": clip_features}  # what may look at the picture
+def image_noise(config: Config, module: ImageFeatureExtractor) -> dict[str, tuple[int, ...]]:
+    side = config.data.image_size_px
+    return {"image_noise": module.latent_shape(side, side)}
+
+
+def export_image_diffusion(module: ImageFeatureExtractor, config: Config, folder: Path) -> None:
+    """A pipeline folder: unet, vae where there is one, and the scheduler's configuration."""
+    save_network(module.unet, folder / "unet")
+    if module.vae is not None:
+        save_network(module.vae, folder / "vae")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    tree = {name: getattr(config.diffusion, name) for name in names} | {"prediction_type": module.prediction_type}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
+
+
+IMAGE_ENCODERS: dict[str, Callable[[Config], ImageEncoder]] = {"diffusion": image_features, "clip": clip_features}

@@ -1,8 +1,9 @@
-"""Judge and towers."""
+"""Judge and towers; built, measured and exported."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from melfusion.assembly.schema import Config
@@ -11,24 +12,23 @@ from melfusion.assembly.weights import check_audio, seeded, weights_folder
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork
 from melfusion.listeners.towers import ImageTower, Towers
-from melfusion.media.mel import LogMel
+from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.models.frozen import freeze
 from melfusion.models.options import TextEncoderConfig
-from melfusion.models.published import read_part, sized
+from melfusion.models.published import read_part, sized, write_part
 
 
 def judge(config: Config) -> Judge:
-    """The classifier of sounds, from a folder this project wrote or random init."""
+    """The classifier of clips, from a folder that this project wrote or random init."""
     c, folder = config.judge, weights_folder(config, "judge")
 
     # the first judges were written before there were kinds
     def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
         front_end, network = NETWORKS[kind]
-        hears, attributes = front_end(config.audio), {name: list(classes) for name, classes in attributes.items()}
-        network = network(hears.shape(0)[1], width, embedding)
-        made = Judge(network, hears, attributes, embedding, config.optim, config.trainer.max_steps)
-        made.sizes = {"kind": kind, "width": width, "embedding": embedding, "attributes": attributes}
-        return made
+        log_mel, attributes = front_end(config.audio), {name: list(classes) for name, classes in attributes.items()}
+        sizes = {"kind": kind, "width": width, "embedding": embedding, "attributes": attributes}
+        network = network(log_mel.shape(0)[1], width, embedding)
+        return Judge(network, log_mel, attributes, embedding, config.optim, config.trainer.max_steps, sizes)
 
     if folder is None:
         return sized_judge(c.width, c.embedding, c.attributes, c.kind)
@@ -38,7 +38,7 @@ def judge(config: Config) -> Judge:
 
 
 def towers(config: Config) -> Towers:
-    """The contrastive models with the text encoder they were trained with, from a folder this project wrote or random init."""
+    """The contrastive models with the text encoder they were trained with, from a folder that this project wrote or random init."""
     c, folder = config.towers, weights_folder(config, "towers")
 
     def sized_towers(**sizes: Any) -> Towers:
@@ -46,14 +46,20 @@ def towers(config: Config) -> Towers:
         with seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
             encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=text)))
         sound = JudgeNetwork(config.audio.n_mels, width, embedding)
-        made = Towers(
-            ImageTower(width, embedding), sound, LogMel(config.audio), encoder, embedding, config.optim, config.trainer.max_steps
-        )
-        made.sizes = sizes
-        return made
+        pictures, steps = ImageTower(width, embedding), config.trainer.max_steps
+        return Towers(pictures, sound, LogMel(config.audio), encoder, embedding, config.optim, steps, sizes)
 
     if folder is None:
         return sized_towers(width=c.width, embedding=c.embedding, text_encoder=dataclasses.asdict(config.text_encoder))
     made_for, sizes = read_part(folder)
     check_audio(made_for, config, "towers")
     return sized(sized_towers, folder, **sizes)
+
+
+def augment_noise(config: Config, module: Judge | Towers) -> dict[str, tuple[int, ...]]:
+    return {"augment": module.log_mel.shape(AudioGeometry(config.audio).num_samples)}
+
+
+def export_listener(module: Judge | Towers, config: Config, folder: Path) -> None:
+    """All but what is frozen in it, with the sizes it was built with."""
+    write_part(module, folder, config.audio, module.sizes)

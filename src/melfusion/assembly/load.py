@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from melfusion.assembly import system as build
 from melfusion.assembly.configuration import from_dict, override
 from melfusion.assembly.schema import Config, to_dict
+from melfusion.assembly.system import system as build_system
 from melfusion.errors import CheckpointError
 from melfusion.files import write_json
 from melfusion.models.device import is_out_of_memory
@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "melfusion"
 def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
     """What trained (with EMA where `load_system` gave it) → folder: a model on top of the parts its configuration names."""
     folder.mkdir(parents=True, exist_ok=True)
-    trained = {f"unet.{n}": p.detach() for n, p in system.unet.named_parameters() if p.requires_grad}
+    trained = {f"denoiser.{n}": p.detach() for n, p in system.denoiser.named_parameters() if p.requires_grad}
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
     write_json(folder / SYSTEM_FILE, {"config": to_dict(config), "frozen": system.frozen_digests()})
 
@@ -44,7 +44,7 @@ def load_system(path: str | Path | None = None, ema: bool = True, overrides: lis
     else:
         stored = _checkpoint(newest(file / "checkpoints") or file / "checkpoints" if file.is_dir() else file)
     config = override(from_dict(stored["config"]), overrides or [])
-    system = build.system(config)
+    system = build_system(config)
     system.on_load_checkpoint(stored)
     average = stored.get("ema") or {} if ema else {}
     trained = {name for name, p in system.named_parameters() if p.requires_grad}

@@ -9,30 +9,30 @@ from dataclasses import dataclass, field
 class EvaluationConfig:
     """What `train` measures at its end: attribute accuracy with the right, a shuffled and no picture."""
 
-    items: int = 0  # test clips after training (0: none), and of `evaluate` (0: all)
+    items: int = 0  # test clips after training (0: none) and of `evaluate` (0: all)
     batch_size: int = 32
-    embedders: dict[str, str] = field(default_factory=dict)  # name (metrics/embedders.py) → its weights; judge: the judge's own
+    embedders: dict[str, str] = field(default_factory=dict)  # name (listeners/embedders.py) → its weights; judge: the judge's own
     clip: str | None = None  # weights of CLIP: with the embedder clap, IMSM as the paper has it
     pca_dimensions: int = 32  # at most, before Fréchet distances; 0: none, as published FAD and FD are, where N carries that
-    text_judge: str | None = None  # weights of a judge that hears what captions tell
+    text_judge: str | None = None  # weights of a judge that predicts what captions say
     outside_picture: str | None = None  # a picture that is no scene; null: a portrait that comes with matplotlib
 
 
 @dataclass
 class AblationConfig:
-    """How a suite of experiments/ runs and hears its rows."""
+    """How a suite of experiments/ trains, generates and scores its rows."""
 
     question: str = ""  # what the row asks, for the table
     seeds: list[int] = field(default_factory=lambda: [0])
     corpus_test: str = "fresh"  # fresh (newly drawn scenes) | split (the corpus's own test split, against its val split)
     test_seed: int = 90001  # of the newly drawn scenes
     items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds balances places but for one clip
-    checkpoint_of: str | None = None  # another row whose trained model this row only tells something else
-    told: str = "right picture"  # key of sounds.ROWS
+    checkpoint_of: str | None = None  # another row whose trained model this row uses under another condition
+    condition: str = "right picture"  # which picture and caption the model is conditioned on: key of evaluation's CONDITIONS
     baseline: str = "text_only"  # the row that gains are relative to
     guidance: list[float] = field(default_factory=list)  # scales tried on validation scenes; none: sampling.guidance_scale
     search_items: int = 120  # validation clips of each scale
-    test_judge: str | None = None  # weights of the judge that hears the table; null: the one that chose
+    test_judge: str | None = None  # weights of the judge that scores the table; null: the one that chose the guidance
 
 
 @dataclass
@@ -61,7 +61,7 @@ class TrainerConfig:
 
 @dataclass
 class GuardConfig:
-    """When a training step is skipped, told of, or undone (guards.py)."""
+    """When a training step is skipped, reported, or undone (training/guard.py)."""
 
     max_bad_steps: int = 10  # in a row with a non-finite input, loss or gradient; then the run stops
     spike_factor: float = 10.0  # a loss this many robust standard deviations above the median of the last 100 is a spike; 0: off

@@ -6,8 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from melfusion.assembly.parts import PARTS
 from melfusion.assembly.schema import Config, to_dict
+from melfusion.assembly.synapse import of_kind
 from melfusion.config.check import flatten
+from melfusion.models.synapse.options import OPTIONS
 from melfusion.state.run_directory import RunDirectory
 
 # Keys that may change between two calls of the same run without making it another experiment
@@ -50,36 +53,23 @@ SAFE_PREFIXES = (
     "trainer.threads",
 )
 
-# What a part that trains itself does not depend on, beside the safe keys
-PART_PREFIXES = {
-    "music_vae": ("audio.", "data.", "music_vae.", "optim.", "trainer.", "seed", "task"),
-    "vocoder": ("audio.", "data.", "vocoder.", "optim.", "trainer.", "seed", "task"),
-    "judge": ("audio.", "data.", "judge.", "optim.", "trainer.", "seed", "task"),
-    "towers": ("audio.", "data.", "towers.", "text_encoder.", "optim.", "trainer.", "seed", "task"),
-    "image_diffusion": ("audio.", "data.", "image.", "diffusion.", "optim.", "trainer.", "seed", "task"),
-}
+# Keys that no part depends on, in the sections that all parts share
+PART_SAFE = ("data.precompute.", "optim.ema_decay", "optim.alpha_lr")
 
-PART_SAFE = (
-    "image.reading",
-    "image.grid_steps",
-    "image.fixed_timestep",
-    "data.precompute.",
-    "optim.ema_decay",
-    "optim.alpha_lr",
-    "diffusion.prediction_type",
-    "diffusion.min_snr",
-    "diffusion.loss_space",
-    "diffusion.text_drop",
-    "diffusion.image_drop",
-    "diffusion.both_drop",
-)
+ALL_PARTS = ("optim.", "trainer.", "seed", "task")  # what every part depends on
 
 
 def counts(key: str, task: str) -> bool:
     """Does a difference in this key make a run of this task another experiment?"""
-    if key.startswith(SAFE_PREFIXES) and not key.startswith(f"{task}."):
+    part = PARTS[task]
+    own = part.depends_on is not None and key.startswith(f"{part.section}.")
+    if key.startswith(SAFE_PREFIXES) and not own:
         return False
-    return task not in PART_PREFIXES or (key.startswith(PART_PREFIXES[task]) and not key.startswith(PART_SAFE))
+    if part.depends_on is None:
+        return True
+    return key.startswith((*ALL_PARTS, *(f"{section}." for section in part.depends_on))) and not key.startswith(
+        (*PART_SAFE, *part.free)
+    )
 
 
 def run_directory(config: Config) -> RunDirectory:
@@ -90,7 +80,9 @@ def run_directory(config: Config) -> RunDirectory:
 def differing(config: Config, stored: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys that make a stored configuration another experiment than this one → (value there, value here)."""
     # a key that came after that run was made had its default then
-    old, new = flatten(to_dict(Config())) | flatten(stored), flatten(to_dict(config))
+    kind = stored.get("synapse", {}).get("kind", config.synapse.kind)
+    defaults = of_kind(Config(), kind if kind in OPTIONS else config.synapse.kind)
+    old, new = flatten(to_dict(defaults)) | flatten(stored), flatten(to_dict(config))
     return {
         k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and counts(k, config.task)
     }

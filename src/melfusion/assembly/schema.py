@@ -1,8 +1,9 @@
-"""Every option of a run with its unit and default, composed of the parts' own dataclasses."""
+"""Every option of a run with its unit and default, composed of the parts' own dataclasses. No heavy imports."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,11 @@ from melfusion.models.options import (
     MusicVAEConfig,
     OptimConfig,
     SamplingConfig,
-    SynapseConfig,
     TextEncoderConfig,
     UNetConfig,
     VocoderConfig,
 )
+from melfusion.models.synapse.options import OPTIONS, KVMixConfig, SynapseConfig
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -31,10 +32,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 @dataclass
 class Config:
     name: str | None = None  # of the run directory; default: the configs' stems
-    task: str = "melfusion"  # melfusion | music_vae | vocoder | image_diffusion | judge | towers
+    task: str = "melfusion"  # what is trained: key of PARTS (parts.py)
     seed: int = 0
     runs_dir: str = "runs"
-    stages: list[str] = field(default_factory=list)  # configs laid over this one and trained first where missing
+    stages: list[str] = field(default_factory=list)  # parts that are trained first where they are missing
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
     music_vae: MusicVAEConfig = field(default_factory=MusicVAEConfig)
@@ -42,7 +43,7 @@ class Config:
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
-    synapse: SynapseConfig = field(default_factory=SynapseConfig)
+    synapse: SynapseConfig = field(default_factory=KVMixConfig)  # its class follows synapse.kind
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -54,10 +55,17 @@ class Config:
     ablation: AblationConfig = field(default_factory=AblationConfig)
 
 
-# Allowed words of the string keys. Those that a registry has stand here too, since a registry's file imports torch, and a
-# misspelt word should not wait for that; a test holds both against each other.
-CHOICES = {
-    "task": ("melfusion", "music_vae", "vocoder", "image_diffusion", "judge", "towers"),
+def twins(config: Config) -> dict[str, dict[str, Any]]:
+    """Section → the sizes of its random twin, as each part declares them."""
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return {name: part.TINY for name, part in parts.items() if getattr(part, "TINY", None)}
+
+
+RENAMED = {"ablation.told": "ablation.condition"}  # key of before → key of now
+
+# Allowed words of the string keys. Words of a registry whose file imports torch stand here too: a misspelt word is refused
+# before that import. A test compares both.
+CHOICES: dict[str, Collection[str]] = {
     "audio.framing": ("hifigan", "centred"),
     "audio.level": ("rms", "peak"),
     "music_vae.trainable": ("all", "decoder", "texture"),
@@ -76,15 +84,15 @@ CHOICES = {
     "optim.schedule": ("constant", "cosine"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
-    "synapse.kind": ("none", "kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix", "controlnet", "language_of_audio"),
+    "synapse.kind": OPTIONS,
     "synapse.match": ("pool", "pool_2d"),
     "sampling.sampler": ("ddim", "dpm"),
     "judge.kind": ("conv", "recurrent", "pitch"),
-    "ablation.told": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
+    "ablation.condition": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
     "ablation.corpus_test": ("fresh", "split"),
 }
 
-REFUSED = {  # words that one may expect → why they are none, and what to write instead
+REFUSED = {  # words that a reader may expect → why they are not offered, and what to write instead
     "trainer.precision": {
         "16-true": "float16 holds neither AdamW's small steps nor small gradients: give 16-mixed, or bf16-true for less memory",
         "64-true": "the mel front end, losses and what is precomputed are float32: give 32-true",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
-def valid_keys(cls: type, prefix: str = "") -> list[str]:
-    """All dotted keys of the schema."""
+def valid_keys(schema: Any, prefix: str = "") -> list[str]:
+    """All dotted keys of a dataclass, or of an instance, whose sections may be of subclasses with more keys."""
     keys = []
-    for f in dataclasses.fields(cls):
-        sub = f.default_factory if isinstance(f.default_factory, type) else None
+    for f in dataclasses.fields(schema):
+        sub = f.default_factory if isinstance(schema, type) else getattr(schema, f.name)
         keys += valid_keys(sub, f"{prefix}{f.name}.") if dataclasses.is_dataclass(sub) else [prefix + f.name]
     return keys
 
@@ -36,6 +37,7 @@ def text_keys(cls: type, prefix: str = "") -> dict[str, bool]:
     return keys
 
 
-def nearest(word: str, words: Any) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of an error about an unknown word: the nearest known one, or nothing."""
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

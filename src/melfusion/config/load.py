@@ -1,12 +1,11 @@
-"""The one way to load a configuration: base chain → schema (schema.py) → overrides.
+"""YAML files with their `base:` chains, and a dotlist of overrides, laid over a structured tree.
 
-`load_config("games,tiny", ["trainer.max_steps=2"])` reads configs/games.yaml with the files its `base:` names,
-lays configs/tiny.yaml (its own keys only) over it, checks all of it against the schema, and applies
-the dotlist. Whatever is wrong is a `ConfigError`: one sentence naming key, file and the nearest valid key.
+Whatever is wrong is a ConfigError: one sentence that names key, file and the nearest valid key.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from melfusion.config.check import nearest, text_keys, valid_keys
+from melfusion.config.check import nearest, text_keys
 from melfusion.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
@@ -44,7 +43,7 @@ def laid_over(merged: DictConfig, overrides: list[str]) -> Any:
         if key in nullable:
             texts[key] = value
         else:
-            merged = merge(merged, _dotted(key, value), f"override {item!r}")
+            merged = merge(merged, dotted(key, value), f"override {item!r}")
     config = to_object(merged)
     for key, value in texts.items():
         _set_text(config, key, None if nullable[key] and value in ("null", "~") else value)
@@ -52,12 +51,13 @@ def laid_over(merged: DictConfig, overrides: list[str]) -> Any:
 
 
 def to_object(merged: DictConfig) -> Any:
+    """A structured tree → its dataclass; ConfigError for a key without a value, or an interpolation that leads nowhere."""
     if missing := sorted(OmegaConf.missing_keys(merged)):
         raise ConfigError(f"the key {missing[0]!r} has no value ('???'); give it one.")
     try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"a value refers to what is not there: {str(error).splitlines()[0]}.") from None
+        raise ConfigError(f"a value refers to a key that does not exist: {str(error).splitlines()[0]}.") from None
 
 
 def base_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConfig]]:
@@ -83,6 +83,7 @@ def _load(path: Path) -> DictConfig:
 
 
 def read_tree(path: Path) -> DictConfig:
+    """A file's own keys, without those of its base."""
     tree = _load(path)
     tree.pop("base", None)
     return tree
@@ -97,8 +98,8 @@ def _set_text(config: Any, key: str, value: str | None) -> None:
     setattr(node, last, value)
 
 
-def _dotted(key: str, value: str) -> DictConfig:
-    """One override of a key that is no text as a tree."""
+def dotted(key: str, value: str) -> DictConfig:
+    """One override as a tree, its value read as YAML."""
     tree = OmegaConf.create({})
     try:
         OmegaConf.update(tree, key, yaml.safe_load(value))
@@ -107,13 +108,24 @@ def _dotted(key: str, value: str) -> DictConfig:
     return tree
 
 
+def keys_of(merged: DictConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of a structured tree."""
+    keys = []
+    for name in map(str, merged):
+        section = dataclasses.is_dataclass(OmegaConf.get_type(merged, name))
+        keys += keys_of(merged[name], f"{prefix}{name}.") if section else [prefix + name]
+    return keys
+
+
 def merge(merged: DictConfig, tree: DictConfig, where: str) -> DictConfig:
-    """`tree` laid over `merged`, which becomes the result: copying it each time would take most of the time."""
+    """`tree` laid over `merged`, which must not be used afterwards: OmegaConf takes its nodes, since a copy is slow."""
     try:
-        return OmegaConf.unsafe_merge(merged, tree)  # type: ignore[return-value]
+        result = OmegaConf.unsafe_merge(merged, tree)
+        assert isinstance(result, DictConfig)
+        return result
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
-        raise ConfigError(f"{where}: there is no key {key!r}{nearest(key, valid_keys(OmegaConf.get_type(merged)))}.") from None
+        raise ConfigError(f"{where}: there is no key {key!r}{nearest(key, keys_of(merged))}.") from None
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}: the key {error.full_key!r} has no value; give it one.") from None
     except (OmegaConfBaseException, TypeError) as error:

@@ -32,7 +32,6 @@ from melfusion.media.options import AudioConfig
 from melfusion.media.sound import read_audio, write_wav
 from melfusion.models.device import device_name
 from melfusion.models.frozen import digest
-from melfusion.models.griffin_lim import GriffinLim
 from melfusion.models.system import MeLFusion
 
 NOTE = "made_with.json"  # beside the clips of a folder
@@ -153,16 +152,13 @@ def claim(
 
 def identity(system: MeLFusion) -> dict[str, Any]:
     """Hashes of what generates: the trained model, the decoder and vocoder, and the frozen parts that condition it."""
-    trained = digest({n: p.detach() for n, p in system.unet.named_parameters()})  # with its synapse
+    trained = digest({n: p.detach() for n, p in system.denoiser.named_parameters()})  # with its synapse
     return {"system": trained, "decoder": decoder_identity(system), "frozen": system.frozen_digests()}
 
 
 def decoder_identity(system: MeLFusion) -> list[Any]:
-    """What turns latents into a waveform: the hash of VAE and vocoder, the mel corrections, and the steps of a texture."""
-    parts = {f"{part}.{n}": t for part in ("music_vae", "vocoder") for n, t in getattr(system, part).state_dict().items()}
-    if isinstance(network := system.vocoder.network, GriffinLim):  # which has no weights
-        parts["griffin_lim"] = torch.tensor([network.iterations, network.momentum])
-    return [digest(parts), system.vocoder.corrections, *([system.music_vae.texture_steps] if system.music_vae.texture else [])]
+    """What turns latents into a waveform: the hash of the codec's decoder, and its settings."""
+    return system.codec.decoder_provenance()
 
 
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], condition: Condition) -> dict[str, Any]:
@@ -210,8 +206,8 @@ def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Te
 def reconstructions(system: MeLFusion, dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
     """The real clips after VAE and vocoder, as `real_clips` gives them: no generated clip can be nearer to the real ones."""
     for keys, waveform in real_clips(dataset, size):
-        mel = system.log_mel(waveform.to(system.device))
-        yield keys, system.vocode(system.music_vae.decode(system.music_vae.encode(mel))).cpu()
+        latents = system.codec.encode(waveform.to(system.device))
+        yield keys, system.vocode(system.codec.decode(latents)).cpu()
 
 
 def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tuple[list[str], Tensor]]:

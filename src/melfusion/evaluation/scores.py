@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from melfusion.assembly import system as build
+from melfusion.assembly import listeners as build
 from melfusion.assembly.load import load_system
 from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
@@ -58,7 +58,7 @@ def evaluation_set(config: Config, seed: int | None = None) -> EvaluationSet:
 
 def default_rows(system: MeLFusion | None) -> list[str]:
     """Names of CONDITIONS: a model without an image encoder has one row, without pictures."""
-    return ["no picture"] if system is not None and system.extractor is None else list(DEFAULT_ROWS)
+    return ["no picture"] if system is not None and system.image_encoder is None else list(DEFAULT_ROWS)
 
 
 def folder_name(row: str) -> str:

@@ -15,7 +15,7 @@ from melfusion.evaluation.scores import fit_reference, load_listeners, partners_
 from melfusion.evaluation.scoring import Listeners, Predictions, accuracy, confusions
 from melfusion.evaluation.sets import EvaluationSet, block, metas_of, tracks_of
 from melfusion.lab.suite import Suite
-from melfusion.models.options import SynapseConfig
+from melfusion.models.synapse.options import synapse_config
 
 
 def table_config(suite: Suite) -> Config:
@@ -80,16 +80,16 @@ class Panel:
 def floors(panel: Panel) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows `real` and `reconstruction`; and digests of the frozen parts, with the leakage test where the labels allow it."""
     # a synapse that any UNet takes, since the first row may be one that cannot be built
-    config = dataclasses.replace(panel.config, synapse=SynapseConfig(kind="concat"))
+    config = dataclasses.replace(panel.config, synapse=synapse_config("concat"))
     system = build.system(config).eval().to(panel.listeners.device)
     parts: dict[str, Any] = {
-        "frozen": {name: value[:12] for name, value in system.frozen_digests().items() if name != "unet"},
-        "decoder": [decoder_identity(system)[0][:12], system.vocoder.corrections],
+        "frozen": {name: value[:12] for name, value in system.frozen_digests().items() if name != "denoiser"},
+        "decoder": [decoder_identity(system)[0][:12], decoder_identity(system)[1]],
     }
     if all(set(BY_PICTURE + BY_CAPTION) <= labels.keys() for labels in panel.labels.values()):
         network, side = panel.listeners.named("efficientnet"), config.data.image_size_px
         train, test = (read_inputs(dataset, side) for dataset in (panel.clips.train, panel.clips.items))
-        parts["leakage"] = leakage(train, test, system.text_encoder, network and network.network.embed_image)
+        parts["leakage"] = leakage(train, test, system.conditioner, network and network.network.embed_image)
     reconstruction = predict_reconstructions(panel.listeners, system, panel.clips.items, config.evaluation.batch_size)
     rows = {"real": panel.real, "reconstruction": reconstruction}
     return [{"name": name, "floor": True} | panel.score(row) for name, row in rows.items()], parts

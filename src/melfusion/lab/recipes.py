@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from melfusion.assembly import system as build
+from melfusion.assembly import codec, listeners
 from melfusion.assembly.configuration import load_config, override
 from melfusion.assembly.load import export_system, load_system
 from melfusion.assembly.run import run_directory
@@ -162,11 +162,11 @@ def card(part: str, config: Config, results: dict[str, Any], count: int) -> str:
 def floors(items: int = 240) -> dict[str, Any]:
     """The errors of the shipped parts on held-out clips: vocoder, Griffin-Lim, VAE, and the accuracy of both judges after them."""
     config = load_config("scenes", [f"data.path={load_config('release', []).data.path}"])
-    vae: Any = freeze(build.music_vae(config))
-    vocos = freeze(build.vocoder(config))
-    smooth = freeze(build.music_vae(override(config, ["music_vae.texture_steps=0"])))
-    judges = {name: freeze(build.judge(override(config, [f"judge.weights={w}"]))) for name, w in JUDGES.items()}
-    griffin_lim = build.vocoder(dataclasses.replace(config, vocoder=dataclasses.replace(config.vocoder, weights=None))).eval()
+    vae: Any = freeze(codec.music_vae(config))
+    vocos = freeze(codec.vocoder(config))
+    smooth = freeze(codec.music_vae(override(config, ["music_vae.texture_steps=0"])))
+    judges = {name: freeze(listeners.judge(override(config, [f"judge.weights={w}"]))) for name, w in JUDGES.items()}
+    griffin_lim = codec.vocoder(dataclasses.replace(config, vocoder=dataclasses.replace(config.vocoder, weights=None))).eval()
     data = MusicDataModule(config.data, config.audio, config.seed).dataset("test").spread(items)
     rows: dict[str, list[Any]] = {name: [] for name in ("vae", "decoder", "vocos", "griffin_lim", "both")}
     right: dict[str, dict[str, list[dict[str, bool]]]] = {key: {} for key in judges}

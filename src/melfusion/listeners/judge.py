@@ -23,6 +23,7 @@ class Judge(TrainedModule):
     Args:
         network: features → embedding (B, D).  log_mel: waveform (B, S) → features, such as the log-mel.
         attributes: name → its classes, as they stand in the `labels` of a sample.
+        sizes: what an export stores, so that the same networks can be built again.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class Judge(TrainedModule):
         embedding: int = 128,
         optim: Any = None,
         max_steps: int | None = None,
+        sizes: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self.sizes = sizes or {}
         self.network, self.log_mel, self.attributes = network, log_mel, attributes
         self.heads = nn.ModuleDict({name: nn.Linear(embedding, len(classes)) for name, classes in attributes.items()})
         self.optim, self.max_steps = optim, max_steps

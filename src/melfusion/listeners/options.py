@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 
 @dataclass
@@ -15,6 +16,8 @@ class JudgeConfig:
     embedding: int = 128
     attributes: dict[str, list[str]] = field(default_factory=dict)  # label → its classes
 
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "width": 16, "embedding": 12}
+
 
 @dataclass
 class TowersConfig:
@@ -23,3 +26,5 @@ class TowersConfig:
     weights: str | None = None  # null: random init; stored weights name the text encoder that they were trained with
     width: int = 24  # channels, a multiple of 8
     embedding: int = 64  # D
+
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "width": 8, "embedding": 8}

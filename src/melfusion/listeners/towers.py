@@ -68,8 +68,10 @@ class Towers(TrainedModule):
         embedding: int,
         optim: Any = None,
         max_steps: int | None = None,
+        sizes: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self.sizes = sizes or {}
         self.image_tower, self.audio_tower, self.log_mel, self.text_encoder = image_tower, audio_tower, log_mel, text_encoder
         self.text_maps = nn.ModuleDict({pair: nn.Linear(text_encoder.width, embedding) for pair in PAIRS})
         first = -math.log(FIRST_TEMPERATURE)

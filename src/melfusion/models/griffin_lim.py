@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from melfusion.media.mel import mel_matrix
 from melfusion.media.options import AudioConfig
+from melfusion.randomness import fixed_generator
 
 
 class GriffinLim(nn.Module):
@@ -15,7 +16,8 @@ class GriffinLim(nn.Module):
 
     def __init__(self, audio: AudioConfig, iterations: int = 64, momentum: float = 0.99):
         super().__init__()
-        self.n_fft, self.hop, self.iterations, self.momentum = (audio.n_fft_samples, audio.hop_length_samples, iterations, momentum)
+        self.n_fft, self.hop, self.iterations, self.momentum = audio.n_fft_samples, audio.hop_length_samples, iterations, momentum
+        self.settings = {"griffin_lim": torch.tensor([iterations, momentum])}
         filters = mel_matrix(audio)
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
         self.register_buffer("inverse", torch.from_numpy(np.linalg.pinv(filters)).float(), persistent=False)
@@ -44,8 +46,8 @@ class GriffinLim(nn.Module):
         magnitude = self.magnitudes(mel)
         kwargs = {"n_fft": self.n_fft, "hop_length": self.hop, "window": self.window}
         length = (frames - 1) * self.hop
-        # phases start alike for every clip of every call: the same mel gives the same bytes, whatever its batch
-        start = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0)).to(magnitude)
+        # every clip of every call starts from the same phases: the same mel gives the same bytes in any batch
+        start = torch.rand(magnitude.shape[1:], generator=fixed_generator("phases")).to(magnitude)
         angles = (start * 2 * torch.pi).mul(1j).exp().expand_as(magnitude)
         previous = torch.zeros_like(angles)
         for _ in range(self.iterations):

@@ -21,9 +21,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from melfusion.batch import MusicBatch, VisualFeatures
+from melfusion.errors import ConfigError
 from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
 from melfusion.models.frozen import digest
+from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.synapse.layers import attention_layers
 from melfusion.models.trained import TrainedModule
 
@@ -54,17 +56,18 @@ def read_self_attention(unet: UNet2DConditionModel, layers: list[str]) -> Iterat
             handle.remove()
 
 
-class ImageFeatureExtractor(TrainedModule):
-    """The image-diffusion model, as a reader (frozen) and, for the small stand-in, as a model that trains itself.
+class ImageFeatureExtractor(ImageEncoder, TrainedModule):
+    """The image-diffusion model: an encoder (frozen), and for the small stand-in also a model that trains itself.
 
     Args:
         unet: diffusers UNet over latents, or over pixels where `vae` is None.
         vae: diffusers VAE, or None.
         empty_prompt: (1, L, D) embedding of the empty prompt.
         alpha_bar: (T,) of the image model's own schedule.
-        layers: transformer blocks to read; all of the UNet's by default.
         reading, grid_steps, fixed_timestep: see above.
     """
+
+    needs_pictures = True
 
     def __init__(
         self,
@@ -72,7 +75,6 @@ class ImageFeatureExtractor(TrainedModule):
         vae: AutoencoderKL | None,
         empty_prompt: Tensor,
         alpha_bar: Tensor,
-        layers: list[str] | None = None,
         reading: str = "inverted",
         grid_steps: int = 20,
         fixed_timestep: int = 0,
@@ -85,23 +87,31 @@ class ImageFeatureExtractor(TrainedModule):
         self.unet, self.vae, self.optim, self.max_steps = unet, vae, optim, max_steps
         self.register_buffer("empty_prompt", empty_prompt)
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
-        self.layers = attention_layers(unet) if layers is None else layers
         self.prediction_type, self.reading, self.val_items = prediction_type, reading, val_items
         self.register_buffer("grid", self._grid(grid_steps, fixed_timestep), persistent=False)
         self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
 
     @property
-    def seen_by(self) -> UNet2DConditionModel:
-        """Whose layers are read."""
-        return self.unet
+    def reads_once(self) -> bool:
+        return self.reading == "fixed"
 
-    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """(C, h, w) of the latents of a picture of so many pixels."""
+    def width_of(self, layer: str) -> int:
+        if layer not in (known := attention_layers(self.unet)):
+            raise ConfigError(
+                f"synapse.layers names {layer}, which the image UNet does not have: give both UNets the same attention blocks, "
+                f"or choose among {', '.join(known)}."
+            )
+        return self.unet.get_submodule(f"{layer}.attn1").to_k.out_features
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture of that many pixels."""
         down = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return (self.unet.config.in_channels, height // down, width // down)
+        return self.unet.config.in_channels, height // down, width // down
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int] | None:
+        return self.latent_shape(height, width) if self.reading == "noised" else None
 
     def provenance(self) -> dict[str, Any]:
-        """What its features depend on beside its weights."""
         return {
             "reading": self.reading,
             "grid": self.grid.tolist(),
@@ -135,8 +145,8 @@ class ImageFeatureExtractor(TrainedModule):
         return self.unet(latents, timesteps, encoder_hidden_states=prompt).sample
 
     @torch.no_grad()
-    def invert(self, image: Tensor) -> Tensor:
-        """image → image_latents (B, G, C, h, w): what the reading keeps of a picture, cacheable.
+    def encode(self, image: Tensor) -> Tensor:
+        """image → image_latents (B, G, C, h, w): the latents that the reading needs.
 
         `inverted`: the whole grid; `fixed`: the latent at fixed_timestep (G = 1); `noised`: the clean latent (G = 1).
         """
@@ -154,22 +164,25 @@ class ImageFeatureExtractor(TrainedModule):
         return 10 * torch.log10(4 / (back - image).square().flatten(1).mean(1))
 
     @torch.no_grad()
-    def features(self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None) -> VisualFeatures:
-        """Kept latents (B, G, C, h, w) and the music's timesteps (B,) → layer → (image_key, image_value), (B, N, D)."""
+    def features(
+        self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None, layers: list[str] | None = None
+    ) -> VisualFeatures:
+        """image_latents (B, G, C, h, w) and the music's timesteps (B,) → layer → (image_key, image_value), (B, N, D)."""
         if self.reading == "inverted":
             index = torch.searchsorted(self.grid, timesteps.contiguous(), right=True) - 1
-            latents, told = image_latents[torch.arange(len(index), device=index.device), index], self.grid[index]
+            latents, seen_at = image_latents[torch.arange(len(index), device=index.device), index], self.grid[index]
         elif self.reading == "fixed":
-            latents, told = image_latents[:, 0], self.grid[-1].expand(len(timesteps))
+            latents, seen_at = image_latents[:, 0], self.grid[-1].expand(len(timesteps))
         else:
-            latents, told = diffusion.add_noise(image_latents[:, 0], noise, self.alpha_bar[timesteps]), timesteps
-        with read_self_attention(self.unet, self.layers) as seen:
-            self.denoise(latents, told)
-        return {layer: seen[layer] for layer in self.layers}
+            latents, seen_at = diffusion.add_noise(image_latents[:, 0], noise, self.alpha_bar[timesteps]), timesteps
+        layers = attention_layers(self.unet) if layers is None else layers
+        with read_self_attention(self.unet, layers) as seen:
+            self.denoise(latents, seen_at)
+        return {layer: seen[layer] for layer in layers}
 
     def forward(self, image: Tensor, timesteps: Tensor, noise: Tensor | None = None) -> VisualFeatures:
         """image → features at the music's timesteps, nothing cached."""
-        return self.features(self.invert(image), timesteps, noise)
+        return self.features(self.encode(image), timesteps, noise)
 
     def _loss(self, batch: MusicBatch, timesteps: Tensor) -> Tensor:
         latents, noise = self.to_latents(batch.image), batch.draws["image_noise"]

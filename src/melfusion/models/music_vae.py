@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class MusicVAE(TrainedModule):
         kl_weight, modulation_weight: of the two losses beside the L1.
         trainable: all, or on top of weights whose latents shall stay what they are, the decoder or the texture.
         texture: draws what the decoder leaves out, in `texture_steps` steps; None or 0 steps: nothing does.
+        stats_items: training samples that latent_mean and latent_std are measured on after training.
         optim, max_steps: OptimConfig and the length of the schedule, needed by training only.
 
     Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
@@ -46,26 +48,31 @@ class MusicVAE(TrainedModule):
         trainable: str = "all",
         texture: Texture | None = None,
         texture_steps: int = 0,
+        stats_items: int = 512,
     ):
         super().__init__()
         self.autoencoder, self.log_mel = autoencoder, log_mel
         self.kl_weight, self.modulation_weight, self.optim, self.max_steps = kl_weight, modulation_weight, optim, max_steps
-        self.trainable, self.texture, self.texture_steps = trainable, texture, texture_steps
+        self.trainable, self.texture, self.texture_steps, self.stats_items = trainable, texture, texture_steps, stats_items
         still = {"decoder": (autoencoder.encoder, autoencoder.quant_conv), "texture": (autoencoder,)}
         for network in still.get(trainable, ()):
             network.requires_grad_(False)
         self.patch_size = math.isqrt(autoencoder.config.in_channels)
-        channels = autoencoder.config.latent_channels
+        self.channels = autoencoder.config.latent_channels
         scale = autoencoder.config.scaling_factor
         self.register_buffer("mel_mean", torch.tensor(float(mel_mean)))
         self.register_buffer("mel_std", torch.tensor(float(mel_std)))
-        self.register_buffer("latent_mean", torch.zeros(channels))
-        self.register_buffer("latent_std", torch.full((channels,), 1.0 / scale))
+        self.register_buffer("latent_mean", torch.zeros(self.channels))
+        self.register_buffer("latent_std", torch.full((self.channels,), 1.0 / scale))
         self.val_loss, self.val_l1 = MeanMetric(), MeanMetric()
 
     @property
     def downsampling(self) -> int:
         return self.patch_size * 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    def latent_shape(self, frames: int, bins: int) -> tuple[int, int, int]:
+        """(C, T/r, F/r) of a log_mel's latents."""
+        return self.channels, frames // self.downsampling, bins // self.downsampling
 
     def posterior(self, log_mel: Tensor) -> DiagonalGaussianDistribution:
         """log_mel in units of mel_std → q(z | log_mel)."""
@@ -137,8 +144,14 @@ class MusicVAE(TrainedModule):
         after = ("autoencoder.decoder.", "autoencoder.post_quant", "texture.")
         return {n: t for n, t in self.state_dict().items() if not n.startswith(after)}
 
+    def finish(self, batches: Callable[[int], Iterable[MusicBatch]]) -> None:
+        """Measure the latents. A decoder or a texture alone leaves them as they were."""
+        if self.trainable == "all":
+            self.eval()
+            self.measure_latents(batches(self.stats_items))
+
     @torch.no_grad()
-    def measure_latents(self, batches: Any) -> None:
+    def measure_latents(self, batches: Iterable[MusicBatch]) -> None:
         """Set latent_mean and latent_std (C,) from batches with waveforms, in float64."""
         total = squares = count = 0.0
         for batch in batches:

@@ -1,13 +1,14 @@
-"""Options of the models, one dataclass per part."""
+"""Options of the models, one dataclass per part. TINY: sizes of its random twin, which `twins: true` in a YAML file lays over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 
 @dataclass
 class MusicVAEConfig:
-    weights: str | None = None  # see weights_source.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
+    weights: str | None = None  # models/weights.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
     patch_size: int = 1  # the network sees patches of p×p log-mel bins as p² channels: many times fewer FLOPs at equal r
     block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])
     layers_per_block: int = 2
@@ -23,6 +24,19 @@ class MusicVAEConfig:
     texture_width: int = 64  # D of its blocks, where it is trained anew
     texture_blocks: int = 6
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
+
+    TINY: ClassVar[dict[str, Any]] = {
+        "weights": None,
+        "trainable": "all",
+        "patch_size": 1,
+        "block_out_channels": [8, 8, 16],
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "mel_mean": -4.0,
+        "mel_std": 3.0,
+        "stats_items": 16,
+    }
 
     @property
     def downsampling(self) -> int:
@@ -40,6 +54,8 @@ class VocoderConfig:
     blocks: int = 6
     segment_frames: int = 64  # mel frames it is trained on at a time
 
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "width": 16, "blocks": 1, "segment_frames": 16, "griffin_lim_iterations": 4}
+
 
 @dataclass
 class TextEncoderConfig:
@@ -49,10 +65,12 @@ class TextEncoderConfig:
     max_words: int | None = None  # captions are cut after this many words before that; null: not
     hidden_size: int = 1024  # width of a random twin
 
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "family": "bert", "max_length": 12, "hidden_size": 16}
+
 
 @dataclass
 class ImageConfig:
-    """The frozen model that looks at the picture, and how it is read."""
+    """The frozen model that reads the picture, and at which moment."""
 
     model: str = "diffusion"  # diffusion (the paper) | clip (its vision transformer, to which the knobs below mean nothing)
     weights: str | None = None
@@ -69,6 +87,18 @@ class ImageConfig:
     grid_steps: int = 20  # timesteps an inverted picture is stored at, t' = 0 included
     fixed_timestep: int = 0  # reading `fixed`: the timestep the picture is inverted to and read at
 
+    TINY: ClassVar[dict[str, Any]] = {
+        "weights": None,
+        "vae": False,
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "cross_attention_dim": 8,
+        "attention_head_dim": [2],
+        "attention_blocks": [True, True],
+        "norm_num_groups": 4,
+        "grid_steps": 4,
+    }
+
 
 @dataclass
 class UNetConfig:
@@ -82,17 +112,21 @@ class UNetConfig:
     compile: bool = False
     trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
 
+    TINY: ClassVar[dict[str, Any]] = {
+        "weights": None,
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "attention_head_dim": [2],
+        "attention_blocks": [True, True],
+        "norm_num_groups": 4,
+        "gradient_checkpointing": False,
+        "compile": False,
+    }
 
-@dataclass
-class SynapseConfig:
-    # none | kv_mix (eq. 5-6) | kv_mix_proj | concat | decoupled | context_mix | controlnet | language_of_audio
-    kind: str = "kv_mix"
-    layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
-    alpha_share: str = "block"  # all | block | layer | head
-    alpha_init: float = 0.5
-    match: str = "pool"  # how N image tokens become M: pool (raster order) | pool_2d
-    image_tokens: int = 64  # concat: M; the mixing kinds use the text length L
-    match_scale: bool = False  # kv_mix: bring image K and V to the RMS of the music's
+    @property
+    def frames_multiple(self) -> int:
+        """The latents' frames must be a multiple of this: each level below the first halves them."""
+        return 2 ** (len(self.block_out_channels) - 1)
 
 
 @dataclass

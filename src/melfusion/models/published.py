@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel
@@ -20,7 +20,6 @@ from melfusion.errors import WeightsError
 from melfusion.files import as_json
 from melfusion.media.options import AudioConfig
 from melfusion.models.layouts import PART, PART_FILE, PIPELINE, misfit, unstored, variant
-from melfusion.models.options import DiffusionConfig
 from melfusion.models.state_dicts import fill, read_state, some, unwrapped
 
 log = logging.getLogger(__name__)
@@ -72,6 +71,15 @@ def pretrained(cls: Any, folder: Path) -> nn.Module:
     return network
 
 
+def save_network(network: ModelMixin, folder: Path) -> None:
+    """diffusers' own layout, without the path on this machine that a network was loaded from."""
+    network.save_pretrained(folder)
+    file = folder / "config.json"
+    tree = json.loads(file.read_text())
+    tree.pop("_name_or_path", None)
+    file.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+
+
 def check_pipeline(folder: Path) -> None:
     """A folder of parts; WeightsError where it is one of them, or another thing."""
     if wrong := misfit(folder, PIPELINE):
@@ -105,17 +113,17 @@ def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any
     except Exception as error:  # of another type or name, or too large to be had
         words = " ".join(str(error).split()).split(". ")[0][:200]
         raise WeightsError(f"{folder / PART_FILE} has sizes that no network can have ({words}): copy it again.") from error
-    return load_part(network, folder)
+    load_part(network, folder)
+    return network
 
 
-def load_part(network: nn.Module, folder: Path) -> nn.Module:
+def load_part(network: nn.Module, folder: Path) -> None:
     """model.safetensors, whatever its float type, into a float32 network, strictly."""
     try:
         network.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
     except Exception as error:  # safetensors raises its own and OSError; torch RuntimeError of many lines
         first = " ".join(str(error).split())[:200]
         raise WeightsError(f"{folder / 'model.safetensors'} does not fit its {PART_FILE}: {first}") from error
-    return network
 
 
 def tango_state(file: Path) -> dict[str, torch.Tensor]:
@@ -156,17 +164,18 @@ def load_statistics(vae: nn.Module, file: Path, names: tuple[str, ...]) -> dict[
         raise WeightsError(f"{file} is not what an export writes ({type(error).__name__}: {words}): copy it again.") from error
 
 
-def stored_schedule(file: Path) -> tuple[DiffusionConfig, str]:
-    """A pipeline's own noise schedule and prediction type (epsilon where it names none, as diffusers reads it)."""
+def stored_schedule(folder: Path) -> tuple[torch.Tensor, str]:
+    """ᾱ (T,) and the prediction type of a pipeline's own scheduler, whatever its class (epsilon where it names none)."""
     try:
-        stored = json.loads(file.read_text())
+        stored = DDPMScheduler.load_config(folder, local_files_only=True)
         kinds = {"num_train_timesteps": int, "beta_start": float, "beta_end": float, "beta_schedule": str}
-        if wrong := [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]:
-            raise ValueError(f"{wrong[0]}={stored[wrong[0]]!r:.40}")
-        return DiffusionConfig(**{n: stored[n] for n in kinds}), stored.get("prediction_type", "epsilon")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if wrong := [name for name, kind in kinds.items() if not isinstance(stored.get(name), kind)]:  # defaults would stand in
+            raise ValueError(f"{wrong[0]}={stored.get(wrong[0])!r:.40}")
+        scheduler = DDPMScheduler.from_config(stored)
+        return scheduler.alphas_cumprod, scheduler.config.prediction_type
+    except Exception as error:  # diffusers raises OSError, ValueError, NotImplementedError, …, some of many lines
         words = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{file} is not a scheduler's configuration ({type(error).__name__}: {words}).") from error
+        raise WeightsError(f"{folder} holds no scheduler's configuration ({type(error).__name__}: {words}).") from error
 
 
 @torch.no_grad()

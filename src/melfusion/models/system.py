@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,56 +11,52 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from melfusion.batch import Conditioning, MusicBatch, VisualFeatures
-from melfusion.data import order
 from melfusion.errors import CheckpointError
+from melfusion.models.codec import MusicCodec
+from melfusion.models.conditioner import Conditioner
+from melfusion.models.denoiser import Denoiser
 from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.guidance import guided
 from melfusion.models.diffusion.samplers import sample
 from melfusion.models.frozen import digest
-from melfusion.models.image_clip import ClipFeatures
-from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.music_vae import MusicVAE
+from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.options import DiffusionConfig, OptimConfig
-from melfusion.models.text_encoder import TextEncoder
+from melfusion.models.stored_names import WEIGHTS, rename_stored
 from melfusion.models.trained import TrainedModule
-from melfusion.models.unet import SynapticUNet
-from melfusion.models.vocoder import Vocoder
-
-FROZEN = ("music_vae", "text_encoder", "extractor")  # what training depends on; any decoder and vocoder may follow
+from melfusion.randomness import generator
 
 
 class MeLFusion(TrainedModule):
-    """Built parts and plain values in; `training_step` and `generate` out. Only `unet` trains and is checkpointed.
+    """Built parts and plain values in; `training_step` and `generate` out. Only the denoiser trains and is checkpointed.
 
     Args:
-        extractor: None trains and samples from text alone.
+        image_encoder: None trains and samples from text alone.
         alpha_bar: (T,) of the music's schedule.
-        latent_shape: (C, T, F) of one clip.
+        clip_duration_s: of the clips in training, and of those that `generate` makes where it is given no other.
         scheduler: makes a fresh sampler schedule.
         config: the plain tree stored in checkpoints.
     """
 
+    alpha_bar: Tensor
+
     def __init__(
         self,
-        unet: SynapticUNet,
-        music_vae: MusicVAE,
-        text_encoder: TextEncoder,
-        extractor: ImageFeatureExtractor | ClipFeatures | None,
-        vocoder: Vocoder,
-        log_mel: nn.Module,
+        denoiser: Denoiser,
+        codec: MusicCodec,
+        conditioner: Conditioner,
+        image_encoder: ImageEncoder | None,
         alpha_bar: Tensor,
         diffusion: DiffusionConfig,
         optim: OptimConfig,
-        latent_shape: tuple[int, int, int],
+        clip_duration_s: float,
         scheduler: Callable[[], Any],
         max_steps: int,
         val_items: int = 64,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.unet, self.music_vae, self.text_encoder, self.extractor = unet, music_vae, text_encoder, extractor
-        self.vocoder, self.log_mel = vocoder, log_mel
-        self.diffusion, self.optim, self.latent_shape, self.scheduler = diffusion, optim, latent_shape, scheduler
+        self.denoiser, self.codec, self.conditioner, self.image_encoder = denoiser, codec, conditioner, image_encoder
+        self.diffusion, self.optim, self.clip_duration_s, self.scheduler = diffusion, optim, clip_duration_s, scheduler
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.val_loss, self.val_other, self.val_unlike = MeanMetric(), MeanMetric(), MeanMetric()
@@ -69,37 +65,41 @@ class MeLFusion(TrainedModule):
 
     # --- stages ---------------------------------------------------------------------------------------------------
 
+    def latent_shape(self, duration_s: float | None = None) -> tuple[int, ...]:
+        """(C, T, F) of a clip of about this duration, in steps that the denoiser can take; None: of a training clip."""
+        return self.codec.latent_shape(duration_s or self.clip_duration_s, self.denoiser.frames_multiple)
+
     def encode_music(self, batch: MusicBatch) -> Tensor:
-        """Normalised latents (B, C, T, F), drawn from the VAE's posterior with the sample's own noise."""
+        """Normalised latents (B, C, T, F), drawn from the codec's posterior with the sample's own noise."""
         with torch.no_grad():
             moments = batch.latent_moments
             if moments is None:
-                moments = self.music_vae.encode_moments(self.log_mel(batch.waveform))
-            return self.music_vae.sample_latents(moments, batch.draws.get("vae_noise"))
+                moments = self.codec.encode_moments(batch.waveform)
+            return self.codec.sample_latents(moments, batch.draws.get("vae_noise"))
 
     def condition(self, batch: MusicBatch) -> Conditioning:
         """Encode captions and pictures, unless the batch brings them precomputed."""
         text, mask = batch.text_embeds, batch.text_mask
         if text is None:
-            text, mask = self.text_encoder(batch.captions)
+            text, mask = self.conditioner(batch.captions)
         return self.show(Conditioning(text, mask, batch.has_image, image_noise=batch.draws.get("image_noise")), batch)
 
     def show(self, conditioning: Conditioning, batch: MusicBatch) -> Conditioning:
-        """The same text with the pictures of a batch; with none, where the system has no eyes."""
-        if self.extractor is None:
+        """The same text with the pictures of a batch; without pictures where the system has no image encoder."""
+        if self.image_encoder is None:
             return conditioning.without_image()
         latents, features = batch.image_latents, batch.visual_features
         if latents is None and features is None and batch.image is not None:
-            latents = self.extractor.invert(batch.image)
+            latents = self.image_encoder.encode(batch.image)
         return dataclasses.replace(conditioning, has_image=batch.has_image, image_latents=latents, visual_features=features)
 
     def null(self, conditioning: Conditioning, negative_prompt: str = "") -> Conditioning:
         """The same pictures with ∅ text: the encoded empty string, or a negative prompt; in training and in sampling."""
         if negative_prompt:
-            text, mask = self.text_encoder([negative_prompt])
+            text, mask = self.conditioner([negative_prompt])
         else:
             if self._null_text is None or self._null_text[0].device != self.device:
-                self._null_text = self.text_encoder([""])
+                self._null_text = self.conditioner([""])
             text, mask = self._null_text
         n = len(conditioning)
         return dataclasses.replace(conditioning, text_embeds=text.expand(n, -1, -1), text_mask=mask.expand(n, -1))
@@ -112,18 +112,32 @@ class MeLFusion(TrainedModule):
         return dataclasses.replace(kept, has_image=kept.has_image * keep_image)
 
     def look(self, conditioning: Conditioning, timesteps: Tensor) -> VisualFeatures | None:
-        """Features of the pictures at the music's timesteps; pictures that several branches share are read once."""
+        """Features of the pictures at the music's timesteps; a picture that several samples or branches share is read once."""
         features, latents = conditioning.visual_features, conditioning.image_latents
-        if features is None and latents is not None:
-            features = self.extractor.features(latents, timesteps[: len(latents)], conditioning.image_noise)
+        if features is None and latents is not None and self.image_encoder is not None:
+            noise, layers = conditioning.image_noise, self.denoiser.layers
+            features = self.image_encoder.features(latents, timesteps[: len(latents)], noise, layers)
         if features is None:
             return None
-        return {layer: tuple(t.repeat(len(conditioning) // len(t), 1, 1) for t in pair) for layer, pair in features.items()}
+        n = len(conditioning)
+        return {
+            layer: (key.repeat(n // len(key), 1, 1), value.repeat(n // len(value), 1, 1))
+            for layer, (key, value) in features.items()
+        }
+
+    def read_once(self, conditioning: Conditioning) -> Conditioning:
+        """The features in place of the pictures, where they are the same at every timestep."""
+        latents = conditioning.image_latents
+        if self.image_encoder is None or latents is None or not self.image_encoder.reads_once:
+            return conditioning
+        timesteps = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+        features = self.image_encoder.features(latents, timesteps, layers=self.denoiser.layers)
+        return dataclasses.replace(conditioning, visual_features=features, image_latents=None)
 
     def denoise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """One conditional pass of the UNet."""
+        """One conditional pass of the denoiser."""
         features = self.look(conditioning, timesteps)
-        return self.unet(
+        return self.denoiser(
             noisy_latents, timesteps, conditioning.text_embeds, conditioning.text_mask, features, conditioning.has_image
         )
 
@@ -131,7 +145,7 @@ class MeLFusion(TrainedModule):
         """(B,) weighted losses, each sample's own (eq. 7)."""
         d, alpha_bar = self.diffusion, self.alpha_bar[timesteps]
         if d.pure_noise_share:
-            last = (timesteps == len(self.alpha_bar) - 1)[:, None, None, None]
+            last = diffusion.expand(timesteps == len(self.alpha_bar) - 1, latents)
             noise = torch.where(last, diffusion.noise_hiding(latents, noise, alpha_bar), noise)
         output = self.denoise(diffusion.add_noise(latents, noise, alpha_bar), timesteps, conditioning)
         wanted = diffusion.target(latents, noise, alpha_bar, d.prediction_type)
@@ -152,12 +166,12 @@ class MeLFusion(TrainedModule):
         return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": timesteps}
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        """Each item always has its own noise and its own stratum of t; scored again with its partner's picture.
+        """Each item always has its own noise and its own stratum of t; it is scored again with its partner's picture.
 
         `val/loss_other_picture` above `val/loss` shows that the picture is used: a falling loss alone does not.
         """
         timesteps = diffusion.stratified_timesteps(batch.position, self.val_items, len(self.alpha_bar))
-        batch.draws.pop("vae_noise", None)
+        batch = dataclasses.replace(batch, draws={name: t for name, t in batch.draws.items() if name != "vae_noise"})
         latents, conditioning = self.encode_music(batch), self.condition(batch)
         self.val_loss.update(self.losses(latents, conditioning, timesteps, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
@@ -167,9 +181,9 @@ class MeLFusion(TrainedModule):
             self.val_unlike.update(batch.pictures_differ(batch.other).float())
 
     def on_validation_epoch_end(self) -> None:
-        """What the right picture is worth: near 0 the synapse is dead, however the loss falls.
+        """What the right picture is worth: near 0 the synapse is dead, even if the loss falls.
 
-        Nothing is said where no item has another picture than its partner.
+        Nothing is logged where no item has another picture than its partner.
         """
         if not self.val_other.update_called:
             return
@@ -181,42 +195,43 @@ class MeLFusion(TrainedModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [
-            {"params": self.unet.other_parameters()},
-            {"params": self.unet.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0},
+            {"params": self.denoiser.other_parameters()},
+            {"params": self.denoiser.alpha_parameters(), "lr": self.optim.alpha_lr, "weight_decay": 0.0},
         ]
 
     def frozen_networks(self) -> list[nn.Module]:
-        """Text encoder and image model; the music VAE is small, and its latents are what is learned."""
+        """Conditioner and image encoder; the codec is small, and its latents are what is learned."""
         self.frozen_digests()  # of the weights as they were loaded, whatever type they are kept in from here on
-        return [network for part in (self.text_encoder, self.extractor) if part is not None for network in part.children()]
+        parts = (self.conditioner, self.image_encoder)
+        return [network for part in parts if part is not None for network in part.children()]
 
     def frozen_digests(self) -> dict[str, str]:
-        """SHA-256 of each frozen part, of the VAE what makes latents; computed once."""
+        """SHA-256 of each frozen part, of the codec what makes latents; computed once."""
         if self._digests is None:
-            parts = {name: getattr(self, name) for name in FROZEN} | {"music_vae": self.music_vae.latent_state()}
+            parts = {"codec": self.codec.latent_state(), "conditioner": self.conditioner, "image_encoder": self.image_encoder}
             self._digests = {name: digest(part) for name, part in parts.items() if part is not None}
-            if frozen := self._frozen_unet():
-                self._digests["unet"] = digest(frozen)
+            if frozen := self.denoiser.frozen_state():  # under the names of before, so that their digests stay valid
+                self._digests["denoiser"] = digest({f"{WEIGHTS}{name}": tensor for name, tensor in frozen.items()})
         return self._digests
 
-    def _frozen_unet(self) -> dict[str, Tensor]:
-        """What `unet.trainable` leaves as it was loaded, by its name in a checkpoint."""
-        return {f"unet.{n}": p.detach() for n, p in self.unet.named_parameters() if not p.requires_grad}
+    def _frozen_denoiser(self) -> dict[str, Tensor]:
+        """What of the denoiser stays as it was loaded, by its name in a checkpoint."""
+        return {f"denoiser.{name}": tensor for name, tensor in self.denoiser.frozen_state().items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name in self._frozen_unet():
+        for name in self._frozen_denoiser():
             checkpoint.get("state_dict", {}).pop(name, None)
         checkpoint["frozen"], checkpoint["config"] = self.frozen_digests(), self.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rename_stored(checkpoint)
         stored, here = checkpoint.get("frozen", {}), self.frozen_digests()
-        checkpoint["state_dict"] = self._frozen_unet() | checkpoint.get("state_dict", {})
-        for name in (*FROZEN, "unet"):
+        checkpoint["state_dict"] = self._frozen_denoiser() | checkpoint.get("state_dict", {})
+        for name in ("codec", "conditioner", "image_encoder", "denoiser"):
             if stored.get(name) != here.get(name):
                 raise CheckpointError(
-                    f"The checkpoint was trained with another {name} (SHA-256 "
-                    f"{str(stored.get(name))[:12]}…) than the one given here "
-                    f"({str(here.get(name))[:12]}…): point {name}.weights at the original."
+                    f"The checkpoint was trained with another {name} (SHA-256 {str(stored.get(name))[:12]}…) than the one given "
+                    f"here ({str(here.get(name))[:12]}…): give the weights of that part that it was trained with."
                 )
 
     # --- generation -----------------------------------------------------------------------------------------------
@@ -232,41 +247,40 @@ class MeLFusion(TrainedModule):
         image_guidance_scale: float | None = None,
         negative_prompt: str = "",
         has_image: Tensor | None = None,
-        progress: Callable = iter,
+        progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+        duration_s: float | None = None,
     ) -> Tensor:
-        """Captions ("" for none) and pictures (B, 3, H, W) in [-1, 1] (None for none) → log_mel (B, 1, T, F).
+        """Captions ("" for none) and pictures (B or 1, 3, H, W) in [-1, 1] (None for none) → what the codec decodes.
 
-        Each sample's noise comes from its own seed, so a clip does not depend on what else is in the batch.
-        `vocode` makes sound of the result.
+        One picture for all captions is read once. Each sample's noise comes from its own seed, so a clip does not depend on
+        what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training.
         """
-        n, seeds = len(captions), seeds or list(range(len(captions)))
-        if has_image is None:
-            has_image = torch.full((n,), float(image is not None))
-        unseen = image is None or self.extractor is None
-        draws = {} if unseen else {"image_noise": self._draw("image_noise", seeds, self.extractor.noise_shape(*image.shape[2:]))}
-        batch = MusicBatch(
-            ["" for _ in captions],
-            captions,
-            torch.arange(n, device=self.device),
-            has_image.to(self.device),
-            image=image,
-            draws=draws,
-        )
-        conditioning = self.condition(batch)
-        if self.extractor is not None and self.extractor.reading == "fixed" and conditioning.image_latents is not None:
-            features = self.look(conditioning, batch.position)  # the same at every step: read once
-            conditioning = dataclasses.replace(conditioning, visual_features=features, image_latents=None)
+        seeds = seeds or list(range(len(captions)))
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
+        conditioning = self.read_once(self._asked_for(captions, image, has_image, seeds))
         null = self.null(conditioning, negative_prompt)
         denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
-        noise = self._draw("noise", seeds, self.latent_shape)
+        noise = self._draw("noise", seeds, self.latent_shape(duration_s))
         latents = sample(denoise, noise, self.scheduler(), num_inference_steps, progress, bool(self.diffusion.pure_noise_share))
-        return self.music_vae.decode(latents)
+        return self.codec.decode(latents)
 
-    def vocode(self, log_mel: Tensor) -> Tensor:
-        """log_mel (B, 1, T, F) → waveform (B, S)."""
-        return self.vocoder(log_mel)
+    def vocode(self, decoded: Tensor) -> Tensor:
+        """What `generate` gives → waveform (B, S)."""
+        return self.codec.vocode(decoded)
+
+    def _asked_for(self, captions: list[str], image: Tensor | None, has_image: Tensor | None, seeds: list[int]) -> Conditioning:
+        """The encoded captions and pictures; `has_image` (B,) is 1 where a sample has one, None for all of them."""
+        text, mask = self.conditioner(captions)
+        shown = torch.ones(len(captions)) if has_image is None else has_image
+        conditioning = Conditioning(text, mask, shown.to(self.device))
+        if image is None or self.image_encoder is None:
+            return conditioning.without_image()
+        latents = self.image_encoder.encode(image)
+        if (shape := self.image_encoder.noise_shape(*image.shape[2:])) is None:
+            return dataclasses.replace(conditioning, image_latents=latents)
+        noise = self._draw("image_noise", seeds, shape)
+        return dataclasses.replace(conditioning, image_latents=latents.expand(len(noise), *latents.shape[1:]), image_noise=noise)
 
     def _draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:
-        draws = [order.generator(seed, stream).standard_normal(shape, dtype="float32") for seed in seeds]
+        draws = [generator(seed, stream).standard_normal(shape, dtype="float32") for seed in seeds]
         return torch.stack([torch.from_numpy(draw) for draw in draws]).to(self.device)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import logging
 
-import lightning
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from melfusion.models.conditioner import Conditioner
 
 log = logging.getLogger(__name__)
 
 
-class TextEncoder(lightning.LightningModule):
-    """A tokenizer and an encoder; every caption gets exactly L positions, so shapes never change.
+class TextEncoder(Conditioner):
+    """A tokenizer and an encoder. Every caption gets exactly L positions, so shapes never change.
 
-    Longer captions are cut, counted in `num_cut`, and the first one is logged; those of more than `max_words` words are cut
-    without a word, since that is what was asked for.
+    Captions of more than L tokens are cut and counted in `num_cut`; the first one is logged. Captions of more than `max_words`
+    words are cut without a warning, since the configuration asks for it.
     """
 
-    def __init__(self, network: nn.Module, tokenizer, max_length: int, max_words: int | None = None):
+    def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int, max_words: int | None = None):
         super().__init__()
         self.network, self.tokenizer, self.max_length, self.max_words = network, tokenizer, max_length, max_words
         self.num_cut = 0

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from melfusion.randomness import fixed_generator
+
 OCTAVES = 8  # of the waves that t is told by
 
 
@@ -53,7 +55,7 @@ class Texture(nn.Module):
         """The decoder's log_mel and latents → residual to add; every clip of every call has the same noise, as in Griffin-Lim."""
         with torch.autocast(log_mel.device.type, enabled=False):
             condition = self.condition(log_mel.float(), latents.float())
-            noise = torch.randn(self.noise_shape(*log_mel.shape[2:]), generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(self.noise_shape(*log_mel.shape[2:]), generator=fixed_generator("texture"))
             point = noise.to(condition).expand(len(condition), -1, -1, -1)
             for step in range(steps):
                 t = point.new_full((len(point),), step / steps)

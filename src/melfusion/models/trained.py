@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
 import torch
 from torch import nn
 
+from melfusion.batch import MusicBatch
 from melfusion.models.options import OptimConfig
 
 
@@ -59,11 +61,14 @@ class TrainedModule(lightning.LightningModule):
 
     optim: OptimConfig
     max_steps: int | None = None
-    sizes: dict[str, Any] = {}  # what part.json stores of a part that is built from it
+    needs_pictures = False  # samples without a picture are left out of training
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for `configure_optimizer`."""
         raise NotImplementedError
+
+    def finish(self, batches: Callable[[int], Iterable[MusicBatch]]) -> None:
+        """Called once after training, before the export. `batches(n)` gives n training samples, spread over the split."""
 
     def frozen_networks(self) -> list[nn.Module]:
         """Those that `trainer.precision=bf16-true` keeps in bfloat16."""

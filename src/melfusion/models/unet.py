@@ -4,43 +4,63 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
+from melfusion.models.denoiser import Denoiser
+from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.synapse.kinds import SYNAPSES
 from melfusion.models.synapse.layers import layer_specs
 from melfusion.models.synapse.processor import attach
 
 
-class SynapticUNet(lightning.LightningModule):
+class SynapticUNet(Denoiser):
     """UNet and synapse as one denoiser.
 
     Args:
         unet: stock diffusers UNet; its state_dict keeps its keys.
-        image_unet: read for widths only, not kept; or the width of a model that tells all layers the same. None with kind "none".
-        kind, layers: see synapse.py; further keywords go to the synapse.
+        image_encoder: asked for the widths of its features and not kept; None with kind "none".
+        kind, layers: see synapse/; further keywords go to the synapse of that kind.
         trainable: all | decoder | cross_attn | synapse (the synapse always trains).
     """
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
-        image_unet: UNet2DConditionModel | int | None = None,
+        image_encoder: ImageEncoder | None = None,
         kind: str = "none",
         layers: list[str] | None = None,
         trainable: str = "all",
-        **synapse,
+        **synapse: Any,
     ):
         super().__init__()
-        specs = layer_specs(unet, image_unet, layers or ["decoder"]) if kind != "none" else []
+        specs = [] if image_encoder is None else layer_specs(unet, image_encoder.width_of, layers or ["decoder"])
         self.unet, self.synapse = unet, SYNAPSES[kind](specs, **synapse)
         self.synapse.grow(unet)
         attach(unet, self.synapse)
         self.trainable = trainable
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(trains(name, trainable))
+
+    @property
+    def frames_multiple(self) -> int:
+        """Every level below the first halves the frames."""
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.synapse.specs)
+
+    def prepare(self, features: VisualFeatures, text_length: int) -> VisualFeatures:
+        return self.synapse.prepare(features, text_length)
+
+    def provenance(self, text_length: int) -> dict[str, Any]:
+        return {"layers": self.layers, "match": self.synapse.match, "tokens": self.synapse.matched_length(text_length)}
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the UNet alone. What the synapse does once a pass stays as it is."""
+        self.unet.compile(*args, **kwargs)
 
     def forward(
         self,
@@ -51,22 +71,15 @@ class SynapticUNet(lightning.LightningModule):
         visual_features: VisualFeatures | None = None,
         has_image: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
-        told: dict[str, Any] = {"encoder_hidden_states": text_embeds, "encoder_attention_mask": text_mask}
-        if visual_features is not None and self.synapse.specs:
-            prepared = self.synapse.prepare(visual_features, text_embeds.shape[1])
+        inputs: dict[str, Any] = {"encoder_hidden_states": text_embeds, "encoder_attention_mask": text_mask}
+        if visual_features is not None and has_image is not None and self.layers:
+            prepared = self.prepare(visual_features, text_embeds.shape[1])
             prepared, more = self.synapse.enter(noisy_latents, timesteps, text_embeds, text_mask, prepared, has_image)
-            told |= {"cross_attention_kwargs": {"visual_features": prepared, "has_image": has_image}} | more
-        return self.unet(noisy_latents, timesteps, **told).sample
+            inputs |= {"cross_attention_kwargs": {"visual_features": prepared, "has_image": has_image}} | more
+        return self.unet(noisy_latents, timesteps, **inputs).sample
 
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """α: their own parameter group, without weight decay."""
-        return list(self.synapse.alphas.parameters())
-
-    def other_parameters(self) -> list[nn.Parameter]:
-        """Everything else that trains."""
-        alphas = {id(p) for p in self.alpha_parameters()}
-        return [p for p in self.parameters() if p.requires_grad and id(p) not in alphas]
+    def alphas(self) -> dict[str, nn.Parameter]:
+        return dict(self.synapse.alphas.items())
 
 
 def trains(name: str, trainable: str) -> bool:

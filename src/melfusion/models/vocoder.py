@@ -77,6 +77,10 @@ class Vocoder(TrainedModule):
             waveform = corrected(waveform, log_mel.float(), self.log_mel)
         return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
 
+    def settings(self) -> dict[str, Tensor]:
+        """What the sound of a network without weights depends on, by name."""
+        return getattr(self.network, "settings", {})
+
     def losses(self, waveform: Tensor, log_mel: Tensor, sizes: tuple[int, ...] = STFT_SIZES) -> tuple[Tensor, Tensor]:
         """Of the waveform (B, S) and its own log_mel: (spectral distance, log_mel L1 in nats), each (B,)."""
         made = self.network(log_mel)

@@ -15,15 +15,15 @@ import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
-from melfusion.assembly import system as build
 from melfusion.assembly.devices import accumulation
 from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.parts import export_part, noise_shapes
+from melfusion.assembly.parts import part as build_part
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.cluster.slurm import check_tasks, environment_plugin, requeue
 from melfusion.config.check import flatten
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import RankLost
-from melfusion.models.music_vae import MusicVAE
 from melfusion.models.system import MeLFusion
 from melfusion.state.checkpoint_store import CheckpointStore, newest
 from melfusion.state.run_directory import RunDirectory
@@ -75,9 +75,9 @@ class StageClock:
 
 def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train the conditioned UNet; returns the results of the run. `first` stand before all other callbacks."""
-    system = build.system(config)
+    system = build_part(config)
     if wants_a_plan(config, run):
-        print_plan(plan(config, system, plain_data(config, build.noise_shapes(config, system))))
+        print_plan(plan(config, system, plain_data(config, noise_shapes(config, system))))
     data = training_data(config, system, clock)
     shown = plain_data(config, {}).dataset("val").spread(config.trainer.media_items)
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
@@ -86,19 +86,18 @@ def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequ
     media = Media(shown, config.audio, config.sampling, run.samples, every, ema, guard.settle)
     callbacks = [*([ema] if ema else []), TrainingScalars(config.data.global_batch_size), media]
     if config.unet.compile:
-        network: Any = system.unet.unet
-        network.compile()
+        system.denoiser.compile()
     with clock("training"):
         results = _fit(config, run, system, data, guard, callbacks, first)
     if config.synapse.kind == "none" and rank() == 0:  # conditioned models start from a text-only one
         with ema.averaged(system) if ema else contextlib.nullcontext():
-            build.export_part(system, config, run.export)
+            export_part(system, config, run.export)
     return results
 
 
-def plain_data(config: Config, noise_shapes: dict[str, tuple]) -> MusicDataModule:
+def plain_data(config: Config, shapes: dict[str, tuple[int, ...]]) -> MusicDataModule:
     """The data set itself, not what is precomputed of it."""
-    return MusicDataModule(config.data, config.audio, config.seed, noise_shapes=noise_shapes)
+    return MusicDataModule(config.data, config.audio, config.seed, noise_shapes=shapes)
 
 
 def training_data(config: Config, system: MeLFusion, clock: StageClock) -> MusicDataModule:
@@ -108,7 +107,7 @@ def training_data(config: Config, system: MeLFusion, clock: StageClock) -> Music
         with clock("precompute"):
             path, provenance = ensure_precomputed(config, system)
         data.path, data.crop = str(path), "start"
-    shapes, partners = build.noise_shapes(config, system), system.extractor is not None
+    shapes, partners = noise_shapes(config, system), system.image_encoder is not None
     return MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=partners)
 
 
@@ -124,10 +123,10 @@ def print_plan(stages: dict[str, float]) -> None:
 
 def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train a part on its own, then export it to the place where `weights: run:NAME` finds it; returns the results."""
-    part = build.part(config)
-    shapes = build.noise_shapes(config, part)
+    part = build_part(config)
+    shapes = noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)
-    if config.task == "image_diffusion":
+    if part.needs_pictures:
         module.require_pictures()
     if wants_a_plan(config, run):
         print_plan(plan_part(config, part, module))
@@ -135,10 +134,8 @@ def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) 
     results = _fit(config, run, part, module, step_guard(config, run), [scalars], first)
     if rank() != 0:
         return results
-    if isinstance(part, MusicVAE) and part.trainable == "all":  # a decoder alone leaves the latents unchanged
-        part.eval()
-        part.measure_latents(module.spread_dataloader("val" if config.data.stream else "train", config.music_vae.stats_items))
-    build.export_part(part, config, run.export)
+    part.finish(lambda items: module.spread_dataloader("val" if config.data.stream else "train", items))
+    export_part(part, config, run.export)
     return results
 
 

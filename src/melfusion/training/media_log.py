@@ -55,7 +55,7 @@ class Media(Callback):
         if not trainer.is_global_zero or self.items == 0:
             return
         self.batch = collate([self.dataset[i] for i in range(self.items)])
-        self.reference = pl_module.log_mel(self.batch.waveform.to(pl_module.device)).cpu()
+        self.reference = pl_module.codec.log_mel(self.batch.waveform.to(pl_module.device)).cpu()
         trainer.loggers[0].write(self._references)
 
     def _references(self, board: Any) -> None:

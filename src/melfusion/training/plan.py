@@ -45,7 +45,7 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
             wanted["precompute"] = each * sum(ShardSet(config.data.path, config.data).counts().values())
     wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch)
     if config.evaluation.items:
-        rows = 1 if system.extractor is None else 3
+        rows = 1 if system.image_encoder is None else 3
         few = first_batch(data, config).first(PROBED)
         wanted["evaluation"] = rows * config.evaluation.items * seconds_of_a_clip(config, system, few)
     return wanted

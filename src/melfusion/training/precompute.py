@@ -53,21 +53,16 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         "precision": resolve_precision(config.trainer),
         "audio": dataclasses.asdict(config.audio),
         "image_size_px": config.data.image_size_px,
-        "music_vae": digests["music_vae"],
-        "text_encoder": digests["text_encoder"],
+        "music_vae": digests["codec"],
+        "text_encoder": digests["conditioner"],
         "max_length": config.text_encoder.max_length,
     }
     if config.text_encoder.max_words is not None:
         stored["max_words"] = config.text_encoder.max_words
-    if system.extractor is not None:
-        extractor = system.extractor
-        stored |= {"extractor": digests["extractor"]} | extractor.provenance()
-        if extractor.reading == "fixed":
-            stored |= {
-                "layers": list(system.unet.synapse.specs),
-                "match": config.synapse.match,
-                "tokens": system.unet.synapse.matched_length(config.text_encoder.max_length),
-            }
+    if (encoder := system.image_encoder) is not None:
+        stored |= {"extractor": digests["image_encoder"]} | encoder.provenance()
+        if encoder.reads_once:
+            stored |= system.denoiser.provenance(config.text_encoder.max_length)
     return stored
 
 
@@ -75,17 +70,15 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
 def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     """One batch → the tensors to store, each (B, …)."""
     batch = batch.to(system.device)
-    out = {"latent_moments": system.music_vae.encode_moments(system.log_mel(batch.waveform))}
-    conditioning = system.condition(batch)
+    out = {"latent_moments": system.codec.encode_moments(batch.waveform)}
+    conditioning = system.read_once(system.condition(batch))
     out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}
     out["has_image"] = batch.has_image
-    latents, extractor = conditioning.image_latents, system.extractor
-    if latents is None or extractor is None:
+    if conditioning.image_latents is not None:
+        return out | {"image_latents": conditioning.image_latents}
+    if conditioning.visual_features is None:
         return out
-    if extractor.reading != "fixed":
-        return out | {"image_latents": latents}
-    features = extractor.features(latents, torch.zeros_like(batch.position))
-    matched = system.unet.synapse.prepare(features, conditioning.text_embeds.shape[1])
+    matched = system.denoiser.prepare(conditioning.visual_features, conditioning.text_embeds.shape[1])
     for layer, (key, value) in matched.items():
         out |= {f"key.{layer}": key, f"value.{layer}": value}
     return out
@@ -135,7 +128,7 @@ def computed_samples(config: Config, system: MeLFusion, made_with: str) -> Itera
         for batch in readable_batches(config, data.dataset(split), split):
             with autocast(resolve_precision(config.trainer), system.device.type):
                 if new := [c for c in dict.fromkeys(batch.captions) if c not in encoded]:
-                    encoded.update(zip(new, zip(*system.text_encoder(new), strict=True), strict=True))
+                    encoded.update(zip(new, zip(*system.conditioner(new), strict=True), strict=True))
                 pairs = [encoded[c] for c in batch.captions]
                 batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
                 tensors = {k: t.cpu() for k, t in compute(system, batch).items()}

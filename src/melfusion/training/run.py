@@ -12,6 +12,7 @@ from lightning import Callback
 
 from melfusion.assembly.configuration import overlay
 from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.parts import PARTS
 from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import Config
 from melfusion.data.sources import ensure_corpus
@@ -23,8 +24,6 @@ from melfusion.training.lightning_private import rank
 from melfusion.training.precision import attention_in_float32_on_cpu, resolve_precision
 from melfusion.training.preemption import leaving_on_signal
 
-STAGE_PARTS = {"music_vae": "music_vae", "image_diffusion": "image"}
-
 
 def stage_config(config: Config, stage: str) -> Config:
     """The configuration that trains a part: configs/<stage>.yaml over the keys that the part shares with this configuration.
@@ -32,16 +31,15 @@ def stage_config(config: Config, stage: str) -> Config:
     Its run is the one that `weights: run:NAME` of the part names. All other keys keep their defaults, so that experiments that
     differ elsewhere share the part. One process trains it; to use more, run the configuration of the stage first.
     """
-    part = STAGE_PARTS[stage]
+    part = PARTS[stage].section
     weights = getattr(config, part).weights or ""
     if not weights.startswith("run:"):
         raise ConfigError(
             f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: write run:NAME, or remove the stage."
         )
     shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, unet=config.unet)
-    setattr(shared, part, getattr(config, part))
-    if part == "image":  # pictures are diffused on the music's schedule
-        shared.diffusion = config.diffusion
+    for section in PARTS[stage].depends_on or ():
+        setattr(shared, section, getattr(config, section))
     for name in ("accelerator", "threads", "progress_bar"):
         setattr(shared.trainer, name, getattr(config.trainer, name))
     return overlay(shared, stage, {"name": weights.removeprefix("run:"), "trainer": {"devices": "1"}})

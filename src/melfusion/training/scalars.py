@@ -64,9 +64,9 @@ class TrainingScalars(Callback):
 
 def alphas(module: Any) -> dict[str, float]:
     """Log tag → α of each block or layer of the synapse, and of each head where it has one of its own."""
-    synapse = getattr(getattr(module, "unet", None), "synapse", None)
+    denoiser = getattr(module, "denoiser", None)
     return {
         f"synapse/alpha/{name}" + (f"/head{head}" if alpha.ndim else ""): value
-        for name, alpha in getattr(synapse, "alphas", {}).items()
+        for name, alpha in (denoiser.alphas() if denoiser is not None else {}).items()
         for head, value in enumerate(alpha.detach().float().reshape(-1).tolist())
     }

@@ -67,7 +67,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
     files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
     with telling_memory(config, "generation", lambda: system):
         system = system.to(device())
-    seconds = set_duration(system, config, options.duration_s)
+    seconds = system.codec.duration_s(system.latent_shape(options.duration_s))
     write_clips(options, system, config, pixels, files, seconds)
     made = time.perf_counter()
     print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
@@ -146,17 +146,6 @@ def picture_file(wav: Path, image: str | None) -> Path:
     return png
 
 
-def set_duration(system: MeLFusion, config: Config, duration_s: float | None) -> float:
-    """Let the system make clips of about this length, in steps of its UNet; None leaves its own. Returns the seconds."""
-    channels, frames, bins = system.latent_shape
-    per_s = frames / config.audio.clip_duration_s
-    if duration_s:
-        step = 2 ** (len(config.unet.block_out_channels) - 1)  # the UNet halves the frames this often
-        frames = max(step, round(duration_s * per_s / step) * step)
-        system.latent_shape = (channels, frames, bins)
-    return frames / per_s
-
-
 def render(system: MeLFusion, config: Config, options: Options, image: Tensor | None, prompt: str, seeds: list[int]) -> Tensor:
     """One prompt and picture, several seeds → log_mel (n, 1, T, F); options not given come from `config.sampling`."""
     from rich.progress import track
@@ -165,9 +154,10 @@ def render(system: MeLFusion, config: Config, options: Options, image: Tensor | 
     said = {name: getattr(options, name) for name in names}
     return system.generate(
         [prompt] * len(seeds),
-        None if image is None else image.expand(len(seeds), -1, -1, -1).to(system.device),
+        None if image is None else image.to(system.device),
         seeds,
         progress=lambda steps: track(list(steps), description="sampling", transient=True),
+        duration_s=options.duration_s,
         **{name: getattr(config.sampling, name) if value is None else value for name, value in said.items()},
     )
 

@@ -42,7 +42,7 @@ def guided(
 
     def guided_denoise(latents: Tensor, timestep: Tensor) -> Tensor:
         n = len(weights)
-        outputs = denoise(latents.repeat(n, 1, 1, 1), timestep.expand(n * len(latents)), joint).chunk(n)
+        outputs = denoise(torch.cat([latents] * n), timestep.expand(n * len(latents)), joint).chunk(n)
         if n == 1:
             return outputs[0]
         return sum(w * o for w, o in zip(weights.values(), outputs, strict=True))

@@ -24,8 +24,13 @@ def alphas_cumprod(config: DiffusionConfig) -> Tensor:
     ).alphas_cumprod
 
 
+def expand(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) → (B, 1, …) with as many axes as `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def _expand(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    return expand(values.to(like.dtype), like)
 
 
 def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -18,49 +18,26 @@ class VisualSynapse(nn.Module):
     """Base of all kinds. Holds every parameter that the picture adds; the UNet itself keeps its stock keys.
 
     Args:
-        specs: the chosen layers.
-        match: key of MATCHES.  num_tokens: M for `concat`; the mixing kinds match to the text length.
+        specs: the chosen layers.  match: key of MATCHES.
     """
 
-    has_alpha = False
-
-    def __init__(
-        self,
-        specs: list[LayerSpec],
-        alpha_share: str = "block",
-        alpha_init: float = 0.5,
-        match: str = "pool",
-        num_tokens: int = 64,
-        match_scale: bool = False,
-    ):
+    def __init__(self, specs: list[LayerSpec], match: str = "pool"):
         super().__init__()
         self.specs = {spec.name: spec for spec in specs}
-        self.match, self.num_tokens, self.match_scale, self.share = match, num_tokens, match_scale, alpha_share
+        self.match = match
         self.alphas = nn.ParameterDict()
-        if self.has_alpha:
-            for spec in specs:
-                shape = (spec.heads,) if alpha_share == "head" else ()
-                self.alphas[self._group(spec)] = nn.Parameter(torch.full(shape, float(alpha_init)))
-
-    def _group(self, spec: LayerSpec) -> str:
-        group = {"all": "all", "block": spec.block}.get(self.share, spec.name)
-        return group.replace(".", "-")  # parameter names may hold no dot
 
     def grow(self, unet: UNet2DConditionModel) -> None:
-        """Make what takes after the music UNet itself, whose weights are loaded."""
-
-    def alpha(self, layer: str) -> Tensor:
-        """The raw α of eq. 5-6 for a layer: a scalar, or (D,) where each head has its own."""
-        spec = self.specs[layer]
-        alpha = self.alphas[self._group(spec)]
-        return alpha.repeat_interleave(spec.width // spec.heads) if self.share == "head" else alpha
+        """Make the networks that are copies of the music UNet or depend on its sizes; its weights are loaded by then."""
 
     def prepare(self, features: VisualFeatures, text_length: int) -> VisualFeatures:
         """Match tokens: (B, N, D) → (B, M, D) in every chosen layer. Idempotent, so its result may be cached."""
         length = self.matched_length(text_length)
-        return {layer: tuple(MATCHES[self.match](t, length) for t in features[layer]) for layer in self.specs}
+        match = MATCHES[self.match]
+        return {layer: (match(features[layer][0], length), match(features[layer][1], length)) for layer in self.specs}
 
     def matched_length(self, text_length: int) -> int:
+        """M: how many image tokens the layers get, beside a text of this length."""
         return text_length
 
     def enter(
@@ -72,7 +49,7 @@ class VisualSynapse(nn.Module):
         features: VisualFeatures,
         has_image: Tensor,
     ) -> tuple[VisualFeatures, dict[str, Any]]:
-        """Once a pass: the UNet's own inputs and prepared features → what its layers get, and further arguments of the UNet."""
+        """Once a pass: the UNet's inputs and prepared features → what its layers get, and more arguments for the UNet."""
         return features, {}
 
     def context(self, layer: str, text_embeds: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:
@@ -99,14 +76,41 @@ class VisualSynapse(nn.Module):
         return attention(query, *self.mix(layer, key, value, mask, features, has_image), self.specs[layer].heads)
 
 
+class AlphaSynapse(VisualSynapse):
+    """Base of the kinds with a learned weight α per group of layers.
+
+    Args:
+        alpha_share: all, block, layer or head: which layers share an α; `head`: one number per head of each layer.
+    """
+
+    def __init__(self, specs: list[LayerSpec], match: str = "pool", alpha_share: str = "block", alpha_init: float = 0.5):
+        super().__init__(specs, match)
+        self.share = alpha_share
+        for spec in specs:
+            shape = (spec.heads,) if alpha_share == "head" else ()
+            self.alphas[self.group(spec)] = nn.Parameter(torch.full(shape, float(alpha_init)))
+
+    def group(self, spec: LayerSpec) -> str:
+        """Name of the α of a layer."""
+        group = {"all": "all", "block": spec.block}.get(self.share, spec.name)
+        return group.replace(".", "-")  # parameter names may hold no dot
+
+    def alpha(self, layer: str) -> Tensor:
+        """The raw α of eq. 5-6 for a layer: a scalar, or (D,) where each head has its own."""
+        spec = self.specs[layer]
+        alpha = self.alphas[self.group(spec)]
+        return alpha.repeat_interleave(spec.width // spec.heads) if self.share == "head" else alpha
+
+
 class NoSynapse(VisualSynapse):
     """The text-only model: no layer is touched."""
 
-    def __init__(self, specs: list[LayerSpec], **kwargs):
-        super().__init__([], **kwargs)
+    def __init__(self, specs: list[LayerSpec], match: str = "pool"):
+        super().__init__([], match)
 
 
 def last(specs: dict[str, LayerSpec]) -> LayerSpec:
+    """The layer that comes last in the forward pass."""
     return list(specs.values())[-1]
 
 
@@ -117,11 +121,12 @@ def normalised(tokens: Tensor) -> Tensor:
 
 def rescale(image: Tensor, music: Tensor) -> Tensor:
     """Image keys or values at the RMS of the music's, per sample."""
-    rms = lambda t: t.detach().float().square().mean((1, 2), keepdim=True).sqrt()  # noqa: E731
-    return image * (rms(music) / rms(image).clamp(min=1e-6)).to(image.dtype)
+    target, own = (t.detach().float().square().mean((1, 2), keepdim=True).sqrt() for t in (music, image))
+    return image * (target / own.clamp(min=1e-6)).to(image.dtype)
 
 
 def make_projections(specs: list[LayerSpec]) -> nn.ModuleDict:
+    """A linear layer from the picture's width to the music's, for key and value of each layer."""
     return nn.ModuleDict(
         {
             f"{spec.name.replace('.', '-')}-{part}": nn.Linear(spec.image_width, spec.width)
@@ -131,9 +136,14 @@ def make_projections(specs: list[LayerSpec]) -> nn.ModuleDict:
     )
 
 
-def project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    linears = [projections[f"{layer.replace('.', '-')}-{part}"] for part in ("key", "value")]
-    return tuple(linear(normalised(t).to(linear.weight.dtype)) for linear, t in zip(linears, features, strict=True))
+def project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Normalised image key and value in the music's width."""
+
+    def projected(part: str, tokens: Tensor) -> Tensor:
+        linear = projections[f"{layer.replace('.', '-')}-{part}"]
+        return linear(normalised(tokens).to(linear.weight.dtype))
+
+    return projected("key", features[0]), projected("value", features[1])
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from melfusion.models.synapse.base import VisualSynapse, attention, make_projections, project
+import torch
+from torch import Tensor
+
+from melfusion.models.synapse.base import AlphaSynapse, VisualSynapse, attention, make_projections, project
 from melfusion.models.synapse.layers import LayerSpec
 
 
 class Concat(VisualSynapse):
     """Image tokens, normalised and projected, stand beside the text tokens as extra keys and values; no α."""
 
-    def __init__(self, specs: list[LayerSpec], **kwargs):
-        super().__init__(specs, **kwargs)
+    def __init__(self, specs: list[LayerSpec], image_tokens: int = 64, **shared: Any):
+        super().__init__(specs, **shared)
+        self.image_tokens = image_tokens
         self.projections = make_projections(specs)
 
     def matched_length(self, text_length: int) -> int:
-        return self.num_tokens
+        return self.image_tokens
 
-    def mix(self, layer, key, value, mask, features, has_image):
+    def mix(
+        self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         image_key, image_value = project(self.projections, layer, features)
         batch, tokens = image_key.shape[:2]
         if mask is None:
@@ -32,22 +38,30 @@ class Concat(VisualSynapse):
         )
 
 
-class Decoupled(VisualSynapse):
+class Decoupled(AlphaSynapse):
     """The picture has an attention of its own beside the text's, added through a gate per layer that starts at α.
 
     After Ye et al. 2023 (IP-Adapter, arXiv 2308.06721), with the gate learned. At α = 0 it equals stock.
     """
 
-    has_alpha = True
-
-    def __init__(self, specs: list[LayerSpec], **kwargs):
-        super().__init__(specs, **kwargs)
+    def __init__(self, specs: list[LayerSpec], image_tokens: int = 64, **shared: Any):
+        super().__init__(specs, **shared)
+        self.image_tokens = image_tokens
         self.projections = make_projections(specs)
 
     def matched_length(self, text_length: int) -> int:
-        return self.num_tokens
+        return self.image_tokens
 
-    def attend(self, layer, query, key, value, mask, features, has_image):
+    def attend(
+        self,
+        layer: str,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        features: tuple[Tensor, Tensor],
+        has_image: Tensor,
+    ) -> Tensor:
         heads = self.specs[layer].heads
         image_key, image_value = (t.to(key.dtype) for t in project(self.projections, layer, features))
         seen = attention(query, image_key, image_value, None, heads)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor
 
+from melfusion.batch import VisualFeatures
 from melfusion.models.synapse.base import last, make_projections, normalised
 from melfusion.models.synapse.concat import Concat
 
@@ -21,7 +25,7 @@ class LanguageOfAudio(Concat):
     WRITTEN = 8  # tokens, as in AudioLDM 2
     HEAD_WIDTH = 64  # as in GPT-2, whose layers it has, in the width of the text
 
-    def grow(self, unet):
+    def grow(self, unet: UNet2DConditionModel) -> None:
         from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel
         from transformers import GPT2Config, GPT2Model
 
@@ -35,17 +39,26 @@ class LanguageOfAudio(Concat):
         self.gpt2.wte.requires_grad_(False)  # it reads no words
         self.projections = make_projections([dataclasses.replace(spec, image_width=width) for spec in self.specs.values()])
 
-    def enter(self, noisy_latents, timesteps, text_embeds, text_mask, features, has_image):
+    def enter(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None,
+        features: VisualFeatures,
+        has_image: Tensor,
+    ) -> tuple[VisualFeatures, dict[str, Any]]:
         seen = normalised(features[last(self.specs).name][1])
         masks = [
             torch.ones(text_embeds.shape[:2], device=seen.device) if text_mask is None else text_mask,
             has_image[:, None].expand(seen.shape[:2]),
         ]
         prompt = self.read(text_embeds, seen, *(mask.long() for mask in masks))
-        new, mask, past, written = prompt.hidden_states, prompt.attention_mask, None, []
+        new, mask, past = prompt.hidden_states, prompt.attention_mask, None
+        made: list[Tensor] = []
         for _ in range(self.WRITTEN):
             out = self.gpt2(inputs_embeds=new, attention_mask=mask, past_key_values=past, use_cache=True)
             new, past, mask = out.last_hidden_state[:, -1:], out.past_key_values, F.pad(mask, (0, 1), value=1)
-            written.append(new)
-        written = torch.cat(written, 1)
+            made.append(new)
+        written = torch.cat(made, 1)
         return dict.fromkeys(self.specs, (written, written)), {}

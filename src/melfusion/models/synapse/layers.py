@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -53,21 +54,11 @@ def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
     return [layer for layer in layers if any(chosen(layer, pattern) for pattern in patterns)]
 
 
-def layer_specs(unet: UNet2DConditionModel, image_unet: UNet2DConditionModel | int | None, layers: list[str]) -> list[LayerSpec]:
-    """Widths and heads of the chosen layers in both UNets; ValueError where the image UNet lacks one.
-
-    An int stands for a model that is no UNet and tells all layers the same, in tokens of that width.
-    """
+def layer_specs(unet: UNet2DConditionModel, width_of: Callable[[str], int], layers: list[str]) -> list[LayerSpec]:
+    """Widths and heads of the layers that the patterns choose. `width_of`: layer → width of the picture's features for it."""
     names = attention_layers(unet)
-    blocks, specs, one = block_names(names), [], image_unet if isinstance(image_unet, int) else None
-    there = set(names if one else attention_layers(image_unet) if image_unet is not None else ())
+    blocks, specs = block_names(names), []
     for name in choose_layers(names, layers):
-        if name not in there:
-            raise ConfigError(
-                f"synapse.layers names {name}, which the image UNet does not have: "
-                f"give both UNets the same attention blocks or choose among {', '.join(sorted(there))}."
-            )
         music = unet.get_submodule(f"{name}.attn2")
-        width = one or image_unet.get_submodule(f"{name}.attn1").to_k.out_features
-        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, width))
+        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, width_of(name)))
     return specs

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from melfusion.errors import ConfigError
-from melfusion.models.synapse.base import VisualSynapse, make_projections, project, rescale
+from melfusion.models.synapse.base import AlphaSynapse, make_projections, project, rescale
 from melfusion.models.synapse.layers import LayerSpec
 
 
-class KVMix(VisualSynapse):
+class KVMix(AlphaSynapse):
     """The paper's rule (eq. 5-6): no parameters but α. Needs image and music layers of equal width."""
 
-    has_alpha = True
-
-    def __init__(self, specs: list[LayerSpec], **kwargs):
-        super().__init__(specs, **kwargs)
+    def __init__(self, specs: list[LayerSpec], match_scale: bool = False, **shared: Any):
+        super().__init__(specs, **shared)
+        self.match_scale = match_scale
         self._check_widths(specs)
 
     def _check_widths(self, specs: list[LayerSpec]) -> None:
@@ -30,28 +31,29 @@ class KVMix(VisualSynapse):
         """Image key and value in the music's width."""
         return features
 
-    def mix(self, layer, key, value, mask, features, has_image):
+    def mix(
+        self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         image_key, image_value = self.match_image(layer, features)
         if self.match_scale:
             image_key, image_value = rescale(image_key, key), rescale(image_value, value)
-        weight = (self.alpha(layer) * has_image[:, None, None]).to(
-            key.dtype
-        )  # 0 without a picture: exactly the stock keys and values
+        # 0 without a picture: exactly the stock keys and values
+        weight = (self.alpha(layer) * has_image[:, None, None]).to(key.dtype)
         key = key + weight * (image_key - key)
         value = value + weight * (image_value - value)
-        # with a picture every position speaks, or an empty caption would hide it
+        # with a picture every position is visible, or an empty caption would hide it
         return key, value, None if mask is None else mask * (1 - has_image[:, None, None])
 
 
 class KVMixProj(KVMix):
     """kv_mix after a learned width match of the normalised image features; not the paper's rule."""
 
-    def __init__(self, specs: list[LayerSpec], **kwargs):
-        super().__init__(specs, **kwargs)
+    def __init__(self, specs: list[LayerSpec], **options: Any):
+        super().__init__(specs, **options)
         self.projections = make_projections(specs)
 
     def _check_widths(self, specs: list[LayerSpec]) -> None:
         pass
 
-    def match_image(self, layer, features):
+    def match_image(self, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return project(self.projections, layer, features)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
 
 from melfusion.batch import VisualFeatures
 from melfusion.models.synapse.base import VisualSynapse
@@ -15,20 +19,20 @@ class SynapseProcessor:
     through `cross_attention_kwargs`, keyed by layer, so recomputation under activation checkpointing sees the same.
     """
 
-    def __init__(self, stock, layer: str, synapse: VisualSynapse | None):
+    def __init__(self, stock: Any, layer: str, synapse: VisualSynapse | None):
         self.stock, self.layer, self.synapse = stock, layer, synapse
 
     def __call__(
         self,
-        attn,
-        hidden_states,
-        encoder_hidden_states=None,
-        attention_mask=None,
-        temb=None,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
         visual_features: VisualFeatures | None = None,
         has_image: Tensor | None = None,
-    ):
-        if self.synapse is None or visual_features is None:
+    ) -> Tensor:
+        if self.synapse is None or visual_features is None or has_image is None or encoder_hidden_states is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         features = visual_features[self.layer]
         has_image = has_image.to(hidden_states.dtype)
@@ -38,7 +42,7 @@ class SynapseProcessor:
         return attn.to_out[1](attn.to_out[0](out))
 
 
-def attach(unet: nn.Module, synapse: VisualSynapse) -> None:
+def attach(unet: UNet2DConditionModel, synapse: VisualSynapse) -> None:
     """Put a SynapseProcessor on every attention layer of a diffusers UNet."""
     processors = {}
     for name, stock in unet.attn_processors.items():

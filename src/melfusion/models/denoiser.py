@@ -1,0 +1,64 @@
+"""Denoiser: noisy latents → model output, under text and picture. The part of the system that trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+from torch import Tensor, nn
+
+from melfusion.batch import VisualFeatures
+
+
+class Denoiser(lightning.LightningModule):
+    """Base of all music backbones with their visual synapses.
+
+    B batch, C channels, T frames, F bins of the latents, L text tokens, D width, N image tokens.
+    """
+
+    @property
+    def frames_multiple(self) -> int:
+        """T of the latents must be a multiple of this."""
+        return 1
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that take visual features; empty where there is no synapse."""
+        return []
+
+    def prepare(self, features: VisualFeatures, text_length: int) -> VisualFeatures:
+        """Features as the encoder gives them → as the layers take them. Idempotent, so that its result can be cached."""
+        return features
+
+    def provenance(self, text_length: int) -> dict[str, Any]:
+        """Plain values that the result of `prepare` depends on."""
+        return {"layers": self.layers}
+
+    def forward(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None = None,
+        visual_features: VisualFeatures | None = None,
+        has_image: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
+        raise NotImplementedError
+
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """Group of layers → its α: a scalar, or one number per head."""
+        return {}
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """All α. They have a learning rate of their own and no weight decay."""
+        return list(self.alphas().values())
+
+    def other_parameters(self) -> list[nn.Parameter]:
+        """Everything else that trains."""
+        alphas = {id(p) for p in self.alpha_parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in alphas]
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Parameters that do not train, by name: checkpoints leave them out and name their digest."""
+        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}

@@ -1,0 +1,48 @@
+"""ImageEncoder: picture → the tokens that the layers of the denoiser attend to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+from torch import Tensor
+
+from melfusion.batch import VisualFeatures
+
+
+class ImageEncoder(lightning.LightningModule):
+    """Base of all models that read the picture; frozen in the system.
+
+    A picture is read in two moves. `encode` runs once a picture, and its result can be cached. `features` runs at the
+    timesteps of the music. A model that knows no timesteps does all its work in `encode`.
+
+    B pictures, H×W pixels, G grid timesteps, N image tokens, D width of a token.
+    """
+
+    reads_once = False  # the features are the same at every timestep: `generate` computes them once and precompute stores them
+
+    def width_of(self, layer: str) -> int:
+        """D of the features for this layer of the denoiser; ConfigError where the encoder has none for it."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor) -> Tensor:
+        """image (B, 3, H, W) in [-1, 1] → image_latents (B, G, …), without a gradient."""
+        raise NotImplementedError
+
+    def features(
+        self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None, layers: list[str] | None = None
+    ) -> VisualFeatures:
+        """image_latents, the music's timesteps (B,) and the noise of `noise_shape` → layer → (key, value), each (B, N, D).
+
+        Args:
+            layers: names of the denoiser's layers that take features; None: all that the encoder has.
+        """
+        raise NotImplementedError
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...] | None:
+        """Shape of one sample's noise for a picture of that many pixels; None where `features` needs no noise."""
+        return None
+
+    def provenance(self) -> dict[str, Any]:
+        """Plain values that the features depend on beside the weights."""
+        return {}
