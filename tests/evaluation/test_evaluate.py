@@ -17,7 +17,7 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError
 from melfusion.evaluation.clips import CONDITIONS, identity, made_with, make_clips, note, read_clips, sound_files
 from melfusion.evaluation.pages import pages
-from melfusion.evaluation.scores import evaluate, generate_rows, row_files, write
+from melfusion.evaluation.scores import evaluate, evaluate_run, generate_rows, row_files, write
 from melfusion.evaluation.scoring import Listeners
 from melfusion.evaluation.sets import EvaluationSet
 from melfusion.evaluation.tables import learned, table
@@ -134,7 +134,7 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, call
 def test_without_labels_it_says_what_can_be_said_without(config, items, tmp_path):
     config.evaluation.items, config.judge.weights, config.towers.weights = 4, None, None
     config.runs_dir, config.name, config.trainer.media_items = str(tmp_path), "run", 0
-    results = train(config)
+    results = train(config, evaluate_run)
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["validation"] == {n: v for n, v in results.items() if n.startswith("val/")} and scores["gain"] == {}
     words = (tmp_path / "run" / "scores.md").read_text()

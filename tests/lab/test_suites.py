@@ -79,7 +79,9 @@ def random_judge(monkeypatch):
 def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys, monkeypatch):
     trained = []
     inner = lab.train
-    monkeypatch.setattr(lab, "train", lambda config: trained.append(f"{config.runs_dir}/{config.name}") or inner(config))
+    monkeypatch.setattr(
+        lab, "train", lambda config, *more: trained.append(f"{config.runs_dir}/{config.name}") or inner(config, *more)
+    )
     result = ablate({"suite": "small"}, [])
     assert trained == [f"runs/small/{row}/seed{seed}" for row in ("ours", "text") for seed in (0, 1)]
     rows = {row["name"]: row for row in result["rows"]}
@@ -329,7 +331,7 @@ def test_a_table_alone_runs_nothing_and_is_of_the_test_judge(suite, monkeypatch)
         raise Loaded(config.judge.weights)
 
     monkeypatch.setattr("melfusion.lab.panel.load_listeners", load_listeners)
-    monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
+    monkeypatch.setattr(lab, "train", lambda *_: pytest.fail("it trains"))
     with pytest.raises(Loaded, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
     assert command_line(load_suite("small", []), {"suite": "small", "table": True, "publish": True}, []) == (
