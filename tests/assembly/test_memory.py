@@ -11,7 +11,7 @@ from melfusion.assembly.devices import accumulation, world_size
 from melfusion.assembly.load import load_system
 from melfusion.assembly.memory import CURES, OutOfMemory, telling_memory
 from melfusion.errors import ConfigError
-from melfusion.evaluation.clips import ROWS, make_clips
+from melfusion.evaluation.clips import CONDITIONS, make_clips
 from melfusion.models.device import is_out_of_memory
 from melfusion.models.system import MeLFusion
 from melfusion.training.run import train
@@ -104,7 +104,7 @@ def test_precompute_generation_and_evaluation_say_it_too(tiny, tiny_corpus, tmp_
     monkeypatch.setattr("melfusion.evaluation.clips.clip_file", lambda folder, dataset, i: folder / f"{i}.wav")
     monkeypatch.setattr("melfusion.evaluation.clips.collate", lambda some: make_nothing())
     with pytest.raises(OutOfMemory, match="during evaluation .*parameters take .*: give evaluation.batch_size=16, or a device"):
-        make_clips(system, config, items, ROWS["no picture"], tmp_path / "clips")
+        make_clips(system, config, items, CONDITIONS["no picture"], tmp_path / "clips")
     with pytest.raises(OutOfMemory, match="during generation .*a smaller n, or a shorter duration_s"):
         generate.run(generate.Options(prompt="rain", ckpt=str(tmp_path / "job"), out=str(tmp_path / "out")), [])
 

@@ -15,9 +15,9 @@ from torch import nn
 from melfusion.__main__ import main
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError
-from melfusion.evaluation.clips import CONDITIONS, identity, made_with, make_clips, read_clips, sound_files
+from melfusion.evaluation.clips import CONDITIONS, identity, made_with, make_clips, note, read_clips, sound_files
 from melfusion.evaluation.pages import pages
-from melfusion.evaluation.scores import evaluate, generate_rows, row_files, write
+from melfusion.evaluation.scores import evaluate, evaluate_run, generate_rows, row_files, write
 from melfusion.evaluation.scoring import Listeners
 from melfusion.evaluation.sets import EvaluationSet
 from melfusion.evaluation.tables import learned, table
@@ -115,6 +115,11 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, call
         next(system.codec.music_vae.autoencoder.decoder.parameters()).add_(0.1)
     with pytest.raises(ConfigError, match="another decoder"):
         generate_rows(system, config, items, tmp_path, ["right picture"])
+    note_file = tmp_path / "right-picture" / "made_with.json"
+    noted = json.loads(note_file.read_text())
+    old = {{"condition": "row", "decoder": "voice"}.get(name, name): value for name, value in noted.items()}
+    note_file.write_text(json.dumps(old))  # as version 0.1 wrote it
+    assert note(note_file.parent) == noted
     made = identity(system)
     before = made_with(made, config, ["a"], CONDITIONS["outside picture"])
     config.image.reading, config.evaluation.outside_picture = "noised", str(tmp_path / "right-picture" / "made_with.json")
@@ -129,7 +134,7 @@ def test_clips_are_made_once_alike_in_shares_and_never_mixed(config, items, call
 def test_without_labels_it_says_what_can_be_said_without(config, items, tmp_path):
     config.evaluation.items, config.judge.weights, config.towers.weights = 4, None, None
     config.runs_dir, config.name, config.trainer.media_items = str(tmp_path), "run", 0
-    results = train(config)
+    results = train(config, evaluate_run)
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["validation"] == {n: v for n, v in results.items() if n.startswith("val/")} and scores["gain"] == {}
     words = (tmp_path / "run" / "scores.md").read_text()
@@ -241,18 +246,13 @@ def test_a_folder_of_sounds_that_belong_to_no_scene_is_scored_on_a_labelled_spli
     strange.mkdir()
     for i in range(40):
         write_wav(str(strange / f"song-{i:02d}.wav"), 0.1 * torch.randn(8192, generator=torch.Generator().manual_seed(i)), 8000)
-    compared = EvaluationSet(
-        *(MusicDataModule(config.data, config.audio, config.seed).dataset(s) for s in ("test", "val", "train")), "val"
-    )
-    scores = evaluate(
-        config, Listeners(config.audio, Sea(), [Embedder("level", Level())]), compared.items, compared, {"given": strange}
-    )
+    module = MusicDataModule(config.data, config.audio, config.seed)
+    compared = EvaluationSet(*(module.dataset(split) for split in ("test", "val", "train")), "val")
+    listeners = Listeners(config.audio, Sea(), [Embedder("level", Level())])
+    scores = evaluate(config, listeners, compared.items, compared, {"given": strange})
     found = scores["rows"]["given"]["distances"]["level"]
-    assert (
-        scores["rows"]["given"]["n"] == 40
-        and "mean" in found["kad"]
-        and "No clip has a label" in found["fad_conditional"]["why_not"]
-    )
+    assert scores["rows"]["given"]["n"] == 40 and "mean" in found["kad"]
+    assert "No clip has a label" in found["fad_conditional"]["why_not"]
     assert "mean" in scores["rows"]["real"]["distances"]["level"]["fad_conditional"]
 
 

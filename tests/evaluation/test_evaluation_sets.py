@@ -40,6 +40,18 @@ def test_without_a_val_split_one_half_of_test_is_measured_against_the_other(tiny
     assert "half" in made.against
 
 
+def test_the_halves_of_test_are_disjoint_where_some_clips_are_left_out(tiny, tmp_path):
+    samples = [
+        make_sample(f"{split}{i:02d}", split, b"no sound" if (split, i) == ("test", 2) else None)
+        for split, n in (("train", 4), ("test", 12))
+        for i in range(n)
+    ]
+    config = tiny(f"data.path={data_set(tmp_path / 'a', samples)}", "data.source=manifest")
+    whole, few = own(config, 100), own(config, 4)
+    assert len(whole.items) == 5 and len(whole.reference) == 6 and not set(keys(whole.items)) & set(keys(whole.reference))
+    assert len(few.reference) == 4 and not set(keys(few.items)) & set(keys(few.reference))
+
+
 def test_what_cannot_be_read_is_left_out_and_said_and_nothing_stands_in_for_it(tiny, tmp_path, caplog):
     samples = [
         make_sample(f"{split}{i}", split, b"no sound" if (split, i) == ("test", 2) else None)

@@ -1,4 +1,4 @@
-"""Every published score comes out of `load_listeners` and `evaluate` by configuration, of random twins in their published layouts."""
+"""Every published score comes out of `load_listeners` and `evaluate`, from random twins in their published layouts."""
 
 import json
 

@@ -41,7 +41,10 @@ def test_few_clips_have_a_reason_in_words_and_kad():
 
 def test_clips_that_share_tracks_have_intervals_over_tracks_and_no_frechet_distance():
     tracks = [f"t{i // 20}" for i in range(120)]
-    of_tracks = lambda seed: np.repeat(np.random.default_rng(seed).standard_normal((6, 1, 3)), 20, 0)  # noqa: E731
+
+    def of_tracks(seed):
+        return np.repeat(np.random.default_rng(seed).standard_normal((6, 1, 3)), 20, 0)
+
     sets = {seed: predictions(120, seed) for seed in (2, 3)}
     for seed, row in sets.items():
         row.embeddings["ear"] = 0.1 * row.embeddings["ear"] + torch.from_numpy(of_tracks(seed))  # six pieces, cut into twenty each
@@ -79,9 +82,8 @@ def test_a_gain_that_differs_between_seeds_is_less_sure_over_seeds_than_over_cli
 
 
 def test_without_a_pca_the_published_distance_needs_its_own_number_of_clips():
-    assert (
-        Reference.fit(predictions(400, 1), predictions(29, 2), labels(29), labels(29), 0).dimensions["ear"].startswith("29 clips")
-    )
+    few = Reference.fit(predictions(400, 1), predictions(29, 2), labels(29), labels(29), 0)
+    assert few.dimensions["ear"].startswith("29 clips")
     full = Reference.fit(predictions(400, 1), predictions(30, 2), labels(30), labels(30), 0)
     assert full.dimensions["ear"] == 3 and "mean" in full.score(predictions(30, 3), labels(30))["ear"]["fad"]
 

@@ -29,6 +29,7 @@ from melfusion.lab import run as lab
 from melfusion.lab.results import conclude
 from melfusion.lab.run import RowFailed
 from melfusion.lab.suite import load_suite
+from melfusion.lab.tables import suite_table
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding
 from melfusion.models.options import VocoderConfig
 from melfusion.verbs.ablate import Options, command_line, run
@@ -83,7 +84,9 @@ def random_judge(monkeypatch):
 def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys, monkeypatch):
     trained = []
     inner = lab.train
-    monkeypatch.setattr(lab, "train", lambda config: trained.append(f"{config.runs_dir}/{config.name}") or inner(config))
+    monkeypatch.setattr(
+        lab, "train", lambda config, *more: trained.append(f"{config.runs_dir}/{config.name}") or inner(config, *more)
+    )
     result = ablate({"suite": "small"}, [])
     assert trained == [f"runs/small/{row}/seed{seed}" for row in ("ours", "text") for seed in (0, 1)]
     rows = {row["name"]: row for row in result["rows"]}
@@ -261,8 +264,12 @@ def test_jobs_are_models_and_slurm_gets_one_each(suite, tmp_path, monkeypatch, c
 
 def test_jobs_side_by_side_share_the_cores(suite, monkeypatch):
     calls, code = [], [0]
-    ended = lambda: SimpleNamespace(poll=lambda: code[0], returncode=code[0])  # noqa: E731
-    monkeypatch.setattr(side_by_side.subprocess, "Popen", lambda command, env, **_: calls.append((command, env)) or ended())
+
+    def popen(command, env, **_):
+        calls.append((command, env))
+        return SimpleNamespace(poll=lambda: code[0], returncode=code[0])
+
+    monkeypatch.setattr(side_by_side.subprocess, "Popen", popen)
     monkeypatch.setattr(side_by_side.os, "sched_getaffinity", lambda _: range(9))
     monkeypatch.setattr(side_by_side, "POLL_S", 0)
     monkeypatch.setattr("melfusion.lab.results.conclude", lambda *_, **__: None)
@@ -301,17 +308,17 @@ def test_a_signal_ends_the_jobs_when_they_have_saved_and_starts_no_other(suite, 
     monkeypatch.setattr(side_by_side, "begin", begin)
     threading.Thread(target=strike).start()
     assert main(["ablate", "suite=small", "jobs=2"]) == 75
-    assert (
-        f"{number.name} arrived, and the jobs have saved their state and ended: the same command goes on."
-        in capsys.readouterr().err
-    )
+    words = "arrived, and the jobs have saved their state and ended: the same command goes on."
+    assert f"{number.name} {words}" in capsys.readouterr().err
     assert Path("saved").read_text().count("saved") == 2 and [process.poll() for process in started] == [75, 75]
     assert signal.getsignal(number) is own
 
 
 @pytest.mark.parametrize("where", ["make_clips", "conclude"])
 def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsys, where):
-    strike = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    def strike(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
     if where == "conclude":
         monkeypatch.setattr("melfusion.verbs.ablate.run_jobs", lambda *_: [])
         monkeypatch.setattr("melfusion.lab.results.conclude", strike)
@@ -329,7 +336,7 @@ def test_a_table_alone_runs_nothing_and_is_of_the_test_judge(suite, monkeypatch)
         raise Loaded(config.judge.weights)
 
     monkeypatch.setattr("melfusion.lab.panel.load_listeners", load_listeners)
-    monkeypatch.setattr(lab, "train", lambda config: pytest.fail("it trains"))
+    monkeypatch.setattr(lab, "train", lambda *_: pytest.fail("it trains"))
     with pytest.raises(Loaded, match="shipped:judge_test"):
         ablate({"suite": "small", "table": True}, ["ablation.test_judge=shipped:judge_test"])
     assert command_line(load_suite("small", []), Options(suite="small", table=True, publish=True), []) == (
@@ -361,6 +368,16 @@ def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
     (suite / "longer.yaml").write_text("base: _base\nablation: {checkpoint_of: nobody}\n")
     with pytest.raises(ConfigError, match="checkpoint_of='nobody' is no row"):
         load_suite("small", [])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*.json")), ids=lambda f: f.stem
+)
+def test_stored_results_become_a_table_again(file):
+    """Results of version 0.1 name some things otherwise."""
+    result = json.loads(file.read_text())
+    table = suite_table(result)
+    assert all(f"| {row['name']} " in table for row in result["rows"]) and "measures" in table and "heard" not in table
 
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

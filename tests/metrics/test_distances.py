@@ -133,10 +133,16 @@ def test_fad_inf_does_not_depend_on_the_order_of_the_clips():
 def naive_kad(real, generated):
     """The sums as they are written, over plain numbers."""
     x, y = real.tolist(), generated.tolist()
-    squared = lambda a, b: sum((p - q) ** 2 for p, q in zip(a, b, strict=True))  # noqa: E731
+
+    def squared(a, b):
+        return sum((p - q) ** 2 for p, q in zip(a, b, strict=True))
+
     between = sorted(math.sqrt(squared(x[i], x[j])) for i in range(len(x)) for j in range(i))
     width = between[(len(between) - 1) // 2]
-    kernel = lambda a, b: math.exp(-squared(a, b) / (2 * width * width))  # noqa: E731
+
+    def kernel(a, b):
+        return math.exp(-squared(a, b) / (2 * width * width))
+
     n, m = len(x), len(y)
     xx = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
     yy = sum(kernel(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))

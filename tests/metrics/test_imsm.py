@@ -22,6 +22,11 @@ def shifted(sets):
     return *sets[:3], sets[3].roll(1, 0)
 
 
+def rows(cosines):
+    """The soft-max of each row."""
+    return [[math.exp(c) / sum(map(math.exp, row)) for c in row] for row in cosines]
+
+
 def test_music_of_another_picture_scores_lower():
     sets = matched(12)
     assert imsm(*sets) > 0.95 and imsm(*shifted(sets)) < 0.6
@@ -32,7 +37,6 @@ def test_the_matrix_is_the_one_worked_out_by_hand():
     image, text = torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])
     audio, caption = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.5, 0.0], [0.0, 1.0]])
     half = math.sqrt(0.5)
-    rows = lambda cosines: [[math.exp(c) / sum(map(math.exp, row)) for c in row] for row in cosines]  # noqa: E731
     a, b = rows([[half, 0.0], [half, 1.0]]), rows([[1.0, 0.0], [half, half]])
     expected = [[sum(a[i][k] * b[j][k] for k in (0, 1)) for j in (0, 1)] for i in (0, 1)]
     found = matrix(image, text, caption, audio, temperatures=(1.0, 1.0))
@@ -113,7 +117,6 @@ def test_the_released_number_is_1_for_any_single_clip():
 def test_the_released_number_is_three_softmaxes_by_hand():
     image, text = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     audio, caption = torch.tensor([[0.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    rows = lambda cosines: [[math.exp(c) / sum(map(math.exp, row)) for c in row] for row in cosines]  # noqa: E731
     a, b = rows([[0.0, 2.0], [1.6, 1.2]]), rows([[0.0, 2.0], [1.2, 1.6]])  # twice the cosines
     product = rows([[sum(a[i][k] * b[j][k] for k in (0, 1)) for j in (0, 1)] for i in (0, 1)])
     found = imsm_released(image, text, caption, audio, logit_scale=2.0)

@@ -9,7 +9,7 @@ import torch
 from data_fixtures import one_sentence
 
 from melfusion.errors import WeightsError
-from melfusion.evaluation.clips import voice
+from melfusion.evaluation.clips import decoder_identity
 from melfusion.models.frozen import digest, freeze
 from melfusion.models.texture import Texture
 
@@ -185,11 +185,11 @@ def test_another_decoder_has_none(config, textured, trainable, tmp_path):
 
 def test_clips_of_another_texture_or_other_steps_are_other_clips(textured):
     system = build.system(textured)
-    first = voice(system)
+    first = decoder_identity(system)
     system.codec.music_vae.texture_steps = 2
-    assert voice(system) != first
+    assert decoder_identity(system) != first
     system.codec.music_vae.texture_steps = 3
-    assert voice(system) == first
+    assert decoder_identity(system) == first
     with torch.no_grad():
         next(system.codec.music_vae.texture.parameters()).add_(0.1)
-    assert voice(system) != first
+    assert decoder_identity(system) != first

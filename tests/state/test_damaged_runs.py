@@ -21,7 +21,7 @@ from melfusion.assembly.run import run_directory
 from melfusion.errors import CheckpointError, ConfigError, DamagedFile
 from melfusion.evaluation import study as listening
 from melfusion.evaluation.clips import differing, note
-from melfusion.evaluation.scoring import Heard
+from melfusion.evaluation.scoring import Predictions
 from melfusion.lab.guidance import chosen_guidance
 from melfusion.state.checkpoint_store import newest, read_index
 from melfusion.training import media_log
@@ -162,7 +162,7 @@ def test_an_index_entry_of_other_kinds_is_none(entry, job):
         assert job(steps=4) == 0 and (job.path / "config.yaml").is_file()  # no name leads out of the folder
 
 
-# --- what clips were made with, what was heard, what was chosen ---------------------------------------------------------
+# --- what clips were made with, predictions, what was chosen ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\0\0"])
@@ -173,19 +173,20 @@ def test_clips_whose_note_is_damaged_count_as_anothers(data, tmp_path):
         note(tmp_path)
 
 
-def test_what_was_heard_is_heard_again_where_its_file_is_damaged(tmp_path, caplog):
-    file, heard = tmp_path / "x.pt", Heard(["a", "b"], {"place": ["sea", "city"]}, {"judge": torch.zeros(2, 1, 3)}, {})
-    heard.keep(file)
-    assert Heard.kept(file, ["a", "b"]).classes == heard.classes and Heard.kept(file, ["a"]) is None and not caplog.text
+def test_predictions_are_made_again_where_their_file_is_damaged(tmp_path, caplog):
+    file, made = tmp_path / "x.pt", Predictions(["a", "b"], {"place": ["sea", "city"]}, {"judge": torch.zeros(2, 1, 3)}, {})
+    made.save(file)
+    assert Predictions.load(file, ["a", "b"]).classes == made.classes and Predictions.load(file, ["a"]) is None and not caplog.text
     whole = file.read_bytes()
     torch.save({"keys": ["a", "b"], "classes": {"place": ["sea"]}}, tmp_path / "short.pt")
     for data in (b"", whole[:200], b"\0" * 200, foreign("pickle"), foreign("zip"), (tmp_path / "short.pt").read_bytes()):
         file.write_bytes(data)
         caplog.clear()
-        assert Heard.kept(file, ["a", "b"]) is None and "its clips are heard again" in caplog.text
+        assert Predictions.load(file, ["a", "b"]) is None and "the predictions of its clips are made again" in caplog.text
     file.unlink()
     file.mkdir()
-    assert Heard.kept(file, ["a", "b"]) is None and heard.keep(file) is heard  # nothing is kept there, and nothing is lost
+    assert Predictions.load(file, ["a", "b"]) is None
+    made.save(file)  # a folder of that name: nothing is kept, and nothing fails
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"scale": 3}'])
@@ -208,7 +209,7 @@ def study(tmp_path):
     (tmp_path / listening.KEY).write_text(key)
 
     def refused(answers):
-        study = listening._read_key(tmp_path / listening.KEY)[2]
+        study = listening.read_key(tmp_path / listening.KEY)[2]
         sheet = {"version": 1, "study": study, "listener": "ann", "answers": answers}
         (tmp_path / "answers-ann.json").write_text(json.dumps(sheet))
         with pytest.raises(ConfigError) as caught:

@@ -90,7 +90,7 @@ def summarise(folder: Path) -> dict[str, Any]:
 
     Of several answers of one listener to one clip the last saved counts. Raises ConfigError with what is wrong in which file.
     """
-    clips, rows, study = _read_key(folder / KEY)
+    clips, rows, study = read_key(folder / KEY)
     sheets = sorted((_sheet(file, clips, study) for file in _sheets(folder)), key=lambda sheet: str(sheet.get("saved", ""))[:40])
     given = [((sheet["listener"].strip(), answer["id"]), answer) for sheet in sheets for answer in sheet["answers"]]
     kept = dict(given)
@@ -151,7 +151,7 @@ def _write_key(named: dict[str, StudyClip], waves: dict[str, bytes], rows: list[
     return hashlib.sha256(data).hexdigest()
 
 
-def _read_key(file: Path) -> tuple[dict[str, Any], list[str], str]:
+def read_key(file: Path) -> tuple[dict[str, Any], list[str], str]:
     """(clips by name, names of the rows, the study that answers must name); ConfigError where the key is missing or damaged."""
     cure = "bring back the one that was written with the page"
     if not file.exists():

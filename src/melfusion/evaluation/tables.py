@@ -84,7 +84,9 @@ def learned(scores: dict[str, Any]) -> str:
     better = [name for name, g in scores["gain"].items() if g["mean"] > g["interval"]]
     if not better:
         return "No attribute of the picture has a higher accuracy than with a shuffled picture: train longer."
-    return f"The picture is used: with it {', '.join(better)} has a higher accuracy than with a shuffled one, beyond the 95 % interval."
+    return (
+        f"The picture is used: with it {', '.join(better)} is more often right than with a shuffled one, beyond the 95 % interval."
+    )
 
 
 def without_labels(scores: dict[str, Any]) -> str:
