@@ -45,7 +45,7 @@ class MusicDataModule(lightning.LightningDataModule):
         audio: AudioConfig,
         seed: int = 0,
         accumulate: int = 1,
-        noise_shapes: dict[str, tuple] | None = None,
+        noise_shapes: dict[str, tuple[int, ...]] | None = None,
         provenance: dict[str, Any] | None = None,
         partners: bool = False,
     ):
@@ -135,7 +135,7 @@ class MusicDataModule(lightning.LightningDataModule):
         if self.data.stream:
             from melfusion.data.stream import stream_loader
 
-            made_with = self.provenance and digest_of(self.provenance)
+            made_with = digest_of(self.provenance) if self.provenance else None
             return stream_loader(self.data, self.audio, self.seed, micro, self.noise_shapes, rank, world, made_with)
         consumed = (self.trainer.global_step if self.trainer else 0) * self.data.global_batch_size
         return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
@@ -148,7 +148,7 @@ class MusicDataModule(lightning.LightningDataModule):
         """At most `items` samples, evenly over the split, each once: for statistics."""
         return self._once(self.dataset(split).spread(items))
 
-    def _once(self, dataset: Dataset, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def _once(self, dataset: MusicDataset | WithPartners, rank: int = 0, world_size: int = 1) -> DataLoader:
         """Each item once over all ranks."""
         return self._loader(dataset, order.EvalBatches(len(dataset), self.micro_batch_size(), rank, world_size))
 

@@ -36,7 +36,8 @@ def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
         raise BadSample("unreadable json") from error
     if not isinstance(meta, dict):
         raise BadSample("json is not an object")
-    level, depth = [meta], 1
+    level: list[Any] = [meta]
+    depth = 1
     while level := [v for node in level for v in (node.values() if isinstance(node, dict) else node) if isinstance(v, dict | list)]:
         if (depth := depth + 1) > limits.max_json_depth:
             raise BadSample(f"json nested deeper than data.max_json_depth={limits.max_json_depth}")

@@ -23,7 +23,7 @@ from typing import IO, Any
 from melfusion.data import replacing, tars
 from melfusion.data.index import MEMBER_DIGITS, member_digest, parse_index, write_index
 from melfusion.data.options import DataConfig
-from melfusion.data.storage import is_url, open_storage
+from melfusion.data.storage import Folder, Remote, is_url, open_storage
 from melfusion.errors import BadSample, DataError, shown
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
@@ -180,20 +180,21 @@ class ShardSet:
     """
 
     def __init__(self, path: str | Path, data: DataConfig | None = None):
-        self.data, self.storage = data or DataConfig(), open_storage(path, data or DataConfig())
-        self.folder = shown(path) if is_url(path) else self.storage.folder
+        self.data = data or DataConfig()
+        self.storage = open_storage(path, self.data)
+        self.folder = self.storage.folder if isinstance(self.storage, Folder) else shown(path)
         self.where = f"{self.folder}/index.json"
         limit = int(self.data.max_index_mib * 2**20)
         text = self.storage.whole("index.json", limit)
         if text is None:
-            local = not is_url(path) and any(self.storage.folder.glob("*.tar"))
+            local = isinstance(self.storage, Folder) and any(self.storage.folder.glob("*.tar"))
             hint = f"index them with `melfusion shards out={self.folder}`" if local else "build it first"
             raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
         if len(text) > limit:
             raise DataError(f"{self.where} is larger than data.max_index_mib={self.data.max_index_mib:g}: raise that limit.")
         tree = parse_index(text, self.where, self.data.max_shard_members)
         self.info, self.shards = tree["info"], tree["shards"]
-        if is_url(path):
+        if isinstance(self.storage, Remote):
             self.storage.keep(self.shards, text)
             return  # a shard that has changed is found when it is fetched or read
         for shard in self.shards:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from melfusion.data.shards import SPLITS
@@ -37,7 +37,8 @@ def split_components(
     """
     if len(ratios) != 3 or min(ratios) < 0 or sum(ratios) <= 0:
         raise ValueError(f"split ratios {tuple(ratios)} are not three shares, of train, val and test: give e.g. 8 1 1.")
-    names, weight = components(pairs), Counter()
+    names = components(pairs)
+    weight: dict[str, float] = defaultdict(float)
     for name, amount in zip(names, weights if weights is not None else [1.0] * len(pairs), strict=True):
         weight[name] += amount
     room = {split: sum(weight.values()) * ratios[i] / sum(ratios) for i, split in enumerate(SPLITS) if i}

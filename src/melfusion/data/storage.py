@@ -118,7 +118,7 @@ class Remote:
 
     def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes from the shard's copy, which was checked as a whole, or by range, where `check` raises if they are wrong."""
-        if name in self.shards and (copy := self._copy(name)):
+        if self.folder and name in self.shards and (copy := self._copy(self.folder / name)):
             return Folder(copy.parent).read(name, offset, length)
 
         def fetch() -> bytes:
@@ -135,9 +135,9 @@ class Remote:
         except FileNotFoundError as error:
             raise DataError(f"{self.url}/{name} is not there, but the index names it: rebuild the index.") from error
 
-    def _copy(self, name: str) -> Path | None:
-        """The shard's copy in the cache, fetched now where there is room; None where it is to be read by range."""
-        path, (size, digest) = self.folder / name, self.shards[name]
+    def _copy(self, path: Path) -> Path | None:
+        """The shard's copy `path` in the cache, fetched now where there is room; None: it is to be read by range."""
+        name, (size, digest) = path.name, self.shards[path.name]
 
         def there() -> bool:
             return path.is_file() and path.stat().st_size == size
@@ -146,9 +146,9 @@ class Remote:
             return path
         if name in self.by_range:
             return None
-        part = self.folder / f"{name}.part"
+        part = path.with_name(f"{name}.part")
         try:
-            with locked(self.folder / f".{name}.lock"):  # of several processes one fetches, the others wait
+            with locked(path.with_name(f".{name}.lock")):  # of several processes one fetches, the others wait
                 if there():
                     return path
                 try:
@@ -178,9 +178,9 @@ class Remote:
         with locked(self.root / ".room.lock"):
             part.unlink(missing_ok=True)  # of a process that died
             used = 0
-            for file in self.root.glob("*/*"):
-                with contextlib.suppress(OSError):  # renamed meanwhile
-                    used += file.stat().st_size if file.suffix in (".tar", ".part") else 0
+            for kept in self.root.glob("*/*"):
+                with contextlib.suppress(OSError):  # another process may have renamed it
+                    used += kept.stat().st_size if kept.suffix in (".tar", ".part") else 0
             if used + size > self.limit:
                 return False
             with part.open("wb") as file:

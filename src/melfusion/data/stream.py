@@ -33,6 +33,7 @@ def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Ite
     try:
         if url.startswith("pipe:"):
             with subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None  # it is a pipe
                 yield process.stdout
             if process.returncode:
                 raise DataError(f"data.stream: {url} ended with status {process.returncode}; try the command by hand.")

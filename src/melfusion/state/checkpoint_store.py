@@ -33,7 +33,8 @@ class Digesting:
     """A file that is written in order; keeps the SHA-256 of what went through, and the system's own error."""
 
     def __init__(self, file: IO[bytes]):
-        self.file, self.sha256, self.error = file, hashlib.sha256(), None
+        self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
@@ -86,7 +87,8 @@ class CheckpointStore(TorchCheckpointIO):
         self.wait()
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
-        step, file = checkpoint["global_step"], None
+        step = checkpoint["global_step"]
+        file: Any = None
 
         def content(raw: IO[bytes]) -> None:
             nonlocal file

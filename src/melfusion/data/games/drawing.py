@@ -49,7 +49,7 @@ def finish(canvas: Image.Image) -> Image.Image:
     return picture
 
 
-def tile(canvas: Image.Image, image: Image.Image, x: float, y: float, rows: Callable[[int], Image.Image] | None = None):
+def tile(canvas: Image.Image, image: Image.Image, x: float, y: float, rows: Callable[[int], Image.Image] | None = None) -> None:
     """Repeat `image` sideways through (x, y); with `rows` also up and down, `rows(n)` being the n-th row's image."""
     width, height = image.size
     numbers = range(math.floor(-y / height), math.ceil((canvas.height - y) / height)) if rows else (0,)

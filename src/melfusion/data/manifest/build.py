@@ -129,14 +129,22 @@ def _manifests(names: str, skip: Path) -> list[Path]:
     paths: dict[Path, None] = {}
     for name in [names] if Path(names).is_file() else filter(None, map(str.strip, names.split(","))):
         path = Path(name).expanduser()
-        globbed = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207, since Path.glob takes no absolute pattern
-        found = [path] if path.is_file() else map(Path, globbed)
+        found = [path] if path.is_file() else _globbed(path)
         files = [path for path in found if path.is_file() and path.resolve() != skip.resolve()]
         if not files:
             hint = f"name the files in it, such as {name}/*.csv" if path.is_dir() else "check the path"
             raise DataError(f"manifest={name}: there is no such file: {hint}.")
         paths |= dict.fromkeys(files)
     return list(paths)
+
+
+def _globbed(pattern: Path) -> list[Path]:
+    """What a relative or absolute pattern stands for; as in a shell, a hidden file only where the pattern begins with a dot."""
+    try:
+        found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))) if glob.has_magic(str(pattern)) else []
+    except ValueError:  # a pattern such as **.csv
+        return []
+    return [path for path in found if path.name[:1] != "." or pattern.name[:1] == "."]
 
 
 def pieces(clip: ManifestClip, folders: Folders) -> list[ManifestClip]:
@@ -172,7 +180,7 @@ def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, s
         held = Counter(chosen.values())
         free = [n for n in chosen if not given[n] and held[chosen[n]] > 1]
         if ratios[i] and not held[split] and len(chosen) >= len(SPLITS) and free:
-            chosen[min(free, key=lambda n, i=i: (abs(place[n] - ends[i]), n))] = split
+            chosen[min((abs(place[n] - ends[i]), n) for n in free)[1]] = split
     for clip in clips:
         clip.meta["split"] = clip.meta["split"] or chosen[names[clip.name]]
         track = hashlib.sha256(clip.name.encode()).hexdigest()[:10]  # the name may be a path of this machine

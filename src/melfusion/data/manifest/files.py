@@ -106,8 +106,8 @@ class Folders:
     def image(self, clip: ManifestClip) -> Path:
         """The file of a clip's picture; in the published formats a base name is enough, its path only a hint."""
         if clip.kind is OWN:
-            return _own_file(clip.picture, self.image_dir, clip.row.manifest.parent)
-        wanted = clip.picture.replace("\\", "/")
+            return _own_file(clip.picture or "", self.image_dir, clip.row.manifest.parent)
+        wanted = (clip.picture or "").replace("\\", "/")
         for root in filter(None, (self.image_dir, clip.row.manifest.parent)):
             if path := _below(root, wanted):
                 return path
@@ -237,8 +237,8 @@ def _excerpt_start(clip: ManifestClip, seconds: float) -> float | None:
         if not span and clip.kind is MUSICCAPS:
             return None
         # a file about as long as the span it names holds that span and nothing before it
-        whole = not span or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
-        start = 0.0 if whole else span[0]
+        whole = span is None or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
+        start = 0.0 if span is None or whole else span[0]
     if start >= seconds:
         raise BadSample(f"start_s lies behind the end of the audio ({seconds:.1f} s)")
     return start

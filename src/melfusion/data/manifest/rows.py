@@ -136,11 +136,12 @@ def read_clips(path: Path, length_s: float | None) -> Iterator[ManifestClip]:
 
 def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[ManifestRow]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header, line = [], 1  # a quoted text may hold newlines: a row is named by its first line
+    header: list[str] = []
+    line = 1  # a quoted text may hold newlines: a row is named by its first line
     try:
         for cells in table:
             if not header:
-                header = [FIELDS.get(name.strip().lower(), name.strip()) for name in cells]
+                header = [_known(name.strip()) for name in cells]
             elif len(cells) > len(header):
                 raise DataError(
                     f"{path}, line {line}, field {header[-1]}: the row has {len(cells)} cells, the header "
@@ -156,12 +157,22 @@ def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[ManifestRow]:
         raise DataError(f"{path}, line {line}: not valid CSV ({error}): check its quotes.") from None
 
 
+def _known(name: str) -> str:
+    """A field's name as this code spells it, whatever its case; an unknown one stays as it is."""
+    return FIELDS.get(name.strip().lower(), name)
+
+
 def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
     """The objects of an array, or one after another as in JSON-lines."""
     array = text.lstrip().startswith("[")
     gap, decoder = re.compile(r"[\s,]*" if array else r"\s*"), json.JSONDecoder()
     at, counted, line = text.index("[") + 1 if array else 0, 0, 1
-    while (start := gap.match(text, at).end()) < len(text) and not (array and text[start] == "]"):
+
+    def next_value(at: int) -> int:
+        space = gap.match(text, at)
+        return space.end() if space else at
+
+    while (start := next_value(at)) < len(text) and not (array and text[start] == "]"):
         line, counted = line + text.count("\n", counted, start), start
         try:
             value, at = decoder.raw_decode(text, start)
@@ -170,7 +181,7 @@ def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
             raise DataError(f"{path}, line {line}: not valid JSON ({error}): mend this entry.") from None
         if not isinstance(value, dict):
             raise DataError(f'{path}, line {line}: {str(value)[:40]!r} is no object: write {{"audio": "a.wav"}}.')
-        yield ManifestRow(path, line, {FIELDS.get(name.strip().lower(), name): value for name, value in value.items()})
+        yield ManifestRow(path, line, {_known(name): content for name, content in value.items()})
     if array and start == len(text):
         raise DataError(f"{path}, line {text.count(chr(10)) + 1}: the array ends without ]: the file is cut short.")
 
@@ -191,9 +202,10 @@ def _clips(row: ManifestRow, length_s: float | None) -> list[ManifestClip]:
     if len(captions) > 1:
         labels["captions"] = captions
     meta = {"caption": captions[0] if captions else "", **about, "split": split}
+    no_picture: list[str | None] = [None]
     return [
         ManifestClip(row, kind, name, picture, meta | {"labels": dict(labels)}, start_s, length_s or kind.excerpt_s)
-        for picture in pictures or [None]
+        for picture in pictures or no_picture
     ]
 
 

@@ -12,7 +12,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soxr
@@ -217,7 +217,7 @@ def soundfont_sha256() -> str:
 
 
 @cache
-def load_soundfont():
+def load_soundfont() -> tuple[Any, Any]:
     """The synthesizer's class and the soundfont, loaded once a process; errors tell the command that installs them."""
     try:
         import tinysoundfont
@@ -241,13 +241,13 @@ def _stem(notes: list[Note], program: int, drums: bool, rate_hz: int, length: in
         if at >= length:
             break
         if at > done:
-            synth.generate(at - done, memoryview(stereo[done:at]).cast("B"))
+            synth.generate(at - done, stereo[done:at].data.cast("B"))
             done = at
         if on:
             synth.noteon(0, pitch, velocity)
         else:
             synth.noteoff(0, pitch)
-    synth.generate(length - done, memoryview(stereo[done:]).cast("B"))
+    synth.generate(length - done, stereo[done:].data.cast("B"))
     return (stereo[:, 0] + stereo[:, 1]) * np.float32(0.5)
 
 
