@@ -1,4 +1,4 @@
-"""Train, val and test for paired data: whatever shares a track or a picture stays in one split."""
+"""Train, val and test for paired data: samples that share a track or a picture stay in one split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from melfusion.data.shards import SPLITS
 
 
 def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """For every (track, picture) pair the name of its connected component: all that shares a track or a picture."""
+    """The name of the connected component of each (track, picture) pair: pairs that share a track or a picture are linked."""
     parent: dict[tuple[int, str], tuple[int, str]] = {}
 
     def root(node: tuple[int, str]) -> tuple[int, str]:
@@ -20,7 +20,7 @@ def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
     for track, picture in pairs:
         low, high = sorted((root((0, track)), root((1, picture))))
-        parent[high] = low  # the smallest member names the component, whatever the order of the pairs
+        parent[high] = low  # the smallest member names the component, so the order of pairs does not matter
     return [hashlib.sha256(root((0, track))[1].encode()).hexdigest()[:10] for track, _ in pairs]
 
 

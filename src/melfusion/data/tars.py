@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from types import ModuleType
 from typing import IO, Any, Literal, Self
 
 MAX_HEADER_BYTES = 1 << 20  # of a GNU or PAX extended header, which is read into memory
@@ -17,6 +18,14 @@ EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
 NAMES = {"encoding": "utf-8", "errors": "replace"}  # how names are read, here and when they are compared
 
 TAR: Any = tarfile  # its type stubs lack some names
+
+
+def webdataset_secured() -> ModuleType:
+    """webdataset with its switch set that forbids pickles and shell commands from data. The switch holds for the whole process."""
+    import webdataset
+
+    webdataset.utils.enforce_security = True
+    return webdataset
 
 
 class StrictInfo(tarfile.TarInfo):
@@ -66,7 +75,7 @@ class Unbroken:
 def members(file: IO[bytes], mode: Literal["r:", "r|"] = "r:") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str]]:
     """(tar, header, key, extension) of each regular member; hidden files and links are left out.
 
-    Mode `r:` seeks over what it does not read, `r|` reads on. Raises TarError, and whatever else hostile bytes provoke.
+    Mode `r:` seeks over what it does not read, `r|` reads on. Raises TarError, and any error that hostile bytes provoke.
     """
     source = Unbroken(file) if mode == "r|" else file
     with TAR.open(fileobj=source, mode=mode, tarinfo=StrictInfo, **NAMES) as tar:
@@ -84,9 +93,9 @@ def key_and_extension(name: str) -> tuple[str, str]:
 
 
 def names_member(lead: bytes, key: str, ext: str, length: int) -> bool:
-    """Do the blocks that end where a member begins say that it is `key.ext` and has `length` bytes?
+    """Do the blocks just before a member say that it is `key.ext` and has `length` bytes?
 
-    lead: at most LEAD_BYTES, a multiple of 512. A name over 100 bytes or beyond ASCII stands in a header before the header.
+    lead: at most LEAD_BYTES, a multiple of 512. A long or non-ASCII name has a header before the header.
     """
     for start in range(len(lead) - tarfile.BLOCKSIZE, -1, -tarfile.BLOCKSIZE):
         member = _first(lead[start:])

@@ -1,4 +1,4 @@
-"""Pictures of scenes: opening a game's art, tiling and scaling it, and the size and least content of the result."""
+"""Pictures of scenes: opening a game's art, tiling and scaling it; the size of the result, and how much it must show."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def finish(canvas: Image.Image) -> Image.Image:
-    """The picture of a scene; one where nothing changes from left to right (a plain or gradient sky) is refused."""
+    """The picture of a scene; Skip where nothing changes from left to right (a plain sky, or a gradient)."""
     picture = cover(canvas.convert("RGB"), SIZE)
     if np.asarray(picture, np.float32).std(axis=1).mean() < 3:
         raise Skip("picture nearly empty")
