@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence each, and the exit code of the command."""
+"""Errors that a user can correct: one sentence each, and the exit code of the command."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:\S*@)?([^\s?#]*)([?#][^\s,
 HIDDEN = "…"
 
 
-MENDABLE = 2  # exit code of what a user can mend
+MENDABLE = 2  # exit code of an error that a user can correct
 
 
 class MelfusionError(Exception):
-    """Base of all errors of this package that a user can mend: one sentence, and in `code` what the process exits with."""
+    """Base of all errors that a user can correct: one sentence, and in `code` the exit code of the process."""
 
     code = MENDABLE
 
@@ -73,13 +73,13 @@ class Preempted(MelfusionError, RuntimeError):
 
 
 class Interrupted(BaseException):
-    """A signal at the place where it arrives. It is no Exception, or whoever reads a file then would take it for damaged."""
+    """A signal, raised where it arrives. It is no Exception: code that reads a file would take it for a damaged file."""
 
 
 def shown(text: object, address: str = "") -> str:
-    """Text as it may be printed: addresses in it without user, password and query (which may hold a key).
+    """Text that may be printed: its addresses lose user, password and query (which may hold a key).
 
-    address: one whose user and password are hidden wherever the text has them, since clients also quote parts of it.
+    address: its user and password are hidden everywhere in the text, since clients also quote parts of an address.
     """
     words = ADDRESS.sub(lambda found: found[1] + found[2] + (f"?{HIDDEN}" if found[3] else ""), str(text))
     for secret in secrets(address):
@@ -88,7 +88,7 @@ def shown(text: object, address: str = "") -> str:
 
 
 def secrets(address: str) -> list[str]:
-    """User and password of an address, and the password alone, as it is written and as it is meant; [] where it has none."""
+    """User and password of an address, and the password alone, each as written and with its %xx decoded; [] for none."""
     try:
         user, at, _ = urlsplit(address).netloc.rpartition("@")
     except ValueError:  # it is no address at all
@@ -99,7 +99,7 @@ def secrets(address: str) -> list[str]:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
-UNREAD = 141  # 128 + SIGPIPE: whoever read the output went away
+UNREAD = 141  # 128 + SIGPIPE: the reader of the output has left
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
 
@@ -121,7 +121,7 @@ CURES = {
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The sentence and exit code for an error that a user can mend; None for a bug, whose traceback is wanted."""
+    """The sentence and exit code of an error that a user can correct; None for a bug, whose traceback is wanted."""
     if isinstance(error, SystemExit):  # Lightning turns an interrupt into one
         error = error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error
     if isinstance(error, KeyboardInterrupt):
@@ -162,8 +162,8 @@ def reported(name: str, call: Callable[[], object]) -> int:
 
 
 def thread_failed(args: threading.ExceptHookArgs) -> None:
-    """For `threading.excepthook`: what the system refuses a library's thread is told by whoever uses the thread (loggers.py); all
-    else is shown whole.
+    """For `threading.excepthook`: an OSError in a library's thread is only logged, since the user of the thread reports it
+    (loggers.py). Any other error is shown whole.
     """
     if isinstance(args.exc_value, OSError):
         log.info("%s", _of_system(args.exc_value))
@@ -187,7 +187,7 @@ def _of_system(error: OSError) -> str:
 
 
 def _of_library(error: BaseException) -> tuple[str, int] | None:
-    """Errors of the sound, picture and tensor libraries, where they are loaded."""
+    """Errors of the libraries for sound, pictures and tensors, where these are loaded."""
     kinds = {
         "soundfile": ("SoundFileError", "a sound file"),
         "PIL": ("UnidentifiedImageError", "a picture"),
@@ -215,7 +215,7 @@ def _place(error: BaseException) -> str:
 
 
 def _output_is_gone() -> bool:
-    """Can what was printed no longer be written? Then nothing more is, at exit either."""
+    """Can the output no longer be written? Then it is closed, so that Python does not fail at exit."""
     try:
         sys.stdout.flush()
         end = select.poll()

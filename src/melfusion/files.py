@@ -20,11 +20,11 @@ from typing import IO, Any
 
 from melfusion.errors import ConfigError, DamagedFile
 
-LONGEST_NAME = 200  # bytes: room is left for what locks and half-written files add to it
+LONGEST_NAME = 200  # bytes: locks and half-written files add to a name, and 255 is the limit
 
 
 def one_name(key: str, name: str) -> str:
-    """`name` where it is one component of a path, so that what is made under it stays in its folder; else ConfigError."""
+    """`name`, if it is one component of a path, so that its files stay in their folder; else ConfigError."""
     one_line(key, name)
     if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or len(name.encode(errors="replace")) > LONGEST_NAME:
         raise ConfigError(
@@ -35,7 +35,7 @@ def one_name(key: str, name: str) -> str:
 
 
 def one_line(key: str, value: Any) -> None:
-    """ConfigError where a text, or one inside a list or dict, holds a line break or another control character."""
+    """ConfigError where a text, or a text in a list or dict, holds a line break or another control character."""
     if isinstance(value, dict | list):
         for item in [*value, *value.values()] if isinstance(value, dict) else value:
             one_line(key, item)
@@ -78,7 +78,7 @@ def _lock_file(path: Path) -> int:
         return os.open(path, os.O_RDONLY)
 
 
-MAX_JSON_BYTES = 64 << 20  # of a file of ours that is read whole
+MAX_JSON_BYTES = 64 << 20  # limit of our own files, which are read whole
 
 
 def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], lasting: bool = False) -> None:
@@ -140,7 +140,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, and a file in it for a moment; OSError where that cannot be."""
+    """Make a folder, and a file in it for a moment; OSError where one of them cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -155,9 +155,9 @@ def require_writable(folder: Path) -> None:
 
 
 def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file, never of a pipe or device, which could be waited for without end.
+    """The bytes of a regular file. A pipe or device is refused, since reading it may never end.
 
-    DamagedFile for anything else or for more than `most` bytes; `cure` says what to do.
+    DamagedFile for any other file, and for more than `most` bytes; `cure` says what to do.
     """
     try:
         about = path.stat()
@@ -171,7 +171,7 @@ def read_regular(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> bytes:
 
 
 def read_json(path: Path, cure: str, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object that a JSON file holds; DamagedFile where it holds none, with what to do."""
+    """The object that a JSON file holds; DamagedFile where it holds none; `cure` says what to do."""
     data = read_regular(path, cure, most)
     try:
         tree = json.loads(data)

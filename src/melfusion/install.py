@@ -1,10 +1,10 @@
 """The one set-up step behind every make target, run by a bare Python: environment → packages → stamp.
 
 It uses PYTHON=, else the active virtual or conda environment, else it makes `.venv`. A torch that is already there and fits
-setup.cfg is kept. Nothing is done while setup.cfg and requirements-no-deps.txt are unchanged.
-Of several callers one installs and the others wait. Several checkouts may share an environment: `make` always runs the code of
-its own folder (PYTHONPATH). A message says which checkout the command `melfusion` runs; that changes
-only where packages must be installed anyway. Standard library only.
+setup.cfg is kept. Nothing is done while setup.cfg and requirements-no-deps.txt are unchanged. Of several callers one installs and
+the others wait. Several checkouts may share an environment: `make` always runs the code of its own folder (PYTHONPATH). A message
+says which checkout the command `melfusion` runs; that changes only where packages must be installed anyway. This file uses nothing
+but the standard library.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def version(python: Path) -> tuple[int, int] | None:
     """(major, minor) of an interpreter, None where it does not run."""
     code = "import sys; print(*sys.version_info[:2])"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
-    return tuple(map(int, done.stdout.split())) if done.returncode == 0 else None
+    if done.returncode:
+        return None
+    major, minor = map(int, done.stdout.split())
+    return major, minor
 
 
 def wanted() -> str:

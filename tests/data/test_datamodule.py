@@ -463,7 +463,10 @@ def test_a_precomputed_set_is_no_data_set_of_its_own(tmp_path, tiny, module):
 def test_what_is_left_out_is_there_and_leaves_something(tmp_path, module):
     labels = [{"place": "sea", "year": 1999}, {"place": "city", "year": 2000}]
     path = data_set(tmp_path, [make_sample(f"a{i}", labels=label) for i, label in enumerate(labels)])
-    left = lambda *patterns: module(path, f"data.leave_out=[{', '.join(patterns)}]").dataset("train", training=True)  # noqa: E731
+
+    def left(*patterns):
+        return module(path, f"data.leave_out=[{', '.join(patterns)}]").dataset("train", training=True)
+
     assert [e.key for e in left("{place: sea}").entries] == [e.key for e in left('{year: "1999"}').entries] == ["a1"]
     for patterns, words in ((["{plase: sea}"], "names the label 'plase'"), (["{place: sea}", "{place: city}"], "leaves no sample")):
         with pytest.raises(DataError, match=words) as caught:

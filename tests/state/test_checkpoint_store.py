@@ -77,7 +77,10 @@ def test_tensors_stream_without_a_second_copy_of_the_state(tmp_path):
 
 def test_each_file_and_name_is_synced_before_the_next(tmp_path, monkeypatch):
     events, fsync, replace = [], os.fsync, Path.replace
-    name = lambda handle: Path(f"/proc/self/fd/{handle}").readlink().name  # noqa: E731
+
+    def name(handle):
+        return Path(f"/proc/self/fd/{handle}").readlink().name
+
     monkeypatch.setattr(os, "fsync", lambda handle: [events.append(f"sync {name(handle)}"), fsync(handle)][1])
     monkeypatch.setattr(Path, "replace", lambda a, b: [events.append(f"name {Path(b).name}"), replace(a, b)][1])
     save(CheckpointStore(tmp_path / "c"), 3)
@@ -212,7 +215,10 @@ def test_what_rank_0_cannot_write_ends_every_rank_with_that_sentence(tmp_path, t
 
 def test_the_last_and_the_best_are_kept(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=2, keep_best=2)
-    steps = lambda: sorted(entry["step"] for entry in read_index(tmp_path).values())  # noqa: E731
+
+    def steps():
+        return sorted(entry["step"] for entry in read_index(tmp_path).values())
+
     for step, loss in enumerate([5.0, 1.0, None, 2.0, 3.0, 4.0, None], 1):
         save(store, step)
         if loss is not None:

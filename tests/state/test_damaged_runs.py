@@ -106,7 +106,7 @@ def foreign(kind):
         with zipfile.ZipFile(data, "w") as archive:
             archive.writestr("archive/readme.txt", "no tensors here")
     elif kind == "pickle":
-        pickle.dump({"global_step": 9, "state_dict": {}}, data)  # noqa: S301
+        pickle.dump({"global_step": 9, "state_dict": {}}, data)
     else:
         torch.save({"weights": torch.zeros(3)} if kind == "tensors" else [1, 2], data)
     return data.getvalue()

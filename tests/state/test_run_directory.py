@@ -157,7 +157,9 @@ def model(here, monkeypatch):
 
 
 def test_names_come_from_the_words_and_no_file_is_overwritten(here):
-    name = lambda *args: [str(p) for p in generate.clip_files(*args)]  # noqa: E731
+    def name(*args):
+        return [str(p) for p in generate.clip_files(*args)]
+
     assert name(None, "A calm: rain #1!", 3, 1) == ["outputs/a-calm-rain-1-seed3.wav"]
     assert name("clips", "x", 3, 2) == ["clips/x-seed3.wav", "clips/x-seed4.wav"]
     assert name(None, "♫", 0, 1) == ["outputs/music-seed0.wav"] and len(name(None, "a" * 300, 0, 1)[0]) < 70
@@ -169,7 +171,9 @@ def test_names_come_from_the_words_and_no_file_is_overwritten(here):
 
 
 def test_a_wav_named_is_that_file_and_several_are_numbered():
-    name = lambda *args: [str(p) for p in generate.clip_files(*args)]  # noqa: E731
+    def name(*args):
+        return [str(p) for p in generate.clip_files(*args)]
+
     assert name("a/b.wav", "x", 3, 1) == ["a/b.wav"] and name("b.WAV", "x", 3, 1) == ["b.WAV"]
     assert name("a/b.wav", "x", 3, 3) == ["a/b-0.wav", "a/b-1.wav", "a/b-2.wav"]
 

@@ -1,6 +1,6 @@
-"""Inside a SLURM job: are there as many tasks as the training has devices, who is which rank, and how the job goes on.
+"""Inside a SLURM job: whether tasks and devices agree in number, which rank a task is, and how the job is requeued.
 
-Pure functions of an environment, so that they can be tested without a cluster. What sends a job is submit.py.
+These are functions of an environment, so they can be tested without a cluster. submit.py sends jobs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def refuse_login_node(env: Mapping[str, str]) -> None:
         )
 
 
-INTERACTIVE = ("bash", "interactive")  # job names that tell Lightning to start the ranks itself
+INTERACTIVE = ("bash", "interactive")  # with these job names Lightning starts the ranks itself
 
 
 def ranks_from_slurm(environment: Mapping[str, str]) -> bool:
-    """Did srun start this process as one of its tasks? torchrun inside a job starts ranks of its own."""
+    """Did srun start this process as one of its tasks? (torchrun inside a job starts ranks of its own.)"""
     return (
         "SLURM_NTASKS" in environment
         and environment.get("SLURM_JOB_NAME") not in INTERACTIVE
@@ -78,15 +78,15 @@ def count_devices(devices: str) -> int | None:
 
 
 def environment_plugin(environment: Mapping[str, str]) -> SLURMEnvironment | None:
-    """Lightning's ranks from srun, without its own saving and requeue at SIGUSR1; None: Lightning finds out by itself."""
+    """Lightning's ranks from srun, without its own saving and requeue at SIGUSR1; None: Lightning finds its ranks itself."""
     return SLURMEnvironment(auto_requeue=False) if ranks_from_slurm(environment) else None
 
 
 def requeue(environment: Mapping[str, str], received: int = signal.SIGUSR1) -> None:
-    """Ask SLURM to put this job back into the queue; global rank 0 alone does, and what fails is one logged sentence.
+    """Ask SLURM to put this job back into the queue. Only global rank 0 asks; a failure is one logged sentence.
 
-    Only SIGUSR1, the end of the time limit, asks for it: SIGTERM comes from a preemption, after which SLURM requeues the
-    job by itself, or from scancel, after which it must not. MELFUSION_REQUEUE=0 says that the batch script does it, or nobody.
+    This is for SIGUSR1, the end of the time limit. SIGTERM comes from a preemption, after which SLURM requeues the job by itself,
+    or from scancel, after which nobody may requeue it. With MELFUSION_REQUEUE=0 the batch script requeues the job, or nobody does.
     """
     job = environment.get("SLURM_JOB_ID")
     if "SLURM_ARRAY_JOB_ID" in environment:

@@ -56,7 +56,7 @@ class Job:
 
 
 def check(settings: ClusterConfig) -> None:
-    """Sizes, words, the form of the time, and that no text brings a line of its own into the script; raises ConfigError."""
+    """Sizes, words, the form of the time, and that no text adds a line to the script; raises ConfigError."""
     for key, value in dataclasses.asdict(settings).items():
         one_line(f"cluster.{key}", value)
     for key, value in settings.extra.items():
@@ -86,7 +86,7 @@ def seconds(time: str) -> int:
 
 
 def agree(settings: ClusterConfig, given: set[str], options: list[str]) -> list[str]:
-    """Make tasks and the trainer's devices the same number; ConfigError where the command line says two."""
+    """Make tasks and the trainer's devices the same number; ConfigError where the command line names two numbers."""
     words = dict(o.split("=", 1) for o in options if o.partition("=")[0] in OWN)
     for key, own in OWN.items():
         word, size = words.get(key, "auto"), getattr(settings, own)
@@ -186,7 +186,7 @@ def srun_options(settings: ClusterConfig) -> list[str]:
 
 
 def exports(job: Job) -> list[str]:
-    """Variables, quoted for the shell, whatever the site does to the environment of jobs."""
+    """Variables, quoted for the shell. They do not depend on the site's rules for the environment of jobs."""
     variables = job.variables | {"MELFUSION_REQUEUE": "0"}  # the script does it, where scontrol is at hand
     if paths := os.environ.get("PYTHONPATH"):
         variables["PYTHONPATH"] = ":".join(str(Path(p).absolute()) for p in paths.split(":") if p)

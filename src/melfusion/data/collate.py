@@ -50,9 +50,9 @@ def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> 
 
 
 def heed_only_the_loader(worker: int) -> None:
-    """In a loader process: a cluster's signal to the whole job is for the run, which saves and ends its workers itself."""
+    """For a loader process: ignore a cluster's signal to the whole job. The run itself saves, and then ends its workers."""
     signals = {signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # of this thread and those it starts, so that only `watch` has them
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # of this thread and those it starts: only `watch` gets them
 
     def watch() -> None:
         while (got := signal.sigwaitinfo(signals)).si_signo != signal.SIGTERM or got.si_pid != os.getppid():
@@ -63,5 +63,5 @@ def heed_only_the_loader(worker: int) -> None:
 
 
 def pictures_alone(batch: MusicBatch) -> MusicBatch:
-    """Without what conditions or is learned beside the picture."""
+    """The batch without waveform, latents, text and draws: of the partners only the pictures are needed."""
     return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})

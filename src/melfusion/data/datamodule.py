@@ -1,4 +1,4 @@
-"""MusicDataModule: shards → MusicBatch on every rank, in the order `order.py` fixes."""
+"""MusicDataModule: shards → MusicBatch on every rank, in the order of `order.py`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class MusicDataModule(lightning.LightningDataModule):
     """Loaders over one indexed data set.
 
     Args:
-        noise_shapes: shapes of the per-sample normal draws that the system asks for, by stream name.
-        provenance: what precomputed members must have been made from; a difference is a DataError.
-        partners: validation items bring another item's picture, too.
+        noise_shapes: shapes of the normal draws that the system needs for each sample, by stream name.
+        provenance: the parts and settings that precomputed members must have been made with; another one is a DataError.
+        partners: each validation item also brings the picture of another one.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MusicDataModule(lightning.LightningDataModule):
         audio: AudioConfig,
         seed: int = 0,
         accumulate: int = 1,
-        noise_shapes: dict[str, tuple] | None = None,
+        noise_shapes: dict[str, tuple[int, ...]] | None = None,
         provenance: dict[str, Any] | None = None,
         partners: bool = False,
     ):
@@ -54,7 +54,7 @@ class MusicDataModule(lightning.LightningDataModule):
         self.noise_shapes, self.provenance, self.partners = noise_shapes or {}, provenance, partners
         self.shards: ShardSet | None = None
         self.replacements = Replacements()
-        self.named: set[str] = set()  # reasons that were logged
+        self.named: set[str] = set()  # reasons that have been logged
 
     def setup(self, stage: str | None = None) -> None:
         if not self.data.stream:  # a streamed run opens its indexed set only where it validates
@@ -71,7 +71,7 @@ class MusicDataModule(lightning.LightningDataModule):
     def _check_provenance(self, stored: dict[str, Any] | None) -> None:
         if stored is not None and self.provenance is None:
             raise DataError(
-                f"{self.data.path} holds precomputed tensors and no sounds: point data.path at the set that they were "
+                f"{self.data.path} holds precomputed tensors and no audio: point data.path at the set that they were "
                 "made from, and data.precompute.path here."
             )
         if stored is None and self.provenance is not None:
@@ -95,7 +95,7 @@ class MusicDataModule(lightning.LightningDataModule):
         return self._without_left_out(dataset) if training and self.data.leave_out else dataset
 
     def require_pictures(self) -> None:
-        """DataError where a split that training or validation reads by its index has no picture at all."""
+        """DataError where a split that is read by its index, for training or validation, has no picture at all."""
         for split in ("val",) if self.data.stream else ("train", "val"):
             dataset = self.dataset(split)
             if not any(map(dataset.reader.has_picture, dataset.entries)):
@@ -135,7 +135,7 @@ class MusicDataModule(lightning.LightningDataModule):
         if self.data.stream:
             from melfusion.data.stream import stream_loader
 
-            made_with = self.provenance and digest_of(self.provenance)
+            made_with = digest_of(self.provenance) if self.provenance else None
             return stream_loader(self.data, self.audio, self.seed, micro, self.noise_shapes, rank, world, made_with)
         consumed = (self.trainer.global_step if self.trainer else 0) * self.data.global_batch_size
         return self._loader(self.dataset("train", training=True), order.TrainBatches(micro, rank, world, consumed))
@@ -148,7 +148,7 @@ class MusicDataModule(lightning.LightningDataModule):
         """At most `items` samples, evenly over the split, each once: for statistics."""
         return self._once(self.dataset(split).spread(items))
 
-    def _once(self, dataset: Dataset, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def _once(self, dataset: MusicDataset | WithPartners, rank: int = 0, world_size: int = 1) -> DataLoader:
         """Each item once over all ranks."""
         return self._loader(dataset, order.EvalBatches(len(dataset), self.micro_batch_size(), rank, world_size))
 
@@ -166,16 +166,16 @@ class MusicDataModule(lightning.LightningDataModule):
 
     @property
     def replaced(self) -> Counter[str]:
-        """Reason → how many training samples others stood in for."""
+        """Reason → how many training samples were replaced."""
         return self.replacements.by_reason
 
     def on_after_batch_transfer(self, batch: MusicBatch, dataloader_idx: int) -> MusicBatch:
-        """Count what was replaced in training; above `max_bad_ratio` the run stops with a sentence."""
+        """Count the samples that were replaced in training; DataError above `data.max_bad_ratio`."""
         for place, reason in batch.replaced:
             if reason not in self.named:
                 log.warning("%s/%s is replaced: %s (further ones are only counted).", shown(self.data.path), place, reason)
                 self.named.add(reason)
-        if not getattr(self.trainer, "training", True):  # validation shows the same items again and again
+        if not getattr(self.trainer, "training", True):  # validation reads the same items again and again
             return batch
         self.replacements.add(batch.replaced, len(batch))
         seen, bad = self.replacements.seen, self.replacements.bad
@@ -183,12 +183,12 @@ class MusicDataModule(lightning.LightningDataModule):
             raise DataError(
                 f"{self.data.path}: {bad} of {seen + bad} samples could not be used "
                 f"({self.replaced.most_common(3)}), above data.max_bad_ratio={self.data.max_bad_ratio}: "
-                "mend the data or raise the ratio."
+                "correct the data or raise the ratio."
             )
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of the whole run. Lightning calls it on every rank whenever it saves, so the ranks are added up here."""
+        """The counts of the whole run. Lightning calls this on every rank when it saves, so this is where ranks are added up."""
         self.replacements.gather()
         return {"replaced": self.replacements.state()}
 

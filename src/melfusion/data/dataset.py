@@ -1,4 +1,4 @@
-"""MusicDataset: a global position → a sample with its own random draws; bad samples are replaced in place."""
+"""MusicDataset: global position → a sample with its own random draws. A bad sample is replaced at its position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from melfusion.errors import BadSample, DataError
 
 log = logging.getLogger(__name__)
 
-MAX_SUBSTITUTES = 16  # stand-ins tried at one position before the run stops
+MAX_SUBSTITUTES = 16  # tried at one position before the run stops
 
 
 class MusicDataset(Dataset):

@@ -1,5 +1,5 @@
-"""index.json: written from the shards of a folder; and as it comes from anywhere, when every name, number and nesting is
-checked before it is used.
+"""index.json: written from the shards of a folder, and read. An index may come from anywhere, so each name, number and nesting
+is checked before it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from melfusion.files import write_whole
 
 INDEX_VERSION = 1
 
-# never a path, a control character or half a code point: these names are joined to folders, logged and compared
+# no path, control character or half a code point, since these names are joined to folders, logged and compared
 SHARD_NAME = re.compile(r"(?!\.)[^/\\:\x00-\x1f\ud800-\udfff]{1,250}\.tar")
 
 KEY = re.compile(r"[^./\\\x00-\x1f\ud800-\udfff]{1,250}")
@@ -48,7 +48,7 @@ def parse_index(text: bytes, where: str, max_shard_members: int) -> dict[str, An
 
 
 def _wrong(tree: dict[str, Any], max_shard_members: int) -> str | None:
-    """What of an index is not as it must be, in words."""
+    """In words, what is wrong with an index; None for nothing."""
     if not isinstance(tree.get("info"), dict) or not isinstance(tree.get("shards"), list):
         return "info or shards is missing"
     names = set()
@@ -77,7 +77,7 @@ def _wrong_sample(sample: Any, size: int) -> str | None:
         pair = isinstance(place, list) and len(place) == 2 and all(map(_count, place))
         if not pair or place[0] < 512 or place[0] + place[1] > size or not _text(EXTENSION, ext):
             return f"sample {sample['key']!r:.60} has a member that cannot lie where it says"
-    digests = sample.get("digests")  # which indexes of before have not
+    digests = sample.get("digests")  # older indexes have none
     if digests is not None and not (_text(MEMBER_DIGESTS, digests) and len(digests) == MEMBER_DIGITS * len(sample["members"])):
         return f"sample {sample['key']!r:.60} has other digests than one for each member"
     return None
@@ -102,7 +102,7 @@ def write_index(folder: str | Path, info: dict[str, Any] | None = None) -> None:
 
 
 def member_digest(blocks: Iterable[bytes]) -> str:
-    """What an index says of a member's bytes: the first half of their SHA-256."""
+    """The digest that an index has of a member's bytes: the first half of their SHA-256."""
     found = hashlib.sha256()
     for block in blocks:
         found.update(block)

@@ -1,8 +1,8 @@
 """Which sample comes when, and every random number that belongs to it: pure functions of (seed, position).
 
-A training run is one endless sequence of positions 0, 1, 2, …; position p belongs to epoch p // n and shows sample
-permutation(seed, epoch)[p % n]. So each epoch shows each sample once, nothing depends on processes, workers or
-devices, and the whole state of the order is the number of samples consumed.
+A training run is one endless sequence of positions 0, 1, 2, …. Position p belongs to epoch p // n and holds sample
+permutation(seed, epoch)[p % n]. So each epoch holds each sample once, nothing depends on processes, workers or devices, and the
+whole state of the order is the number of samples consumed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def sample_index(seed: int, position: int, n: int) -> int:
-    """Global position → index of the sample shown there."""
+    """Global position → index of its sample."""
     epoch, place = divmod(position, n)
     return int(permutation(seed, epoch, n)[place])
 
 
 def substitute_index(seed: int, position: int, attempt: int, n: int) -> int:
-    """Who stands in, at this position, for a sample that cannot be read."""
+    """Index of the sample that replaces one that cannot be read at this position."""
     return int(generator(seed, "substitute", attempt, position).integers(n))
 
 
 def spread(all_of: Sequence[Any], n: int) -> list[Any]:
-    """At most n of them, evenly: the first ones may all come from one track."""
+    """At most n of them, evenly, since neighbours may all come from one track."""
     total, n = len(all_of), min(n, len(all_of))
     return [all_of[i * total // n] for i in range(n)]  # none for n = 0
 
@@ -44,7 +44,7 @@ def spread(all_of: Sequence[Any], n: int) -> list[Any]:
 class TrainBatches:
     """Batch sampler of one rank: yields lists of global positions, from `consumed` on, without end.
 
-    A step shows positions [k·G, (k+1)·G) with G = micro · world · accumulate over all ranks, whatever the split.
+    Step k holds the positions [k·G, (k+1)·G) over all ranks, with G = micro · world · accumulate, however G is divided.
     """
 
     def __init__(self, micro_batch_size: int, rank: int, world_size: int, consumed: int = 0):
@@ -60,8 +60,8 @@ class TrainBatches:
 class EvalBatches:
     """Batch sampler of one rank over items 0 … n-1, each once over all ranks: in order, striding over ranks.
 
-    Every rank has the same number of batches, none of them empty, since a step may hold a collective. So it needs
-    n ≥ world_size, and a batch may hold one item more than batch_size where another rank would otherwise have none.
+    Every rank has the same number of batches, and none of them is empty, since a step may hold a collective operation. So n must
+    be at least world_size, and a batch may hold one item more than batch_size where another rank would otherwise have none.
     """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1):

@@ -1,4 +1,4 @@
-"""Whose picture a validation item is shown in place of its own: always the same item's, however the set is cut into batches."""
+"""Which other picture a validation item is shown beside its own: always the same one, however the set is cut into batches."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from melfusion.data.dataset import MusicDataset
+
 
 class WithPartners(Dataset):
     """The items of a data set, each with the item half the set away as `other`; a set of one item is its own partner."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: MusicDataset):
         self.dataset = dataset
 
     def __len__(self) -> int:

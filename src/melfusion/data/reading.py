@@ -1,4 +1,4 @@
-"""One sample's members → plain arrays, under the limits of DataConfig; what is wrong with it is a BadSample."""
+"""One sample's members → plain arrays, within the limits of DataConfig; BadSample says what is wrong with a sample."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from melfusion.media.options import AudioConfig
 from melfusion.media.pictures import read_image
 from melfusion.media.sound import crop_clip, normalise_level, pad_clip, read_audio
 
-CACHED = ("latent_moments", "text_embeds", "text_mask", "has_image")  # what precomputed members hold at least
+CACHED = ("latent_moments", "text_embeds", "text_mask", "has_image")  # tensors that every precomputed member holds
 
-VOTERS = 5  # precomputed samples whose common layout is the one that all must have
+VOTERS = 5  # precomputed samples that decide by majority which layout all must have
 
 
 def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
@@ -36,7 +36,8 @@ def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
         raise BadSample("unreadable json") from error
     if not isinstance(meta, dict):
         raise BadSample("json is not an object")
-    level, depth = [meta], 1
+    level: list[Any] = [meta]
+    depth = 1
     while level := [v for node in level for v in (node.values() if isinstance(node, dict) else node) if isinstance(v, dict | list)]:
         if (depth := depth + 1) > limits.max_json_depth:
             raise BadSample(f"json nested deeper than data.max_json_depth={limits.max_json_depth}")
@@ -46,7 +47,7 @@ def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
 
 
 def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
-    """Precomputed tensors; BadSample for a header that is too large, missing names and what is not finite."""
+    """Precomputed tensors; BadSample for a header that is too large, missing names, and values that are not finite."""
     if int.from_bytes(data[:8], "little") > limits.max_json_kib * 2**10:
         raise BadSample(f"header of {CACHE_EXT} larger than data.max_json_kib={limits.max_json_kib:g}")
     try:
@@ -61,7 +62,7 @@ def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
 
 
 def digest_of(provenance: dict[str, Any], source: bool = False) -> str:
-    """Twelve hex digits for what precomputed members were made with: parts and settings, and with `source` the data set."""
+    """Twelve hex digits of the parts and settings that made precomputed members; with `source`, of the data set, too."""
     parts = {name: value for name, value in provenance.items() if source or name != "source"}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -79,8 +80,8 @@ def decode_sample(
 ) -> dict[str, Any]:
     """One sample's members (`read(ext)` gives bytes) → plain arrays; BadSample says why it cannot be used.
 
-    No caption is the empty caption and no picture is zeros with `has_image` 0; an unreadable one makes the sample bad,
-    since what it was meant to be is unknown. A precomputed member stands in for sound and picture.
+    A sample without a caption gets the empty one; without a picture it gets zeros and `has_image` 0. An unreadable picture makes
+    the sample bad. A precomputed member takes the place of audio and picture.
     """
     if len(exts) > data.max_sample_members:
         raise BadSample(f"more members than data.max_sample_members={data.max_sample_members}")
@@ -110,7 +111,7 @@ def decode_sample(
 
 
 def layout(item: dict[str, Any]) -> tuple:
-    """Names, types and shapes of an item's precomputed tensors; () for a raw one."""
+    """Names, types and shapes of an item's precomputed tensors; () without any."""
     return tuple(sorted((name, str(t.dtype), tuple(t.shape)) for name, t in item.get("cached", {}).items()))
 
 
@@ -131,7 +132,7 @@ class SampleReader:
 
     @cached_property
     def layout(self) -> tuple:
-        """What a few samples, evenly over all entries, agree on: the same in every process."""
+        """The layout of most of a few samples, taken evenly over all entries: the same in every process."""
         cached = [entry for entry in self.entries if CACHE_EXT in entry.members]
         if 2 * len(cached) <= len(self.entries):
             return ()

@@ -11,15 +11,16 @@ SHOWN = 100  # pairs of shard and reason that are logged, the most frequent ones
 
 
 class Replacements:
-    """Each rank counts what it sees; `gather` adds the ranks up, where all of them come by: at validation and checkpoints.
+    """Each rank counts its own samples. `gather` adds the ranks up; every rank calls it at validation and at checkpoints.
 
-    After a gather the sums are the same on every rank, so that a checkpoint holds those of the whole run and any number of
-    ranks can go on from it.
+    After a gather the sums are the same on every rank. So a checkpoint holds those of the whole run, and any number of ranks can go
+    on from it.
     """
 
-    def __init__(self):
-        self.gathered, self.gathered_seen = Counter(), 0  # of all ranks, up to the last gather
-        self.mine, self.mine_seen = Counter(), 0  # of this rank, since then
+    def __init__(self) -> None:
+        self.gathered: Counter[tuple[str, str]] = Counter()  # of all ranks, up to the last gather
+        self.mine: Counter[tuple[str, str]] = Counter()  # of this rank, since then
+        self.gathered_seen = self.mine_seen = 0
 
     def add(self, pairs: list[tuple[str, str]], seen: int) -> None:
         """(`shard:key`, reason) of what was replaced in a batch of `seen` samples."""
@@ -27,7 +28,7 @@ class Replacements:
         self.mine_seen += seen
 
     def gather(self) -> None:
-        """Add up over ranks; every rank must call it."""
+        """Add up over ranks. Every rank must call it, or the others wait without end."""
         parts: list[Any] = [(self.mine, self.mine_seen)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts = [None] * torch.distributed.get_world_size()
@@ -71,6 +72,6 @@ class Replacements:
         return {"seen": self.gathered_seen, "counts": [[*pair, count] for pair, count in sorted(self.gathered.items())]}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.__init__()
+        self.mine, self.mine_seen = Counter(), 0
         self.gathered_seen = state["seen"]
         self.gathered = Counter({(shard, reason): count for shard, reason, count in state["counts"]})

@@ -1,4 +1,4 @@
-"""How a new set of shards takes the place of an old one: whole or not at all, through any number of deaths.
+"""How a new set of shards takes the place of an old one: whole or not at all, even if the builder is killed again and again.
 
 A set is built in `<folder>/.building`, and its index is written there last. Then it moves:
 
@@ -7,8 +7,8 @@ A set is built in `<folder>/.building`, and its index is written there last. The
 3. the new shards move up, over old ones of the same name;
 4. the new `index.json` moves up, and `.building` is removed.
 
-So a folder without `index.json` whose `.building/index.json` is there is half moved, and every step can be repeated until
-the last one is done. Whoever builds in such a folder finishes the move first; nothing of the evidence is touched before.
+So a folder is half moved if it has `.building/index.json` and no `index.json`. Every step can be repeated until the last one is
+done. A process that builds in such a folder finishes the move before it touches anything else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def held(folder: Path, named_by: str = "") -> Iterator[None]:
     named_by: the key that names the folder, for errors.
     """
     with ExitStack() as stack:
-        with told(folder, named_by):
+        with explaining(folder, named_by):
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder / LOCK))
             if halfway(folder):
@@ -52,12 +52,12 @@ def settle(folder: Path) -> None:
 
 
 def halfway(folder: Path) -> bool:
-    """Did a builder die while its new set moved up?"""
+    """Did a builder die while it moved its new set?"""
     return (folder / BUILDING / INDEX).is_file() and not (folder / INDEX).is_file()
 
 
 def begin(folder: Path) -> Path:
-    """An empty `.building`; what a builder that died left there is removed, its index first, so that it never looks whole."""
+    """An empty `.building`. The rest of a builder that died is removed, its index first, so that it never looks whole."""
     drop(folder)
     (folder / BUILDING).mkdir()
     return folder / BUILDING
@@ -74,7 +74,7 @@ def drop(folder: Path) -> None:
 
 
 def move(folder: Path) -> None:
-    """Put the set in `.building`, which is whole, in the place of what `folder` holds; goes on where an earlier call stopped."""
+    """Move the whole set in `.building` to the place of the one in `folder`; goes on where an earlier call stopped."""
     building, index, replaced = folder / BUILDING, folder / INDEX, folder / BUILDING / REPLACED
     new = {shard["name"]: shard["bytes"] for shard in tree_of(building / INDEX)["shards"]}
     for name, size in new.items():
@@ -113,8 +113,8 @@ def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 @contextmanager
-def told(folder: Path, named_by: str = "") -> Iterator[None]:
-    """What the system says against writing there becomes one sentence: what stays, and what to do."""
+def explaining(folder: Path, named_by: str = "") -> Iterator[None]:
+    """An OSError of writing becomes a DataError of one sentence: why, which set stays, and what to do."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
-"""The shard format: schema, writing, the index beside the shards, and reading one member by seeking.
+"""The shard format: writing shards, the index beside them, and reading one member by seeking.
 
 A data set is a folder of tar files `<split>-000000.tar` (webdataset's layout) and one `index.json`:
 `{"version": 1, "info": {...}, "shards": [{"name", "bytes", "sha256", "samples":
 [{"key", "members": {ext: [offset, length]}, "digests": "…"}]}]}`; `digests` has 32 hex digits of each member's SHA-256.
-The index makes a sample addressable, so that its order can be a pure function (`order.py`).
+With the index each sample has an address, so the order of samples can be a pure function (`order.py`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 from melfusion.data import replacing, tars
 from melfusion.data.index import MEMBER_DIGITS, member_digest, parse_index, write_index
 from melfusion.data.options import DataConfig
-from melfusion.data.storage import is_url, open_storage
+from melfusion.data.storage import Folder, Remote, is_url, open_storage
 from melfusion.errors import BadSample, DataError, shown
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
@@ -67,7 +66,7 @@ class Entry:
     digests: str = ""
 
     def digest(self, ext: str) -> str:
-        """Of one member (index.member_digest); empty where the index has none."""
+        """The digest of one member (index.member_digest); empty where the index has none."""
         first = list(self.members).index(ext) * MEMBER_DIGITS
         return self.digests[first : first + MEMBER_DIGITS]
 
@@ -82,12 +81,13 @@ def write_shards(
 ) -> dict[str, int]:
     """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples each split got.
 
-    They replace a set that was there only when the new one is whole (replacing.py). One process builds there at a time; the
-    others wait.
+    They replace an older set only when the new one is whole (replacing.py). One process builds there at a time; the others wait.
 
     Args:
-        unless: asked when no other process builds there: is what is wanted there by now? Then nothing is written: {}.
+        info: what the index says of the whole set.
+        unless: asked when no other process builds there any more. Where it says True, nothing is written and {} is returned.
         named_by: the key that names `out`, for errors.
+    Raises DataError where the folder holds shards of others, cannot be written, or no sample came.
     """
     if is_url(out):
         raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
@@ -97,32 +97,33 @@ def write_shards(
             return {}
         if foreign := replacing.foreign_or_ours(out)[0]:
             raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
-        with replacing.told(out, named_by):
+        with replacing.explaining(out, named_by):
             building = Building(replacing.begin(out), samples_per_shard)
         try:
-            for sample in samples:  # what its source says against reading is not told as ours against writing
-                with replacing.told(out, named_by):
-                    building.add(sample)
-            with replacing.told(out, named_by):
-                building.close()
-                if not building.counts:
-                    raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
-                write_index(building.folder, info or {})
+            _write(samples, building, info or {}, lambda: replacing.explaining(out, named_by))
         except Exception:
             building.abandon()
             replacing.drop(out)
             raise
-        with replacing.told(out, named_by):
+        with replacing.explaining(out, named_by):
             replacing.move(out)
     return building.counts
 
 
-def webdataset_secured() -> ModuleType:
-    """webdataset, told to run nothing that data name: no pickles, no shell. The switch is the library's own, for the process."""
-    import webdataset
-
-    webdataset.utils.enforce_security = True
-    return webdataset
+def _write(
+    samples: Iterable[Sample], building: Building, info: dict[str, Any], explaining: Callable[[], AbstractContextManager]
+) -> None:
+    """All shards and their index. `explaining` is for errors of writing; errors of a source that reads pass as they are."""
+    for sample in samples:
+        with explaining():
+            building.add(sample)
+    with explaining():
+        building.close()
+        if not building.counts:
+            raise DataError(
+                f"{building.folder.parent}: no sample could be written; see the reasons above and check the paths of the source."
+            )
+        write_index(building.folder, info)
 
 
 class Building:
@@ -133,7 +134,7 @@ class Building:
         self.counts: dict[str, int] = {}
         self.keys: set[str] = set()
         self.tars: dict[str, tuple[Any, IO[bytes]]] = {}  # webdataset's writer and its file
-        self.writer = webdataset_secured().TarWriter
+        self.writer = tars.webdataset_secured().TarWriter
 
     def add(self, sample: Sample) -> None:
         split = sample.meta.get("split", "train")
@@ -165,7 +166,7 @@ class Building:
             self._close(split)
 
     def abandon(self) -> None:
-        """Let go of all files, whatever is on the disk."""
+        """Close all files, also where that fails."""
         for tar, file in self.tars.values():
             for one in (tar, file):
                 with suppress(Exception):
@@ -175,25 +176,26 @@ class Building:
 class ShardSet:
     """An indexed data set: entries by split, members by their place. Safe to use from several processes.
 
-    path: a folder or a URL (storage.py). Every read checks that the tar's own header says what the index says,
-    and one by byte range from a URL that its digest does.
+    path: a folder or a URL (storage.py). Every read checks that the tar's own header agrees with the index. A read by byte range
+    from a URL also checks the digest of its bytes.
     """
 
     def __init__(self, path: str | Path, data: DataConfig | None = None):
-        self.data, self.storage = data or DataConfig(), open_storage(path, data or DataConfig())
-        self.folder = shown(path) if is_url(path) else self.storage.folder
+        self.data = data or DataConfig()
+        self.storage = open_storage(path, self.data)
+        self.folder = self.storage.folder if isinstance(self.storage, Folder) else shown(path)
         self.where = f"{self.folder}/index.json"
         limit = int(self.data.max_index_mib * 2**20)
         text = self.storage.whole("index.json", limit)
         if text is None:
-            local = not is_url(path) and any(self.storage.folder.glob("*.tar"))
+            local = isinstance(self.storage, Folder) and any(self.storage.folder.glob("*.tar"))
             hint = f"index them with `melfusion shards out={self.folder}`" if local else "build it first"
             raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
         if len(text) > limit:
             raise DataError(f"{self.where} is larger than data.max_index_mib={self.data.max_index_mib:g}: raise that limit.")
         tree = parse_index(text, self.where, self.data.max_shard_members)
         self.info, self.shards = tree["info"], tree["shards"]
-        if is_url(path):
+        if isinstance(self.storage, Remote):
             self.storage.keep(self.shards, text)
             return  # a shard that has changed is found when it is fetched or read
         for shard in self.shards:
@@ -227,7 +229,7 @@ class ShardSet:
         return found
 
     def read(self, entry: Entry, ext: str) -> bytes:
-        """The bytes of one member; DataError where the shard holds something else there, BadSample where they are too many."""
+        """The bytes of one member; DataError where the shard holds something else there, BadSample for too large a member."""
         offset, length = entry.members[ext]
         if length > self.data.max_member_mib * 2**20:
             raise BadSample(f"member larger than data.max_member_mib={self.data.max_member_mib:g}")
@@ -245,7 +247,7 @@ class ShardSet:
             )
 
     def _check(self, entry: Entry, ext: str, lead: int, data: bytes) -> None:
-        """What came by byte range; ConnectionError, after which it is read again, for bytes of another digest."""
+        """Check bytes that came by byte range. Another digest is a ConnectionError, after which they are read again."""
         self._check_header(entry, ext, lead, data)
         if not entry.digests:
             raise DataError(
@@ -257,5 +259,5 @@ class ShardSet:
             raise ConnectionError(f"the SHA-256 of {entry.key}.{ext} is not that of the index: the shard or its index has changed")
 
     def digest(self) -> str:
-        """One hash over all shards' hashes: the source hash of whatever is derived from this data set."""
+        """One hash over the hashes of all shards: the provenance of data derived from this set names it."""
         return hashlib.sha256("".join(shard["sha256"] for shard in self.shards).encode()).hexdigest()

@@ -1,16 +1,16 @@
-"""Train, val and test for paired data: whatever shares a track or a picture stays in one split."""
+"""Train, val and test for paired data: samples that share a track or a picture stay in one split."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from melfusion.data.shards import SPLITS
 
 
 def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """For every (track, picture) pair the name of its connected component: all that shares a track or a picture."""
+    """The name of the connected component of each (track, picture) pair: pairs that share a track or a picture are linked."""
     parent: dict[tuple[int, str], tuple[int, str]] = {}
 
     def root(node: tuple[int, str]) -> tuple[int, str]:
@@ -20,7 +20,7 @@ def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
     for track, picture in pairs:
         low, high = sorted((root((0, track)), root((1, picture))))
-        parent[high] = low  # the smallest member names the component, whatever the order of the pairs
+        parent[high] = low  # the smallest member names the component, so the order of pairs does not matter
     return [hashlib.sha256(root((0, track))[1].encode()).hexdigest()[:10] for track, _ in pairs]
 
 
@@ -37,7 +37,8 @@ def split_components(
     """
     if len(ratios) != 3 or min(ratios) < 0 or sum(ratios) <= 0:
         raise ValueError(f"split ratios {tuple(ratios)} are not three shares, of train, val and test: give e.g. 8 1 1.")
-    names, weight = components(pairs), Counter()
+    names = components(pairs)
+    weight: dict[str, float] = defaultdict(float)
     for name, amount in zip(names, weights if weights is not None else [1.0] * len(pairs), strict=True):
         weight[name] += amount
     room = {split: sum(weight.values()) * ratios[i] / sum(ratios) for i, split in enumerate(SPLITS) if i}

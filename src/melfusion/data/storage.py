@@ -37,7 +37,7 @@ def is_url(path: str | os.PathLike) -> bool:
 
 
 def local_name(data: DataConfig) -> str:
-    """Where files that belong beside the data set (locks, precomputed shards) begin: its path, for a URL one in the cache."""
+    """Where the paths of files beside the data set begin (locks, precomputed shards); for a URL, in the cache."""
     if not is_url(data.path):
         return data.path.removeprefix("file://")
     return str(Path(data.cache_dir).expanduser() / hashlib.sha256(data.path.encode()).hexdigest()[:16])
@@ -59,7 +59,7 @@ class Folder:
         return path.stat().st_size if path.is_file() else None
 
     def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
-        """As many of the bytes as there are; a local disk is believed without `check`."""
+        """The bytes, or as many as there are. Bytes of a local disk are not checked."""
         try:
             with (self.folder / name).open("rb") as file:
                 file.seek(offset)
@@ -75,9 +75,9 @@ class Folder:
 
 
 class Remote:
-    """A URL: whole shards kept in `data.cache_dir` up to `data.cache_gib`; what does not fit is read by byte range.
+    """A URL. Whole shards are kept in `data.cache_dir` up to `data.cache_gib`; a shard that does not fit is read by byte range.
 
-    Nothing is thrown out of a full cache, so that a random order over all shards never fetches one twice.
+    Nothing is removed from a full cache, so a random order over all shards never fetches a shard twice.
     """
 
     def __init__(self, url: str, data: DataConfig):
@@ -90,7 +90,7 @@ class Remote:
         self.by_range: set[str] = set()
 
     def keep(self, shards: list[dict[str, Any]], index: bytes) -> None:
-        """Cache these shards of the index; another index, or the same one elsewhere, has another folder."""
+        """Cache these shards of the index. Another index, or the same one at another URL, has another folder."""
         digest = hashlib.sha256(self.url.encode() + b"\n" + index).hexdigest()
         self.folder, self.shards = self.root / digest[:16], {s["name"]: (s["bytes"], s["sha256"]) for s in shards}
         try:
@@ -117,8 +117,8 @@ class Remote:
             return None
 
     def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
-        """The bytes from the shard's copy, which was checked as a whole, or by range, where `check` raises if they are wrong."""
-        if name in self.shards and (copy := self._copy(name)):
+        """The bytes from the shard's copy, which was checked as a whole; or by byte range, and `check` raises for wrong ones."""
+        if self.folder and name in self.shards and (copy := self._copy(self.folder / name)):
             return Folder(copy.parent).read(name, offset, length)
 
         def fetch() -> bytes:
@@ -135,9 +135,9 @@ class Remote:
         except FileNotFoundError as error:
             raise DataError(f"{self.url}/{name} is not there, but the index names it: rebuild the index.") from error
 
-    def _copy(self, name: str) -> Path | None:
-        """The shard's copy in the cache, fetched now where there is room; None where it is to be read by range."""
-        path, (size, digest) = self.folder / name, self.shards[name]
+    def _copy(self, path: Path) -> Path | None:
+        """The shard's copy `path` in the cache, fetched now where there is room; None: it is to be read by range."""
+        name, (size, digest) = path.name, self.shards[path.name]
 
         def there() -> bool:
             return path.is_file() and path.stat().st_size == size
@@ -146,9 +146,9 @@ class Remote:
             return path
         if name in self.by_range:
             return None
-        part = self.folder / f"{name}.part"
+        part = path.with_name(f"{name}.part")
         try:
-            with locked(self.folder / f".{name}.lock"):  # of several processes one fetches, the others wait
+            with locked(path.with_name(f".{name}.lock")):  # of several processes one fetches, the others wait
                 if there():
                     return path
                 try:
@@ -174,13 +174,13 @@ class Remote:
         return None
 
     def _reserve(self, part: Path, size: int) -> bool:
-        """Take room for one shard under the limit of all data sets together: an empty file of its size."""
+        """Reserve room for one shard, within the limit for all data sets together: an empty file of its size."""
         with locked(self.root / ".room.lock"):
             part.unlink(missing_ok=True)  # of a process that died
             used = 0
-            for file in self.root.glob("*/*"):
-                with contextlib.suppress(OSError):  # renamed meanwhile
-                    used += file.stat().st_size if file.suffix in (".tar", ".part") else 0
+            for kept in self.root.glob("*/*"):
+                with contextlib.suppress(OSError):  # another process may have renamed it
+                    used += kept.stat().st_size if kept.suffix in (".tar", ".part") else 0
             if used + size > self.limit:
                 return False
             with part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Classic sequential webdataset streaming for `pipe:` and unindexed URLs; its resume is approximate and it says so."""
+"""Classic sequential webdataset streaming, for `pipe:` and URLs without an index. Resume is approximate; a warning says so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from melfusion.data.collate import collate, heed_only_the_loader
 from melfusion.data.options import DataConfig
 from melfusion.data.reading import decode_sample, digest_in, layout
 from melfusion.data.remote import ask
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, webdataset_secured
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
 from melfusion.errors import BadSample, DataError, shown
 from melfusion.media.options import AudioConfig
 
@@ -33,6 +33,7 @@ def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Ite
     try:
         if url.startswith("pipe:"):
             with subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None  # it is a pipe
                 yield process.stdout
             if process.returncode:
                 raise DataError(f"data.stream: {url} ended with status {process.returncode}; try the command by hand.")
@@ -41,7 +42,7 @@ def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Ite
                 yield stream
     except DataError:
         raise
-    except Exception as error:  # of the network, and whatever hostile headers provoke
+    except Exception as error:  # errors of the network, and any that hostile headers provoke
         words = shown(" ".join(str(error).split()), url)[:200]
         raise DataError(
             f"data.stream: {url} cannot be read as a tar ({words}); check the address, and give a compressed one as `pipe:zcat …`."
@@ -49,14 +50,14 @@ def open_url(url: str, timeout_s: float = 60.0, rate_kib_s: float = 16.0) -> Ite
 
 
 def tar_samples(url: str, data: DataConfig) -> Iterator[tuple[str, dict[str, bytes] | BadSample]]:
-    """(key, extension → bytes, or what is wrong) of each sample of one plain tar, in its order and within the limits."""
+    """(key, extension → bytes, or BadSample) for each sample of one plain tar, in its order and within the limits."""
     with open_url(url, data.timeout_s, data.min_rate_kib_s) as stream:
         for key, group in groupby(tars.members(stream, "r|"), key=lambda found: found[2]):
             yield key, _members(group, data)
 
 
 def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | BadSample:
-    """One sample's members that are known, the others empty; of one that breaks a limit no further byte is kept."""
+    """One sample's members; those of unknown kinds are empty. Nothing more is kept of a sample that breaks a limit."""
     raw: dict[str, bytes] = {}
     wrong, kept = None, 0
     for tar, member, _, ext in group:
@@ -76,7 +77,7 @@ def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | Bad
 class StreamingDataset(IterableDataset):
     """Endless samples from tar URLs, split by rank and worker; bad ones are skipped with their reason.
 
-    `made_with` is what precomputed members must carry (`reading.digest_of`), None where sounds are to be read.
+    made_with: the digest that precomputed members must carry (`reading.digest_of`); None where audio is to be read.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class StreamingDataset(IterableDataset):
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         reader, readers = self.rank * workers + number, self.world * workers
-        urls = [url for pattern in self.data.stream for url in webdataset_secured().shardlists.expand_urls(pattern)]
+        urls = [url for pattern in self.data.stream for url in tars.webdataset_secured().shardlists.expand_urls(pattern)]
         if len(urls) < readers:
             raise DataError(
                 f"data.stream names {len(urls)} shards for {readers} readers (ranks × workers): "
@@ -128,8 +129,8 @@ class StreamingDataset(IterableDataset):
         if "cached" in item and (found := digest_in(raw[CACHE_EXT])) != self.made_with:
             raise DataError(
                 f"data.stream: {key} holds tensors precomputed with {found or 'unknown parts'}, where this run takes "
-                f"{self.made_with or 'sounds'}: run `melfusion precompute` again with this configuration, or stream "
-                "sounds."
+                f"{self.made_with or 'audio'}: run `melfusion precompute` again with this configuration, or stream "
+                "audio."
             )
         if self.expected is None:
             self.expected = layout(item)

@@ -1,4 +1,4 @@
-"""Tar headers that cannot hurt: strict ends, bounded extended headers, and what the header before a member says."""
+"""Tar files from strangers: their ends are checked, their extended headers are bounded, and headers are compared with an index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import IO
+from types import ModuleType
+from typing import IO, Any, Literal, Self
 
 MAX_HEADER_BYTES = 1 << 20  # of a GNU or PAX extended header, which is read into memory
 
@@ -16,26 +17,41 @@ EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
 
 NAMES = {"encoding": "utf-8", "errors": "replace"}  # how names are read, here and when they are compared
 
+TAR: Any = tarfile  # its type stubs lack some names
+
+
+def webdataset_secured() -> ModuleType:
+    """webdataset with its switch set that forbids pickles and shell commands from data. The switch holds for the whole process."""
+    import webdataset
+
+    webdataset.utils.enforce_security = True
+    return webdataset
+
 
 class StrictInfo(tarfile.TarInfo):
-    """A header as tarfile reads it, but damage is an error everywhere, and no size leads backwards or fills memory."""
+    """A header as tarfile reads it, but damage is an error everywhere, and no size leads backwards or fills memory.
+
+    It overrides private methods of tarfile, since a size must be checked before tarfile reads so many bytes, and tarfile offers no
+    public place for that. tests/test_security.py fails where Python changes them.
+    """
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # an empty block: the regular end
+        except TAR.EOFHeaderError:  # an empty block: the regular end
             raise
         except tarfile.HeaderError as error:  # tarfile itself would take this for the end
             raise tarfile.ReadError(str(error)) from None
 
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def _proc_member(self, tar: Any) -> tarfile.TarInfo:
         if self.type in EXTENDED and self.size > MAX_HEADER_BYTES:
             raise tarfile.ReadError("an extended header is too large")
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError("it holds sparse files")
         start = tar.fileobj.tell()
-        member = super()._proc_member(tar)
+        plain: Any = super()
+        member = plain._proc_member(tar)
         if member.size < 0 or tar.offset < start:
             raise tarfile.ReadError("a member has a negative size")
         return member
@@ -45,7 +61,7 @@ class StrictInfo(tarfile.TarInfo):
 
 
 class Unbroken:
-    """A stream whose end is an error: a tar says itself where it ends, and tarfile would seek on for any size it reads."""
+    """A stream whose end is an error: a tar says itself where it ends, and tarfile would skip past the end without an error."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -56,15 +72,15 @@ class Unbroken:
         return data
 
 
-def members(file: IO[bytes], mode: str = "r:") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str]]:
+def members(file: IO[bytes], mode: Literal["r:", "r|"] = "r:") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str]]:
     """(tar, header, key, extension) of each regular member; hidden files and links are left out.
 
-    Mode `r:` seeks over what it does not read, `r|` reads on. Raises TarError, and whatever else hostile bytes provoke.
+    Mode `r:` seeks over what it does not read, `r|` reads on. Raises TarError, and any error that hostile bytes provoke.
     """
     source = Unbroken(file) if mode == "r|" else file
-    with tarfile.open(fileobj=source, mode=mode, tarinfo=StrictInfo, **NAMES) as tar:
+    with TAR.open(fileobj=source, mode=mode, tarinfo=StrictInfo, **NAMES) as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # it would keep every header
+            tar.members = []  # else the TarFile keeps every header in memory
             key, ext = key_and_extension(member.name)
             if member.isreg() and key:
                 yield tar, member, key, ext
@@ -77,9 +93,9 @@ def key_and_extension(name: str) -> tuple[str, str]:
 
 
 def names_member(lead: bytes, key: str, ext: str, length: int) -> bool:
-    """Do the blocks that end where a member begins say that it is `key.ext` and has `length` bytes?
+    """Do the blocks just before a member say that it is `key.ext` and has `length` bytes?
 
-    lead: at most LEAD_BYTES, a multiple of 512. A name over 100 bytes or beyond ASCII stands in a header before the header.
+    lead: at most LEAD_BYTES, a multiple of 512. A long or non-ASCII name has a header before the header.
     """
     for start in range(len(lead) - tarfile.BLOCKSIZE, -1, -tarfile.BLOCKSIZE):
         member = _first(lead[start:])
@@ -94,7 +110,7 @@ def _first(blocks: bytes) -> tarfile.TarInfo | None:
         if head.type not in EXTENDED:
             head.offset_data = tarfile.BLOCKSIZE
             return head
-        with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:", tarinfo=StrictInfo, **NAMES) as tar:
+        with TAR.open(fileobj=io.BytesIO(blocks), mode="r:", tarinfo=StrictInfo, **NAMES) as tar:
             return tar.next()
     except Exception:  # these blocks need not be headers at all
         return None

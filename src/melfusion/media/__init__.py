@@ -1,1 +1,1 @@
-"""Sound files, log-mels, pictures and figures."""
+"""Audio files, log-mels, pictures and figures."""

@@ -1,4 +1,4 @@
-"""Pictures of sound: log-mel spectrograms as PNG files and as arrays for TensorBoard. Drawn without a display."""
+"""Figures: log-mel spectrograms and scores, as PNG files and as arrays for TensorBoard. They need no display."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from melfusion.media.options import AudioConfig
 def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: str = "", picture: Any = None) -> Figure:
     """Title → log_mel (T, F), one panel each, all on one colour scale (natural log of mel magnitude).
 
-    A `picture` (H, W, 3) that the sounds were made for stands at the left.
+    picture: (H, W, 3), the one that the clips were generated for; it is drawn at the left.
     """
     figure = Figure(figsize=(5 * len(log_mels) + (2.6 if picture is not None else 0), 3.2), layout="constrained")
     first = [] if picture is None else [0.5]
@@ -61,8 +61,8 @@ def suite_figure(result: dict[str, Any]) -> Figure:
     for panel, embedder in zip(panels[bool(names) :], embedders, strict=True):
         by_class = any("mean" in row["distances"][embedder]["fad_conditional"] for row in rows)
         scores = [row["distances"][embedder]["fad_conditional" if by_class else "kad"] for row in rows]
-        told = [i for i, score in enumerate(scores) if "mean" in score]
-        panel.barh(where[told], [scores[i]["mean"] for i in told], xerr=[scores[i]["interval"] for i in told], height=0.6)
+        known = [i for i, score in enumerate(scores) if "mean" in score]
+        panel.barh(where[known], [scores[i]["mean"] for i in known], xerr=[scores[i]["interval"] for i in known], height=0.6)
         panel.set_xlabel(f"{'FAD by class' if by_class else 'KAD'}, {_plain(embedder)}")
     for panel in panels:
         panel.grid(axis="x", alpha=0.3)
@@ -70,13 +70,13 @@ def suite_figure(result: dict[str, Any]) -> Figure:
 
 
 def _accuracies(panel: Any, rows: list[dict[str, Any]], names: list[str], where: np.ndarray) -> None:
-    """Shares with their intervals, the attributes of a row one above another."""
+    """Accuracies with their intervals, the attributes of a row one above another."""
     for k, name in enumerate(names):
         scores = [row["attributes"][name] for row in rows]
         spread = np.abs([[s["accuracy"] - s["low"] for s in scores], [s["high"] - s["accuracy"] for s in scores]])
         height = where + 0.7 * (0.5 - (k + 0.5) / len(names))
         panel.errorbar([s["accuracy"] for s in scores], height, xerr=spread, fmt="o", markersize=3, label=name)
-    panel.set(xlabel="heard right (95 % Wilson)", xlim=(0, 1.02))
+    panel.set(xlabel="accuracy (95 % Wilson interval)", xlim=(0, 1.02))
 
 
 def _plain(text: str) -> str:

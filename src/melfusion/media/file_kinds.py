@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, in words, for sentences on pictures that are none. No heavy imports."""
+"""What a file is by its first bytes, in words, for errors about files that are no pictures. No heavy imports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def kind_of(data: bytes) -> tuple[str, str] | None:
 
 
 def picture_bytes(option: str, path: str | Path) -> bytes:
-    """The bytes of a picture that a user named, looked at by its header alone; ConfigError says what it is instead."""
+    """The bytes of a picture that a user named. Only its header is checked; ConfigError says what the file is instead."""
     file = Path(path)
     if file.is_dir():
         raise ConfigError(f"{option}={path} is a folder: give a file, such as {file / 'picture.png'}.")

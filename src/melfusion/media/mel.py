@@ -56,6 +56,9 @@ class LogMel(nn.Module):
     audioldm/audio/stft.py).
     """
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self, audio: AudioConfig):
         super().__init__()
         self.n_fft, self.hop = audio.n_fft_samples, audio.hop_length_samples

@@ -1,7 +1,7 @@
 """What it costs to decode an encoded picture, counted in its bytes before anything is decoded.
 
-A few hundred kilobytes may ask for hours: a progressive JPEG may send a thousand scans over all of its pixels, a PNG a million
-chunks. What is counted here does not depend on the machine, so that everywhere the same pictures are refused.
+A few hundred kilobytes may need hours: a progressive JPEG may have a thousand scans over all of its pixels, a PNG a million chunks.
+The counts do not depend on the machine, so the same pictures are refused everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_PIECES = 100_000  # markers, chunks, blocks or strips: Pillow reads each of 
 
 RLE_WORK = 256  # pixels × scans that take as long as one byte of a run-length encoded BMP, which Pillow decodes in Python
 
-MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")  # those that stand alone, within a scan too, are passed over
+MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")  # without those that have no length, which may be within a scan
 
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 
@@ -29,7 +29,7 @@ TILE_WIDTH, TILE_LENGTH = 322, 323
 def scans(data: bytes) -> int:
     """How often decoding passes over all pixels; BadSample for more than MAX_PIECES pieces.
 
-    What is no picture, or a damaged one, is left to the decoder to refuse.
+    Bytes that are no picture, or a damaged one, are left for the decoder to refuse.
     """
     for start, count in ((b"\xff\xd8", _jpeg), (b"\x89PNG", _png), (b"GIF8", _gif), (b"II", _tiff), (b"MM", _tiff)):
         if data.startswith(start):

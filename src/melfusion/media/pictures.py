@@ -27,7 +27,7 @@ def read_image(data: bytes, size_px: int, max_pixels: int = MAX_PIXELS, max_work
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WORK) -> Image.Image:
-    """Encoded bytes → a decoded PIL image; its size, and pixels × scans, are checked before a pixel is decoded."""
+    """Encoded bytes → a decoded PIL image. Its size, and pixels × scans, are checked before a pixel is decoded."""
     if not data:
         raise BadSample("empty image")
     try:

@@ -1,4 +1,4 @@
-"""Sound files → waveforms at the rate and level of the audio contract, and back."""
+"""Audio files → waveforms at the rate and level of the audio contract, and back."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read_audio(
 ) -> np.ndarray:
     """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason.
 
-    The limits are data.max_audio_*; what the header says is held against them before anything is decoded. Blocks are
-    resampled as they come, to the bits that the whole would give, so that memory holds the result and one block.
+    The limits are data.max_audio_*; the header is checked against them before anything is decoded. Blocks are resampled one by one,
+    with the same bits as the whole would give, so that memory holds the result and one block.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -65,7 +65,7 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 
 
 def _resampler(rate: int, wanted: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """(block (S,), is it the last?) → what of the resampled sound is ready by then."""
+    """(block (S,), is it the last?) → the resampled samples that are ready by then."""
     if rate == wanted:
         return lambda block, last: block
     return soxr.ResampleStream(rate, wanted, 1, dtype="float32").resample_chunk
@@ -81,7 +81,7 @@ def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndar
 
 
 def pad_clip(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
-    """(S,) → one clip, silence at its end; after loudness, which is measured where there is sound."""
+    """(S,) → one clip, with silence at its end. Call it after normalise_level, which must not measure that silence."""
     return np.pad(waveform, (0, AudioGeometry(audio).num_samples - len(waveform)))
 
 
@@ -105,7 +105,7 @@ def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
 
 
 def stated_level(audio: AudioConfig) -> dict[str, str | float]:
-    """What a score says of the level that all clips were brought to."""
+    """The level that all clips were brought to, as scores state it."""
     return {"level": audio.level, "loudness_dbfs": audio.loudness_dbfs if audio.level == "rms" else audio.peak_dbfs}
 
 

@@ -1,7 +1,7 @@
 """A run's checkpoints on disk: written whole or not at all, checked by digest, the last few and the best kept.
 
-`index.json` beside them holds each file's size, SHA-256, step and, where it was validated, its loss. A file enters the
-index before it gets its name, so whatever a crash leaves is either whole and listed or no checkpoint at all.
+`index.json` beside them holds each file's size, SHA-256, step and, where it was validated, its loss. A file enters the index before
+it gets its name. So after a crash a file is either whole and listed, or no checkpoint at all.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ Observer = Callable[[str, Path, int], None]
 
 
 class Digesting:
-    """A file that is written in order; keeps the SHA-256 of what went through, and the system's own error."""
+    """A file that is written in order. It keeps the SHA-256 of the bytes, and the system's own error."""
 
     def __init__(self, file: IO[bytes], before: Callable[[int], None]):
-        self.file, self.before, self.sha256, self.error = file, before, hashlib.sha256(), None
+        self.file, self.before, self.sha256 = file, before, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.before(self.file.tell() + len(data))
         self.sha256.update(data)
         try:
             return self.file.write(data)
-        except OSError as error:  # torch turns it into one of its own, which does not say what happened
+        except OSError as error:  # torch raises one of its own instead, which does not say what happened
             self.error = error
             raise
 
@@ -56,8 +57,8 @@ class Digesting:
 class CheckpointStore(TorchCheckpointIO):
     """Lightning's seam for checkpoint files.
 
-    Tensors stream to the file one by one, so that no second copy of the state is held. `asynchronous` writes in a thread
-    instead, while training goes on, at the cost of one copy of the state in host memory.
+    Tensors stream to the file one by one, without a second copy of the state. With `asynchronous` a thread writes while training
+    goes on, which takes one copy of the state in host memory.
 
     Args:
         keep_last: how many of the newest stay; two or more, so that one damaged file loses little.
@@ -79,7 +80,7 @@ class CheckpointStore(TorchCheckpointIO):
         return self.folder / f"step-{step:09d}.ckpt"
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write, or start to; what goes wrong is kept in `failure`, since other ranks wait for this one."""
+        """Write, or start to. An error is kept as a sentence in `failure`, since other ranks wait for this one."""
         self.wait()
         if self.writer is None:
             self._write(checkpoint, Path(path))
@@ -88,7 +89,7 @@ class CheckpointStore(TorchCheckpointIO):
             self.pending = self.writer.submit(self._write, copy, Path(path))
 
     def wait(self) -> None:
-        """Until what was started is on disk."""
+        """Wait until the checkpoint that was started is on disk."""
         if self.pending is not None:
             self.pending.result()
             self.pending = None
@@ -97,7 +98,8 @@ class CheckpointStore(TorchCheckpointIO):
         self.wait()
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
-        step, file = checkpoint["global_step"], None
+        step = checkpoint["global_step"]
+        file: Any = None
 
         def content(raw: IO[bytes]) -> None:
             nonlocal file
@@ -119,7 +121,7 @@ class CheckpointStore(TorchCheckpointIO):
             self.failure = failed(path, file.error if file and file.error else error)
 
     def score(self, step: int, loss: float) -> None:
-        """Note the validation loss of the newest checkpoint, which is of this step, and drop what is no longer the best."""
+        """Note the validation loss of the newest checkpoint, which is of this step, and remove one that is no longer the best."""
         self.wait()
         index = read_index(self.folder)
         if (name := self.path(step).name) in index and math.isfinite(loss):
@@ -136,7 +138,7 @@ class CheckpointStore(TorchCheckpointIO):
         return min((entry["loss"] for entry in read_index(self.folder).values() if "loss" in entry), default=float("inf"))
 
     def prune(self, step: int) -> None:
-        """Remove all but the newest and the best; one after `step`, where the run is, was damaged or is not there at all."""
+        """Remove all but the newest and the best, and those after `step`, where the run is: they are damaged or have no file."""
         index = read_index(self.folder)
         past = sorted((name for name in index if index[name]["step"] <= step), key=lambda name: index[name]["step"])
         newest = past[-self.keep_last :]
@@ -148,7 +150,7 @@ class CheckpointStore(TorchCheckpointIO):
             write_index(self.folder, {name: index[name] for name in index if name in kept})
 
     def clean(self) -> None:
-        """Remove what a write that failed left; only for the one that holds the run."""
+        """Remove the rest of a failed write. Only the process that holds the run may call it."""
         for part in self.folder.glob(".*.part*"):
             part.unlink()
 
@@ -158,7 +160,7 @@ def failed(path: Path, error: Exception) -> str:
     code = getattr(error, "errno", None)
     full, words = code in FULL, getattr(error, "strerror", None) or str(error)
     reason = "the disk is full" if full else " ".join(words.split())[:200]
-    cure = "free some space" if full else "mend that"
+    cure = "free some space" if full else "correct that"
     return (
         f"{path} could not be written ({reason}): the checkpoints before it are whole; {cure} and run the same command "
         "again, which goes on from the newest of them."
@@ -166,7 +168,7 @@ def failed(path: Path, error: Exception) -> str:
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name → {step, bytes, sha256, loss?}; damaged entries are left out, and all of an index that is missing or damaged."""
+    """Name → {step, bytes, sha256, loss?}, without damaged entries; {} where the index is missing or damaged."""
     if not (folder / INDEX).exists():
         return {}
     try:
@@ -178,7 +180,7 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_entry(name: str, entry: Any) -> bool:
-    """Does it name a file of this folder, and hold what an entry holds?"""
+    """Does it name a file of this folder, and have the fields of an entry?"""
     kinds = {"step": int, "bytes": int, "sha256": str} | ({"loss": float} if isinstance(entry, dict) and "loss" in entry else {})
     return (
         Path(name).name == name
@@ -193,9 +195,9 @@ def write_index(folder: Path, index: dict[str, dict[str, Any]]) -> None:
 
 
 def newest(folder: Path, before: int | None = None) -> Path | None:
-    """The newest checkpoint that is whole, of a step `before` that one; damaged ones are named and passed over. None: none is.
+    """The newest whole checkpoint, of a step below `before`; None where there is none. Damaged ones are logged and skipped.
 
-    Raises CheckpointError where there are files and none can be used.
+    Raises CheckpointError where there are checkpoints, but all are damaged.
     """
     damaged = []
     for path, reason in inspected(folder, before):
@@ -212,7 +214,7 @@ def newest(folder: Path, before: int | None = None) -> Path | None:
 
 
 def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, str | None]]:
-    """Checkpoints from the newest on, each with what is wrong with it; files without an entry are older than the index."""
+    """Checkpoints from the newest on, each with what is wrong with it. Files without an index entry count as the oldest."""
     index = read_index(folder)
     files = sorted(folder.glob("*.ckpt"), key=lambda p: (index.get(p.name, {}).get("step", -1), p.lstat().st_mtime), reverse=True)
     for path in files:
@@ -222,7 +224,7 @@ def inspected(folder: Path, before: int | None = None) -> Iterator[tuple[Path, s
 
 
 def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
-    """What is wrong with a file, in words; None where size and digest are those of its entry and it holds a checkpoint."""
+    """What is wrong with a file, in words; None: size and digest are those of its entry, and it holds a checkpoint."""
     if not path.is_file():
         return "it is no regular file"
     if entry is not None and (size := path.stat().st_size) != entry["bytes"]:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """One experiment on disk; the same command resumes it, a different configuration is refused.
+    """One experiment on disk. The same command resumes it; a different configuration is refused.
 
     Args:
         tree: the resolved configuration, in plain containers.
@@ -33,7 +33,7 @@ class RunDirectory:
         self.samples, self.export, self.results_file = (self.path / n for n in ("samples", "export", "results.json"))
 
     def compare(self) -> None:
-        """Check that what is there came from this configuration; ConfigError names the keys that differ."""
+        """Check that the stored run has this configuration; ConfigError names the keys that differ."""
         stored = self.path / "config.yaml"
         if stored.exists() and (differ := self.differing(stored_tree(stored))):
             words = shown("; ".join(f"{k}: {there!r} there, {now!r} now" for k, (there, now) in differ.items()))
@@ -43,7 +43,7 @@ class RunDirectory:
             )
 
     def prepare(self) -> None:
-        """Create the directory, or check that what is there came from this configuration."""
+        """Create the directory, or check that the stored run has this configuration."""
         self.compare()
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", yaml.safe_dump(self.tree, sort_keys=False))
@@ -52,8 +52,8 @@ class RunDirectory:
     def hold(self, wait_s: float = 10.0) -> Iterator[None]:
         """Keep other jobs out of this directory; ConfigError names the one that holds it.
 
-        The lock is the system's (flock), so it ends with the process, however that ends. Some seconds are waited for: a
-        killed run's loader processes may outlive it a little.
+        The lock is the system's (flock), so it ends with the process, however that ends. `wait_s` seconds are allowed, since the
+        loader processes of a killed run may live a little longer.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a+", errors="replace") as file:
@@ -75,7 +75,7 @@ class RunDirectory:
         return self.tree["trainer"]["max_steps"]
 
     def results(self) -> dict[str, Any] | None:
-        """Results of a finished run with at least the steps asked for now, or None: a damaged file is logged and made anew."""
+        """Results of a finished run of at least the steps that are wanted now, else None. A damaged file is logged."""
         if not self.results_file.exists():
             return None
         try:

@@ -1,4 +1,4 @@
-"""Pictures of scenes: opening a game's art, tiling and scaling it, and the size and least content of the result."""
+"""Pictures of scenes: opening a game's art, tiling and scaling it; the size of the result, and how much it must show."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def finish(canvas: Image.Image) -> Image.Image:
-    """The picture of a scene; one where nothing changes from left to right (a plain or gradient sky) is refused."""
+    """The picture of a scene; Skip where nothing changes from left to right (a plain sky, or a gradient)."""
     picture = cover(canvas.convert("RGB"), SIZE)
     if np.asarray(picture, np.float32).std(axis=1).mean() < 3:
         raise Skip("picture nearly empty")
     return picture
 
 
-def tile(canvas: Image.Image, image: Image.Image, x: float, y: float, rows: Callable[[int], Image.Image] | None = None):
+def tile(canvas: Image.Image, image: Image.Image, x: float, y: float, rows: Callable[[int], Image.Image] | None = None) -> None:
     """Repeat `image` sideways through (x, y); with `rows` also up and down, `rows(n)` being the n-th row's image."""
     width, height = image.size
     numbers = range(math.floor(-y / height), math.ceil((canvas.height - y) / height)) if rows else (0,)

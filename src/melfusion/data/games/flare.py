@@ -55,6 +55,8 @@ def _read_tiles(path: Path, find: Find) -> dict[int, tuple[Image.Image, int, int
         if key == "img":
             sheet = open_rgba(find(value))
         elif key == "tile":
+            if sheet is None:
+                raise ValueError("a tile comes before its picture")
             index, x, y, width, height, left, up = (int(n) for n in value.split(",")[:7])
             tiles[index] = sheet.crop((x, y, x + min(width, 1024), y + min(height, 1024))), left, up
     return tiles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -57,7 +58,8 @@ def _ground(canvas: Image.Image, theme: Path, objects: list[str]) -> None:
     """Draw a hill of the theme's land texture with its border and some of its objects; its name decides the shape."""
     seed, x = hashlib.sha256(theme.name.encode()).digest(), np.arange(canvas.width)
     waves = ((22, 1, seed[0]), (12, 2.3, seed[1]), (4, 5, seed[2]))  # pixels high, periods over the width, phase
-    top = (306 + sum(h * np.sin(2 * np.pi * f * x / 512 + phase / 40) for h, f, phase in waves)).astype(int)
+    hill: Any = sum(h * np.sin(2 * np.pi * f * x / 512 + phase / 40) for h, f, phase in waves)
+    top = (306 + hill).astype(int)
     for number, (name, *numbers) in enumerate(value.replace(" ", "").split(",") for value in objects[:6]):
         path = theme / f"{Path(name).name}.png"
         if path.is_file() and len(numbers) >= 5:

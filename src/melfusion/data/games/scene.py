@@ -1,8 +1,8 @@
-"""What every game's reader shares: the scene it yields, reasons for there being none, and reading text safely.
+"""What the readers of all games share: the scenes they yield, reasons for a missing one, and safe reading of text.
 
 A reader walks one game's data folder and yields, for everything in it that names a track, either a `GameScene` or a short
-reason why there is none. Files are data from strangers: paths may not leave the game's folder, sizes are bounded, and
-whatever is malformed becomes a reason, never an exception.
+reason why there is none. Files are data from strangers: paths may not leave the game's folder, sizes are bounded, and a
+malformed file becomes a reason, never an exception.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MISSING = "names a file that is not there"
 
 
 class Skip(Exception):
-    """Something cannot become a scene; the message says why and is counted."""
+    """Something cannot become a scene. The message is the reason, which is counted."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ def _picture(sector: list, layers: list[Fields], find: Find) -> Image.Image:
     level = np.maximum(32 * np.max(tiles, axis=0), screen) if tiles else screen
     gradient = (nodes(sector, "gradient") or [{}])[0]
     ends = [[float(v) for v in gradient.get(name, [0, 0, 0])[:3]] for name in ("top_color", "bottom_color")]
-    ramp = (np.linspace(*np.clip(ends, 0, 1), 600)[:, None].repeat(800, 1) * 255).astype(np.uint8)
+    top, bottom = np.clip(ends, 0, 1).tolist()
+    ramp = (np.linspace(top, bottom, 600)[:, None].repeat(800, 1) * 255).astype(np.uint8)
     spawns = [[number(s, "x", 0), number(s, "y", 0)] for s in nodes(sector, "spawnpoint")[:1]]
     for middle in [*spawns, level / 2]:
         canvas = Image.fromarray(ramp)

@@ -1,7 +1,7 @@
-"""Shards from the user's own files: own manifests, ExtMusicCaps JSON and MeLBench's CSVs; formats: data/README.md.
+"""Shards from the user's own files: own manifests, ExtMusicCaps JSON and MeLBench's CSVs. data/README.md has the formats.
 
-Three passes: read the manifests (`manifest_rows`), find and check every file (`manifest_files`; what cannot be used goes
-to `<out>/missing.csv`), write. Splits and keys hang on names and contents, never on order.
+There are three passes: read the manifests (rows.py), find and check every file (files.py; `<out>/missing.csv` lists what cannot be
+used), and write. Splits and keys depend on names and contents, never on the order of rows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from melfusion.data import replacing
 from melfusion.data.index import write_index
 from melfusion.data.manifest.files import Folders, Report, locate
 from melfusion.data.manifest.rows import MUSICCAPS, OWN, ManifestClip, read_clips
+from melfusion.data.manifest.source import Manifest
 from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample, write_shards
 from melfusion.data.sources import describe
 from melfusion.data.splits import components
@@ -59,8 +60,22 @@ def build_from_manifest(
     if foreign := [p for p in target.glob("*.tar") if not re.fullmatch(r"(train|val|test)-\d{6}", p.stem)]:
         raise DataError(f"{foreign[0]} is not ours, and shards replace every .tar in out: give another out=FOLDER.")
     paths = _manifests(manifest, report.path)
+    usable = _usable(manifest, paths, length_s, folders, report)
+    if str(cut).lower() == "true":
+        usable = [piece for clip in usable for piece in pieces(clip, folders)]
+    assign_splits(usable, ratios, seed, report.notes)
+    keyed = {clip.key(): clip for clip in usable}
+    report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
+    info = {"source": Manifest.name, "manifests": sorted(path.name for path in paths), "seed": seed}
+    write_shards(_samples(keyed, report), target, per_shard, info, named_by="out")
+    report.write()  # again: some damage shows only in decoding
+    return describe(str(target)) + report.words()
+
+
+def _usable(manifest: str, paths: list[Path], length_s: float | None, folders: Folders, report: Report) -> list[ManifestClip]:
+    """The clips whose files are there and can be read; the others are in the report. DataError where none is left."""
     clips = [clip for path in paths for clip in read_clips(path, length_s)]
-    if not audio_dir and any(clip.kind is not OWN for clip in clips):
+    if not folders.audio_dir and any(clip.kind is not OWN for clip in clips):
         raise ConfigError(f"{manifest} does not say in which folder its audio lies: add audio_dir=FOLDER.")
     usable = [clip for clip in progress(clips, "check files") if locate(clip, folders, report)]
     report.write()
@@ -69,15 +84,7 @@ def build_from_manifest(
             f"{manifest}: none of {len(clips)} samples can be used; {report.path} says why: "
             "check audio_dir, image_dir and the paths in the manifest."
         )
-    if str(cut).lower() == "true":
-        usable = [piece for clip in usable for piece in pieces(clip, folders)]
-    assign_splits(usable, ratios, seed, report.notes)
-    keyed = {clip.key(): clip for clip in usable}
-    report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
-    info = {"source": "manifest", "manifests": sorted(path.name for path in paths), "seed": seed}
-    write_shards(_samples(keyed, report), target, per_shard, info, named_by="out")
-    report.write()  # again: some damage shows only in decoding
-    return describe(str(target)) + report.words()
+    return usable
 
 
 def _target(out: str | None) -> Path:
@@ -118,18 +125,17 @@ def _index_again(folder: Path) -> str:
             info = json.loads((folder / "index.json").read_text())["info"]  # provenance must outlive a new index
         except (OSError, ValueError, KeyError, TypeError):
             info = {}
-        with replacing.told(folder, "out"):
+        with replacing.explaining(folder, "out"):
             write_index(folder, info)
     return f"no manifest given: wrote the index of the shards that lie in {describe(str(folder))}"
 
 
 def _manifests(names: str, skip: Path) -> list[Path]:
-    """The files that names and globs, separated by commas, stand for; our own report `skip` is none of them."""
+    """The files that names and globs, separated by commas, stand for; without our own report `skip`."""
     paths: dict[Path, None] = {}
     for name in [names] if Path(names).is_file() else filter(None, map(str.strip, names.split(","))):
         path = Path(name).expanduser()
-        globbed = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207, since Path.glob takes no absolute pattern
-        found = [path] if path.is_file() else map(Path, globbed)
+        found = [path] if path.is_file() else _globbed(path)
         files = [path for path in found if path.is_file() and path.resolve() != skip.resolve()]
         if not files:
             hint = f"name the files in it, such as {name}/*.csv" if path.is_dir() else "check the path"
@@ -138,10 +144,19 @@ def _manifests(names: str, skip: Path) -> list[Path]:
     return list(paths)
 
 
+def _globbed(pattern: Path) -> list[Path]:
+    """What a relative or absolute pattern stands for; as in a shell, a hidden file only where the pattern begins with a dot."""
+    try:
+        found = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))) if glob.has_magic(str(pattern)) else []
+    except ValueError:  # a pattern such as **.csv
+        return []
+    return [path for path in found if path.name[:1] != "." or pattern.name[:1] == "."]
+
+
 def pieces(clip: ManifestClip, folders: Folders) -> list[ManifestClip]:
     """A whole track → excerpts one after another, the last at least half as long as the others.
 
-    What is an excerpt already, or too short for two, stays as it is.
+    An excerpt, or a track too short for two, stays as it is.
     """
     n = int(folders.audio_facts(clip.audio)[1] / clip.excerpt_s + 0.5)
     if clip.start_s is not None or n < 2:
@@ -151,11 +166,11 @@ def pieces(clip: ManifestClip, folders: Folders) -> list[ManifestClip]:
 
 
 def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, seed: int, notes: Counter[str]) -> None:
-    """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component; and the labels
-    `track` and `component`, by which evaluation knows what belongs together.
+    """Fill in `meta["split"]`: as the manifest says, else by a hash of the smallest track name of the component. Fill in the labels
+    `track` and `component`, too, by which evaluation knows which clips belong together.
 
-    A component is what shares a track (by name or contents) or a picture (by contents): it stays together, and other
-    components, added or missing, do not move it. Only a split that would be empty takes the component nearest to it.
+    Clips that share a track (by name or contents) or a picture (by contents) are one component, and stay in one split. Adding or
+    removing other components does not move it, except that a split that would be empty takes the component nearest to it.
     """
     links = [(clip.name, f"{i} {digest}") for clip in clips for i, digest in enumerate(clip.digests)]
     names = dict(zip([track for track, _ in links], components(links), strict=True))
@@ -171,7 +186,7 @@ def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, s
         held = Counter(chosen.values())
         free = [n for n in chosen if not given[n] and held[chosen[n]] > 1]
         if ratios[i] and not held[split] and len(chosen) >= len(SPLITS) and free:
-            chosen[min(free, key=lambda n, i=i: (abs(place[n] - ends[i]), n))] = split
+            chosen[min((abs(place[n] - ends[i]), n) for n in free)[1]] = split
     for clip in clips:
         clip.meta["split"] = clip.meta["split"] or chosen[names[clip.name]]
         track = hashlib.sha256(clip.name.encode()).hexdigest()[:10]  # the name may be a path of this machine
@@ -180,7 +195,9 @@ def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, s
 
 
 def _samples(clips: dict[str, ManifestClip], report: Report) -> Iterator[Sample]:
-    order = sorted(clips, key=lambda key: hashlib.sha256(key.encode()).digest())  # mixed, for readers without an index
+    order = sorted(
+        clips, key=lambda key: hashlib.sha256(key.encode()).digest()
+    )  # mixed, since readers without an index keep this order
     for key in progress(order, "write shards"):
         clip, image = clips[key], None
         name = clip.kind.audio

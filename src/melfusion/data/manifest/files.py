@@ -1,4 +1,4 @@
-"""Clips → their files, each found and checked; what is missing or unreadable goes into a report."""
+"""Clips → their files, each found and checked. A report lists missing and unreadable files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 import soundfile
 
 from melfusion.data.manifest.rows import MELBENCH, MUSICCAPS, OWN, VIDEO_ID, ManifestClip
-from melfusion.data.replacing import told
+from melfusion.data.replacing import explaining
 from melfusion.data.shards import AUDIO_EXTS
 from melfusion.errors import BadSample, ConfigError
 from melfusion.files import write_whole
 from melfusion.media.pictures import open_image, read_header
 
-# libsndfile cannot read those from m4a on: they are looked for so that missing.csv can say what to convert
+# libsndfile cannot read m4a and those after it; they are found so that missing.csv can say what to convert
 AUDIO_SUFFIXES = (*AUDIO_EXTS, "oga", "opus", "aiff", "aif", "au", "caf", "w64", "m4a", "mp4", "webm", "aac", "wma")
 
 IMAGE_KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's format → extension in the shard
 
-# what may follow the id in a file's name, start and end in seconds: ID_30.mp3, ID_30_40.flac, [ID]-[30-40].wav
+# start and end in seconds, which may follow the id in a file's name: ID_30.mp3, ID_30_40.flac, [ID]-[30-40].wav
 SPAN = r"\]?[_-]\[?(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?\]?"
 
 NO_GENRE = ("image", "images", "img", "imgs", "picture", "pictures", "frame", "frames")  # folders that name none
@@ -35,7 +35,7 @@ SLACK = 1.05  # codecs pad: a file at most this much longer than a published exc
 
 
 class Report:
-    """What could not be used, row by row, and what else is worth a word."""
+    """What could not be used, row by row, and counts of other things that a user should know."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Report:
         self.misses[(str(clip.row.manifest), clip.row.line, name, value)] = reason
 
     def write(self) -> None:
-        with told(self.path.parent, "out"):
+        with explaining(self.path.parent, "out"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             text = io.StringIO(newline="")
             table = csv.writer(text)
@@ -96,7 +96,7 @@ class Folders:
             names = [path.name, *(f"{path.stem}.{suffix}" for suffix in AUDIO_SUFFIXES)]
             return _nearest(next((files[name] for name in names if name in files), []), path.name)
         found = [(_span(clip, path), path) for path in self.videos.get(clip.name, [])]
-        if clip.start_s is not None:  # a file that says it starts elsewhere is another excerpt
+        if clip.start_s is not None:  # a file whose name states another start is another excerpt
             found = [(span, path) for span, path in found if not span or abs(span[0] - clip.start_s) < 1]
         if not found:
             raise BadSample("no audio file of this video" + ("" if clip.start_s is None else " with this start"))
@@ -106,8 +106,8 @@ class Folders:
     def image(self, clip: ManifestClip) -> Path:
         """The file of a clip's picture; in the published formats a base name is enough, its path only a hint."""
         if clip.kind is OWN:
-            return _own_file(clip.picture, self.image_dir, clip.row.manifest.parent)
-        wanted = clip.picture.replace("\\", "/")
+            return _own_file(clip.picture or "", self.image_dir, clip.row.manifest.parent)
+        wanted = (clip.picture or "").replace("\\", "/")
         for root in filter(None, (self.image_dir, clip.row.manifest.parent)):
             if path := _below(root, wanted):
                 return path
@@ -225,7 +225,7 @@ def _find_image(clip: ManifestClip, folders: Folders) -> None:
 
 
 def _excerpt_start(clip: ManifestClip, seconds: float) -> float | None:
-    """Where to cut a file of this length, in seconds; None where it is stored as it is."""
+    """Where to cut a file of this length, in seconds; None: it is stored as it is."""
     start = clip.start_s
     if clip.kind is OWN:
         if start is None or (start == 0 and seconds <= clip.excerpt_s):
@@ -236,9 +236,9 @@ def _excerpt_start(clip: ManifestClip, seconds: float) -> float | None:
         span = _span(clip, clip.audio)
         if not span and clip.kind is MUSICCAPS:
             return None
-        # a file about as long as the span it names holds that span and nothing before it
-        whole = not span or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
-        start = 0.0 if whole else span[0]
+        # a file about as long as the span in its name holds that span and nothing before it
+        whole = span is None or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
+        start = 0.0 if span is None or whole else span[0]
     if start >= seconds:
         raise BadSample(f"start_s lies behind the end of the audio ({seconds:.1f} s)")
     return start

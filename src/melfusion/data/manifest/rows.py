@@ -1,4 +1,4 @@
-"""Manifests → rows → clips: the three formats and their fields; what is malformed stops with file, line and field."""
+"""Manifests → rows → clips: the three formats and their fields. An error of a malformed row names file, line and field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VIDEO_ID = r"[A-Za-z0-9_-]{11}"
 
 
 class Format(NamedTuple):
-    """How one kind of manifest names its fields, how long its excerpts are, its ratios of train, val and test."""
+    """One kind of manifest: the names of its fields, the length of its excerpts, its ratios of train, val and test."""
 
     title: str
     audio: str
@@ -40,7 +40,7 @@ MELBENCH = Format("MeLBench", "youtube_video_id", "image_path", "Annotation", 10
 
 FORMATS = (OWN, MUSICCAPS, MELBENCH)
 
-FIELDS = {name.lower(): name for kind in FORMATS for name in kind[1:4]}  # found whatever their case
+FIELDS = {name.lower(): name for kind in FORMATS for name in kind[1:4]}  # in any case of letters
 
 
 @dataclass
@@ -86,7 +86,7 @@ class ManifestRow:
         return SPLIT_WORDS.get(text)
 
     def labels(self) -> dict[str, Any]:
-        """All that is left, with what an object `labels` holds; a table's unnamed columns are dropped."""
+        """All other fields, and the contents of an object `labels`; unnamed columns of a table are dropped."""
         inner = self.fields.pop("labels", None)
         rest = self.fields | (inner if isinstance(inner, dict) else {"labels": inner})
         return {k: v for k, v in rest.items() if k and v not in (None, "") and not k.startswith("Unnamed:")}
@@ -94,7 +94,7 @@ class ManifestRow:
 
 @dataclass
 class ManifestClip:
-    """One sample to be: what its row says; `manifest_files.locate` adds its files and what is known of them."""
+    """One future sample. Its row gives the first fields; `files.locate` adds its files and facts about them."""
 
     row: ManifestRow
     kind: Format
@@ -109,7 +109,7 @@ class ManifestClip:
     digests: tuple[str, ...] = ()  # of the audio file and the picture
 
     def key(self) -> str:
-        """Letters, digits, - and _; hangs on contents, not on where the files lie or on the order of rows."""
+        """Letters, digits, - and _. It depends on contents, not on where the files lie or on the order of rows."""
         facts = json.dumps([self.digests, self.start_s, self.meta | {"split": None}], sort_keys=True)
         stem = self.name if self.kind is MELBENCH else Path(self.name).stem
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{self.meta['labels'].get('genre', '')}-{stem}")[:80].lstrip("-_")
@@ -136,11 +136,12 @@ def read_clips(path: Path, length_s: float | None) -> Iterator[ManifestClip]:
 
 def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[ManifestRow]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header, line = [], 1  # a quoted text may hold newlines: a row is named by its first line
+    header: list[str] = []
+    line = 1  # a quoted text may hold newlines: a row is named by its first line
     try:
         for cells in table:
             if not header:
-                header = [FIELDS.get(name.strip().lower(), name.strip()) for name in cells]
+                header = [_known(name.strip()) for name in cells]
             elif len(cells) > len(header):
                 raise DataError(
                     f"{path}, line {line}, field {header[-1]}: the row has {len(cells)} cells, the header "
@@ -156,21 +157,31 @@ def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[ManifestRow]:
         raise DataError(f"{path}, line {line}: not valid CSV ({error}): check its quotes.") from None
 
 
+def _known(name: str) -> str:
+    """A field's name as this code spells it, whatever its case; an unknown one stays as it is."""
+    return FIELDS.get(name.strip().lower(), name)
+
+
 def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
     """The objects of an array, or one after another as in JSON-lines."""
     array = text.lstrip().startswith("[")
     gap, decoder = re.compile(r"[\s,]*" if array else r"\s*"), json.JSONDecoder()
     at, counted, line = text.index("[") + 1 if array else 0, 0, 1
-    while (start := gap.match(text, at).end()) < len(text) and not (array and text[start] == "]"):
+
+    def next_value(at: int) -> int:
+        space = gap.match(text, at)
+        return space.end() if space else at
+
+    while (start := next_value(at)) < len(text) and not (array and text[start] == "]"):
         line, counted = line + text.count("\n", counted, start), start
         try:
             value, at = decoder.raw_decode(text, start)
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be stored
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {line}: not valid JSON ({error}): mend this entry.") from None
+            raise DataError(f"{path}, line {line}: not valid JSON ({error}): correct this entry.") from None
         if not isinstance(value, dict):
             raise DataError(f'{path}, line {line}: {str(value)[:40]!r} is no object: write {{"audio": "a.wav"}}.')
-        yield ManifestRow(path, line, {FIELDS.get(name.strip().lower(), name): value for name, value in value.items()})
+        yield ManifestRow(path, line, {_known(name): content for name, content in value.items()})
     if array and start == len(text):
         raise DataError(f"{path}, line {text.count(chr(10)) + 1}: the array ends without ]: the file is cut short.")
 
@@ -191,9 +202,10 @@ def _clips(row: ManifestRow, length_s: float | None) -> list[ManifestClip]:
     if len(captions) > 1:
         labels["captions"] = captions
     meta = {"caption": captions[0] if captions else "", **about, "split": split}
+    no_picture: list[str | None] = [None]
     return [
         ManifestClip(row, kind, name, picture, meta | {"labels": dict(labels)}, start_s, length_s or kind.excerpt_s)
-        for picture in pictures or [None]
+        for picture in pictures or no_picture
     ]
 
 

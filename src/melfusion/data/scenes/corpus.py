@@ -1,15 +1,15 @@
 """The embedded corpus `scenes`: small pictures and short pieces of music, drawn and rendered locally, no download.
 
-Controlled like CLEVR: five independent factors, all heard in the music, split between a model's two conditions.
+It is controlled like CLEVR. Five independent factors are all audible in the music; each is in one of a model's two conditions.
 
-    place   -> instrument               seen in the picture only
-    time    -> tempo                    seen in the picture only
-    weather -> percussion and density   seen in the picture only
-    tonic, mode -> chords and scale     told by the training caption only
+    place   -> instrument               in the picture only
+    time    -> tempo                    in the picture only
+    weather -> percussion and density   in the picture only
+    tonic, mode -> chords and scale     in the training caption only
 
-`full_caption` tells everything and is for metrics, never for training. A scene is a pure function of (seed, index); its
-factors, picture, music and captions have one random stream each, so none leaks into another. The same (seed, index)
-gives the same bytes as long as `contract()` and the encoders' versions are the same.
+`full_caption` states all factors and is for metrics, never for training. A scene is a pure function of (seed, index). Its factors,
+picture, music and captions have one random stream each, so none leaks into another. The same (seed, index) gives the same bytes as
+long as `contract()` and the encoders' versions are the same.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _stream(seed: int, index: int, stream: int) -> np.random.Generator:
 
 
 def describe(seed: int, index: int) -> Scene:
-    """The factors of scene `index`; six indices from a multiple of six hold every place once, all else is uniform."""
+    """The factors of scene `index`. Six indices from a multiple of six hold every place once; other factors are uniform."""
     group, within = divmod(index, len(PLACES))
     place = PLACES[_stream(seed, group, PERMUTATION).permutation(len(PLACES))[within]]
     rng = _stream(seed, index, FACTORS)
@@ -129,7 +129,7 @@ def key_name(scene: Scene) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """What a model is told in training: key and mode in varied wording, and nothing that the picture shows."""
+    """The text condition of training: key and mode in varied wording, and nothing that the picture shows."""
     rng = _stream(scene.seed, scene.index, CAPTION)
     return CAPTIONS[rng.integers(len(CAPTIONS))].format(key=key_name(scene))
 
@@ -152,7 +152,7 @@ def full_caption(scene: Scene) -> str:
 def sample(
     seed: int, index: int, split: str, duration_s: float = 5.12, sample_rate_hz: int = 16000, image_size_px: int = 128
 ) -> Sample:
-    """One pair, encoded: 16-bit flac and png, with captions and labels; `key` tells seed and index, so it is unique."""
+    """One pair, encoded: 16-bit flac and png, with captions and labels; `key` holds seed and index, so it is unique."""
     scene = describe(seed, index)
     audio, image = io.BytesIO(), io.BytesIO()
     soundfile.write(audio, render(scene, duration_s, sample_rate_hz), sample_rate_hz, format="FLAC", subtype="PCM_16")
@@ -216,6 +216,6 @@ def soundfont_path() -> Path:
 
 
 def contract() -> dict:
-    """What the bytes of a scene hang on beside seed and index; store it with a corpus and compare before mixing two."""
-    scenes_music.load_soundfont()  # its errors tell what to install
+    """What the bytes of a scene depend on beside seed and index. Store it with a corpus, and compare before mixing two."""
+    scenes_music.load_soundfont()  # its errors say what to install
     return {"version": VERSION, "soundfont_sha256": scenes_music.soundfont_sha256(), "tinysoundfont": version("tinysoundfont")}

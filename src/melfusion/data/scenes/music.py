@@ -12,7 +12,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soxr
@@ -127,7 +127,7 @@ def compose(scene: Scene, rng: Random, duration_s: float) -> list[Note]:
     """The notes of the scene's piece that start before `duration_s` seconds, in order; the first at 0."""
     beat_s = 60.0 / tempo_bpm(scene, rng)
     instrument, groove = INSTRUMENTS[scene.place], GROOVES[scene.weather]
-    # Slow pieces change chords every two beats: a clip of five seconds must hold at least three chords to tell its key.
+    # Slow pieces change chords every two beats: a clip of five seconds must hold at least three chords to make its key clear.
     beats_per_chord = 2 if TEMPOS_BPM[scene.time] < 110 else 4
     progressions = PROGRESSIONS[scene.mode]
     progression = progressions[rng.integers(len(progressions))]
@@ -174,7 +174,7 @@ def _accompaniment(pitches: list[int], times: range, instrument: Instrument, gro
         notes.append(Note(t, length, root, rng.uniform(0.75, 0.9)))
     tones = [_at_or_above(p, instrument.chords) for p in pitches]
     if groove.arpeggio_step:
-        length = groove.arpeggio_step * instrument.held  # the third comes first: a short chord too must tell the mode
+        length = groove.arpeggio_step * instrument.held  # the third comes first, so that a short chord shows the mode, too
         for j, t in enumerate(np.arange(times.start, times.stop, groove.arpeggio_step)):
             notes.append(Note(t, length, tones[(1, 2, 0, 2)[j % 4]], rng.uniform(0.6, 0.75)))
         return notes
@@ -217,8 +217,8 @@ def soundfont_sha256() -> str:
 
 
 @cache
-def load_soundfont():
-    """The synthesizer's class and the soundfont, loaded once a process; errors tell the command that installs them."""
+def load_soundfont() -> tuple[Any, Any]:
+    """The synthesizer's class and the soundfont, loaded once a process; errors name the command that installs them."""
     try:
         import tinysoundfont
     except ModuleNotFoundError as error:
@@ -231,7 +231,7 @@ def _stem(notes: list[Note], program: int, drums: bool, rate_hz: int, length: in
     """The notes rendered to float32 (length,) at `rate_hz`, the mean of both channels."""
     synth_class, soundfont = load_soundfont()
     synth = synth_class(samplerate=rate_hz)
-    # A clone shares the samples but no voices, so a piece never hears the one rendered before it.
+    # A clone shares the samples but no sounding notes, so no piece leaks into the next.
     synth.program_select(0, synth.sfload(soundfont), 0, program, drums)
     events = [(round(n.start_s * rate_hz), 1, n.pitch, round(127 * n.velocity)) for n in notes]
     events += [(round((n.start_s + n.length_s) * rate_hz), 0, n.pitch, 0) for n in notes]
@@ -241,13 +241,13 @@ def _stem(notes: list[Note], program: int, drums: bool, rate_hz: int, length: in
         if at >= length:
             break
         if at > done:
-            synth.generate(at - done, memoryview(stereo[done:at]).cast("B"))
+            synth.generate(at - done, stereo[done:at].data.cast("B"))
             done = at
         if on:
             synth.noteon(0, pitch, velocity)
         else:
             synth.noteoff(0, pitch)
-    synth.generate(length - done, memoryview(stereo[done:]).cast("B"))
+    synth.generate(length - done, stereo[done:].data.cast("B"))
     return (stereo[:, 0] + stereo[:, 1]) * np.float32(0.5)
 
 

@@ -6,7 +6,7 @@ downwards. Positions, sizes, counts, hues and grain come from the generator that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,9 @@ CANVAS_PX = 512
 
 HORIZON = 0.56
 
-Colour = tuple[float, ...]  # RGB or RGBA, 0..255
+Colour = tuple[int, ...]  # RGB or RGBA, 0..255
+
+Points = Iterable[Sequence[float]]  # x, y
 
 # The times of day. Sky at the top and at the horizon; the sun or moon, the ranges of its centre, the glow around
 # it; the light, as factors on the colours of things.
@@ -70,14 +72,16 @@ class Pen:
         self.image, self.draw = image, ImageDraw.Draw(image, "RGBA")
         self.scene, self.light, self.snow = scene, tint * LIGHT[scene.time], WHITE[scene.weather]
 
-    def lit(self, colour: Colour, snow: float = 1.0) -> tuple[int, int, int]:
+    def lit(self, colour: Sequence[float] | np.ndarray, snow: float = 1.0) -> Colour:
         """A thing's own colour under snow (`snow` 0..1 says how much it takes), this picture's tint and the light."""
         rgb = np.asarray(colour, float)
         rgb = rgb + (np.array((238.0, 242.0, 250.0)) - rgb) * self.snow * snow
         rgb = rgb * self.light * (0.78 if self.scene.weather == "rain" else 1.0)
         return tuple(int(c) for c in np.clip(rgb, 0, 255))
 
-    def polygon(self, points, colour: Colour, x=0.0, y=0.0, width=1.0, height=1.0) -> None:
+    def polygon(
+        self, points: Points, colour: Colour, x: float = 0.0, y: float = 0.0, width: float = 1.0, height: float = 1.0
+    ) -> None:
         """A polygon given in units of `width` and `height` from (x, y)."""
         self.draw.polygon([((x + u * width) * CANVAS_PX, (y + v * height) * CANVAS_PX) for u, v in points], fill=colour)
 
