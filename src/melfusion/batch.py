@@ -19,12 +19,14 @@ VisualFeatures = dict[str, tuple[Tensor, Tensor]]  # layer → (image_key_BND, i
 class _Movable:
     """`.to()` and `.pin_memory()` for dataclasses of tensors, so that Lightning and DataLoader move them."""
 
-    def _map(self, fn: Any) -> Any:
+    def map_tensors(self, fn: Any) -> Any:
+        """A copy with `fn` of each tensor in its place."""
+
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return fn(value)
             if isinstance(value, _Movable):
-                return value._map(fn)
+                return value.map_tensors(fn)
             if isinstance(value, dict):
                 return {k: apply(v) for k, v in value.items()}
             if isinstance(value, tuple):
@@ -34,10 +36,10 @@ class _Movable:
         return dataclasses.replace(self, **{f.name: apply(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        return self._map(lambda t: t.to(*args, **kwargs))
+        return self.map_tensors(lambda t: t.to(*args, **kwargs))
 
     def pin_memory(self) -> Any:
-        return self._map(lambda t: t.pin_memory())
+        return self.map_tensors(lambda t: t.pin_memory())
 
 
 @dataclass
@@ -67,7 +69,7 @@ class MusicBatch(_Movable):
     def first(self, n: int) -> MusicBatch:
         """Its first n samples."""
         lists = {f.name: value[:n] for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), list)}
-        return dataclasses.replace(self._map(lambda t: t[:n]), **lists)
+        return dataclasses.replace(self.map_tensors(lambda t: t[:n]), **lists)
 
     def pictures_differ(self, other: MusicBatch) -> Tensor:
         """(B,) bool: is the picture there and here not the same, or only one of the two there?"""

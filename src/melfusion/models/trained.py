@@ -75,8 +75,11 @@ class TrainedModule(lightning.LightningModule):
         return []
 
     def configure_optimizers(self) -> dict[str, Any]:
-        # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped
-        fp16 = self._trainer is not None and str(self.trainer.precision).startswith("16")
+        try:
+            # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped
+            fp16 = str(self.trainer.precision).startswith("16")
+        except RuntimeError:  # Lightning's word for: no Trainer is attached
+            fp16 = False
         return configure_optimizer(self.parameter_groups(), self.optim, self.max_steps, allow_fused=not fp16)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:

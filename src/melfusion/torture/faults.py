@@ -51,14 +51,15 @@ def _spoil_gradient(module: LightningModule, batch: Any, loss: Any) -> None:
 
 
 def _spoil_latents(module: LightningModule, batch: Any, loss: Any) -> None:
-    """The latents are NaN while the batch is finite: the mel between them is NaN, once."""
-    log_mel = next(part for part in module.modules() if isinstance(part, LogMel))
+    """The latents are NaN while the batch is finite, because the next mel is NaN."""
+    hooks: list[Any] = []
 
     def spoil(part: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         return output * torch.nan
 
-    hook = log_mel.register_forward_hook(spoil)
+    hooks += [part.register_forward_hook(spoil) for part in module.modules() if isinstance(part, LogMel)]
 
 
 def _scale_weights(module: LightningModule, batch: Any, loss: Any) -> None:

@@ -1,8 +1,8 @@
 """What keeps a bad step from doing harm: numbers that are not finite, leaps of the loss, and a request to stop.
 
 A step is judged on the device, by one small vector that the ranks add up (verdict.py). A step with an input, loss or gradient that
-is not finite changes nothing: the optimizer is told `found_inf`. The host reads the vector one step later, while the next step
-already computes. Only then follows what a sound step brings: learning rate, average, counts.
+is not finite changes nothing: the optimizer gets `found_inf`. The host reads the vector one step later, while the device already
+computes the next step. Only then the learning rate, the average and the counts move.
 """
 
 from __future__ import annotations

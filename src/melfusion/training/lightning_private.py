@@ -29,7 +29,7 @@ def set_rank(number: int) -> None:
 def leave_signals_alone(trainer: Any) -> None:
     """Keep Lightning from handling SIGTERM and SIGUSR1 in this Trainer: preemption.py does.
 
-    Its handlers (since 2.0) speak to other ranks at a moment of their own, so two ranks may stop at different steps. No option
+    Its handlers (since 2.0) send the signal to other ranks at once, so two ranks may stop at different steps. No option
     turns them off; `SLURMEnvironment(auto_requeue=False)` leaves the one of SIGTERM. Before each batch all ranks agree on SIGTERM
     once more (since 2.5.2), for which the host waits for the device.
     """

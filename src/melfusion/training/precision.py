@@ -53,7 +53,7 @@ def keep_frozen(module: M, precision: str) -> M:
 
 
 def precision_of(trainer: TrainerConfig) -> dict[str, Any]:
-    """What Lightning's Trainer is told of the precision: its name, or a plugin in `plugins`."""
+    """The arguments of Lightning's Trainer for this precision: its name, or a plugin in `plugins`."""
     name = resolve_precision(trainer)
     return {"plugins": [FrozenHalf(device_type(trainer))]} if name == "bf16-true" else {"precision": name, "plugins": []}
 

@@ -72,7 +72,7 @@ def threshold(usual: deque[float], factor: float) -> float:
 def not_finite(batch: MusicBatch) -> Tensor:
     """() bool: does any floating tensor of the batch hold NaN or infinity? One pass on the device finds least and largest."""
     tensors: list[Tensor] = []
-    batch._map(lambda t: tensors.append(t) if t.is_floating_point() and t.numel() else None)
+    batch.map_tensors(lambda t: tensors.append(t) if t.is_floating_point() and t.numel() else None)
     return ~torch.stack([end for t in tensors for end in torch.aminmax(t)]).isfinite().all()
 
 
