@@ -1,11 +1,11 @@
-# The interface most people need; `make help` documents it, and CI calls it too.
-# Every verb is a thin call of `python -m melfusion VERB [CONFIG] [key=value …]`, which works without make.
+# The interface that most people need; `make help` lists it, and CI calls it, too.
+# Every verb is a thin call of `python -m melfusion VERB [CONFIG] [key=value …]`, which works without make; VERB --help lists its options.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate listening ablate submit generate precompute shards torture release-scenes data-scenes data-games tensorboard lint test test-slow
+.PHONY: help install train generate evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture tensorboard lint test test-slow coverage
 
-# Free text travels through the environment, verbatim: no expansion of `$` by make, no words for the shell to split
+# Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
 ifneq ($(origin $(1)),undefined)
 override $(1) := $$(value $(1))
@@ -34,41 +34,35 @@ DEVICES_AND_SUCH = $(if $(DEVICES),'trainer.devices=$(DEVICES)') $(if $(NODES),'
 FIRST := $(or $(PYTHON),$(shell command -v python3.11 || command -v python3.12 || command -v python3))
 CLI = PYTHONPATH=src "$(PY)" -m melfusion
 
-help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+help:  ## this list; `melfusion VERB --help` has all options of a verb
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
-install:  ## set everything up: .venv (or the active environment, or PYTHON=), packages, once
+install:  ## set everything up once: .venv (or the active environment, or PYTHON=) and its packages
 	@"$(FIRST)" src/melfusion/install.py
 
-train: install  ## train; CONFIG=scenes by default, CONFIG=games,tiny lays one over another, ARGS="key=value …"
+train: install  ## train, then evaluate; CONFIG=scenes by default, CONFIG=games,tiny lays one over another, ARGS="key=value …"
 	@$(CLI) train $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
-evaluate: install  ## CKPT=runs/name (or ARGS="wavs=folder") n= data.seed= rows= OUT= listening=true: scores and a listening page
+generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= …
+	@$(CLI) generate $(ARGS) $(options)
+
+evaluate: install  ## CKPT=runs/name (or wavs=folder) n= data.seed= rows= OUT= listening=true: scores and a page to listen to
 	@$(CLI) evaluate $(ARGS) $(options)
 
-listening: install  ## DIR=folder of a blind page: its answers*.json → a table of OVL and REL by system, with intervals
+listening: install  ## DIR=folder of a listening study: its answers*.json → a table of OVL and REL by system, with intervals
 	@$(CLI) listening $(ARGS) $(options)
 
 ablate: install  ## SUITE=headline: every row of experiments/SUITE/, one table; rows= jobs=2 cluster=slurm publish=true
 	@$(CLI) ablate $(ARGS) $(options)
 
-submit: install  ## VERB=train as a SLURM job: the verb's own variables, and cluster.time= cluster.partition= … (configs/cluster/slurm.yaml)
+submit: install  ## VERB=train as a SLURM job: the verb's own variables, and cluster.time= cluster.partition= …
 	@$(CLI) submit "$(or $(VERB),train)" $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
-generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= …
-	@$(CLI) generate $(ARGS) $(options)
-
-precompute: install  ## store latents, text embeddings and picture features beside the samples
+precompute: install  ## store latents, text embeddings and inverted pictures beside the samples
 	@$(CLI) precompute $(ARGS) $(options)
 
 shards: install  ## MANIFEST= AUDIO_DIR= IMAGE_DIR= OUT=: your own files, MeLBench or MusicCaps → shards
 	@$(CLI) shards $(ARGS) $(options)
-
-torture: install  ## kill, starve and lie to small trainings, points=200 times and more; a table of what was lost: nothing
-	@$(CLI) torture $(ARGS) $(options)
-
-release-scenes: install  ## train every shipped part from nothing, hours on a CPU, and write weights/ with model cards
-	@$(CLI) release-scenes
 
 data-scenes: install  ## draw and render the embedded corpus
 	@$(CLI) data-scenes $(ARGS) $(options)
@@ -76,14 +70,23 @@ data-scenes: install  ## draw and render the embedded corpus
 data-games: install  ## real tuples from freely licensed games in Debian's packages; GAMES_DIR= for unpacked ones
 	@$(CLI) data-games $(ARGS) $(options)
 
-tensorboard: install  ## curves, pictures and sounds of all runs
-	@$(CLI) tensorboard $(ARGS)
+release-scenes: install  ## train every shipped part from nothing, hours on a CPU, and write weights/ with model cards
+	@$(CLI) release-scenes $(ARGS) $(options)
 
-lint: install  ## ruff
-	@"$(PY)" -m ruff check .
+torture: install  ## kill and disturb small trainings, points=200 times and more; a table of what was lost
+	@$(CLI) torture $(ARGS) $(options)
+
+tensorboard: install  ## curves, pictures and clips of all runs; ARGS="--port=6007"
+	@$(CLI) tensorboard $(ARGS) $(options)
+
+lint: install  ## check style, format and types
+	@"$(PY)" -m ruff check . && "$(PY)" -m ruff format --check . && "$(PY)" -m mypy
 
 test: install  ## the tests: at most ten minutes on two cores
 	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2
 
-test-slow: install  ## what is longer
-	@"$(PY)" -m pytest -m slow
+test-slow: install  ## the tests that take longer
+	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -m slow
+
+coverage: install  ## the share of lines that `make test` runs, file by file; slower than `make test`
+	@OMP_NUM_THREADS=1 PYTHONPATH=src "$(PY)" -m coverage run -m pytest && "$(PY)" -m coverage report --skip-covered --show-missing

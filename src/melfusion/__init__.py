@@ -1,15 +1,21 @@
 """melfusion: image + text → music.
 
-    shards ─► MusicDataModule ─► MusicBatch ┬ waveform ─► log_mel ─► MusicVAE.encode ───────────► latents ─► add_noise ─┐
-                                            ├ caption  ─► TextEncoder ───► text_embeds, text_mask ┐                     │
-                                            └ image    ─► ImageFeatureExtractor ─► visual_features┴► VisualSynapse ─► SynapticUNet ─► loss
+    shards ─► MusicDataModule ─► MusicBatch ┬ waveform ─► log_mel ─► MusicVAE.encode ─► latents ─► add_noise ─────────────┐
+                                            ├ caption  ─► TextEncoder ───► text_embeds, text_mask ┐                       │
+                                            └ image    ─► ImageEncoder ──► visual_features ───────┴► synapse ─► denoiser ─► loss
     generate:  noise ─► sampler(denoise, guidance) ─► latents ─► MusicVAE.decode ─► log_mel ─► Vocoder ─► waveform ─► wav
 
-Every name above is a file of this package (batch.py, audio.py, music_vae.py with texture.py, text_encoder.py, image_features.py,
-synapse.py, unet.py, diffusion.py, sampler.py, vocoder.py); melfusion.py joins them, build.py makes them from a
-configuration, and each verb of the command line (train, generate, precompute, …) is a short file of its own.
-"""  # noqa: E501
+The rooms, from the bottom up; a file imports only from rooms below its own (tests/test_house.py):
+
+    config      YAML files and overrides, checked against a schema       state      what a run leaves on disk
+    media       audio, log-mels, pictures, figures                       metrics    distances, intervals and sets of scores
+    cluster     SLURM                                                    data       shards, order, sources of data
+    models      the networks, the diffusion, the synapse                 listeners  networks that score clips
+    assembly    a configuration → built objects; loading a run           training   the loop, its guards and its logs
+    evaluation  clips, scores, tables, listening studies                 lab        suites of experiments/, shipped recipes
+    torture     faults on purpose                                        verbs      one file per verb of the command line
+"""
 
 __version__ = "0.1.0"
 DEFAULT_CONFIG = "scenes"
-PREEMPTED = 75  # exit code, EX_TEMPFAIL: asked to leave, the state is saved, and the same command goes on
+PREEMPTED = 75  # exit code EX_TEMPFAIL: the run was asked to leave and has saved its state; the same command goes on

@@ -177,9 +177,9 @@ def test_a_verb_of_one_process_is_one_task(slurm):
 
 def test_what_is_wrong_with_the_call_is_said_before_anything_is_sent(slurm, capsys, monkeypatch):
     for argv, words in (
-        (["submit"], "submit sends one of train"),
+        (["submit"], "submit sends one of ablate"),
         (["submit", "seed=1"], "not ''"),
-        (["submit", "trian"], "did you mean train?"),
+        (["submit", "trian"], "did you mean 'train'?"),
         (["submit", "submit"], "not 'submit'"),
         (["submit", "train", "tinny"], "did you mean 'tiny'?"),
         (["submit", "train", "tiny", "seeed=1"], "did you mean 'seed'?"),

@@ -255,7 +255,7 @@ def stopped(capsys, *argv):
 
 def test_an_unknown_verb_names_the_verbs_and_the_nearest(capsys, here):
     message = stopped(capsys, "trian")
-    assert "did you mean train?" in message and all(verb in message for verb in cli.VERBS)
+    assert "did you mean 'train'?" in message and all(verb in message for verb in cli.VERBS)
     assert "usage" in stopped(capsys)
     assert cli.main(["help"]) == 0
 
@@ -316,7 +316,7 @@ def test_training_on_a_login_node_is_refused_and_names_submit(tmp_path, monkeypa
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert "make submit" in stopped(capsys, "train", "melbench,tiny", "data.path=none")
     reached = []
-    monkeypatch.setattr("melfusion.training.run.train", reached.append)
+    monkeypatch.setattr("melfusion.training.run.train", lambda config, evaluate: [reached.append(config), {}][1])
     assert cli.main(["train"]) == 0  # the embedded default may run anywhere
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert cli.main(["train", "melbench,tiny"]) == 0 and len(reached) == 2

@@ -82,10 +82,29 @@ def test_a_section_is_shown_alone_and_train_shows_all(answers):
 
 def test_every_key_says_what_it_means():
     rows = {key: about for section in texts.sections() for key, about in texts.keys(section).items()}
-    assert set(rows) == {*valid_keys(Config), *(f"cluster.{key}" for key in valid_keys(ClusterConfig))}
+    assert set(rows) >= {*valid_keys(Config), *(f"cluster.{key}" for key in valid_keys(ClusterConfig))}
     assert [key for key, about in rows.items() if about.startswith("(default")] == []
     with pytest.raises(ConfigError, match="no section 'datta'; did you mean 'data'"):
         texts.keys("datta")
+
+
+@dataclass
+class Part:
+    kind: str = "plain"  # plain | loud
+
+
+@dataclass
+class Loud(Part):
+    # where it ends
+    level_db: float = -3.0  # dB below full scale
+
+
+def test_the_keys_of_all_kinds_of_a_part_are_shown():
+    assert texts.described(Part, "part.") == {
+        "part.kind": "plain | loud (default plain)",
+        "part.level_db": "where it ends dB below full scale (default -3.0)",
+    }
+    assert list(texts.described(Loud, "")) == ["kind", "level_db"]
 
 
 def test_help_is_quick():

@@ -35,7 +35,7 @@ WRONG = [  # a call, and words of the sentence that answers it
     ("train synapse.kind=kv_mixx", "did you mean 'kv_mix'"),
     ("train sampling.sampler=x", "is not one of ddim, dpm"),
     ("train name=..", "name='..' is no name of a folder"),
-    ("trian", "did you mean train"),
+    ("trian", "did you mean 'train'"),
     ("precompute seeed=1", "did you mean 'seed'"),
     ("data-scenes data.splits.train=100000000", "data.max_scenes=100000"),
     ("generate sed=3", "did you mean 'seed'"),

@@ -10,12 +10,12 @@ from typing import Any
 class ClusterConfig:
     """A SLURM job of `melfusion submit` (configs/cluster/slurm.yaml); null leaves the choice to the site."""
 
-    account: str | None = None
-    partition: str | None = None
-    qos: str | None = None
+    account: str | None = None  # the account that pays for the job
+    partition: str | None = None  # where the job queues
+    qos: str | None = None  # quality of service
     constraint: str | None = None  # features of the nodes
     time: str = "24:00:00"  # limit of one start, [days-]hours:minutes:seconds
-    nodes: int = 1
+    nodes: int = 1  # machines
     gpus_per_node: int = 1  # and tasks per node, one each; 0: one task without a GPU
     cpus_per_gpu: int = 8  # of each task
     memory: str | None = None  # of a node: 64G

@@ -11,7 +11,7 @@ class PrecomputeConfig:
 
     enabled: bool = False  # train from precomputed shards, building them first where they are missing
     path: str | None = None  # default: <data.path>-precomputed/<digest of what it was made from>
-    batch_size: int = 32
+    batch_size: int = 32  # samples at once
     dtype: str = "float32"  # float32 gives the numbers of live training; float16 halves the shards
 
 
@@ -31,24 +31,24 @@ class DataConfig:
     global_batch_size: int = 32  # samples per optimizer step over all devices and accumulation
     num_workers: int = 0  # loader processes per device
     crop: str = "random"  # random (drawn from seed, epoch, position; not where latents are precomputed) | start
-    image_size_px: int = 512
+    image_size_px: int = 512  # height and width of the square that the model gets, px
     max_image_pixels: int = 50_000_000  # a larger picture is refused before it is decoded
     max_image_work: int = 1_000_000_000  # pixels × scans (a progressive JPEG has about 10) above which one is refused, too
     max_audio_s: float = 1200.0  # longer audio is refused before it is decoded
     max_audio_samples: int = 250_000_000  # and that of more frames × channels: 20 minutes of 96 kHz stereo have 230 million
-    max_audio_rate_hz: int = 192_000
-    max_audio_channels: int = 32
+    max_audio_rate_hz: int = 192_000  # audio of a higher sample rate is refused, Hz
+    max_audio_channels: int = 32  # audio of more channels is refused
     max_member_mib: float = 256.0  # a larger member is never read
-    max_sample_members: int = 64
-    max_shard_members: int = 1_000_000
+    max_sample_members: int = 64  # a sample of more files is refused
+    max_shard_members: int = 1_000_000  # a shard of more files is refused
     max_json_kib: float = 1024.0  # of a sample's json, and of the header of its precomputed tensors
     max_json_depth: int = 16  # nested lists and objects
-    max_index_mib: float = 1024.0
+    max_index_mib: float = 1024.0  # a larger index.json is refused, MiB
     max_bad_ratio: float = 0.2  # above this share of replaced training samples the run stops
     val_items: int = 64  # samples of the val split used at each validation
     splits: dict[str, int] = field(default_factory=lambda: {"train": 2048, "val": 128, "test": 128})  # scenes: how many
     max_scenes: int = 100_000  # scenes: more are only drawn where this says so
     corpus_seed: int = 0  # scenes: which ones; `seed` decides what a training makes of them
     leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys
-    samples_per_shard: int = 256
+    samples_per_shard: int = 256  # samples in a shard that is written
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)

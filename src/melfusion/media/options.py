@@ -9,16 +9,16 @@ from dataclasses import dataclass
 class AudioConfig:
     """From waveform to log-mel. Defaults are AudioLDM's (MeLFusion's released code, too)."""
 
-    sample_rate_hz: int = 16000
+    sample_rate_hz: int = 16000  # samples per second of the waveform, Hz
     n_fft_samples: int = 1024  # FFT size and window length
-    hop_length_samples: int = 160
-    n_mels: int = 64
-    f_min_hz: float = 0.0
-    f_max_hz: float = 8000.0
-    clip_duration_s: float = 10.24
+    hop_length_samples: int = 160  # samples between two frames of the log-mel
+    n_mels: int = 64  # F: mel bins
+    f_min_hz: float = 0.0  # lowest frequency of the mel bins, Hz
+    f_max_hz: float = 8000.0  # highest frequency of the mel bins, Hz
+    clip_duration_s: float = 10.24  # length of a clip, s
     framing: str = "hifigan"  # where frame t of the log-mel is centred: hifigan (t + ½) · hop | centred t · hop, as in Tango
     level: str = "rms"  # what every clip is brought to: rms (loudness_dbfs, up to peak_dbfs) | peak (no mean, then peak_dbfs)
-    loudness_dbfs: float = -20.0
-    peak_dbfs: float = -1.0
+    loudness_dbfs: float = -20.0  # mean level that clips are brought to, dB below full scale
+    peak_dbfs: float = -1.0  # highest peak of a clip, dB below full scale
     silence_dbfs: float = -55.0  # a clip whose RMS is below this is silent and is replaced
     min_duration_s: float = 1.0  # shorter audio is replaced; between this and the clip it is padded with silence

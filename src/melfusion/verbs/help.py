@@ -102,16 +102,26 @@ def section_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def described(options: Any, prefix: str, deep: bool = True) -> dict[str, str]:
-    """The same of a dataclass and, where `deep`, of those in it."""
-    said = documented(options)
+    """The same of a dataclass, of the other kinds that share its base, and, where `deep`, of the dataclasses in it."""
     rows: dict[str, str] = {}
-    for field in dataclasses.fields(options):
-        if below := section_of(field):
-            rows |= described(below, f"{prefix}{field.name}.") if deep else {}
-        else:
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            rows[prefix + field.name] = f"{said.get(field.name, '')} (default {shown(default)})".strip()
+    for kind in kinds_of(options):
+        said = documented(kind)
+        for field in dataclasses.fields(kind):
+            if below := section_of(field):
+                rows |= described(below, f"{prefix}{field.name}.") if deep else {}
+            elif prefix + field.name not in rows:
+                default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+                rows[prefix + field.name] = f"{said.get(field.name, '')} (default {shown(default)})".strip()
     return rows
+
+
+def kinds_of(options: Any) -> list[Any]:
+    """A dataclass first, then all that derive from its root: the options of the other kinds of that part."""
+    root = [cls for cls in inspect.getmro(options) if dataclasses.is_dataclass(cls)][-1]
+    found = [options, root]
+    for cls in found:
+        found += [below for below in cls.__subclasses__() if below not in found]
+    return list(dict.fromkeys(found))
 
 
 def documented(options: Any) -> dict[str, str]:

@@ -15,7 +15,7 @@ from melfusion.verbs.options import option
 class Options:
     points: int = option(200, "how many times a training is killed", least=0)
     seed: int = option(0, "seed of the times at which it is killed", least=0)
-    out: str = option("runs/torture", "folder of the jobs and of torture.md; it is emptied first", variable="OUT")
+    out: str = option("runs/torture", "folder of the jobs and of torture.md; it is emptied first")
     goodput: str = option("tiny", "configuration whose useful share of time is measured under kills; empty: none")
 
 
