@@ -49,7 +49,7 @@ def tones(tiny, tmp_path, monkeypatch):
 
 
 def test_the_words_of_data_source_are_the_registry():
-    assert CHOICES["data.source"] == tuple(SOURCES)
+    assert CHOICES["data.source"] is SOURCES
     assert all(name == source.name and source.command.startswith("make ") and source.__doc__ for name, source in SOURCES.items())
 
 
