@@ -8,6 +8,7 @@ from typing import Any
 
 from melfusion.assembly.options import AblationConfig, EvaluationConfig, GuardConfig, TrainerConfig
 from melfusion.data.options import DataConfig
+from melfusion.data.sources import SOURCES
 from melfusion.listeners.options import JudgeConfig, TowersConfig
 from melfusion.media.options import AudioConfig
 from melfusion.models.options import (
@@ -62,7 +63,7 @@ CHOICES = {
     "audio.level": ("rms", "peak"),
     "music_vae.trainable": ("all", "decoder", "texture"),
     "vocoder.kind": ("griffin_lim", "vocos"),
-    "data.source": ("scenes", "games", "manifest"),
+    "data.source": SOURCES,  # the registry itself: a source that someone adds is a word at once
     "data.crop": ("random", "start"),
     "data.precompute.dtype": ("float32", "float16"),
     "text_encoder.family": ("bert", "t5", "clip"),
