@@ -455,7 +455,7 @@ def test_unreadable_samples_count_against_the_ratio_where_they_are_stored(tmp_pa
 def test_a_precomputed_set_is_no_data_set_of_its_own(tmp_path, tiny, module):
     path = data_set(tmp_path / "raw", [make_sample(f"{s}{i}", split=s, image=PICTURE) for s in ("train", "val") for i in range(2)])
     config = tiny(f"data.path={path}", "data.source=manifest")
-    with pytest.raises(DataError, match="holds precomputed tensors and no sounds") as caught:
+    with pytest.raises(DataError, match="holds precomputed tensors and no audio") as caught:
         module(precompute(config, build.system(config))).setup()
     assert one_sentence(caught.value)
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from data_fixtures import data_set, make_sample, one_sentence
 
+from melfusion.assembly.configuration import load_config
 from melfusion.assembly.schema import CHOICES
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.source import Corpus, Source
@@ -28,8 +29,8 @@ class Tones(Source):
         return {"seed": config.data.corpus_seed}
 
     def check_size(self, key, n, data):
-        if n > 100:
-            raise ConfigError(f"{key} asks for {n} tones: give at most 100.")
+        if n > 200:
+            raise ConfigError(f"{key} asks for {n} tones: give at most 200.")
 
     def differs(self, there, config):
         return "" if there.info["seed"] == config.data.corpus_seed else "tones of another seed"
@@ -64,6 +65,16 @@ def test_a_source_from_outside_the_package_is_built_checked_and_read(tones):
     with pytest.raises(DataError, match="holds tones of another seed: give another data.path") as caught:
         ensure_corpus(tones(corpus_seed=1))
     assert one_sentence(caught.value)
+
+
+def test_a_configuration_names_a_source_from_outside_and_its_size_is_checked(tones, tiny, tmp_path):
+    file = tmp_path / "tones.yaml"
+    file.write_text("base: tiny\ndata: {source: tones, path: elsewhere, splits: {train: 4, val: 2}}\n")
+    config = load_config(str(file), [f"data.path={tmp_path / 'tones'}"])
+    assert build_corpus("tones", config) == {"train": 4, "val": 2}
+    ensure_corpus(config)
+    with pytest.raises(ConfigError, match="data.splits asks for 300 tones"):
+        load_config(str(file), ["data.splits={train: 300}"])
 
 
 def test_a_source_that_draws_fills_a_missing_folder(tones, monkeypatch):

@@ -330,7 +330,7 @@ def test_an_error_of_the_thread_is_the_same_sentence(tmp_path, monkeypatch):
         save_checkpoint=lambda path: store.save_checkpoint(stored(trainer.global_step), path),
     )
     monkeypatch.setattr(checkpoint_store.Digesting, "write", broken)
-    with pytest.raises(CheckpointError, match=r"step-000000001.ckpt could not be written \(.*I/O error\): .*mend that"):
+    with pytest.raises(CheckpointError, match=r"step-000000001.ckpt could not be written \(.*I/O error\): .*correct that"):
         saver.save(trainer)  # which may learn of it already
         saver.finish(trainer)
     assert names(tmp_path) == []

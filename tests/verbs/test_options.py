@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_call_is_said_before_anything_slow_is_imported(tmp_
 @pytest.mark.parametrize("key", REGISTRIES)
 def test_words_that_are_allowed_are_those_of_the_registries(key):
     module, name = REGISTRIES[key]
-    assert CHOICES[key] == tuple(getattr(import_module(module), name))
+    assert tuple(CHOICES[key]) == tuple(getattr(import_module(module), name))
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

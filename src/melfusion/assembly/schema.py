@@ -71,7 +71,7 @@ CHOICES: dict[str, Collection[str]] = {
     "audio.level": ("rms", "peak"),
     "music_vae.trainable": ("all", "decoder", "texture"),
     "vocoder.kind": ("griffin_lim", "vocos"),
-    "data.source": SOURCES,
+    "data.source": SOURCES,  # the registry itself: a source that someone adds is a word at once
     "data.crop": ("random", "start"),
     "data.precompute.dtype": ("float32", "float16"),
     "text_encoder.family": ("bert", "t5", "clip"),

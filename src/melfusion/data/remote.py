@@ -19,8 +19,6 @@ from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
-import fsspec
-
 from melfusion.errors import DataError
 
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
@@ -132,6 +130,8 @@ class Objects:
     def __init__(self, url: str, timeout_s: float, rate_kib_s: float):
         self.url, self.timeout_s, self.rate = url, timeout_s, rate_kib_s * 1024
         protocol = url.partition("://")[0]
+        import fsspec
+
         try:
             fsspec.get_filesystem_class(protocol)
         except ImportError as error:
@@ -140,6 +140,8 @@ class Objects:
             raise DataError(f"{url}: fsspec knows no {protocol}:// addresses; give a folder or another URL.") from error
 
     def _at(self, name: str) -> tuple[Any, str]:
+        import fsspec
+
         return fsspec.core.url_to_fs(f"{self.url}/{name}")  # kept by fsspec, one for each process
 
     def _within(self, size: int, call: Callable[[], Any]) -> Any:
