@@ -100,6 +100,9 @@ def test_the_exported_stand_in_comes_back(vae, tiny, tmp_path):
     assert torch.equal(back.alpha_bar, alphas_cumprod(DiffusionConfig(beta_end=0.02)))
 
 
+TANGO_AUDIO = ("audio.framing=centred", "audio.level=peak")  # what its UNet was trained on
+
+
 # --- music UNet -----------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +116,7 @@ def test_a_diffusers_folder_gives_the_music_unet(sub, tiny, tmp_path):
 
 
 def test_tangos_file_gives_the_music_unet(tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config)
     tango(tmp_path, published)
     assert digest(build.system(config).denoiser.unet) == digest(published)
@@ -121,7 +124,7 @@ def test_tangos_file_gives_the_music_unet(tiny, tmp_path):
 
 def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tmp_path):
     """configs/diffusion_model_config.json of declare-lab/tango sets both."""
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config, use_linear_projection=True, upcast_attention=True)
     tango(tmp_path, published)
     unet = build.system(config).denoiser.unet
@@ -130,7 +133,7 @@ def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tm
 
 @pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), lambda s: s.update({"unet.more": torch.zeros(1)})])
 def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), change)
     with pytest.raises(RuntimeError, match="conv_in.bias|more"):
         build.system(config)
@@ -138,7 +141,7 @@ def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
 
 @pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), None])
 def test_a_wrong_tango_file_is_one_sentence(change, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), change or (lambda state: None))
     if change is None:
         (tmp_path / "pytorch_model_main.bin").write_bytes(b"junk")
@@ -150,7 +153,7 @@ def test_tangos_file_runs_no_code(tiny, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "sprung"),))
 
-    config = tiny(f"unet.weights={tmp_path}")
+    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), lambda state: state.update({"unet.trap": Trap()}))
     with pytest.raises(Exception, match="[Ww]eights"):
         build.system(config)
