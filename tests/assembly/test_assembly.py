@@ -101,9 +101,6 @@ def test_the_exported_stand_in_comes_back(vae, tiny, tmp_path):
     assert torch.equal(back.alpha_bar, alphas_cumprod(DiffusionConfig(beta_end=0.02)))
 
 
-TANGO_AUDIO = ("audio.framing=centred", "audio.level=peak")  # what its UNet was trained on
-
-
 # --- music UNet -----------------------------------------------------------------------------------------------------
 
 
