@@ -122,6 +122,21 @@ def test_help_is_quick():
     assert max(spent) <= BUDGET_S, spent
 
 
+def test_heavy_imports_leave_the_collector_as_it_was():
+    code = """if True:
+        import gc, sys
+        from melfusion.verbs.imports import heavy_imports
+        with heavy_imports():
+            assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count()
+        gc.unfreeze()
+        sys.modules["torch"] = None
+        with heavy_imports():
+            assert gc.isenabled()
+        assert not gc.get_freeze_count()"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 OUTSIDE = '''

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melfusion.errors import ConfigError
+from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import given, option
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ def run(options: Options, more: list[str]) -> dict[str, Any] | None:
     """Run the rows, then write the table; returns its numbers, or None where there is none to write."""
     suite, settings, keys = check(options, more)
 
-    from melfusion.cluster.slurm import refuse_login_node
+    with heavy_imports():
+        from melfusion.cluster.slurm import refuse_login_node
 
     if options.cluster is None:
         refuse_login_node(os.environ)
 
-    from melfusion.training.preemption import leaving_on_signal
+    with heavy_imports():
+        from melfusion.training.preemption import leaving_on_signal
 
     with leaving_on_signal(lambda: "between two trainings: models that are trained and clips that are made are kept"):
         return _run(options, suite, settings, keys)

@@ -12,6 +12,7 @@ from typing import Any
 from melfusion import DEFAULT_CONFIG
 from melfusion.errors import ConfigError
 from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
+from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import configuration, option
 
 MOST_CLIPS = 10_000  # of one call that gives no limit=
@@ -47,7 +48,8 @@ def run(options: Options, more: list[str]) -> dict[str, Any]:
     """Generate what is missing, score it, and write the results; returns the scores, {} for a share."""
     check(options, more)
 
-    from melfusion.training.preemption import leaving_on_signal
+    with heavy_imports():
+        from melfusion.training.preemption import leaving_on_signal
 
     with leaving_on_signal(lambda: "during evaluation: clips that are made are kept"):
         return _run(options, more)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from melfusion.errors import ConfigError
 from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
+from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import option
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def run(options: Options, more: list[str]) -> list[Path]:
     """Write `n` clips with seeds seed, seed + 1, …; returns the wav files."""
     check(options)
 
-    from melfusion.assembly.load import load_system
-    from melfusion.assembly.memory import telling_memory
-    from melfusion.assembly.schema import Config
+    with heavy_imports():
+        from melfusion.assembly.load import load_system
+        from melfusion.assembly.memory import telling_memory
+        from melfusion.assembly.schema import Config
 
     started = time.perf_counter()
     with telling_memory(Config(), "generation"):

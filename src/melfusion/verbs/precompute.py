@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from melfusion import DEFAULT_CONFIG
+from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import configuration
 
 
@@ -24,10 +25,11 @@ def run(options: Options, more: list[str]) -> None:
 
     config = load_config(options.config, more)
 
-    from melfusion.assembly import system as build
-    from melfusion.data.sources import describe, ensure_corpus
-    from melfusion.training.precompute import precompute
-    from melfusion.training.run import ensure_stages
+    with heavy_imports():
+        from melfusion.assembly import system as build
+        from melfusion.data.sources import describe, ensure_corpus
+        from melfusion.training.precompute import precompute
+        from melfusion.training.run import ensure_stages
 
     ensure_corpus(config)
     ensure_stages(config)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melfusion import DEFAULT_CONFIG
+from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import configuration
 
 if TYPE_CHECKING:
@@ -36,13 +37,15 @@ def run(options: Options, more: list[str]) -> None:
 
     config = load_config(options.config, more)
 
-    from melfusion.cluster.slurm import refuse_login_node
+    with heavy_imports():
+        from melfusion.cluster.slurm import refuse_login_node
 
     if options.config != DEFAULT_CONFIG:
         refuse_login_node(os.environ)
 
-    from melfusion.evaluation.scores import evaluate_run
-    from melfusion.training.run import train
+    with heavy_imports():
+        from melfusion.evaluation.scores import evaluate_run
+        from melfusion.training.run import train
 
     report(config, train(config, evaluate_run))
 
