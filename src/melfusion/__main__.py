@@ -62,12 +62,12 @@ def print_help(verb: str, sections: list[str]) -> None:
 
 def answer(verb: str, error: BaseException) -> int:
     """Print the sentence of an error, and return its exit code; a bug is raised again."""
-    told = None if os.environ.get("MELFUSION_TRACEBACK") else explain(error)
-    if told is None:
+    explained = None if os.environ.get("MELFUSION_TRACEBACK") else explain(error)
+    if explained is None:
         raise error
-    if told[0]:
-        print(f"melfusion {verb}: {told[0]}", file=sys.stderr)
-    return told[1]
+    if explained[0]:
+        print(f"melfusion {verb}: {explained[0]}", file=sys.stderr)
+    return explained[1]
 
 
 if __name__ == "__main__":

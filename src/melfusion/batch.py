@@ -85,7 +85,7 @@ class MusicBatch(_Movable):
 
 @dataclass
 class Conditioning(_Movable):
-    """What the UNet is told: text always, a picture where `has_image` is 1.
+    """What the denoiser is conditioned on: text always, a picture where `has_image` is 1.
 
     A picture is either features (reading `fixed`: the same at every timestep) or latents to be read at each timestep.
     """

@@ -17,7 +17,7 @@ from melfusion.models.system import MeLFusion
 
 def condition_of(config: Config) -> Condition:
     """What the row's model is conditioned on when its clips are generated."""
-    return CONDITIONS[config.ablation.told]
+    return CONDITIONS[config.ablation.condition]
 
 
 def sampling_config(suite: Suite, row: str, seed: int, scale: float | None) -> Config:
