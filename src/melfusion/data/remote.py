@@ -26,7 +26,7 @@ PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "a
 CHUNK = 1 << 20  # bytes asked of an object store at a time
 
 
-class Pace:
+class TimeBudget:
     """How slow one transfer may be; only the time spent in waiting for bytes counts."""
 
     def __init__(self, timeout_s: float, rate_kib_s: float):
@@ -40,9 +40,9 @@ class Pace:
 
 
 class PacedStream(io.RawIOBase):
-    """A socket's stream under a Pace."""
+    """A socket's stream under a TimeBudget."""
 
-    def __init__(self, raw: io.RawIOBase, pace: Pace):
+    def __init__(self, raw: io.RawIOBase, pace: TimeBudget):
         self.raw, self.pace = raw, pace
 
     def readable(self) -> bool:
@@ -60,20 +60,20 @@ class PacedStream(io.RawIOBase):
 
 
 class PacedResponse(http.client.HTTPResponse):
-    """An answer whose status line, headers and body come under one Pace."""
+    """An answer whose status line, headers and body come under one TimeBudget."""
 
-    def __init__(self, pace: Pace, *args: Any, **kwargs: Any):
+    def __init__(self, pace: TimeBudget, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.fp = io.BufferedReader(PacedStream(self.fp.detach(), pace))
 
 
 @functools.cache  # certificates are read once
 def opener(timeout_s: float, rate_kib_s: float) -> OpenerDirector:
-    """urllib's opener, with its proxies and redirects, each of whose answers comes under a Pace."""
+    """urllib's opener, with its proxies and redirects, each of whose answers comes under a TimeBudget."""
 
     def connect(kind: type, *args: Any, **kwargs: Any) -> http.client.HTTPConnection:
         made = kind(*args, **kwargs)
-        made.response_class = lambda *a, **k: PacedResponse(Pace(timeout_s, rate_kib_s), *a, **k)
+        made.response_class = lambda *a, **k: PacedResponse(TimeBudget(timeout_s, rate_kib_s), *a, **k)
         return made
 
     trusted = ssl.create_default_context()
