@@ -24,7 +24,6 @@ from melfusion.errors import ConfigError
 from melfusion.evaluation.tables import mean_cell
 from melfusion.files import locked
 from melfusion.media.figures import as_array, save, spectrogram_figure
-from melfusion.training import fit as training
 from melfusion.training import run
 from melfusion.verbs import generate, options
 
@@ -108,7 +107,7 @@ def test_a_part_that_is_trained_is_taken_without_a_lock(tiny, tmp_path, monkeypa
     part = run_directory(run.stage_config(config, "music_vae"))
     part.prepare()
     part.finish({"step": 10**6})
-    monkeypatch.setattr(training, "locked", None)
+    monkeypatch.setattr(run, "locked", None)
     run.ensure_stages(config)
     assert not [*tmp_path.glob(".*")]
 
@@ -337,7 +336,7 @@ def test_no_file_of_a_run_holds_a_number_that_json_has_not(config):
 
 def test_json_files_are_written_in_one_way():
     """But for hashes, lines, and trees of integers and texts."""
-    others = {"loggers.py", "checkpoint_store.py", "export.py", "hearing.py"}
+    others = {"training/loggers.py", "state/checkpoint_store.py", "assembly/export.py", "evaluation/cache.py"}
     source = Path(files.__file__).parent
     writes = {f.relative_to(source) for f in source.rglob("*.py") if re.search(r"\bjson\.dumps?\(", f.read_text())}
     assert {str(f) for f in writes if f.parts[0] != "data"} - others == {"files.py"}
