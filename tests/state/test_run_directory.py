@@ -319,7 +319,7 @@ def test_training_on_a_login_node_is_refused_and_names_submit(tmp_path, monkeypa
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert "make submit" in stopped(capsys, "train", "melbench,tiny", "data.path=none")
     reached = []
-    monkeypatch.setattr("melfusion.training.run.train", reached.append)
+    monkeypatch.setattr("melfusion.verbs.train.run", reached.append)
     assert cli.main(["train"]) == 0  # the embedded default may run anywhere
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert cli.main(["train", "melbench,tiny"]) == 0 and len(reached) == 2
