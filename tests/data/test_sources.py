@@ -73,7 +73,7 @@ def test_a_configuration_names_a_source_from_outside_and_its_size_is_checked(ton
     config = load_config(str(file), [f"data.path={tmp_path / 'tones'}"])
     assert build_corpus("tones", config) == config.data.splits
     ensure_corpus(config)
-    with pytest.raises(ConfigError, match="data.splits asks for 300 tones"):
+    with pytest.raises(ConfigError, match="data.splits asks for 306 tones"):
         load_config(str(file), ["data.splits={train: 300}"])
 
 

@@ -10,7 +10,7 @@ class EvaluationConfig:
     """What `train` measures at its end: attribute accuracy with the right, a shuffled and no picture."""
 
     items: int = 0  # test clips after training (0: none) and of `evaluate` (0: all)
-    batch_size: int = 32
+    batch_size: int = 32  # clips at once
     embedders: dict[str, str] = field(default_factory=dict)  # name (listeners/embedders.py) → its weights; judge: the judge's own
     clip: str | None = None  # weights of CLIP: with the embedder clap, IMSM as the paper has it
     pca_dimensions: int = 32  # at most, before Fréchet distances; 0: none, as published FAD and FD are, where N carries that
@@ -23,7 +23,7 @@ class AblationConfig:
     """How a suite of experiments/ trains, generates and scores its rows."""
 
     question: str = ""  # what the row asks, for the table
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0])  # each row is trained once under each
     corpus_test: str = "fresh"  # fresh (newly drawn scenes) | split (the corpus's own test split, against its val split)
     test_seed: int = 90001  # of the newly drawn scenes
     items: int = 60  # held-out clips over all seeds; a multiple of 6 × seeds balances places but for one clip
@@ -38,24 +38,24 @@ class AblationConfig:
 @dataclass
 class TrainerConfig:
     max_steps: int = 100_000  # optimizer steps
-    accelerator: str = "auto"
-    devices: str = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
+    accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
+    devices: str = "auto"  # devices on each machine: a number, a list such as 0,1, or auto
+    num_nodes: int = 1  # machines
+    strategy: str = "auto"  # Lightning's: auto | ddp | …
     # auto (bf16-mixed on cuda, 32-true elsewhere) | 32-true | bf16-mixed | 16-mixed (GPUs) | bf16-true: bf16-mixed, with text
     # encoder and image model kept in bfloat16, at half their memory
     precision: str = "auto"
     accumulate: int = 1  # micro-batches per optimizer step
     micro_batch_size: int | None = None  # at most so many samples at once on a device; accumulate follows, however many there are
-    val_every_n_steps: int = 1000
-    checkpoint_every_n_steps: int = 1000
+    val_every_n_steps: int = 1000  # optimizer steps between two validations
+    checkpoint_every_n_steps: int = 1000  # optimizer steps between two checkpoints
     keep_last: int = 2  # newest checkpoints that stay; at least 2, so that a damaged one loses little
     keep_best: int = 1  # checkpoints of the lowest val/loss that stay beside them
     async_checkpoints: bool = False  # write in a thread, at the cost of a copy of the trained state in host memory
-    log_every_n_steps: int = 10
-    media_every_n_steps: int = 5000
-    media_items: int = 8
-    progress_bar: bool = True
+    log_every_n_steps: int = 10  # optimizer steps between two log lines
+    media_every_n_steps: int = 5000  # optimizer steps between two rounds of sample clips
+    media_items: int = 8  # sample clips in a round; 0: none
+    progress_bar: bool = True  # show one
     threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
 
 

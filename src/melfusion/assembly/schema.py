@@ -34,8 +34,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 class Config:
     name: str | None = None  # of the run directory; default: the configs' stems
     task: str = "melfusion"  # what is trained: key of PARTS (parts.py)
-    seed: int = 0
-    runs_dir: str = "runs"
+    seed: int = 0  # of crops, noise and random initial weights
+    runs_dir: str = "runs"  # folder of the run directories
     stages: list[str] = field(default_factory=list)  # parts that are trained first where they are missing
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 class JudgeConfig:
     """The classifier of clips."""
 
-    weights: str | None = None
+    weights: str | None = None  # shipped | run:NAME | a folder; null: random init
     kind: str = "conv"  # conv | recurrent | pitch; stored weights have their own kind
-    width: int = 64
-    embedding: int = 128
+    width: int = 64  # channels of its first layer
+    embedding: int = 128  # D of the embedding that distances are measured in
     attributes: dict[str, list[str]] = field(default_factory=dict)  # label → its classes
 
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "width": 16, "embedding": 12}

@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 class MusicVAEConfig:
     weights: str | None = None  # models/weights.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
     patch_size: int = 1  # the network sees patches of p×p log-mel bins as p² channels: many times fewer FLOPs at equal r
-    block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])
-    layers_per_block: int = 2
-    latent_channels: int = 8
-    norm_num_groups: int = 32
-    mid_block_attention: bool = True
+    block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])  # channels per level, top first
+    layers_per_block: int = 2  # ResNet blocks per level
+    latent_channels: int = 8  # channels of the latents
+    norm_num_groups: int = 32  # groups of the group norms
+    mid_block_attention: bool = True  # attention at the lowest level
     mel_mean: float = 0.0  # the autoencoder sees (log_mel - mel_mean) / mel_std
-    mel_std: float = 1.0
-    kl_weight: float = 1e-4
+    mel_std: float = 1.0  # see mel_mean
+    kl_weight: float = 1e-4  # weight of the KL term in the loss
     modulation_weight: float = 0.0  # of the loss that wants each band's trembling; 0: L1 alone, which smooths it away
     trainable: str = "all"  # of the task music_vae: all | decoder | texture, on top of weights, whose latents stay what they are
     texture_steps: int = 6  # in which what the decoder smooths away is drawn, where the weights have a texture; 0: it is not
     texture_width: int = 64  # D of its blocks, where it is trained anew
-    texture_blocks: int = 6
+    texture_blocks: int = 6  # blocks of the texture network
     stats_items: int = 512  # samples of the train split that latent mean and std are measured on
 
     TINY: ClassVar[dict[str, Any]] = {
@@ -48,10 +48,10 @@ class MusicVAEConfig:
 class VocoderConfig:
     weights: str | None = None  # SpeechT5HifiGan, or a Vocos of this project; null: see kind
     kind: str = "griffin_lim"  # without weights: griffin_lim, which needs none | vocos, random init
-    griffin_lim_iterations: int = 64
+    griffin_lim_iterations: int = 64  # iterations of Griffin-Lim
     mel_corrections: int = 0  # with weights: how often the sound is brought nearer to the log-mel that was asked for
     width: int = 192  # vocos: D of its ConvNeXt blocks
-    blocks: int = 6
+    blocks: int = 6  # ConvNeXt blocks of vocos
     segment_frames: int = 64  # mel frames it is trained on at a time
 
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "width": 16, "blocks": 1, "segment_frames": 16, "griffin_lim_iterations": 4}
@@ -59,7 +59,7 @@ class VocoderConfig:
 
 @dataclass
 class TextEncoderConfig:
-    weights: str | None = None
+    weights: str | None = None  # hub:ID@REVISION | shipped | a folder; null: random init
     family: str = "bert"  # bert | t5 | clip: architecture of a random twin
     max_length: int = 77  # L: captions are cut or padded to this many tokens
     max_words: int | None = None  # captions are cut after this many words before that; null: not
@@ -73,16 +73,16 @@ class ImageConfig:
     """The frozen model that reads the picture, and at which moment."""
 
     model: str = "diffusion"  # diffusion (the paper) | clip (its vision transformer, to which the knobs below mean nothing)
-    weights: str | None = None
+    weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
     vae: bool = True  # diffuse latents of a VAE; false: diffuse pixels
-    vae_block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512, 512])
-    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])
-    layers_per_block: int = 2
-    cross_attention_dim: int = 768
-    attention_head_dim: list[int] = field(default_factory=lambda: [8])
+    vae_block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512, 512])  # channels per level of that VAE
+    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
+    layers_per_block: int = 2  # ResNet blocks per level
+    cross_attention_dim: int = 768  # width of the empty prompt's tokens
+    attention_head_dim: list[int] = field(default_factory=lambda: [8])  # heads per level; one number: of all
     attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
-    norm_num_groups: int = 32
-    prediction_type: str = "epsilon"
+    norm_num_groups: int = 32  # groups of the group norms
+    prediction_type: str = "epsilon"  # epsilon | v_prediction: what the image model predicts
     reading: str = "inverted"  # inverted (the paper) | fixed | noised (the release)
     grid_steps: int = 20  # timesteps an inverted picture is stored at, t' = 0 included
     fixed_timestep: int = 0  # reading `fixed`: the timestep the picture is inverted to and read at
@@ -102,14 +102,14 @@ class ImageConfig:
 
 @dataclass
 class UNetConfig:
-    weights: str | None = None
-    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])
-    layers_per_block: int = 2
-    attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])
+    weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
+    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
+    layers_per_block: int = 2  # ResNet blocks per level
+    attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])  # heads per level; one number: of all
     attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
-    norm_num_groups: int = 32
-    gradient_checkpointing: bool = False
-    compile: bool = False
+    norm_num_groups: int = 32  # groups of the group norms
+    gradient_checkpointing: bool = False  # compute activations twice, for less memory
+    compile: bool = False  # torch.compile the UNet
     trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
 
     TINY: ClassVar[dict[str, Any]] = {
@@ -131,35 +131,35 @@ class UNetConfig:
 
 @dataclass
 class DiffusionConfig:
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
+    num_train_timesteps: int = 1000  # timesteps of the noise schedule
+    beta_start: float = 0.00085  # β of the first timestep
+    beta_end: float = 0.012  # β of the last timestep
+    beta_schedule: str = "scaled_linear"  # between them; scaled_linear: √β grows linearly
     prediction_type: str = "epsilon"  # epsilon (eq. 7) | v_prediction
     loss_space: str = "output"  # output: the error of what is predicted (eq. 7) | v: the same error as one of v
     min_snr_gamma: float | None = None  # 5 in the release; null: no weighting
     pure_noise_share: float = 0.0  # of samples seen as pure noise at the last timestep, as in sampling; with loss_space v
     text_drop_prob: float = 0.1  # text alone
     image_drop_prob: float = 0.1  # picture alone
-    both_drop_prob: float = 0.1
+    both_drop_prob: float = 0.1  # text and picture together
 
 
 @dataclass
 class OptimConfig:
-    lr: float = 1e-4
+    lr: float = 1e-4  # learning rate
     alpha_lr: float = 1e-5  # absolute; the paper's best
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    warmup_steps: int = 100
+    weight_decay: float = 0.01  # of AdamW; α has none
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
+    warmup_steps: int = 100  # optimizer steps in which the rate grows from 0
     schedule: str = "constant"  # constant | cosine, after the warm-up
-    grad_clip_norm: float = 1.0
+    grad_clip_norm: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.999  # of the conditioned model, parts have none; 0 switches it off
 
 
 @dataclass
 class SamplingConfig:
     sampler: str = "dpm"  # ddim | dpm (DPM-Solver++, 2M)
-    num_inference_steps: int = 25
+    num_inference_steps: int = 25  # sampling steps
     guidance_scale: float = 3.0  # s_T
     image_guidance_scale: float | None = None  # s_I; null: the same as guidance_scale (two passes)
-    negative_prompt: str = ""
+    negative_prompt: str = ""  # a sentence on what to avoid

@@ -28,7 +28,7 @@ class AlphaConfig(SynapseConfig):
     """Kinds with a learned α."""
 
     alpha_share: str = "block"  # all | block | layer | head
-    alpha_init: float = 0.5
+    alpha_init: float = 0.5  # α before training
 
 
 @dataclass
