@@ -99,8 +99,8 @@ def parse(options: type[T], words: list[str], items: list[str], environment: Map
         texts[name] = text
     for name, field in fields.items():
         if field.metadata["required"] and not texts.get(name):
-            make = f", with make {field.metadata['variable']}=…" if field.metadata["variable"] else ""
-            raise ConfigError(f"It needs {field.metadata['about']}: give {name}=…{make}.")
+            make = f" (with make {field.metadata['variable']}=…)" if field.metadata["variable"] else ""
+            raise ConfigError(f"This verb needs {field.metadata['about']}: give {name}=…{make}.")
     types = kinds(options)
     return options(**{fields[name].name: value(name, fields[name], types[fields[name].name], text) for name, text in texts.items()})
 
