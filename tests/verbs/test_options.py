@@ -25,7 +25,7 @@ REGISTRIES = {
     "synapse.match": ("melfusion.models.synapse.matching", "MATCHES"),
     "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"),
     "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),
-    "ablation.told": ("melfusion.evaluation.clips", "CONDITIONS"),
+    "ablation.condition": ("melfusion.evaluation.clips", "CONDITIONS"),
     "ablation.corpus_test": ("melfusion.evaluation.sets", "SUITES"),
 }
 

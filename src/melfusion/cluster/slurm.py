@@ -10,10 +10,12 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
-
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from typing import TYPE_CHECKING
 
 from melfusion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ def count_devices(devices: str) -> int | None:
 
 def environment_plugin(environment: Mapping[str, str]) -> SLURMEnvironment | None:
     """Lightning's ranks from srun, without its own saving and requeue at SIGUSR1; None: Lightning finds its ranks itself."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment  # seconds, which a refused login node need not wait
+
     return SLURMEnvironment(auto_requeue=False) if ranks_from_slurm(environment) else None
 
 
