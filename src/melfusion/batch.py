@@ -16,6 +16,7 @@ from torch import Tensor
 VisualFeatures = dict[str, tuple[Tensor, Tensor]]  # layer → (image_key_BND, image_value_BND)
 
 
+@dataclass
 class _Movable:
     """`.to()` and `.pin_memory()` for dataclasses of tensors, so that Lightning and DataLoader move them."""
 
@@ -72,15 +73,22 @@ class MusicBatch(_Movable):
         return dataclasses.replace(self.map_tensors(lambda t: t[:n]), **lists)
 
     def pictures_differ(self, other: MusicBatch) -> Tensor:
-        """(B,) bool: is the picture there and here not the same, or only one of the two there?"""
+        """(B,) bool: do the two batches have different pictures of a sample, or only one of them a picture?"""
         seen = self.has_image > 0
         unlike = (self._picture() != other._picture()).flatten(1).any(1)
         return (seen != (other.has_image > 0)) | (seen & unlike)
 
     def _picture(self) -> Tensor:
-        """(B, …) what there is of the pictures, raw or precomputed."""
+        """(B, …) the pictures as the batch holds them, raw or precomputed."""
         held = (self.image, self.image_latents, *(key for key, _ in (self.visual_features or {}).values()))
         return next((t for t in held if t is not None), self.has_image)
+
+
+def present(tensor: Tensor | None) -> Tensor:
+    """A tensor that a batch of this data set holds; ValueError where it is not there."""
+    if tensor is None:
+        raise ValueError("The batch lacks a tensor that this step needs: it was loaded from shards of another kind.")
+    return tensor
 
 
 @dataclass
@@ -116,4 +124,5 @@ class Conditioning(_Movable):
 def join(branches: list[Conditioning]) -> Conditioning:
     """The branches of guidance as one batch. Pictures stay those of the first branch, B rows, and serve all of them."""
     names = ("text_embeds", "text_mask", "has_image")
-    return dataclasses.replace(branches[0], **{n: torch.cat([getattr(b, n) for b in branches]) for n in names})
+    joined: dict[str, Any] = {n: torch.cat([getattr(b, n) for b in branches]) for n in names}
+    return dataclasses.replace(branches[0], **joined)

@@ -125,7 +125,8 @@ def music_vae_noise(config: Config, module: MusicVAE) -> dict[str, tuple[int, ..
     frames, bins = AudioGeometry(config.audio).num_frames, config.audio.n_mels
     shape, down = module.latent_shape(frames, bins), module.downsampling
     drawn = module.texture.noise_shape(shape[1] * down, shape[2] * down) if module.texture else None
-    return {"vae_noise": shape} | ({"noise": drawn} if drawn else {})
+    shapes: dict[str, tuple[int, ...]] = {"vae_noise": shape}
+    return shapes | {"noise": drawn} if drawn else shapes
 
 
 def vocoder_noise(config: Config, module: Vocoder) -> dict[str, tuple[int, ...]]:

@@ -31,7 +31,8 @@ Layer = tuple[str, DictConfig]  # where it comes from, its own keys
 
 def load_config(names: str, overrides: list[str] | None = None) -> Config:
     """Names of configs, comma-separated (each laid over the one before), and a dotlist → a checked Config."""
-    parts, layers = [n for n in names.split(",") if n], []
+    parts = [n for n in names.split(",") if n]
+    layers: list[Layer] = []
     for i, part in enumerate(parts):
         # a file that is laid over another brings its own keys only: its base would undo what lies below
         path = config_path(part)
@@ -58,7 +59,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
     """The plain tree a checkpoint or a run directory stores → Config; keys that this version no longer has are logged."""
     flat = {RENAMED.get(key, key): value for key, value in flatten(tree).items()}
     config = synapse.of_kind(Config(), flat.get("synapse.kind", Config().synapse.kind))
-    known, kept = set(valid_keys(config)), {}
+    known = set(valid_keys(config))
+    kept: dict[str, Any] = {}
     for key, value in flat.items():
         # below a known key lie the entries of a dict, such as data.splits.train
         if key in known or any(key.startswith(f"{k}.") for k in known):
@@ -86,7 +88,7 @@ def _laid(config: Config, layers: list[Layer], overrides: list[str]) -> DictConf
     final = synapse.chosen_kind([tree for _, tree in layers] + changes, kind)
     merged = OmegaConf.structured(synapse.of_kind(config, final))
     for where, tree in layers:
-        _refuse_renamed(flatten(OmegaConf.to_container(tree)), where)
+        _refuse_renamed((key for key in RENAMED if OmegaConf.select(tree, key) is not None), where)
         if tree.pop(TWINS, False):
             merged = merge(merged, OmegaConf.create(twins(synapse.of_kind(config, final))), where)
         kind = synapse.chosen_kind([tree], kind)

@@ -24,10 +24,11 @@ def judge(config: Config) -> Judge:
 
     # the first judges were written before there were kinds
     def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
-        front_end, network = NETWORKS[kind]
-        log_mel, attributes = front_end(config.audio), {name: list(classes) for name, classes in attributes.items()}
+        front_end, make_network = NETWORKS[kind]
+        log_mel: Any = front_end(config.audio)
+        attributes = {name: list(classes) for name, classes in attributes.items()}
         sizes = {"kind": kind, "width": width, "embedding": embedding, "attributes": attributes}
-        network = network(log_mel.shape(0)[1], width, embedding)
+        network = make_network(log_mel.shape(0)[1], width, embedding)
         return Judge(network, log_mel, attributes, embedding, config.optim, config.trainer.max_steps, sizes)
 
     if folder is None:
@@ -56,7 +57,7 @@ def towers(config: Config) -> Towers:
     return sized(sized_towers, folder, **sizes)
 
 
-def augment_noise(config: Config, module: Judge | Towers) -> dict[str, tuple[int, ...]]:
+def augment_noise(config: Config, module: Any) -> dict[str, tuple[int, ...]]:
     return {"augment": module.log_mel.shape(AudioGeometry(config.audio).num_samples)}
 
 

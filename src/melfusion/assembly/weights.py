@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def weights_folder(config: Config, name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def seeded(seed: int):
+def seeded(seed: int) -> Iterator[None]:
     """Random init of all parts from one seed, without touching the caller's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -35,7 +35,7 @@ def load_plain(cls: type, file: Path, overrides: list[str]) -> Any:
 
 def laid_over(merged: DictConfig, overrides: list[str]) -> Any:
     """A dotlist over a structured tree → its dataclass, unchecked."""
-    texts, nullable = {}, text_keys(OmegaConf.get_type(merged))
+    texts, nullable = {}, text_keys(OmegaConf.get_type(merged) or type(merged))
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"The override {item!r} is not of the form key=value.")
@@ -129,6 +129,6 @@ def merge(merged: DictConfig, tree: DictConfig, where: str) -> DictConfig:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}: the key {error.full_key!r} has no value; give it one.") from None
     except (OmegaConfBaseException, TypeError) as error:
-        key = getattr(error, "full_key", None) or getattr(error, "key", None) or next(iter(tree), "")
+        wrong = getattr(error, "full_key", None) or getattr(error, "key", None) or next(iter(tree), "")
         first = str(error).splitlines()[0].split(". ")[0].rstrip(".")
-        raise ConfigError(f"{where}: the key {key!r} does not take this value: {first}.") from None
+        raise ConfigError(f"{where}: the key {wrong!r} does not take this value: {first}.") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ from melfusion.randomness import fixed_generator
 
 class GriffinLim(nn.Module):
     """Phase by fast Griffin-Lim (Perraudin et al. 2013, momentum .99) from non-negative least-squares magnitudes."""
+
+    filters: Tensor
+    inverse: Tensor
+    window: Tensor
 
     def __init__(self, audio: AudioConfig, iterations: int = 64, momentum: float = 0.99):
         super().__init__()
@@ -44,7 +50,7 @@ class GriffinLim(nn.Module):
         mel = log_mel[:, 0].float().exp()
         frames = mel.shape[1]
         magnitude = self.magnitudes(mel)
-        kwargs = {"n_fft": self.n_fft, "hop_length": self.hop, "window": self.window}
+        kwargs: dict[str, Any] = {"n_fft": self.n_fft, "hop_length": self.hop, "window": self.window}
         length = (frames - 1) * self.hop
         # every clip of every call starts from the same phases: the same mel gives the same bytes in any batch
         start = torch.rand(magnitude.shape[1:], generator=fixed_generator("phases")).to(magnitude)

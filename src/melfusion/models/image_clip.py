@@ -7,10 +7,11 @@ arXiv 2308.06721) do.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPVisionModel
 
 from melfusion.batch import VisualFeatures
 from melfusion.models.image_encoder import ImageEncoder
@@ -29,10 +30,10 @@ class ClipFeatures(ImageEncoder):
     """A frozen vision transformer as an image encoder.
 
     Args:
-        network: CLIP's vision transformer.
+        network: transformers' CLIPVisionModel.
     """
 
-    def __init__(self, network: CLIPVisionModel):
+    def __init__(self, network: Any):
         super().__init__()
         self.network = network
 

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from melfusion.batch import MusicBatch, VisualFeatures
+from melfusion.batch import MusicBatch, VisualFeatures, present
 from melfusion.errors import ConfigError
 from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
@@ -68,6 +68,9 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
     """
 
     needs_pictures = True
+    empty_prompt: Tensor
+    alpha_bar: Tensor
+    grid: Tensor
 
     def __init__(
         self,
@@ -174,7 +177,7 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
         elif self.reading == "fixed":
             latents, seen_at = image_latents[:, 0], self.grid[-1].expand(len(timesteps))
         else:
-            latents, seen_at = diffusion.add_noise(image_latents[:, 0], noise, self.alpha_bar[timesteps]), timesteps
+            latents, seen_at = diffusion.add_noise(image_latents[:, 0], present(noise), self.alpha_bar[timesteps]), timesteps
         layers = attention_layers(self.unet) if layers is None else layers
         with read_self_attention(self.unet, layers) as seen:
             self.denoise(latents, seen_at)
@@ -185,7 +188,7 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
         return self.features(self.encode(image), timesteps, noise)
 
     def _loss(self, batch: MusicBatch, timesteps: Tensor) -> Tensor:
-        latents, noise = self.to_latents(batch.image), batch.draws["image_noise"]
+        latents, noise = self.to_latents(present(batch.image)), batch.draws["image_noise"]
         alpha_bar = self.alpha_bar[timesteps]
         output = self.denoise(diffusion.add_noise(latents, noise, alpha_bar), timesteps)
         losses = diffusion.sample_losses(output, diffusion.target(latents, noise, alpha_bar, self.prediction_type))
@@ -200,7 +203,7 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
         steps = diffusion.stratified_timesteps(batch.position, self.val_items, len(self.alpha_bar))
         self.val_loss.update(self._loss(batch, steps), batch.has_image.sum())
         self.log("val/loss", self.val_loss, prog_bar=True)
-        if batch_idx == 0 and (seen := batch.image[batch.has_image > 0]).numel():
+        if batch_idx == 0 and (seen := present(batch.image)[batch.has_image > 0]).numel():
             self.val_psnr.update(self.inversion_psnr(seen))
         self.log("val/inversion_psnr_db", self.val_psnr)  # by every rank, whatever its batch held: logging reduces
 

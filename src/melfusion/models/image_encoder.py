@@ -19,7 +19,10 @@ class ImageEncoder(lightning.LightningModule):
     B pictures, H×W pixels, G grid timesteps, N image tokens, D width of a token.
     """
 
-    reads_once = False  # the features are the same at every timestep: `generate` computes them once and precompute stores them
+    @property
+    def reads_once(self) -> bool:
+        """Are the features the same at every timestep? Then `generate` computes them once, and precompute stores them."""
+        return False
 
     def width_of(self, layer: str) -> int:
         """D of the features for this layer of the denoiser; ConfigError where the encoder has none for it."""

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
-from melfusion.batch import MusicBatch
-from melfusion.media.mel import LOG_FLOOR
+from melfusion.batch import MusicBatch, present
+from melfusion.media.mel import LOG_FLOOR, LogMel
 from melfusion.models.texture import Texture
 from melfusion.models.trained import TrainedModule
 
@@ -24,7 +24,7 @@ class MusicVAE(TrainedModule):
 
     Args:
         autoencoder: the network. Where it has p² input channels it sees patches: p×p bins side by side as channels.
-        log_mel: waveform → log_mel, used by training only.
+        log_mel: waveform → log_mel.
         mel_mean, mel_std: the network sees (log_mel - mel_mean) / mel_std.
         kl_weight, modulation_weight: of the two losses beside the L1.
         trainable: all, or on top of weights whose latents shall stay what they are, the decoder or the texture.
@@ -35,10 +35,15 @@ class MusicVAE(TrainedModule):
     Latents are (z - latent_mean) / latent_std per channel; both are measured on the train split and stored.
     """
 
+    mel_mean: Tensor
+    mel_std: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(
         self,
         autoencoder: AutoencoderKL,
-        log_mel: nn.Module | None = None,
+        log_mel: LogMel,
         mel_mean: float = 0.0,
         mel_std: float = 1.0,
         kl_weight: float = 1e-4,
@@ -114,7 +119,7 @@ class MusicVAE(TrainedModule):
         posterior = self.posterior(wanted)
         z = posterior.mean + posterior.std * batch.draws["vae_noise"]
         made = self.reconstruct(z)
-        if self.trainable == "texture":
+        if self.trainable == "texture" and self.texture is not None:
             latents = (z - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
             loss = self.texture.loss(wanted - made, made, latents, batch.draws["timestep"], batch.draws["noise"])
             return {"loss": loss, "log_mel_l1": (made - wanted).abs().mean() * self.mel_std}
@@ -153,9 +158,10 @@ class MusicVAE(TrainedModule):
     @torch.no_grad()
     def measure_latents(self, batches: Iterable[MusicBatch]) -> None:
         """Set latent_mean and latent_std (C,) from batches with waveforms, in float64."""
-        total = squares = count = 0.0
+        total = squares = torch.zeros(self.channels, dtype=torch.float64, device=self.device)
+        count = 0.0
         for batch in batches:
-            moments = self.encode_moments(self.log_mel(batch.waveform.to(self.device)))
+            moments = self.encode_moments(self.log_mel(present(batch.waveform).to(self.device)))
             mean, log_variance = moments.double().chunk(2, dim=1)
             total = total + mean.sum((0, 2, 3))
             squares = squares + (mean.square() + log_variance.clamp(-30, 20).exp()).sum((0, 2, 3))

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
@@ -23,6 +23,8 @@ from melfusion.models.layouts import PART, PART_FILE, PIPELINE, misfit, unstored
 from melfusion.models.state_dicts import fill, read_state, some, unwrapped
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
 
 # what lies beside a network in the published files that hold it, by the class that is wanted
 UNUSED = {
@@ -50,7 +52,7 @@ def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
         raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
 
 
-def pretrained(cls: Any, folder: Path) -> nn.Module:
+def pretrained(cls: Any, folder: Path) -> Any:
     """A network in float32 with every weight from the folder: what is missing there is an error, not a random number.
 
     Weights that are there in fp16 or bf16 alone are read too: float32 holds their values exactly.
@@ -104,7 +106,7 @@ def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise WeightsError(f"{folder / PART_FILE} cannot be read ({type(error).__name__}): copy the folder again.") from error
 
 
-def sized(make: Callable[..., nn.Module], folder: Path, *args: Any, **sizes: Any) -> nn.Module:
+def sized(make: Callable[..., M], folder: Path, *args: Any, **sizes: Any) -> M:
     """A network of the sizes that part.json names, with its weights."""
     try:
         network = make(*args, **sizes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from melfusion.batch import Conditioning, MusicBatch, VisualFeatures
+from melfusion.batch import Conditioning, MusicBatch, VisualFeatures, present
 from melfusion.errors import CheckpointError
 from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
@@ -74,13 +74,13 @@ class MeLFusion(TrainedModule):
         with torch.no_grad():
             moments = batch.latent_moments
             if moments is None:
-                moments = self.codec.encode_moments(batch.waveform)
+                moments = self.codec.encode_moments(present(batch.waveform))
             return self.codec.sample_latents(moments, batch.draws.get("vae_noise"))
 
     def condition(self, batch: MusicBatch) -> Conditioning:
         """Encode captions and pictures, unless the batch brings them precomputed."""
         text, mask = batch.text_embeds, batch.text_mask
-        if text is None:
+        if text is None or mask is None:
             text, mask = self.conditioner(batch.captions)
         return self.show(Conditioning(text, mask, batch.has_image, image_noise=batch.draws.get("image_noise")), batch)
 
@@ -191,7 +191,8 @@ class MeLFusion(TrainedModule):
         if unlike > 0:
             self.log("val/loss_other_picture", other)
             self.log("val/picture_gain", other - self.val_loss.compute())
-        self.val_other.reset(), self.val_unlike.reset()
+        self.val_other.reset()
+        self.val_unlike.reset()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [
@@ -208,7 +209,11 @@ class MeLFusion(TrainedModule):
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen part, of the codec what makes latents; computed once."""
         if self._digests is None:
-            parts = {"codec": self.codec.latent_state(), "conditioner": self.conditioner, "image_encoder": self.image_encoder}
+            parts: dict[str, Any] = {
+                "codec": self.codec.latent_state(),
+                "conditioner": self.conditioner,
+                "image_encoder": self.image_encoder,
+            }
             self._digests = {name: digest(part) for name, part in parts.items() if part is not None}
             if frozen := self.denoiser.frozen_state():  # under the names of before, so that their digests stay valid
                 self._digests["denoiser"] = digest({f"{WEIGHTS}{name}": tensor for name, tensor in frozen.items()})

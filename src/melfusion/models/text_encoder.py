@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from melfusion.models.conditioner import Conditioner
@@ -21,7 +22,7 @@ class TextEncoder(Conditioner):
     words are cut without a warning, since the configuration asks for it.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int, max_words: int | None = None):
+    def __init__(self, network: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, max_words: int | None = None):
         super().__init__()
         self.network, self.tokenizer, self.max_length, self.max_words = network, tokenizer, max_length, max_words
         self.num_cut = 0

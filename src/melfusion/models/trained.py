@@ -29,7 +29,7 @@ def configure_optimizer(
         split += [base | {"params": matrices}, base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]}]
     split = [group for group in split if group["params"]]
     # one kernel, which can also be told on the device to leave everything as it is (guards.py)
-    optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=tuple(optim.betas), fused=allow_fused or None)
+    optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=allow_fused or None)
     rate = LearningRate(optim, max_steps)
     # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
@@ -74,7 +74,7 @@ class TrainedModule(lightning.LightningModule):
         """Those that `trainer.precision=bf16-true` keeps in bfloat16."""
         return []
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         try:
             # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped
             fp16 = str(self.trainer.precision).startswith("16")

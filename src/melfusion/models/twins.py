@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import (
@@ -82,7 +84,7 @@ def random_text_network(c: TextEncoderConfig) -> nn.Module:
     d, vocab = c.hidden_size, len(byte_tokenizer())
     if c.family == "t5":
         return T5EncoderModel(T5Config(vocab_size=vocab, d_model=d, d_kv=d // 4, d_ff=2 * d, num_layers=2, num_heads=4))
-    kw = {
+    kw: dict[str, Any] = {
         "vocab_size": vocab,
         "hidden_size": d,
         "intermediate_size": 2 * d,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from melfusion.batch import MusicBatch
+from melfusion.batch import MusicBatch, present
 from melfusion.media.mel import LogMel
 from melfusion.models.trained import TrainedModule
 from melfusion.models.vocos import inverse_stft
@@ -59,7 +59,7 @@ class Vocoder(TrainedModule):
     def __init__(
         self,
         network: nn.Module,
-        log_mel: nn.Module | None = None,
+        log_mel: LogMel,
         segment_frames: int = 64,
         optim: Any = None,
         max_steps: int | None = None,
@@ -88,11 +88,12 @@ class Vocoder(TrainedModule):
         return spectral_distance(made, waveform, sizes), l1
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> Tensor:
-        log_mel = self.log_mel(batch.waveform)
+        waveform = present(batch.waveform)
+        log_mel = self.log_mel(waveform)
         frames, hop = min(self.segment_frames, log_mel.shape[2]), self.network.hop
         starts = (batch.draws["timestep"].double() * (log_mel.shape[2] - frames + 1)).long().tolist()
         mels = torch.stack([m[:, s : s + frames] for m, s in zip(log_mel, starts, strict=True)])
-        waves = torch.stack([w[s * hop : (s + frames) * hop] for w, s in zip(batch.waveform, starts, strict=True)])
+        waves = torch.stack([w[s * hop : (s + frames) * hop] for w, s in zip(waveform, starts, strict=True)])
         sizes = tuple(size for size in TRAINED_SIZES if size < 2 * waves.shape[1])  # half a window is mirrored at each end
         distance, l1 = (t.mean() for t in self.losses(waves, mels, sizes))
         self.log_loss(distance + l1, len(batch))
@@ -100,7 +101,8 @@ class Vocoder(TrainedModule):
         return distance + l1
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
-        distance, l1 = self.losses(batch.waveform, self.log_mel(batch.waveform))
+        waveform = present(batch.waveform)
+        distance, l1 = self.losses(waveform, self.log_mel(waveform))
         self.val_loss.update(distance)
         self.val_l1.update(l1)
         self.log_dict({"val/loss": self.val_loss, "val/log_mel_l1": self.val_l1}, prog_bar=True)

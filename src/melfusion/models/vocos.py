@@ -15,6 +15,8 @@ class Vocos(nn.Module):
     Its spectrogram has the mel's framing, so a frame of the mel and of the spectrogram are the same samples.
     """
 
+    window: Tensor
+
     def __init__(self, audio: AudioConfig, width: int = 192, blocks: int = 6):
         super().__init__()
         self.n_fft, self.hop = audio.n_fft_samples, audio.hop_length_samples

@@ -14,6 +14,7 @@ import importlib.util
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from melfusion.errors import WeightsError, shown
 from melfusion.install import no_deps_command
@@ -82,7 +83,7 @@ def _from_hub(weights: str, part: str, said: str) -> Path:
         "v1-5-*",
         *([] if part == "unet" else ["*.bin"]),
     ]
-    patterns = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
+    patterns: dict[str, Any] = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
     try:
         return Path(snapshot_download(repo, revision=revision, **patterns)) / (sub or "")
     except Exception as error:  # the hub client raises many kinds; all mean that the folder is not to be had

@@ -70,6 +70,7 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
 def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     """One batch → the tensors to store, each (B, …)."""
     batch = batch.to(system.device)
+    assert batch.waveform is not None  # the stream was opened with audio
     out = {"latent_moments": system.codec.encode_moments(batch.waveform)}
     conditioning = system.read_once(system.condition(batch))
     out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}

@@ -45,12 +45,16 @@ def guided(
         outputs = denoise(torch.cat([latents] * n), timestep.expand(n * len(latents)), joint).chunk(n)
         if n == 1:
             return outputs[0]
-        return sum(w * o for w, o in zip(weights.values(), outputs, strict=True))
+        total = torch.zeros_like(outputs[0])
+        for weight, output in zip(weights.values(), outputs, strict=True):
+            total = total + weight * output
+        return total
 
     return guided_denoise
 
 
 def fold(weights: dict[str, float], branch: str, into: str) -> None:
+    """Add the weight of a branch to another that gives the same; a branch whose weights cancel is left out."""
     if branch in weights:
         total = weights.pop(branch) + weights.get(into, 0)
         weights.pop(into, None)

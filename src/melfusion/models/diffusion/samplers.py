@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
@@ -12,7 +13,10 @@ from melfusion.models.options import DiffusionConfig
 
 # First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
 # at the wrong noise at 400 steps; and without λ-uniform steps the last second-order move leaves noise behind.
-SAMPLERS = {"ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"}, "dpm": {"solver_order": 2, "use_lu_lambdas": True}}
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"},
+    "dpm": {"solver_order": 2, "use_lu_lambdas": True},
+}
 
 
 def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepScheduler:
@@ -31,7 +35,7 @@ def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepS
 def sample(
     denoise: Callable[[Tensor, Tensor], Tensor],
     noise: Tensor,
-    scheduler,
+    scheduler: Any,
     num_inference_steps: int,
     progress: Callable = iter,
     from_pure_noise: bool = False,

@@ -140,7 +140,7 @@ def project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tens
     """Normalised image key and value in the music's width."""
 
     def projected(part: str, tokens: Tensor) -> Tensor:
-        linear = projections[f"{layer.replace('.', '-')}-{part}"]
+        linear: Any = projections[f"{layer.replace('.', '-')}-{part}"]
         return linear(normalised(tokens).to(linear.weight.dtype))
 
     return projected("key", features[0]), projected("value", features[1])

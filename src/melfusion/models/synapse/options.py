@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 @dataclass
 class SynapseConfig:
-    kind: str = "none"  # key of OPTIONS
+    kind: str = "none"  # a key of OPTIONS
     layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
     match: str = "pool"  # how N image tokens become M: pool (raster order) | pool_2d
 
@@ -35,7 +35,7 @@ class AlphaConfig(SynapseConfig):
 class KVMixConfig(AlphaConfig):
     """kv_mix is the paper's (eq. 5-6); kv_mix_proj learns a width match. Both mix the picture to the length of the text."""
 
-    kind: str = "kv_mix"
+    kind: str = "kv_mix"  # a key of OPTIONS
     match_scale: bool = False  # bring image K and V to the RMS of the music's
 
 
