@@ -19,7 +19,7 @@ from torch import Tensor
 
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.schema import Config
-from melfusion.batch import MusicBatch
+from melfusion.batch import MusicBatch, present
 from melfusion.data.collate import collate, collate_cached
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.dataset import MusicDataset
@@ -70,8 +70,7 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
 def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     """One batch → the tensors to store, each (B, …)."""
     batch = batch.to(system.device)
-    assert batch.waveform is not None  # the stream was opened with audio
-    out = {"latent_moments": system.codec.encode_moments(batch.waveform)}
+    out = {"latent_moments": system.codec.encode_moments(present(batch.waveform))}
     conditioning = system.read_once(system.condition(batch))
     out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}
     out["has_image"] = batch.has_image
