@@ -4,7 +4,7 @@ What is read are the keys and values of self-attention (MeLFusion §3.2), with t
 *reading* decides:
 
 - `inverted` (the paper): the picture is inverted once and its latents are kept at a grid of timesteps; at the music's
-  timestep t the UNet reads the latent of the nearest grid timestep t' ≤ t and is told t';
+  timestep t the UNet reads the latent of the nearest grid timestep t' ≤ t and is given t';
 - `fixed`: the inverted latent at one timestep, so that one forward pass serves the whole run;
 - `noised` (the release): the clean latent with noise added to t.
 """

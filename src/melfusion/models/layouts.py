@@ -1,4 +1,4 @@
-"""What lies at a path of weights, in words: published layouts that are near misses, told before a library is asked to read them.
+"""What lies at a path of weights, in words: published layouts that are near misses, recognised before a library reads them.
 
 Nothing here runs, builds or decodes anything: names of files, configurations and the first bytes of files are looked at.
 """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from melfusion.randomness import fixed_generator
 
-OCTAVES = 8  # of the waves that t is told by
+OCTAVES = 8  # of the waves that encode t
 
 
 class Texture(nn.Module):
