@@ -74,7 +74,7 @@ class TrainedModule(lightning.LightningModule):
         """Those that `trainer.precision=bf16-true` keeps in bfloat16."""
         return []
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> dict[str, Any]:
         # a fused AdamW unscales fp16 gradients inside its step, after they would have been clipped
         fp16 = self._trainer is not None and str(self.trainer.precision).startswith("16")
         return configure_optimizer(self.parameter_groups(), self.optim, self.max_steps, allow_fused=not fp16)
