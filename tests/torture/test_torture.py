@@ -132,7 +132,10 @@ def test_only_steps_that_count_are_trained_on(tmp_path):
     """What a life takes up again from an earlier step is undone; a torn line tells nothing."""
     job = Job(tmp_path, lives=3)
     (tmp_path / "record").mkdir()
-    write = lambda name, text: (tmp_path / "record" / name).write_text(text.replace("; ", "\n"))  # noqa: E731
+
+    def write(name, text):
+        (tmp_path / "record" / name).write_text(text.replace("; ", "\n"))
+
     write("life000-rank0.txt", "resume 0 1.0; sample 0 0 a; end 1 1.1; sample 1 2 b; end 2 1.2; sample 2 4 c; ")
     write("life000-rank1.txt", "resume 0 1.0; sample 0 1 d; end 1 1.1; sample 1 3 e; sample 2 5")
     write("life002-rank0.txt", "resume 1 2.0; sample 1 2 f; end 2 2.1; sample 2 4 g; sample 2 5 h; end 3 2.2; ")

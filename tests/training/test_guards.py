@@ -188,7 +188,10 @@ def test_overflows_of_fp16_scaling_do_not_count_but_other_steps_do(tmp_path):
 
 
 def a_batch(device="cpu", n=2):
-    zeros = lambda *shape: torch.zeros(n, *shape, device=device)  # noqa: E731
+
+    def zeros(*shape):
+        return torch.zeros(n, *shape, device=device)
+
     return MusicBatch(
         ["a"] * n,
         [""] * n,

@@ -123,14 +123,18 @@ def test_a_signal_while_nothing_trains_ends_the_process_and_says_what_is_kept(ru
 
 def test_a_signal_is_not_taken_for_damage_of_what_is_being_read(runs, monkeypatch):
     opened = image.Image.open
-    strike = lambda *args, **given: os.kill(os.getpid(), signal.SIGTERM) or opened(*args, **given)  # noqa: E731
+
+    def strike(*args, **given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return opened(*args, **given)
+
     monkeypatch.setattr(image.Image, "open", strike)
     run = runs("job")
     assert run("data.crop=start", "data.precompute.enabled=true", f"data.precompute.path={run.folder}/cache") == PREEMPTED
 
 
 def test_a_second_signal_on_the_way_out_changes_nothing():
-    with pytest.raises(Preempted, match="SIGTERM arrived here"), leaving_on_signal(lambda: "here"):  # noqa: SIM117
+    with pytest.raises(Preempted, match="SIGTERM arrived here"), leaving_on_signal(lambda: "here"):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:

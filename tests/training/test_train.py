@@ -59,7 +59,10 @@ def test_resume_continues_the_same_curve_to_the_bit(tiny_run, accumulate):
     train(parts)
     a, b = checkpoint(whole), checkpoint(parts)
     assert same_tensors(a["state_dict"], b["state_dict"]) and same_tensors(a["ema"], b["ema"])
-    moments = lambda c: [s["exp_avg"] for s in c["optimizer_states"][0]["state"].values()]  # noqa: E731
+
+    def moments(stored):
+        return [s["exp_avg"] for s in stored["optimizer_states"][0]["state"].values()]
+
     assert all(torch.equal(x, y) for x, y in zip(moments(a), moments(b), strict=True))
     assert curve(whole) == curve(parts) and len(curve(whole)) >= 7
 

@@ -232,7 +232,7 @@ def damaged_shard(trial: Trial) -> Iterator[Outcome]:
     differ = [p for p, seen in there.items() if here.get(p) != seen]
     replaced = [p for p in differ if there[p][1] == key and p in here and here[p][0] == there[p][0]]
     outcome.lost = len(differ) - len(replaced) + abs(counted - len(replaced))
-    outcome.words = f"the sample that cannot be read is replaced {counted} times, counted"
+    outcome.words = f"replacements of the sample that cannot be read: {counted}, all counted"
     raw = shard.read_bytes()
     shard.write_bytes(raw[: len(raw) // 2])
     cut = trial.job("cut", f"data.path={data}")
