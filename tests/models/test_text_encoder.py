@@ -16,7 +16,7 @@ CAPTIONS = ["", "rain", "a slow tune", "x" * 40]
 @pytest.fixture(scope="module", params=["bert", "t5", "clip"])
 def encoder(request):
     config = load_config("tiny", [f"text_encoder.family={request.param}"])
-    with build._seeded(0):
+    with build.seeded(0):
         return freeze(build.text_encoder(config))
 
 
@@ -37,7 +37,7 @@ def test_captions_differ_and_repeat(encoder):
 
 def test_captions_are_cut_after_so_many_words_where_it_is_asked_for(caplog):
     def read(words, caption):
-        with build._seeded(0):
+        with build.seeded(0):
             encoder = freeze(build.text_encoder(load_config("tiny", [f"text_encoder.max_words={words}"])))
         return encoder([caption])[0]
 

@@ -61,7 +61,7 @@ def test_a_run_of_this_project(tmp_path):
 
 
 def test_shipped_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_source, "__file__", str(tmp_path / "weights_source.py"))
+    monkeypatch.setattr(weights_source, "__file__", str(tmp_path / "models" / "weights.py"))
     assert "ships none" in error_of("shipped", "music_vae")
     (tmp_path / "weights" / "music_vae").mkdir(parents=True)
     assert resolve("shipped", "music_vae") == tmp_path / "weights" / "music_vae"
