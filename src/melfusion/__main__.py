@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import warnings
 
 from melfusion.config.check import nearest
-from melfusion.errors import explain, thread_failed
+from melfusion.errors import reported
 from melfusion.verbs.options import read
 from melfusion.verbs.table import VERBS, module_of
 
@@ -31,19 +30,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{usage}{nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     quieten()
-    hook, threading.excepthook = threading.excepthook, thread_failed
-    try:
+
+    def call() -> None:
         if asked:
             print_help(verb, [word for word in arguments if word not in HELP and "=" not in word])
         else:
             module = module_of(verb)
             module.run(*read(module, arguments, os.environ))
-        sys.stdout.flush()  # not at exit, where nobody would say that it cannot be written
-    except BaseException as error:
-        return answer(verb, error)
-    finally:
-        threading.excepthook = hook
-    return 0
+
+    return reported(verb, call)
 
 
 def quieten() -> None:
@@ -58,16 +53,6 @@ def print_help(verb: str, sections: list[str]) -> None:
     from melfusion.verbs import help as texts
 
     print(texts.of_verb(verb, sections) if verb else texts.of_all())
-
-
-def answer(verb: str, error: BaseException) -> int:
-    """Print the sentence of an error, and return its exit code; a bug is raised again."""
-    explained = None if os.environ.get("MELFUSION_TRACEBACK") else explain(error)
-    if explained is None:
-        raise error
-    if explained[0]:
-        print(f"melfusion {verb}: {explained[0]}", file=sys.stderr)
-    return explained[1]
 
 
 if __name__ == "__main__":

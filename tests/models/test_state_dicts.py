@@ -111,7 +111,7 @@ def test_the_parts_after_it_draw_the_same_numbers_as_without_weights(tiny, tmp_p
     config = tiny(f"unet.weights={tmp_path}", "vocoder.kind=vocos", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config))
     loaded, drawn = build.system(config), build.system(tiny("vocoder.kind=vocos"))
-    for part in ("music_vae", "text_encoder", "extractor", "vocoder"):
+    for part in ("codec", "conditioner", "image_encoder"):
         assert digest(getattr(loaded, part)) == digest(getattr(drawn, part)), part
 
 
@@ -176,11 +176,11 @@ def test_an_exported_system_without_one_of_its_tensors_is_one_sentence(tiny, tmp
     export_system(build.system(config), config, tmp_path)
     load_system(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors.pop("unet.unet.conv_in.bias")
+    tensors.pop("denoiser.unet.conv_in.bias")
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
         load_system(tmp_path)
-    assert "unet.unet.conv_in.bias" in one_sentence(caught.value)
+    assert "denoiser.unet.conv_in.bias" in one_sentence(caught.value)
 
 
 def test_an_average_that_lacks_a_tensor_is_not_mixed_with_the_last_step(tiny, tmp_path):
@@ -190,9 +190,9 @@ def test_an_average_that_lacks_a_tensor_is_not_mixed_with_the_last_step(tiny, tm
     system.on_save_checkpoint(stored)
     torch.save(stored, tmp_path / "a.ckpt")
     load_system(tmp_path / "a.ckpt")
-    del stored["ema"]["unet.unet.conv_in.bias"]
+    del stored["ema"]["denoiser.unet.conv_in.bias"]
     torch.save(stored, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError) as caught:
         load_system(tmp_path / "a.ckpt")
-    assert "unet.unet.conv_in.bias" in one_sentence(caught.value)
+    assert "denoiser.unet.conv_in.bias" in one_sentence(caught.value)
     load_system(tmp_path / "a.ckpt", ema=False)

@@ -130,7 +130,7 @@ def test_sampling_starts_as_training_ended(tiny, monkeypatch, share):
     answer = lambda x, *_: torch.full_like(x, -3.0)  # noqa: E731
     monkeypatch.setattr(system, "denoise", answer)
     monkeypatch.setattr(system.codec, "decode", lambda latents: latents)
-    noise = system._draw("noise", [0], system.latent_shape())
+    noise = system.draw("noise", [0], system.latent_shape())
     wanted, other = (sample(answer, noise, system.scheduler(), 2, from_pure_noise=pure) for pure in (share > 0, share == 0))
     latents = system.generate(["a"], num_inference_steps=2, guidance_scale=1.0)
     assert torch.equal(latents, wanted) and not torch.allclose(wanted, other)

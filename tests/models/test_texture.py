@@ -8,6 +8,7 @@ import pytest
 import torch
 from data_fixtures import one_sentence
 
+from melfusion.assembly.codec import export_music_vae
 from melfusion.errors import WeightsError
 from melfusion.evaluation.clips import decoder_identity
 from melfusion.models.frozen import digest, freeze
@@ -153,7 +154,7 @@ def test_its_loss_is_of_what_the_decoder_leaves_out(config, textured, make_batch
 
 def test_it_is_read_again_as_it_was_written_and_only_for_its_audio(textured, inputs, tmp_path):
     vae = freeze(build.system(textured).codec.music_vae)
-    build.export_part(vae, textured, tmp_path / "again")
+    export_music_vae(vae, textured, tmp_path / "again")
     textured.music_vae.weights = str(tmp_path / "again")
     torch.testing.assert_close(
         freeze(build.system(textured).codec.music_vae).decode(inputs[1]), vae.decode(inputs[1]), rtol=0, atol=0

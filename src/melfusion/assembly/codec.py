@@ -15,11 +15,12 @@ from melfusion.errors import WeightsError
 from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.models.griffin_lim import GriffinLim
 from melfusion.models.hifigan import HifiGan
-from melfusion.models.layouts import PART_FILE
+from melfusion.models.layout_names import PART_FILE
 from melfusion.models.mel_codec import MelCodec
 from melfusion.models.music_vae import MusicVAE
 from melfusion.models.published import load_statistics, pretrained, read_part, save_network, sized, write_part
 from melfusion.models.texture import Texture
+from melfusion.models.twins import random_music_vae
 from melfusion.models.vocoder import Vocoder
 from melfusion.models.vocos import Vocos
 
@@ -38,22 +39,7 @@ def codec(config: Config) -> MelCodec:
 def music_vae(config: Config) -> MusicVAE:
     """MusicVAE from a diffusers folder (AudioLDM's `vae`, or our export with its statistics) or random init."""
     c, folder = config.music_vae, weights_folder(config, "music_vae")
-    if folder is None:
-        levels = len(c.block_out_channels)
-        autoencoder = AutoencoderKL(
-            in_channels=c.patch_size**2,
-            out_channels=c.patch_size**2,
-            latent_channels=c.latent_channels,
-            block_out_channels=c.block_out_channels,
-            down_block_types=["DownEncoderBlock2D"] * levels,
-            up_block_types=["UpDecoderBlock2D"] * levels,
-            layers_per_block=c.layers_per_block,
-            norm_num_groups=c.norm_num_groups,
-            scaling_factor=1.0,
-            mid_block_add_attention=c.mid_block_attention,
-        )
-    else:
-        autoencoder = pretrained(AutoencoderKL, folder)
+    autoencoder = random_music_vae(c) if folder is None else pretrained(AutoencoderKL, folder)
     if autoencoder.config.latent_channels != c.latent_channels:
         raise WeightsError(
             f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "

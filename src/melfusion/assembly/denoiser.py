@@ -8,7 +8,7 @@ from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.layouts import TANGO_FILE
+from melfusion.models.layout_names import TANGO_FILE
 from melfusion.models.published import load_tango, pretrained, tango_state
 from melfusion.models.twins import random_unet
 from melfusion.models.unet import SynapticUNet

@@ -14,7 +14,7 @@ from melfusion.assembly.weights import TANGO_FRONT_END, check_front_end, seeded,
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.diffusion.samplers import make_scheduler
 from melfusion.models.frozen import freeze
-from melfusion.models.layouts import TANGO_FILE
+from melfusion.models.layout_names import TANGO_FILE
 from melfusion.models.published import save_network
 from melfusion.models.system import MeLFusion
 

@@ -13,14 +13,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def freeze(module: M) -> M:
-    """Freeze in place and return it.
+    """Freeze in place and return the same module, as torch's own `eval()` and `requires_grad_()` do.
 
     The module stays in eval mode whatever `train()` its parent calls, its parameters need no gradient, and it adds
     nothing to a parent's state_dict; loading a parent strictly neither needs nor accepts its weights.
     """
     module.requires_grad_(False)
     module.eval()
-    module.train = MethodType(_stay, module)  # type: ignore[method-assign]  # a bound method follows deepcopy
+    vars(module)["train"] = MethodType(_stay, module)  # a bound method follows deepcopy
     module.register_state_dict_post_hook(_drop_state)
     module.register_load_state_dict_pre_hook(_keep_state)
     return module

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, CLIPTextModel
 from melfusion.errors import WeightsError
 from melfusion.files import as_json
 from melfusion.media.options import AudioConfig
-from melfusion.models.layouts import PART, PART_FILE, PIPELINE, misfit, unstored, variant
+from melfusion.models.layout_names import PART, PART_FILE, PIPELINE
+from melfusion.models.layouts import misfit, unstored, variant
 from melfusion.models.state_dicts import fill, read_state, some, unwrapped
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from melfusion.batch import Conditioning, MusicBatch, VisualFeatures, present
+from melfusion.batch import Conditioning, MusicBatch
 from melfusion.errors import CheckpointError
 from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
@@ -21,18 +21,15 @@ from melfusion.models.diffusion.samplers import sample
 from melfusion.models.frozen import digest
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.options import DiffusionConfig, OptimConfig
+from melfusion.models.stages import Stages
 from melfusion.models.stored_names import WEIGHTS, rename_stored
-from melfusion.models.trained import TrainedModule
-from melfusion.randomness import generator
 
 
-class MeLFusion(TrainedModule):
+class MeLFusion(Stages):
     """Built parts and plain values in; `training_step` and `generate` out. Only the denoiser trains and is checkpointed.
 
     Args:
-        image_encoder: None trains and samples from text alone.
         alpha_bar: (T,) of the music's schedule.
-        clip_duration_s: of the clips in training, and of those that `generate` makes where it is given no other.
         scheduler: makes a fresh sampler schedule.
         config: the plain tree stored in checkpoints.
     """
@@ -54,92 +51,12 @@ class MeLFusion(TrainedModule):
         val_items: int = 64,
         config: dict[str, Any] | None = None,
     ):
-        super().__init__()
-        self.denoiser, self.codec, self.conditioner, self.image_encoder = denoiser, codec, conditioner, image_encoder
-        self.diffusion, self.optim, self.clip_duration_s, self.scheduler = diffusion, optim, clip_duration_s, scheduler
+        super().__init__(denoiser, codec, conditioner, image_encoder, diffusion, clip_duration_s)
+        self.optim, self.scheduler = optim, scheduler
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.val_loss, self.val_other, self.val_unlike = MeanMetric(), MeanMetric(), MeanMetric()
-        self._null_text: tuple[Tensor, Tensor] | None = None
         self._digests: dict[str, str] | None = None
-
-    # --- stages ---------------------------------------------------------------------------------------------------
-
-    def latent_shape(self, duration_s: float | None = None) -> tuple[int, ...]:
-        """(C, T, F) of a clip of about this duration, in steps that the denoiser can take; None: of a training clip."""
-        return self.codec.latent_shape(duration_s or self.clip_duration_s, self.denoiser.frames_multiple)
-
-    def encode_music(self, batch: MusicBatch) -> Tensor:
-        """Normalised latents (B, C, T, F), drawn from the codec's posterior with the sample's own noise."""
-        with torch.no_grad():
-            moments = batch.latent_moments
-            if moments is None:
-                moments = self.codec.encode_moments(present(batch.waveform))
-            return self.codec.sample_latents(moments, batch.draws.get("vae_noise"))
-
-    def condition(self, batch: MusicBatch) -> Conditioning:
-        """Encode captions and pictures, unless the batch brings them precomputed."""
-        text, mask = batch.text_embeds, batch.text_mask
-        if text is None or mask is None:
-            text, mask = self.conditioner(batch.captions)
-        return self.show(Conditioning(text, mask, batch.has_image, image_noise=batch.draws.get("image_noise")), batch)
-
-    def show(self, conditioning: Conditioning, batch: MusicBatch) -> Conditioning:
-        """The same text with the pictures of a batch; without pictures where the system has no image encoder."""
-        if self.image_encoder is None:
-            return conditioning.without_image()
-        latents, features = batch.image_latents, batch.visual_features
-        if latents is None and features is None and batch.image is not None:
-            latents = self.image_encoder.encode(batch.image)
-        return dataclasses.replace(conditioning, has_image=batch.has_image, image_latents=latents, visual_features=features)
-
-    def null(self, conditioning: Conditioning, negative_prompt: str = "") -> Conditioning:
-        """The same pictures with ∅ text: the encoded empty string, or a negative prompt; in training and in sampling."""
-        if negative_prompt:
-            text, mask = self.conditioner([negative_prompt])
-        else:
-            if self._null_text is None or self._null_text[0].device != self.device:
-                self._null_text = self.conditioner([""])
-            text, mask = self._null_text
-        n = len(conditioning)
-        return dataclasses.replace(conditioning, text_embeds=text.expand(n, -1, -1), text_mask=mask.expand(n, -1))
-
-    def drop(self, conditioning: Conditioning, uniform: Tensor) -> Conditioning:
-        """Classifier-free dropout of text, of the picture and of both."""
-        d = self.diffusion
-        keep_text, keep_image = diffusion.drop_masks(uniform, d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)
-        kept = conditioning.where(keep_text, self.null(conditioning))
-        return dataclasses.replace(kept, has_image=kept.has_image * keep_image)
-
-    def look(self, conditioning: Conditioning, timesteps: Tensor) -> VisualFeatures | None:
-        """Features of the pictures at the music's timesteps; a picture that several samples or branches share is read once."""
-        features, latents = conditioning.visual_features, conditioning.image_latents
-        if features is None and latents is not None and self.image_encoder is not None:
-            noise, layers = conditioning.image_noise, self.denoiser.layers
-            features = self.image_encoder.features(latents, timesteps[: len(latents)], noise, layers)
-        if features is None:
-            return None
-        n = len(conditioning)
-        return {
-            layer: (key.repeat(n // len(key), 1, 1), value.repeat(n // len(value), 1, 1))
-            for layer, (key, value) in features.items()
-        }
-
-    def read_once(self, conditioning: Conditioning) -> Conditioning:
-        """The features in place of the pictures, where they are the same at every timestep."""
-        latents = conditioning.image_latents
-        if self.image_encoder is None or latents is None or not self.image_encoder.reads_once:
-            return conditioning
-        timesteps = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
-        features = self.image_encoder.features(latents, timesteps, layers=self.denoiser.layers)
-        return dataclasses.replace(conditioning, visual_features=features, image_latents=None)
-
-    def denoise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """One conditional pass of the denoiser."""
-        features = self.look(conditioning, timesteps)
-        return self.denoiser(
-            noisy_latents, timesteps, conditioning.text_embeds, conditioning.text_mask, features, conditioning.has_image
-        )
 
     def losses(self, latents: Tensor, conditioning: Conditioning, timesteps: Tensor, noise: Tensor) -> Tensor:
         """(B,) weighted losses, each sample's own (eq. 7)."""
@@ -262,30 +179,13 @@ class MeLFusion(TrainedModule):
         """
         seeds = seeds or list(range(len(captions)))
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
-        conditioning = self.read_once(self._asked_for(captions, image, has_image, seeds))
+        conditioning = self.read_once(self.encode_prompt(captions, image, has_image, seeds))
         null = self.null(conditioning, negative_prompt)
         denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
-        noise = self._draw("noise", seeds, self.latent_shape(duration_s))
+        noise = self.draw("noise", seeds, self.latent_shape(duration_s))
         latents = sample(denoise, noise, self.scheduler(), num_inference_steps, progress, bool(self.diffusion.pure_noise_share))
         return self.codec.decode(latents)
 
     def vocode(self, decoded: Tensor) -> Tensor:
         """What `generate` gives → waveform (B, S)."""
         return self.codec.vocode(decoded)
-
-    def _asked_for(self, captions: list[str], image: Tensor | None, has_image: Tensor | None, seeds: list[int]) -> Conditioning:
-        """The encoded captions and pictures; `has_image` (B,) is 1 where a sample has one, None for all of them."""
-        text, mask = self.conditioner(captions)
-        shown = torch.ones(len(captions)) if has_image is None else has_image
-        conditioning = Conditioning(text, mask, shown.to(self.device))
-        if image is None or self.image_encoder is None:
-            return conditioning.without_image()
-        latents = self.image_encoder.encode(image)
-        if (shape := self.image_encoder.noise_shape(*image.shape[2:])) is None:
-            return dataclasses.replace(conditioning, image_latents=latents)
-        noise = self._draw("image_noise", seeds, shape)
-        return dataclasses.replace(conditioning, image_latents=latents.expand(len(noise), *latents.shape[1:]), image_noise=noise)
-
-    def _draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:
-        draws = [generator(seed, stream).standard_normal(shape, dtype="float32") for seed in seeds]
-        return torch.stack([torch.from_numpy(draw) for draw in draws]).to(self.device)

@@ -18,7 +18,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from melfusion.models.options import ImageConfig, TextEncoderConfig, UNetConfig
+from melfusion.models.options import ImageConfig, MusicVAEConfig, TextEncoderConfig, UNetConfig
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -49,6 +49,22 @@ def random_unet(c: ImageConfig | UNetConfig, channels: int, cross_attention_dim:
         cross_attention_dim=cross_attention_dim,
         norm_num_groups=c.norm_num_groups,
         **flags,
+    )
+
+
+def random_music_vae(c: MusicVAEConfig) -> AutoencoderKL:
+    levels = len(c.block_out_channels)
+    return AutoencoderKL(
+        in_channels=c.patch_size**2,
+        out_channels=c.patch_size**2,
+        latent_channels=c.latent_channels,
+        block_out_channels=c.block_out_channels,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        layers_per_block=c.layers_per_block,
+        norm_num_groups=c.norm_num_groups,
+        scaling_factor=1.0,
+        mid_block_add_attention=c.mid_block_attention,
     )
 
 

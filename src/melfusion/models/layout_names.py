@@ -1,0 +1,104 @@
+"""What published layouts are called and by which marks they are known. Tables alone; layouts.py reads them."""
+
+from __future__ import annotations
+
+import re
+
+PART_FILE = "part.json"  # beside model.safetensors: sizes of a part that no library has a layout for
+
+TANGO_FILE = "pytorch_model_main.bin"
+
+PIPELINE, PART = "pipeline", "part"
+
+WORDS = {
+    "AutoConfig": "a text encoder in transformers' layout",
+    PIPELINE: "the folder of a whole pipeline (unet, vae, scheduler and so on)",
+    PART: f"a part that melfusion trained ({PART_FILE} and model.safetensors)",
+}
+
+OF_PART = {  # what a part's `weights:` name, or an embedder's
+    "music_vae": "AutoencoderKL",
+    "vocoder": "SpeechT5HifiGan",
+    "text_encoder": "AutoConfig",
+    "image": PIPELINE,
+    "unet": "UNet2DConditionModel",
+    "judge": PART,
+    "towers": PART,
+    "clip": "CLIPModel",
+    "clap": "ClapModel",
+}
+
+CLIP = {"clip", "CLIPModel"}
+
+FITS = {  # class → what a config.json may call a network that holds its weights; classes that are not here are not checked
+    "AutoencoderKL": {"AutoencoderKL"},
+    "UNet2DConditionModel": {"UNet2DConditionModel"},
+    "SpeechT5HifiGan": {"SpeechT5HifiGan", "speecht5_hifigan", "hifigan"},
+    "CLIPTextModel": CLIP | {"CLIPTextModel", "clip_text_model"},
+    "CLIPVisionModel": CLIP | {"CLIPVisionModel", "clip_vision_model"},
+    "CLIPModel": CLIP,
+    "ClapModel": {"clap", "ClapModel"},
+}
+
+NO_TEXT_ENCODER = {"diffusers", "clap", "clip_vision_model", "StableDiffusionSafetyChecker"} | FITS["SpeechT5HifiGan"]
+
+# keys of a UNet's config.json: where one is set, it wants another input beside text, and has no class that fits
+UNUSUAL = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+
+ELSE = "configs/melfusion.yaml names published weights of each part"
+
+ELSE_OF = {
+    PART: "give shipped or run:NAME",
+    "CLIPModel": "give hub:openai/clip-vit-large-patch14@COMMIT or a folder like it",
+    "ClapModel": "give hub:laion/larger_clap_music_and_speech@COMMIT or a folder like it",
+}
+
+AUDIOLDM = "hub:cvssp/audioldm-s-full-v2 holds the same parts as such folders, by the strings in configs/melfusion.yaml"
+
+CONVERT = "let diffusers write one by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+
+RUN = "write run:NAME for what a run of this project has exported"
+
+# bytes, one of which stands in a file's name or among the names of its tensors; what it is; what to do
+FILES = (
+    ((b"cond_stage_models.", b"audioldm2"), "a single-file AudioLDM 2 checkpoint", ELSE),
+    (
+        (
+            b"first_stage_model.vocoder.",
+            b"cond_stage_model.model.text_branch.",
+            b"cond_stage_model.model.audio_branch.",
+            b"audioldm",
+        ),
+        "a single-file AudioLDM checkpoint",
+        AUDIOLDM,
+    ),
+    (
+        (b"cond_stage_model.transformer.", b"cond_stage_model.model.transformer.", b"conditioner.embedders."),
+        "a single-file Stable Diffusion checkpoint",
+        CONVERT,
+    ),
+    ((b"model.diffusion_model.", b"first_stage_model."), "a single-file checkpoint of a latent diffusion model", CONVERT),
+    ((b"optimizer_states",), "a checkpoint of a training run", RUN),
+    (
+        (TANGO_FILE.encode(), b"unet.conv_in.weight"),
+        "Tango's file",
+        f"give its folder as unet.weights, where it must be named {TANGO_FILE}",
+    ),
+)
+
+# a file that marks a folder; what the folder is; what to do
+FOLDERS = (
+    ("system.json", "a whole model that melfusion exported", "give it as CKPT= of a command, not as weights of a part"),
+    (PART_FILE, "a part that melfusion trained", ELSE),
+    (TANGO_FILE, "Tango's published folder", "give it as unet.weights"),
+    ("checkpoints", "the directory of a run", RUN),
+)
+
+STORED = re.compile(
+    r"(?:model|pytorch_model|diffusion_pytorch_model)"  # weights, or the index of weights in several files
+    r"(?:\.(fp16|bf16))?\.(safetensors|bin)(\.index(?:\.(fp16|bf16))?\.json)?"
+)
+
+SMALL = (".json", ".txt", ".model")  # configurations and tokenizers
+
+HEADER_BYTES = 64 << 20  # at most, whatever a file says
