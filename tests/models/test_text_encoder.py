@@ -7,6 +7,7 @@ import building as build
 import pytest
 import torch
 
+from melfusion import errors
 from melfusion.assembly.configuration import load_config
 from melfusion.models.frozen import digest, freeze
 
@@ -82,7 +83,7 @@ def test_more_tokens_than_the_encoder_has_positions_is_an_error_at_building(tmp_
     encoder.network.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
     config.text_encoder.weights, config.text_encoder.max_length = str(tmp_path), 13
-    with pytest.raises(build.WeightsError, match="max_length"):
+    with pytest.raises(errors.WeightsError, match="max_length"):
         build.text_encoder(config)(["rain"])
 
 
