@@ -28,7 +28,7 @@ def configure_optimizer(
         matrices = [p for p in params if p.ndim >= 2]
         split += [base | {"params": matrices}, base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]}]
     split = [group for group in split if group["params"]]
-    # one kernel; the guard can make its step a no-op on the device (training/guard.py)
+    # one kernel, which can also be told on the device to leave everything as it is (guards.py)
     optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=allow_fused or None)
     rate = LearningRate(optim, max_steps)
     # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
