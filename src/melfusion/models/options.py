@@ -18,7 +18,7 @@ class MusicVAEConfig:
     mel_mean: float = 0.0  # the autoencoder sees (log_mel - mel_mean) / mel_std
     mel_std: float = 1.0
     kl_weight: float = 1e-4
-    modulation_weight: float = 0.0  # of the loss on each band's modulation; 0: L1 alone, which smooths it away
+    modulation_weight: float = 0.0  # of the loss that wants each band's trembling; 0: L1 alone, which smooths it away
     trainable: str = "all"  # of the task music_vae: all | decoder | texture, on top of weights, whose latents stay what they are
     texture_steps: int = 6  # in which what the decoder smooths away is drawn, where the weights have a texture; 0: it is not
     texture_width: int = 64  # D of its blocks, where it is trained anew
