@@ -16,6 +16,18 @@ WORDS = {
     PART: f"a part that melfusion trained ({PART_FILE} and model.safetensors)",
 }
 
+OF_PART = {  # what a part's `weights:` name, or an embedder's
+    "music_vae": "AutoencoderKL",
+    "vocoder": "SpeechT5HifiGan",
+    "text_encoder": "AutoConfig",
+    "image": PIPELINE,
+    "unet": "UNet2DConditionModel",
+    "judge": PART,
+    "towers": PART,
+    "clip": "CLIPModel",
+    "clap": "ClapModel",
+}
+
 CLIP = {"clip", "CLIPModel"}
 
 FITS = {  # class → what a config.json may call a network that holds its weights; classes that are not here are not checked

@@ -27,18 +27,6 @@ from melfusion.models.layout_names import (
     WORDS,
 )
 
-OF_PART = {  # what a part's `weights:` name, or an embedder's
-    "music_vae": "AutoencoderKL",
-    "vocoder": "SpeechT5HifiGan",
-    "text_encoder": "AutoConfig",
-    "image": PIPELINE,
-    "unet": "UNet2DConditionModel",
-    "judge": PART,
-    "towers": PART,
-    "clip": "CLIPModel",
-    "clap": "ClapModel",
-}
-
 
 class Layout(NamedTuple):
     """What a path is.

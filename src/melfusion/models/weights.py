@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.errors import WeightsError, shown
-from melfusion.models.layouts import OF_PART, recognise, words
+from melfusion.models.layout_names import OF_PART
+from melfusion.models.layouts import recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
