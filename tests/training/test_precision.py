@@ -70,7 +70,7 @@ def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(
     assert made.isfinite().all()
     system = keep_frozen(build.system(config), "bf16-true")
     types = {name.split(".")[0]: p.dtype for name, p in system.named_parameters()}
-    assert types["text_encoder"] == types["extractor"] == torch.bfloat16 and types["unet"] == types["music_vae"] == torch.float32
+    assert types["conditioner"] == types["image_encoder"] == torch.bfloat16 and types["denoiser"] == types["codec"] == torch.float32
     assert system.image_encoder.alpha_bar.dtype == torch.float32
 
 

@@ -24,7 +24,7 @@ def check_audio(made_for: dict, config: Config, name: str) -> None:
     check_front_end(made_for, config, name)
 
 
-TANGO_FRONT_END = {"framing": "centred", "level": "peak"}  # of the log-mels that Tango's UNet was trained on (audio.py)
+TANGO_FRONT_END = {"framing": "centred", "level": "peak"}  # of the log-mels that Tango's UNet was trained on (media/sound.py)
 
 FRONT_END = {"framing": "hifigan", "level": "rms"}  # of parts that were written before these keys were there
 

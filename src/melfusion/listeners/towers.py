@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 
 from melfusion.batch import MusicBatch
 from melfusion.listeners.judge import augment
-from melfusion.models.text_encoder import TextEncoder
+from melfusion.models.conditioner import Conditioner
 from melfusion.models.trained import TrainedModule
 
 PAIRS = ("image", "audio")
@@ -64,7 +64,7 @@ class Towers(TrainedModule):
         image_tower: nn.Module,
         audio_tower: nn.Module,
         log_mel: nn.Module,
-        text_encoder: TextEncoder,
+        text_encoder: Conditioner,
         embedding: int,
         optim: Any = None,
         max_steps: int | None = None,

@@ -23,7 +23,6 @@ class GriffinLim(nn.Module):
     def __init__(self, audio: AudioConfig, iterations: int = 64, momentum: float = 0.99):
         super().__init__()
         self.n_fft, self.hop, self.iterations, self.momentum = audio.n_fft_samples, audio.hop_length_samples, iterations, momentum
-        self.settings = {"griffin_lim": torch.tensor([iterations, momentum])}
         filters = mel_matrix(audio)
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
         self.register_buffer("inverse", torch.from_numpy(np.linalg.pinv(filters)).float(), persistent=False)
@@ -31,6 +30,11 @@ class GriffinLim(nn.Module):
         # `istft` centres frame t on sample t · hop: what the mel's framing centres later is moved by that much
         before = 0 if audio.framing == "centred" else self.hop // 2
         self.silence = (before, self.hop - before)
+
+    @property
+    def settings(self) -> dict[str, Tensor]:
+        """What its sound depends on in place of weights."""
+        return {"griffin_lim": torch.tensor([self.iterations, self.momentum])}
 
     def magnitudes(self, mel: Tensor) -> Tensor:
         """mel (B, T, F) → magnitudes (B, n_fft/2+1, T): multiplicative updates from the clamped pseudo-inverse."""

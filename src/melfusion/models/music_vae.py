@@ -176,9 +176,10 @@ WINDOWS = (8, 16, 32, 64)  # log_mel frames
 def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
     """Mean L1 between the magnitudes of short Fourier transforms along the time of each band, at several windows.
 
-    A latent holds how fast and how deep a band trembles, but not the phase: an L1 of the log_mel itself then wants the mean,
-    which does not tremble at all. Magnitudes want the trembling, as multi-resolution STFT losses do of a waveform
-    (Yamamoto et al. 2020). Both are (B, 1, T, F); the transforms are scaled by 1/√window, so the result has the log_mel's unit.
+    A latent holds how fast and how deep a band is modulated, but not the phase. The L1 of the log_mel is then least for the mean,
+    which has no modulation. The L1 of magnitudes is least for the right modulation, as with multi-resolution STFT losses of a
+    waveform (Yamamoto et al. 2020). Both inputs are (B, 1, T, F). The transforms are scaled by 1/√window, so the result has the
+    unit of the log_mel.
     """
     bands = [x.float()[:, 0].transpose(1, 2).flatten(0, 1) for x in (log_mel, wanted)]
     sizes = [size for size in WINDOWS if size <= 2 * wanted.shape[2] - 2]  # half a window is mirrored at each end

@@ -16,9 +16,9 @@ OCTAVES = 8  # of the waves that encode t
 class Texture(nn.Module):
     """Rectified flow (Liu et al. 2023, eq. 1) of a decoder's residual, given the log_mel that it made and the latents.
 
-    A latent tells how fast and how deep a band trembles and not when, so a decoder's best guess is still: what it leaves out
-    can only be drawn. On the straight line from noise (t = 0) to the residual (t = 1) the network tells the direction,
-    residual - noise, and `forward` follows it in a few Euler steps.
+    A latent holds how fast and how deep a band is modulated, but not its phase. The decoder's best guess is then a constant, and
+    what it leaves out can only be drawn. On the straight line from noise (t = 0) to the residual (t = 1) the network predicts the
+    direction, residual - noise, and `forward` follows it in a few Euler steps.
 
     Args:
         latent_channels: of the latents (B, C, T/r, F/r).  patch_size: p×p bins are one position, p divides r.
@@ -68,7 +68,7 @@ class Texture(nn.Module):
         return torch.cat([patches, F.interpolate(latents, patches.shape[2:])], 1)
 
     def direction(self, point: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Where the line goes: (B, p², T/p, F/p) at t (B,)."""
+        """The predicted direction (B, p², T/p, F/p) at t (B,)."""
         angles = math.pi * t[:, None] * 2.0 ** torch.arange(OCTAVES, device=t.device)
         time = self.time(torch.cat([angles.sin(), angles.cos()], 1))
         h = self.enter(torch.cat([point, condition], 1)).permute(0, 2, 3, 1)

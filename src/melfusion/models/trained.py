@@ -53,8 +53,8 @@ class LearningRate:
 class TrainedModule(lightning.LightningModule):
     """Base of the modules that train: one optimizer from OptimConfig, clipping over what it holds, the norm logged.
 
-    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW. A `guard` (guards.py), where
-    one is attached, judges each step, and moves the learning rate only after a step that was sound.
+    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW. A `guard`
+    (training/guard.py), where one is attached, judges each step; it moves the learning rate only after a sound step.
     """
 
     guard: Any = None

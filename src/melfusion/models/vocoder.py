@@ -1,4 +1,4 @@
-"""Vocoder: log_mel (B, 1, T, F) → waveform (B, S). HiFi-GAN or Vocos where weights are given, Griffin-Lim where none are."""
+"""Vocoder: log_mel (B, 1, T, F) → waveform (B, S). HiFi-GAN or Vocos with weights, Griffin-Lim without."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from melfusion.models.vocos import inverse_stft
 
 @torch.no_grad()
 def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
-    """The waveform (B, S) with its spectrogram scaled by wanted over heard mel: each bin by the mean of its bands' ratios.
+    """The waveform (B, S) with its spectrogram scaled by the wanted mel over its own: each bin by the mean of its bands' ratios.
 
     Magnitudes alone change, at most tenfold; the phases stay the vocoder's.
     """
@@ -33,7 +33,7 @@ def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
 
 STFT_SIZES = (512, 1024, 2048)
 
-TRAINED_SIZES = (*STFT_SIZES, 4096)  # samples; at 16 kHz the last tells a semitone from the next down to 70 Hz
+TRAINED_SIZES = (*STFT_SIZES, 4096)  # samples; at 16 kHz the last resolves a semitone down to 70 Hz
 
 
 def spectral_distance(waveform: Tensor, wanted: Tensor, sizes: tuple[int, ...] = STFT_SIZES) -> Tensor:
@@ -49,10 +49,10 @@ def spectral_distance(waveform: Tensor, wanted: Tensor, sizes: tuple[int, ...] =
 
 
 class Vocoder(TrainedModule):
-    """The seam: log_mel → waveform in [-1, 1] by one of the networks above; a network with parameters trains here.
+    """log_mel → waveform in [-1, 1] by Vocos, HiFi-GAN or Griffin-Lim; a network with parameters trains here.
 
     Args:
-        log_mel: waveform → log_mel.  corrections: how often what is heard is brought nearer to the mel that was asked for.
+        log_mel: waveform → log_mel.  corrections: how often the waveform is corrected towards the mel that was asked for.
         segment_frames, optim, max_steps: needed by training only.
     """
 

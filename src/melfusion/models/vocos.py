@@ -56,7 +56,7 @@ class ConvNeXt(nn.Module):
 
 
 def inverse_stft(spectrum: Tensor, hop: int, window: Tensor, reflected: int) -> Tensor:
-    """(B, n_fft/2 + 1, T) → (B, T·hop): overlap-add in the framing of audio.LogMel, which reflects so many samples before."""
+    """(B, n_fft/2 + 1, T) → (B, T·hop): overlap-add in the framing of media.mel.LogMel, which reflects so many samples before."""
     n_fft, frames = len(window), spectrum.shape[2]
     pieces = torch.fft.irfft(spectrum.transpose(1, 2), n_fft) * window
     envelope = overlap_add(window.square().expand(1, frames, -1), hop)

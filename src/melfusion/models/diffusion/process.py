@@ -69,8 +69,8 @@ def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction_type: str)
 def loss_space_weight(alpha_bar: Tensor, loss_space: str, prediction_type: str) -> Tensor:
     """(B,) weights that turn the output's squared error into that of v (Salimans & Ho 2022, §4: Δv = -Δε / √ᾱ).
 
-    The error of ε hides what is decided at high noise, where x hardly depends on the clip: its global form, and so what
-    the picture says. "output" weighs nothing.
+    At high noise x hardly depends on the clip, and there its global form is decided, with what the picture says. The error of
+    ε gives that little weight. "output" changes no weight.
     """
     if loss_space == "v" and prediction_type == "epsilon":
         return 1 / alpha_bar
@@ -90,8 +90,8 @@ def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int, last_share
 def noise_hiding(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """The ε' with which x_0 is noised to `noise` itself, so that nothing of it is left: √ᾱ x_0 + √(1-ᾱ) ε' = noise.
 
-    Sampling starts from pure noise, but the last x_t of training still tells how loud x_0 is in each band, and a network that
-    learned to read it there hears an average clip in pure noise (Lin et al., §3.1).
+    Sampling starts from pure noise. The last x_t of training still shows how loud x_0 is in each band. A network that learned
+    to read it there takes pure noise for an average clip (Lin et al., §3.1).
     """
     return (noise - _expand(alpha_bar.sqrt(), latents) * latents) / _expand((1 - alpha_bar).sqrt(), latents)
 
