@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # defect → (text that stands once in the package, what is planted in its place, the test that must fail)
 DEFECTS = {
     "1 the picture is not used at inference": (
-        "has_image = torch.full((n,), float(image is not None))",
-        "has_image = torch.zeros(n)",
+        "shown = torch.ones(len(captions)) if has_image is None else has_image",
+        "shown = torch.zeros(len(captions))",
         "test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes",
     ),
     "1 random latents at inference": (
-        'noise = self._draw("noise", seeds, self.latent_shape)',
-        "noise = torch.randn(n, *self.latent_shape)",
+        'noise = self.draw("noise", seeds, self.latent_shape(duration_s))',
+        "noise = torch.randn(len(seeds), *self.latent_shape(duration_s))",
         "test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes",
     ),
     "2 noise instead of inversion": (
@@ -65,8 +65,8 @@ DEFECTS = {
         "test_reading_copies_nothing_to_the_host",
     ),
     "8 the frozen branch builds a graph": (
-        "    @torch.no_grad()\n    def features(self",
-        "    def features(self",
+        "    @torch.no_grad()\n    def features(\n",
+        "    def features(\n",
         "test_features_hold_no_autograd_graph",
     ),
     "9 resume starts again": (
