@@ -82,13 +82,13 @@ def test_precomputed_tensors_are_streamed_only_to_whom_they_were_made_for(tmp_pa
     item = next(iter(stream(tars, made_with=digest_of(wanted))))
     assert item["key"] == "00" and "latent_moments" in item["cached"]
     assert digest_of(wanted | {"source": "more of the same"}) == digest_of(wanted)
-    assert "takes sounds" in error_of(stream(tars))
+    assert "takes audio" in error_of(stream(tars))
     assert "precomputed with" in error_of(stream(tars, made_with=digest_of(wanted | {"music_vae": "another"})))
     module = MusicDataModule(config.data, config.audio, config.seed, 1, SHAPES, wanted)
     module.data.stream = [str(tar) for tar in tars]
     assert next(iter(module.train_dataloader())).latent_moments is not None
     module.provenance = None
-    with pytest.raises(DataError, match="takes sounds"):
+    with pytest.raises(DataError, match="takes audio"):
         next(iter(module.train_dataloader()))
 
 

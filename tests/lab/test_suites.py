@@ -58,9 +58,9 @@ def suite(tmp_path, monkeypatch):
     folder = tmp_path / "experiments" / "small"
     folder.mkdir(parents=True)
     (folder / "_base.yaml").write_text(BASE)
-    (folder / "text.yaml").write_text("base: _base\nsynapse: {kind: none}\nablation: {told: no picture}\n")
+    (folder / "text.yaml").write_text("base: _base\nsynapse: {kind: none}\nablation: {condition: no picture}\n")
     (folder / "ours.yaml").write_text("base: _base\n")
-    (folder / "permuted.yaml").write_text("base: _base\nablation: {checkpoint_of: ours, told: shuffled picture}\n")
+    (folder / "permuted.yaml").write_text("base: _base\nablation: {checkpoint_of: ours, condition: shuffled picture}\n")
     return folder
 
 
@@ -344,7 +344,7 @@ def test_a_table_alone_runs_nothing_and_is_of_the_test_judge(suite, monkeypatch)
     )  # what makes it again from nothing
 
 
-def test_a_suite_lies_where_it_is_told(suite):
+def test_a_suite_lies_where_it_was_sent(suite):
     assert load_suite("small", ["runs_dir=elsewhere"]).clips("ours", 1) == Path("elsewhere/small/ours/seed1/test")
     for given in ("name=mine", "seed=3"):
         with pytest.raises(ConfigError, match=f"{given} would be the same for all"):
