@@ -320,7 +320,7 @@ def test_a_signal_between_two_trainings_leaves_at_once(suite, monkeypatch, capsy
         os.kill(os.getpid(), signal.SIGTERM)
 
     if where == "conclude":
-        monkeypatch.setattr("melfusion.verbs.ablate.run_jobs", lambda *_: [])
+        monkeypatch.setattr("melfusion.lab.run.run_jobs", lambda *_: [])
         monkeypatch.setattr("melfusion.lab.results.conclude", strike)
     monkeypatch.setattr(lab, "make_clips", strike)
     assert main(["ablate", "suite=small", "ablation.guidance=[]", "ablation.seeds=[0]", "trainer.max_steps=1"]) == 75
