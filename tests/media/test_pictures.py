@@ -94,13 +94,13 @@ def test_generation_and_training_read_a_picture_alike(tmp_path):
     config = load_config("tiny")
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(noise_picture(1).convert("RGBA")))
-    given = generate.read_pixels(str(path), config)
+    given = generate.to_tensor(generate.open_shown(str(path), config), config)
     np.testing.assert_array_equal(given.numpy()[0], read_image(path.read_bytes(), 16))
     path.write_bytes(b"no picture")
     with pytest.raises(ConfigError, match="photo.png is an unreadable image: give a PNG"):
-        generate.read_pixels(str(path), config)
+        generate.open_shown(str(path), config)
     with pytest.raises(ConfigError, match="no such file"):
-        generate.read_pixels(str(tmp_path / "none.png"), config)
+        generate.open_shown(str(tmp_path / "none.png"), config)
 
 
 def test_the_centre_is_kept():

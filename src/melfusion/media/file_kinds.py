@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from melfusion.errors import BadSample, ConfigError
-from melfusion.media.pictures import read_header, read_image
+from melfusion.media.pictures import open_image, read_header, to_pixels, to_rgb
 
 MOST_BYTES = 256 << 20
 
@@ -63,9 +64,14 @@ def picture_bytes(option: str, path: str | Path) -> bytes:
     return data
 
 
-def read_picture(option: str, path: str | Path, size_px: int, max_pixels: int, max_work: int) -> np.ndarray:
-    """A picture that a user named → float32 (3, size_px, size_px) in [-1, 1]; ConfigError where it cannot be read."""
+def open_picture(option: str, path: str | Path, max_pixels: int, max_work: int) -> Image.Image:
+    """A picture that a user named, decoded and upright, RGB; ConfigError where it cannot be read."""
     try:
-        return read_image(picture_bytes(option, path), size_px, max_pixels, max_work)
+        return to_rgb(open_image(picture_bytes(option, path), max_pixels, max_work))
     except BadSample as error:
         raise ConfigError(f"{option}={path}: {error}; {WANTED}.") from error
+
+
+def read_picture(option: str, path: str | Path, size_px: int, max_pixels: int, max_work: int) -> np.ndarray:
+    """The same as float32 (3, size_px, size_px) in [-1, 1]."""
+    return to_pixels(open_picture(option, path, max_pixels, max_work), size_px)

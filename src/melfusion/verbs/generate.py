@@ -65,12 +65,12 @@ def run(options: Options, more: list[str]) -> list[Path]:
     if not options.ckpt:
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
     check_steps(options, config)
-    pixels = read_pixels(options.image, config)
+    picture = open_shown(options.image, config)
     files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
     with telling_memory(config, "generation", lambda: system):
         system = system.to(device())
     seconds = system.codec.duration_s(system.latent_shape(options.duration_s))
-    write_clips(options, system, config, pixels, files, seconds)
+    write_clips(options, system, config, picture, files, seconds)
     made = time.perf_counter()
     print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     return files
@@ -106,9 +106,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def write_clips(
-    options: Options, system: MeLFusion, config: Config, pixels: Tensor | None, files: list[Path], seconds: float
-) -> None:
+def write_clips(options: Options, system: MeLFusion, config: Config, picture: Any, files: list[Path], seconds: float) -> None:
     """Make the clips in batches; write each with its spectrogram."""
     from melfusion.assembly.memory import telling_memory
     from melfusion.evaluation.pace import Pace
@@ -116,7 +114,7 @@ def write_clips(
 
     pace = Pace(len(files), round(2 * seconds * config.audio.sample_rate_hz) + PNG_BYTES, files[0].parent)
     at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
-    shown = None if pixels is None or options.image is None else open_picture(options.image)
+    pixels = None if picture is None else to_tensor(picture, config)
     for start in range(0, len(files), at_once):
         some = files[start : start + at_once]
         seeds = [options.seed + start + i for i in range(len(some))]
@@ -125,7 +123,7 @@ def write_clips(
             waveforms = system.vocode(log_mel).cpu()
         for file, seed, mel, waveform in zip(some, seeds, log_mel.cpu(), waveforms, strict=True):
             write_wav(file, waveform, config.audio.sample_rate_hz)
-            png = draw(file, mel[0], seed, options, config, shown)
+            png = draw(file, mel[0], seed, options, config, picture)
             print(f"{file} and {png.name}")
         pace.tell(start + len(some))
 
@@ -164,28 +162,25 @@ def render(system: MeLFusion, config: Config, options: Options, image: Tensor | 
     )
 
 
-def read_pixels(path: str | None, config: Config) -> Tensor | None:
-    """The picture as (1, 3, H, W) in the size that the model reads; None without one."""
+def open_shown(path: str | None, config: Config) -> Any:
+    """The picture as PIL's, upright, in its own size and colours; None without one. It is decoded this once."""
     if not path:
         return None
     if config.synapse.kind == "none":
         raise ConfigError(f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out.")
 
+    from melfusion.media.file_kinds import open_picture
+
+    return open_picture("image", path, config.data.max_image_pixels, config.data.max_image_work)
+
+
+def to_tensor(picture: Any, config: Config) -> Tensor:
+    """(1, 3, H, W) in [-1, 1], in the size that the model reads."""
     import torch
 
-    from melfusion.media.file_kinds import read_picture
+    from melfusion.media.pictures import to_pixels
 
-    d = config.data
-    return torch.from_numpy(read_picture("image", path, d.image_size_px, d.max_image_pixels, d.max_image_work))[None]
-
-
-def open_picture(path: str) -> Any:
-    """The picture upright in its own size and colours, for the figure."""
-    import numpy as np
-
-    from melfusion.media.pictures import open_image, to_rgb
-
-    return np.asarray(to_rgb(open_image(Path(path).read_bytes())))
+    return torch.from_numpy(to_pixels(picture, config.data.image_size_px))[None]
 
 
 def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:
