@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import tempfile
 from pathlib import Path
 
 import building as build_module
@@ -278,11 +279,19 @@ def as_another_user(call, *args):
     return found
 
 
+def let_in(folder):
+    """Everybody may enter the folder: pytest keeps its own closed, two levels up, three where processes share the tests."""
+    shared = Path(tempfile.gettempdir())
+    for closed in (folder, *folder.parents):
+        if shared not in closed.parents:
+            return
+        closed.chmod(0o755)
+
+
 @pytest.fixture
 def others(tmp_path):
     """A data set that root owns in a folder that everybody can reach and nobody else can write to."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     folder = data_set(
         tmp_path / "set",
         [make_sample(f"{split}{i}", split) for split in ("train", "val") for i in range(3)],
@@ -307,8 +316,7 @@ def test_another_users_data_is_read_and_what_cannot_be_written_is_a_sentence(oth
 
 
 def test_another_users_lock_is_taken(tmp_path):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     (tmp_path / ".lock").touch(0o644)
 
     def take():
