@@ -82,7 +82,7 @@ tensorboard: install  ## curves, pictures and clips of all runs; ARGS="--port=60
 lint: install  ## check style, format and types
 	@"$(PY)" -m ruff check . && "$(PY)" -m ruff format --check . && "$(PY)" -m mypy
 
-test: install  ## the tests: at most ten minutes on two cores
+test: install  ## the tests: about ten minutes on two cores
 	@OMP_NUM_THREADS=1 "$(PY)" -m pytest -n 2
 
 test-slow: install  ## the tests that take longer

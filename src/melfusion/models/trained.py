@@ -28,7 +28,7 @@ def configure_optimizer(
         matrices = [p for p in params if p.ndim >= 2]
         split += [base | {"params": matrices}, base | {"weight_decay": 0.0, "params": [p for p in params if p.ndim < 2]}]
     split = [group for group in split if group["params"]]
-    # one kernel, which a flag on the device can make leave everything as it is (guards.py)
+    # one kernel, which a flag on the device can make leave everything as it is (training/guard.py)
     optimizer = torch.optim.AdamW(split, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=allow_fused or None)
     rate = LearningRate(optim, max_steps)
     # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
