@@ -88,7 +88,7 @@ def stable_diffusion(folder, scheduler=SCHEDULER):
 
 def music_unet(config, **changes):
     """A UNet of the sizes of `unet` in the config, as its publisher would make it."""
-    stock = twins.random_unet(config.unet, config.music_vae.latent_channels, config.text_encoder.hidden_size).config
+    stock = twins.random_unet(config.denoiser, config.music_vae.latent_channels, config.text_encoder.hidden_size).config
     kwargs = {name: value for name, value in stock.items() if not name.startswith("_")}
     return UNet2DConditionModel(**(kwargs | changes))
 

@@ -106,7 +106,7 @@ def test_the_exported_stand_in_comes_back(vae, tiny, tmp_path):
 
 @pytest.mark.parametrize("sub", ["", "unet"])
 def test_a_diffusers_folder_gives_the_music_unet(sub, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", "unet.gradient_checkpointing=true")
+    config = tiny(f"denoiser.weights={tmp_path}", "denoiser.gradient_checkpointing=true")
     published = music_unet(config)
     published.save_pretrained(tmp_path / sub)
     system = build.system(config)
@@ -114,17 +114,17 @@ def test_a_diffusers_folder_gives_the_music_unet(sub, tiny, tmp_path):
 
 
 def test_tangos_file_gives_the_music_unet(tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config)
     tango(tmp_path, published)
     assert digest(build.system(config).denoiser.unet) == digest(published)
-    message = error_of(build.system, tiny(f"unet.weights={tmp_path}"))
+    message = error_of(build.system, tiny(f"denoiser.weights={tmp_path}"))
     assert "was trained for audio.framing=centred, but it is hifigan here" in message
 
 
 def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tmp_path):
     """configs/diffusion_model_config.json of declare-lab/tango sets both."""
-    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config, use_linear_projection=True, upcast_attention=True)
     tango(tmp_path, published)
     unet = build.system(config).denoiser.unet
@@ -133,7 +133,7 @@ def test_tangos_file_of_the_published_architecture_gives_the_music_unet(tiny, tm
 
 @pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), lambda s: s.update({"unet.more": torch.zeros(1)})])
 def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), change)
     with pytest.raises(RuntimeError, match="conv_in.bias|more"):
         build.system(config)
@@ -141,7 +141,7 @@ def test_tangos_file_is_loaded_strictly(change, tiny, tmp_path):
 
 @pytest.mark.parametrize("change", [lambda s: s.pop("unet.conv_in.bias"), None])
 def test_a_wrong_tango_file_is_one_sentence(change, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), change or (lambda state: None))
     if change is None:
         (tmp_path / "pytorch_model_main.bin").write_bytes(b"junk")
@@ -153,7 +153,7 @@ def test_tangos_file_runs_no_code(tiny, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "sprung"),))
 
-    config = tiny(f"unet.weights={tmp_path}", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config), lambda state: state.update({"unet.trap": Trap()}))
     with pytest.raises(Exception, match="[Ww]eights"):
         build.system(config)
@@ -162,13 +162,13 @@ def test_tangos_file_runs_no_code(tiny, tmp_path):
 
 def test_a_unet_for_other_text_is_one_sentence(tiny, tmp_path):
     music_unet(tiny(), cross_attention_dim=24).save_pretrained(tmp_path)
-    message = error_of(build.system, tiny(f"unet.weights={tmp_path}"))
+    message = error_of(build.system, tiny(f"denoiser.weights={tmp_path}"))
     assert str(tmp_path) in message and "width 24" in message and "gives 16" in message
 
 
 def test_a_unet_for_other_latents_is_one_sentence(tiny, tmp_path):
     music_unet(tiny(), in_channels=8, out_channels=8).save_pretrained(tmp_path / "unet")
-    assert "channels" in error_of(build.system, tiny(f"unet.weights={tmp_path}"))
+    assert "channels" in error_of(build.system, tiny(f"denoiser.weights={tmp_path}"))
 
 
 def test_the_latent_shape_is_that_of_the_vae_that_is_loaded(tiny, tmp_path):
@@ -234,11 +234,11 @@ def test_a_text_folder_without_a_tokenizer_is_one_sentence(tiny, tmp_path):
 # --- missing weights ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["unet", "text_encoder", "music_vae", "image"])
+@pytest.mark.parametrize("part", ["denoiser", "text_encoder", "music_vae", "image"])
 def test_a_folder_that_lacks_a_weight_is_refused(part, tiny, tmp_path):
     """Defect 9 of the release: strict=False loads."""
     config = tiny()
-    if part == "unet":
+    if part == "denoiser":
         music_unet(config).save_pretrained(tmp_path)
         file, call = tmp_path / "diffusion_pytorch_model.safetensors", build.system
     elif part == "text_encoder":
@@ -303,7 +303,7 @@ def test_the_byte_tokenizer_takes_every_byte():
 
 @pytest.mark.parametrize("weights", ["shipped", "null"])
 def test_by_itself_the_decoder_trains_on_top_of_weights_and_all_of_it_without(weights):
-    config = load_config("scenes", [f"unet.weights={weights}"])
+    config = load_config("scenes", [f"denoiser.weights={weights}"])
     unet = build.synaptic_unet(config, 384, build.image_features(config)).unet
     trains = {name for name, p in unet.named_parameters() if p.requires_grad}
     assert "up_blocks.1.resnets.0.conv1.weight" in trains

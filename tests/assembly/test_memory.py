@@ -45,26 +45,26 @@ def test_training_says_what_took_the_memory_and_which_keys_make_it_fit(tiny, tin
     )
     for key in (
         "trainer.accumulate",
-        "unet.gradient_checkpointing=true",
+        "denoiser.gradient_checkpointing=true",
         "trainer.precision=bf16-true",
         "data.precompute.enabled=true",
-        "unet.trainable=cross_attn",
+        "denoiser.trainable=cross_attn",
     ):
         assert key in told
     monkeypatch.undo()
-    smaller = tiny(*options, "trainer.micro_batch_size=1", "unet.gradient_checkpointing=true")
+    smaller = tiny(*options, "trainer.micro_batch_size=1", "denoiser.gradient_checkpointing=true")
     assert train(smaller)["step"] == 2  # in the same directory
 
 
 def test_what_is_given_already_is_not_advised(tiny):
     given = tiny(
         "trainer.micro_batch_size=1",
-        "unet.gradient_checkpointing=true",
+        "denoiser.gradient_checkpointing=true",
         "trainer.precision=bf16-true",
         "optim.ema_decay=0",
         "data.crop=start",
         "data.precompute.enabled=true",
-        "unet.trainable=cross_attn",
+        "denoiser.trainable=cross_attn",
     )
     assert CURES["training"](given) == ["a device with more memory"]
     assert CURES["precompute"](given) == ["data.precompute.batch_size=2", "a device with more memory"]
@@ -140,5 +140,5 @@ def test_full_scale_as_shipped_is_cut_for_a_gpu_of_24_gb(name):
     config = load_config(name)
     micro = config.data.global_batch_size // accumulation(config, 1)
     assert config.data.precompute.enabled and micro <= 2 and config.data.global_batch_size == 64
-    assert config.unet.gradient_checkpointing and config.trainer.precision == "bf16-true"
+    assert config.denoiser.gradient_checkpointing and config.trainer.precision == "bf16-true"
     assert [64 // (n * accumulation(config, n)) for n in (2, 8, 64)] == [1, 1, 1]

@@ -76,6 +76,11 @@ def test_the_options_of_every_kind_are_those_that_its_class_takes():
         (["synapse.kind=concat", "synapse.image_token=3"], "did you mean 'synapse.image_tokens'"),
         (["synapse={kind: none, match_scale: true}"], "kv_mix | kv_mix_proj"),
         (["ablation.told=x"], "`ablation.told` is now `ablation.condition`"),
+        (["unet.trainable=all"], "`unet.trainable` is now `denoiser.trainable`"),
+        (
+            ["image.kind=clip", "image.reading=fixed"],
+            "image.reading is an option of image.kind=diffusion, and the kind here is clip",
+        ),
     ],
 )
 def test_an_option_that_the_kind_does_not_have_is_an_error_that_names_those_that_do(overrides, words):

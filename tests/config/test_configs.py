@@ -18,7 +18,7 @@ from melfusion.models.system import MeLFusion
 
 SHIPPED = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 FULL_SCALE = ("melfusion", "melbench", "musiccaps")
-PARTS = ("music_vae", "vocoder", "text_encoder", "image", "unet")
+PARTS = ("music_vae", "vocoder", "text_encoder", "image", "denoiser")
 
 
 def error_of(names, *overrides):
@@ -87,7 +87,7 @@ def test_a_shipped_config_over_random_twins_takes_a_training_step(name, make_bat
 
 @pytest.mark.parametrize("name", FULL_SCALE)
 def test_full_scale_has_the_published_sizes(name):
-    parts = ("music_vae", "vocoder", "text_encoder", "image", "unet")
+    parts = ("music_vae", "vocoder", "text_encoder", "image", "denoiser")
     published = load_config(name)
     assert all(getattr(published, part).weights.startswith("hub:") for part in parts)
     config = load_config(name, [f"{part}.weights=null" for part in parts])
@@ -118,8 +118,8 @@ def test_full_scale_has_the_published_sizes(name):
         ("optim.lr=quick", ["'optim.lr'", "Float"]),
         ("trainer.max_steps=2.5", ["'trainer.max_steps'", "Integer"]),
         ("trainer.max_steps=null", ["'trainer.max_steps'", "None"]),
-        ("unet.block_out_channels=3", ["'unet.block_out_channels'"]),
-        ("unet.block_out_channels=[8,x]", ["'unet.block_out_channels[1]'", "Integer"]),
+        ("denoiser.block_out_channels=3", ["'denoiser.block_out_channels'"]),
+        ("denoiser.block_out_channels=[8,x]", ["'denoiser.block_out_channels[1]'", "Integer"]),
         ("synapse.kind=kv_mixx", ["synapse.kind='kv_mixx'", "did you mean 'kv_mix'?", "concat"]),
         ("data.crop=middle", ["data.crop='middle'", "random, start"]),
         ("data.precompute.enabled=true", ["data.crop=random", "data.crop=start"]),
@@ -128,7 +128,7 @@ def test_full_scale_has_the_published_sizes(name):
         ("diffusion.text_drop_prob=0.95", ["diffusion.*_drop_prob", "0.95"]),
         ("diffusion.text_drop_prob=-0.1", ["diffusion.*_drop_prob", "-0.1"]),
         ("diffusion.pure_noise_share=1", ["diffusion.pure_noise_share", "1"]),
-        ("image.model=clp", ["image.model='clp'", "did you mean 'clip'?"]),
+        ("image.kind=clp", ["image.kind='clp'", "did you mean 'clip'?"]),
         ("text_encoder.max_words=0", ["text_encoder.max_words", "null"]),
         ("audio.clip_duration_s=1.0", ["audio.clip_duration_s=1.0", "0.128 s"]),
         ("trainer.accumulate=3", ["data.global_batch_size=4", "trainer.accumulate=3"]),
@@ -265,7 +265,7 @@ TEXT_KEYS = (
     "data.precompute.path",
     "music_vae.weights",
     "image.weights",
-    "unet.weights",
+    "denoiser.weights",
 )
 
 
@@ -291,14 +291,14 @@ def test_null_and_lists_and_mappings_as_overrides():
     overrides = [
         "music_vae.weights=null",
         "image.weights=~",
-        "unet.block_out_channels=[8, 16, 16]",
+        "denoiser.block_out_channels=[8, 16, 16]",
         "sampling.image_guidance_scale=2",
         "data.splits={train: 3}",
         "trainer.devices=2",
     ]
     config = load_config("scenes", overrides)
     assert config.music_vae.weights is None and config.image.weights is None
-    assert config.unet.block_out_channels == [8, 16, 16] and config.sampling.image_guidance_scale == 2.0
+    assert config.denoiser.block_out_channels == [8, 16, 16] and config.sampling.image_guidance_scale == 2.0
     assert config.data.splits["train"] == 3 and config.trainer.devices == "2"
     assert load_config("tiny", ["optim.lr=1", "optim.lr=2"]).optim.lr == 2.0
 

@@ -94,7 +94,7 @@ def test_recipes_train_on_the_corpus_their_cards_name():
 
 
 def test_an_exported_system_comes_back_and_refuses_other_parts(tiny, tmp_path):
-    config = tiny("unet.trainable=cross_attn", "synapse.kind=concat")
+    config = tiny("denoiser.trainable=cross_attn", "synapse.kind=concat")
     system = build.system(config)
     with torch.no_grad():
         for p in system.denoiser.parameters():

@@ -39,7 +39,7 @@ def refusal(part, weights):
     """What building this part from these weights says."""
     config = copy.deepcopy(TINY)
     getattr(config, part).weights = str(weights)
-    make = {"unet": lambda: build.synaptic_unet(config, 16, None), "image": lambda: build.image_features(config)}
+    make = {"denoiser": lambda: build.synaptic_unet(config, 16, None), "image": lambda: build.image_features(config)}
     with pytest.raises(WeightsError) as caught:
         make.get(part, lambda: getattr(build, part)(config))()
     message = one_sentence(caught.value)
@@ -78,7 +78,7 @@ def config_json(folder, **tree):
 @pytest.mark.parametrize("given", ["file", "folder"])
 def test_a_single_file_checkpoint(given, state, name, what, cure, tmp_path):
     file = save(state, tmp_path / name)
-    for part in ("music_vae", "image", "unet", "text_encoder", "judge"):
+    for part in ("music_vae", "image", "denoiser", "text_encoder", "judge"):
         message = refusal(part, file if given == "file" else tmp_path)
         assert what in message and "is wanted: " in message
         assert cure in message or (part, given) == ("judge", "folder")
@@ -87,10 +87,10 @@ def test_a_single_file_checkpoint(given, state, name, what, cure, tmp_path):
 def test_other_files_in_place_of_a_folder(sd, tmp_path):
     assert f"give the folder {sd / 'vae'}" in refusal("music_vae", sd / "vae" / "diffusion_pytorch_model.safetensors")
     torch.save({"unet.conv_in.weight": ONE}, tmp_path / "pytorch_model_main.bin")
-    message = refusal("unet", tmp_path / "pytorch_model_main.bin")
+    message = refusal("denoiser", tmp_path / "pytorch_model_main.bin")
     assert "is no folder but Tango's file, and a UNet2DConditionModel is wanted: give its folder" in message
     torch.save({"state_dict": {"unet.unet.conv_in.weight": ONE}, "optimizer_states": []}, tmp_path / "step.ckpt")
-    assert "a checkpoint of a training run, and" in refusal("unet", tmp_path / "step.ckpt")
+    assert "a checkpoint of a training run, and" in refusal("denoiser", tmp_path / "step.ckpt")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -105,12 +105,12 @@ def test_other_files_in_place_of_a_folder(sd, tmp_path):
         ("judge", "", "but a part that melfusion trained (part.json and model.safetensors) is wanted: give shipped or run:NAME."),
         ("image", "unet", "a UNet2DConditionModel of diffusers, but the folder of a whole pipeline (unet, vae,"),
         ("image", "vae", "an AutoencoderKL of diffusers, but the folder of a whole pipeline (unet, vae,"),
-        ("unet", "vae", "an AutoencoderKL of diffusers, but a UNet2DConditionModel is wanted"),
+        ("denoiser", "vae", "an AutoencoderKL of diffusers, but a UNet2DConditionModel is wanted"),
         ("music_vae", "unet", "a UNet2DConditionModel of diffusers, but an AutoencoderKL is wanted"),
         ("music_vae", "text_encoder", "a CLIPTextModel of transformers, but an AutoencoderKL is wanted"),
         ("vocoder", "text_encoder", "a CLIPTextModel of transformers, but a SpeechT5HifiGan is wanted"),
         ("text_encoder", "vae", "an AutoencoderKL of diffusers, but a text encoder in transformers' layout is wanted"),
-        ("unet", "tokenizer", "a folder without config.json (it holds"),
+        ("denoiser", "tokenizer", "a folder without config.json (it holds"),
         ("music_vae", "none", "has scheduler, text_encoder, tokenizer, unet, vae"),
     ],
 )
@@ -123,14 +123,18 @@ def test_a_pipeline_or_another_part_of_it(part, sub, words, sd):
 @pytest.mark.parametrize(
     ("part", "tree", "words"),
     [
-        ("unet", {"_class_name": "AudioLDM2UNet2DConditionModel"}, "an AudioLDM2UNet2DConditionModel of diffusers, but a UNet2D"),
         (
-            "unet",
+            "denoiser",
+            {"_class_name": "AudioLDM2UNet2DConditionModel"},
+            "an AudioLDM2UNet2DConditionModel of diffusers, but a UNet2D",
+        ),
+        (
+            "denoiser",
             {"_class_name": "UNet2DConditionModel", "class_embed_type": "simple_projection"},
             "that wants more than text (class_embed_type=simple_projection), but",
         ),
         (
-            "unet",
+            "denoiser",
             {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"},
             "T5ForConditionalGeneration of transformers",
         ),
@@ -148,7 +152,7 @@ def test_a_config_json_of_another_network(part, tree, words, tmp_path):
 def test_audioldm_2s_unet_inside_its_pipeline(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     config_json(tmp_path / "unet", _class_name="AudioLDM2UNet2DConditionModel", block_out_channels=[8, 16])
-    for part in ("unet", "image"):
+    for part in ("denoiser", "image"):
         assert "an AudioLDM2UNet2DConditionModel of diffusers" in refusal(part, tmp_path)
 
 
@@ -158,7 +162,7 @@ def test_audioldm_2s_unet_inside_its_pipeline(tmp_path):
         ("system.json", "CKPT="),
         ("part.json", "a part that melfusion trained, but"),
         ("checkpoints", "run:NAME"),
-        ("pytorch_model_main.bin", "Tango's published folder, but an AutoencoderKL is wanted: give it as unet.weights"),
+        ("pytorch_model_main.bin", "Tango's published folder, but an AutoencoderKL is wanted: give it as denoiser.weights"),
     ],
 )
 def test_folders_of_this_project_and_tangos_in_the_wrong_place(mark, words, tmp_path):
@@ -166,7 +170,7 @@ def test_folders_of_this_project_and_tangos_in_the_wrong_place(mark, words, tmp_
     assert words in refusal("music_vae", tmp_path)
 
 
-@pytest.mark.parametrize("part", ["music_vae", "unet", "text_encoder", "vocoder", "judge", "image"])
+@pytest.mark.parametrize("part", ["music_vae", "denoiser", "text_encoder", "vocoder", "judge", "image"])
 def test_an_empty_folder_and_a_clone_without_its_large_files(part, tmp_path):
     assert "is an empty folder, but" in refusal(part, tmp_path)
     config_json(tmp_path, _class_name="AutoencoderKL")
@@ -185,8 +189,8 @@ def test_a_clone_may_lack_the_formats_that_are_not_read(tiny, tmp_path):
 
 def test_pointers_in_place_of_single_files(tmp_path):
     (tmp_path / "pytorch_model_main.bin").write_text(POINTER)
-    assert "git lfs pull" in refusal("unet", tmp_path)
-    assert "git lfs pull" in refusal("unet", tmp_path / "pytorch_model_main.bin")
+    assert "git lfs pull" in refusal("denoiser", tmp_path)
+    assert "git lfs pull" in refusal("denoiser", tmp_path / "pytorch_model_main.bin")
 
 
 # --- weights that are there in part, or in another type ---------------------------------------------------------------
@@ -244,9 +248,9 @@ def test_an_index_of_another_format_whose_files_were_not_fetched_does_not_matter
     build.text_encoder(tiny(f"text_encoder.weights={tmp_path}"))
 
 
-@pytest.mark.parametrize("part", ["music_vae", "unet", "text_encoder"])
+@pytest.mark.parametrize("part", ["music_vae", "denoiser", "text_encoder"])
 def test_a_configuration_without_weights(part, sd, tmp_path):
-    sub = {"music_vae": "vae", "unet": "unet", "text_encoder": "text_encoder"}[part]
+    sub = {"music_vae": "vae", "denoiser": "unet", "text_encoder": "text_encoder"}[part]
     shutil.copytree(sd / "tokenizer", tmp_path, dirs_exist_ok=True)
     shutil.copy(sd / sub / "config.json", tmp_path)
     (tmp_path / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"")

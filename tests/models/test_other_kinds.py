@@ -197,7 +197,7 @@ def test_clip_is_loaded_from_the_published_layout(tmp_path, tiny, make_batch):
     with seeded(4):
         whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
     whole.save_pretrained(tmp_path)
-    config = tiny("image.model=clip", f"image.weights={tmp_path}", "synapse.kind=concat")
+    config = tiny("image.kind=clip", f"image.weights={tmp_path}", "synapse.kind=concat")
     system = build.system(config)
     image = randn(2, 3, 16, 16).clamp(-1, 1)
     expected = whole.vision_model(pixel_values=clip_pixels(image, 16), output_hidden_states=True).hidden_states[-2][:, 1:]

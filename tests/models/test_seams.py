@@ -121,7 +121,7 @@ def test_the_duration_is_an_argument_and_changes_nothing_of_the_system(tiny):
 
 
 def test_the_codec_goes_from_waveform_to_waveform(tiny):
-    codec = build.codec(tiny()).eval()
+    codec = build.mel_codec(tiny()).eval()
     waveform = 0.1 * torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
     latents = codec.encode(waveform)
     assert latents.shape[1:] == codec.latent_shape(1.024) and codec.sample_rate_hz == 8000
@@ -131,7 +131,7 @@ def test_the_codec_goes_from_waveform_to_waveform(tiny):
 
 
 def test_what_a_decoder_makes_is_named_by_all_that_it_depends_on(tiny):
-    codec = build.codec(tiny())
+    codec = build.mel_codec(tiny())
     before = codec.decoder_provenance()
     codec.vocoder.network.iterations += 1
     assert codec.decoder_provenance() != before

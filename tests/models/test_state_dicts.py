@@ -44,7 +44,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("form", WHOLE)
 def test_each_form_of_tangos_file_is_loaded_whole(form, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
     published = music_unet(config)
     torch.save(WHOLE[form](published.state_dict()), tmp_path / FILE)
     if form == "float16":
@@ -73,7 +73,7 @@ REFUSED = {  # form → words that must be there: what was found, what was wante
 
 @pytest.mark.parametrize("form", REFUSED)
 def test_all_else_is_one_sentence_with_what_was_found_and_wanted(form, tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
     change, words = REFUSED[form]
     torch.save(change(music_unet(config).state_dict()), tmp_path / FILE)
     message = error_of(build.synaptic_unet, config, 16, None)
@@ -81,7 +81,7 @@ def test_all_else_is_one_sentence_with_what_was_found_and_wanted(form, tiny, tmp
 
 
 def test_the_file_is_mapped_and_the_network_is_no_view_of_it(tiny, tmp_path, monkeypatch, caplog):
-    config = tiny(f"unet.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config))
     before, load, mapped = (tmp_path / FILE).read_bytes(), torch.load, []
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: [mapped.append(kwargs["mmap"]), load(*args, **kwargs)][1])
@@ -94,7 +94,7 @@ def test_the_file_is_mapped_and_the_network_is_no_view_of_it(tiny, tmp_path, mon
 
 @pytest.mark.parametrize("form", ["older", "packed again"])
 def test_what_cannot_be_mapped_is_read_with_a_word_about_it(form, tiny, tmp_path, caplog):
-    config = tiny(f"unet.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
     published = music_unet(config)
     torch.save(published.state_dict(), tmp_path / FILE, _use_new_zipfile_serialization=form != "older")
     if form == "packed again":
@@ -108,7 +108,7 @@ def test_what_cannot_be_mapped_is_read_with_a_word_about_it(form, tiny, tmp_path
 
 
 def test_the_parts_after_it_draw_the_same_numbers_as_without_weights(tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", "vocoder.kind=vocos", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", "vocoder.kind=vocos", *TANGO_AUDIO)
     tango(tmp_path, music_unet(config))
     loaded, drawn = build.system(config), build.system(tiny("vocoder.kind=vocos"))
     for part in ("codec", "conditioner", "image_encoder"):
@@ -134,7 +134,7 @@ def test_an_embedders_other_file_is_refused_by_what_it_holds(name, content, word
 
 
 def test_weights_that_the_configuration_does_not_describe_are_refused(tiny, tmp_path):
-    config = tiny(f"unet.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
+    config = tiny(f"denoiser.weights={tmp_path}", "synapse.kind=none", *TANGO_AUDIO)
     music_unet(config).save_pretrained(tmp_path)
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     save_file(load_file(file) | {"class_embedding.weight": torch.zeros(2)}, file, metadata={"format": "pt"})

@@ -33,7 +33,7 @@ def no_network(monkeypatch):
     weights_source._minilm.cache_clear()
 
 
-def error_of(weights, part="unet", **kwargs):
+def error_of(weights, part="denoiser", **kwargs):
     with pytest.raises(WeightsError) as caught:
         resolve(weights, part, **kwargs)
     return one_sentence(caught.value)
@@ -106,13 +106,13 @@ def test_a_subfolder_of_the_hub_fetches_nothing_else(hub, tmp_path):
 def test_the_shipped_configs_name_the_hub_only_by_full_commits(hub):
     for path in sorted(CONFIG_DIR.glob("*.yaml")):
         config = load_config(path.stem)
-        for part in ("music_vae", "vocoder", "text_encoder", "image", "unet"):
+        for part in ("music_vae", "vocoder", "text_encoder", "image", "denoiser"):
             if (getattr(config, part).weights or "").startswith("hub:"):
                 resolve(getattr(config, part).weights, part)
     assert all(re.fullmatch("[0-9a-f]{40}", kwargs["revision"]) for _, kwargs in hub)
 
 
-@pytest.mark.parametrize("part", ["image", "unet"])
+@pytest.mark.parametrize("part", ["image", "denoiser"])
 def test_the_hub_is_not_asked_for_weights_in_formats_that_are_not_read(part, hub):
     resolve(f"hub:owner/name@{COMMIT}", part)
     ignored = hub[0][1].get("ignore_patterns") or []
@@ -126,7 +126,7 @@ def test_the_hub_is_not_asked_for_weights_in_formats_that_are_not_read(part, hub
         "tokenizer/merges.txt",
         "unet/config.json",
     ]
-    kept += ["pytorch_model_main.bin"] if part == "unet" else []
+    kept += ["pytorch_model_main.bin"] if part == "denoiser" else []
     assert not [file for file in kept if any(fnmatch(file, pattern) for pattern in ignored)]
 
 

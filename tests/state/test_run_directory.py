@@ -59,7 +59,7 @@ def test_the_same_config_resumes(config, tmp_path):
         ("optim.lr", lambda c: setattr(c.optim, "lr", 2e-3)),
         ("seed", lambda c: setattr(c, "seed", 7)),
         ("synapse.kind", lambda c: setattr(c.synapse, "kind", "concat")),
-        ("unet.block_out_channels", lambda c: c.unet.block_out_channels.append(16)),
+        ("denoiser.block_out_channels", lambda c: c.denoiser.block_out_channels.append(16)),
         ("music_vae.weights", lambda c: setattr(c.music_vae, "weights", "run:x")),
         ("data.splits.test", lambda c: c.data.splits.update(test=5)),
         ("data.splits.more", lambda c: c.data.splits.update(more=5)),

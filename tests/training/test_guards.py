@@ -381,7 +381,7 @@ def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, d
     Parts beside it are random twins and no picture is looked at: the step is shorter than a real one, the share larger.
     """
     precision = "bf16-mixed" if device == "cuda" else "32-true"
-    parts = ("music_vae", "vocoder", "text_encoder", "image", "unet")
+    parts = ("music_vae", "vocoder", "text_encoder", "image", "denoiser")
     config = load_config(
         "melfusion",
         [

@@ -129,7 +129,7 @@ READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noi
         *(("kv_mix", "32-true", reading) for reading in READINGS),
         *(("concat", "bf16-mixed", reading) for reading in READINGS),
         ("concat", "bf16-true", READINGS[1]),
-        ("concat", "32-true", "image.model=clip"),
+        ("concat", "32-true", "image.kind=clip"),
         ("controlnet", "32-true", "synapse.match=pool_2d"),
     ],
 )
@@ -193,7 +193,7 @@ def test_precomputed_shards_of_other_parts_are_refused(tiny_run, tmp_path):
 
 
 def test_ema_follows_the_formula_and_only_what_trains(tiny_run):
-    config = tiny_run("ema", "trainer.max_steps=2", "unet.trainable=cross_attn", "optim.ema_decay=0.5")
+    config = tiny_run("ema", "trainer.max_steps=2", "denoiser.trainable=cross_attn", "optim.ema_decay=0.5")
     train(config)
     stored = checkpoint(config)
     assert stored["ema"] and all(".attn2." in name or "synapse" in name for name in stored["ema"])
@@ -201,7 +201,7 @@ def test_ema_follows_the_formula_and_only_what_trains(tiny_run):
     assert start.keys() == stored["ema"].keys()
     assert not [k for k in stored["state_dict"] if ".attn2." not in k and "synapse" not in k]  # no untrained weights
     load_system(f"{config.runs_dir}/ema")
-    train(tiny_run("ema", "trainer.max_steps=3", "unet.trainable=cross_attn", "optim.ema_decay=0.5"))
+    train(tiny_run("ema", "trainer.max_steps=3", "denoiser.trainable=cross_attn", "optim.ema_decay=0.5"))
     ema, live = EMA(0.5), build.system(config)
     ema.shadow = {n: p.clone() for n, p in start.items()}
     with torch.no_grad():

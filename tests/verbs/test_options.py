@@ -22,6 +22,10 @@ from melfusion.verbs.submit import load_cluster
 # where the words of a key have their meaning: a registry line for each word of schema.CHOICES, and no other
 REGISTRIES = {
     "synapse.kind": ("melfusion.models.synapse.kinds", "SYNAPSES"),
+    "image.kind": ("melfusion.assembly.image", "BUILD"),
+    "codec.kind": ("melfusion.assembly.codec", "BUILD"),
+    "conditioner.kind": ("melfusion.assembly.conditioner", "BUILD"),
+    "denoiser.kind": ("melfusion.assembly.denoiser", "BUILD"),
     "synapse.match": ("melfusion.models.synapse.matching", "MATCHES"),
     "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"),
     "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),
@@ -113,9 +117,9 @@ def test_other_names_that_become_folders_stay_where_they_belong(tmp_path, monkey
             load_config("tiny", [override])
     for weights in ("run:../x", "run:/etc", "run:", "shipped:../x", "shipped:a/../../b", "run:a//b"):
         with pytest.raises(WeightsError, match="leads out of the folder"):
-            resolve(weights, "unet")
+            resolve(weights, "denoiser")
     with pytest.raises(WeightsError, match="train it first"):
-        resolve("run:suite/row/seed0", "unet")  # of a suite: inside
+        resolve("run:suite/row/seed0", "denoiser")  # of a suite: inside
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments" / "s").mkdir(parents=True)
     (tmp_path / "experiments" / "s" / "a\nid.yaml").write_text("base: tiny\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from melfusion.assembly.parts import PARTS, STAGES
-from melfusion.assembly.schema import CHOICES, REFUSED, Config, to_dict
+from melfusion.assembly.schema import CHOICES, KINDS, REFUSED, Config, to_dict
 from melfusion.config.check import flatten, nearest
 from melfusion.data.sources import check_size
 from melfusion.errors import ConfigError
@@ -58,7 +58,7 @@ def check(config: Config) -> None:
     check_diffusion(config)
     check_data(config)
     check_batches(config)
-    check_duration(config)
+    check_kinds(config)
 
 
 def check_numbers(flat: dict[str, Any]) -> None:
@@ -73,37 +73,23 @@ def check_numbers(flat: dict[str, Any]) -> None:
 def check_stages(config: Config) -> None:
     if unknown := [stage for stage in config.stages if stage not in STAGES]:
         raise ConfigError(f"stages names {unknown[0]!r}{nearest(unknown[0], STAGES)}; stages are {', '.join(STAGES)}.")
-    if config.image.model != "diffusion" and "image_diffusion" in config.stages:
-        raise ConfigError(f"image.model={config.image.model} is not what the stage image_diffusion trains: leave it out of stages.")
+    if config.image.kind != "diffusion" and "image_diffusion" in config.stages:
+        raise ConfigError(f"image.kind={config.image.kind} is not what the stage image_diffusion trains: leave it out of stages.")
 
 
 def check_parts(config: Config) -> None:
     if len(config.optim.betas) != 2:
         raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
-    for part in ("image", "unet"):
-        levels = getattr(config, part)
-        if len(levels.attention_blocks) != len(levels.block_out_channels):
-            raise ConfigError(
-                f"{part}.attention_blocks has {len(levels.attention_blocks)} levels and "
-                f"{part}.block_out_channels {len(levels.block_out_channels)}: give one word per level."
-            )
     if (words := config.text_encoder.max_words) is not None and words < 1:
         raise ConfigError(f"text_encoder.max_words={words} leaves no word of a caption: give 1 or more, or null for all.")
 
 
 def check_diffusion(config: Config) -> None:
     d = config.diffusion
-    if not 0 <= config.image.fixed_timestep < d.num_train_timesteps:
-        raise ConfigError(f"image.fixed_timestep={config.image.fixed_timestep} must lie between 0 and {d.num_train_timesteps - 1}.")
     if min(drops := (d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)) < 0 or sum(drops) > 1:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
     if not 0 <= d.pure_noise_share < 1:
         raise ConfigError(f"diffusion.pure_noise_share={d.pure_noise_share} must be at least 0 and less than 1.")
-    if not 0 < config.image.grid_steps <= d.num_train_timesteps:
-        raise ConfigError(
-            f"image.grid_steps={config.image.grid_steps} must lie between 1 and "
-            f"diffusion.num_train_timesteps={d.num_train_timesteps}."
-        )
 
 
 def check_data(config: Config) -> None:
@@ -131,20 +117,11 @@ def check_batches(config: Config) -> None:
         )
 
 
-def check_duration(config: Config) -> None:
-    """The music VAE and the UNet halve the frames evenly."""
-    audio, vae_down = config.audio, config.music_vae.downsampling
-    if audio.n_mels % vae_down:
-        raise ConfigError(
-            f"audio.n_mels={audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
-        )
-    samples = round(audio.clip_duration_s * audio.sample_rate_hz)
-    frame = audio.hop_length_samples * vae_down * config.unet.frames_multiple
-    if samples % frame:
-        raise ConfigError(
-            f"audio.clip_duration_s={audio.clip_duration_s} is {samples / audio.hop_length_samples:g} mel frames, which VAE and "
-            f"UNet cannot halve evenly: choose a multiple of {frame / audio.sample_rate_hz:g} s."
-        )
+def check_kinds(config: Config) -> None:
+    """What each kind says of the whole configuration."""
+    for section in KINDS:
+        if why := getattr(config, section).misfit(config):
+            raise ConfigError(why)
 
 
 def check_words(flat: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from diffusers import AutoencoderKL
@@ -13,6 +14,7 @@ from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import check_audio, check_front_end, weights_folder
 from melfusion.errors import WeightsError
 from melfusion.media.mel import AudioGeometry, LogMel
+from melfusion.models.codec import MusicCodec
 from melfusion.models.griffin_lim import GriffinLim
 from melfusion.models.hifigan import HifiGan
 from melfusion.models.layout_names import PART_FILE
@@ -31,7 +33,7 @@ STATISTICS = ("mel_mean", "mel_std", "latent_mean", "latent_std")  # all that st
 TEXTURE_FOLDER = "texture"  # in that of a music VAE
 
 
-def codec(config: Config) -> MelCodec:
+def mel_codec(config: Config) -> MelCodec:
     """VAE and vocoder as one codec."""
     return MelCodec(music_vae(config), vocoder(config), LogMel(config.audio), config.audio)
 
@@ -130,3 +132,6 @@ def export_music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
 
 def export_vocoder(module: Vocoder, config: Config, folder: Path) -> None:
     write_part(module.network, folder, config.audio, {"width": config.vocoder.width, "blocks": config.vocoder.blocks})
+
+
+BUILD: dict[str, Callable[[Config], MusicCodec]] = {"mel": mel_codec}

@@ -14,13 +14,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from melfusion.assembly import synapse
+from melfusion.assembly import kinds
 from melfusion.assembly.check import check, check_words
-from melfusion.assembly.schema import RENAMED, Config, to_dict, twins
+from melfusion.assembly.schema import Config, now_named, to_dict, twins
 from melfusion.config.check import flatten, valid_keys
 from melfusion.config.load import base_chain, config_path, laid_over, merge, read_tree, to_object
 from melfusion.errors import ConfigError
-from melfusion.models.synapse.options import OPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +56,9 @@ def overlay(config: Config, name: str, changes: dict[str, Any]) -> Config:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """The plain tree a checkpoint or a run directory stores → Config; keys that this version no longer has are logged."""
-    flat = {RENAMED.get(key, key): value for key, value in flatten(tree).items()}
-    config = synapse.of_kind(Config(), flat.get("synapse.kind", Config().synapse.kind))
+    flat = {now_named(key): value for key, value in flatten(tree).items()}
+    stored = {section: flat.get(f"{section}.kind", kind) for section, kind in kinds.kinds_of(Config()).items()}
+    config = kinds.of_kinds(Config(), stored)
     known = set(valid_keys(config))
     kept: dict[str, Any] = {}
     for key, value in flat.items():
@@ -66,44 +66,44 @@ def from_dict(tree: dict[str, Any]) -> Config:
         if key in known or any(key.startswith(f"{k}.") for k in known):
             *path, last = key.split(".")
             functools.reduce(lambda node, name: node.setdefault(name, {}), path, kept)[last] = value
-        elif not synapse.kinds_with(key):  # stored configurations of before had the options of all kinds
+        elif not kinds.kinds_with(key):  # stored configurations of before had the options of all kinds
             log.warning("A stored configuration has %s=%r, which this version does not know; it is left out.", key, value)
     return _checked(merge(OmegaConf.structured(config), OmegaConf.create(kept), "stored config"))
 
 
 def check_overrides(overrides: list[str]) -> None:
     """Keys, types and words of a dotlist, whatever configuration it will be laid over; ConfigError names what is wrong."""
-    trees = synapse.as_trees(overrides)
-    keys = [f"synapse.{name}" for tree in trees for name in synapse.given(tree)]
-    fitting = (kind for kind in OPTIONS if all(kind in synapse.kinds_with(key) for key in keys))
-    kind = synapse.chosen_kind(trees, next(fitting, Config().synapse.kind))
-    merged = _laid(synapse.of_kind(Config(), kind), [], overrides)
+    trees = kinds.as_trees(overrides)
+    chosen = kinds.chosen(trees, kinds.fitting(trees))
+    merged = _laid(kinds.of_kinds(Config(), chosen), [], overrides)
     check_words(flatten(to_dict(laid_over(merged, overrides))))
 
 
 def _laid(config: Config, layers: list[Layer], overrides: list[str]) -> DictConfig:
-    """The layers over a configuration, with the synapse's options of the kind that layers or overrides choose at last."""
-    changes = synapse.as_trees(overrides)
-    kind = config.synapse.kind
-    final = synapse.chosen_kind([tree for _, tree in layers] + changes, kind)
-    merged = OmegaConf.structured(synapse.of_kind(config, final))
-    for where, tree in layers:
-        _refuse_renamed((key for key in RENAMED if OmegaConf.select(tree, key) is not None), where)
-        if tree.pop(TWINS, False):
-            merged = merge(merged, OmegaConf.create(twins(synapse.of_kind(config, final))), where)
-        kind = synapse.chosen_kind([tree], kind)
-        synapse.without_other_kinds(tree, where, kind, final)
-        merged = merge(merged, tree, where)
+    """The layers over a configuration, with the options of the kinds that layers or overrides choose at last."""
     _refuse_renamed([item.partition("=")[0] for item in overrides], "override")
-    for tree in changes:
-        synapse.without_other_kinds(tree, "override", final, final)
+    for where, tree in layers:
+        own: Any = OmegaConf.to_container(tree)
+        _refuse_renamed(flatten(own), where)
+    changes = kinds.as_trees(overrides)
+    here = kinds.kinds_of(config)
+    final = kinds.chosen([tree for _, tree in layers] + changes, here)
+    merged = OmegaConf.structured(kinds.of_kinds(config, final))
+    for where, tree in layers:
+        if tree.pop(TWINS, False):
+            merged = merge(merged, OmegaConf.create(twins(kinds.of_kinds(config, final))), where)
+        here = kinds.chosen([tree], here)
+        kinds.without_other_kinds(tree, where, here, final)
+        merged = merge(merged, tree, where)
+    for change in changes:
+        kinds.without_other_kinds(change, "override", final, final)
     return merged
 
 
 def _refuse_renamed(keys: Iterable[str], where: str) -> None:
     for key in keys:
-        if key in RENAMED:
-            raise ConfigError(f"{where}: `{key}` is now `{RENAMED[key]}`: rename it.")
+        if (now := now_named(key)) != key:
+            raise ConfigError(f"{where}: `{key}` is now `{now}`: rename it.")
 
 
 def _overridden(merged: DictConfig, overrides: list[str]) -> Config:

@@ -16,6 +16,7 @@ from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_clip import ClipFeatures
 from melfusion.models.image_diffusion import ImageFeatureExtractor
 from melfusion.models.image_encoder import ImageEncoder
+from melfusion.models.options import ImageDiffusionConfig, VisionConfig
 from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
 from melfusion.models.twins import random_clip_vision, random_image_vae, random_unet
 
@@ -23,6 +24,7 @@ from melfusion.models.twins import random_clip_vision, random_image_vae, random_
 def image_features(config: Config) -> ImageFeatureExtractor:
     """The image-diffusion model from a pipeline folder (unet, vae, text_encoder, tokenizer) or random init."""
     c, folder = config.image, weights_folder(config, "image")
+    assert isinstance(c, ImageDiffusionConfig)
     alpha_bar, prediction_type = alphas_cumprod(config.diffusion), c.prediction_type
     if folder is None:
         unet = random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
@@ -52,6 +54,7 @@ def image_features(config: Config) -> ImageFeatureExtractor:
 def clip_features(config: Config) -> ClipFeatures:
     """CLIP's vision transformer from a transformers folder, or a random twin of 8×8 patches."""
     c, folder = config.image, weights_folder(config, "image")
+    assert isinstance(c, VisionConfig)
     network = random_clip_vision(c, config.data.image_size_px) if folder is None else pretrained(CLIPVisionModel, folder)
     return ClipFeatures(network)
 
@@ -72,4 +75,4 @@ def export_image_diffusion(module: ImageFeatureExtractor, config: Config, folder
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
 
 
-IMAGE_ENCODERS: dict[str, Callable[[Config], ImageEncoder]] = {"diffusion": image_features, "clip": clip_features}
+BUILD: dict[str, Callable[[Config], ImageEncoder]] = {"diffusion": image_features, "clip": clip_features}

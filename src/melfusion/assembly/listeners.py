@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from melfusion.assembly.conditioner import text_encoder
 from melfusion.assembly.schema import Config
-from melfusion.assembly.text import text_encoder
 from melfusion.assembly.weights import check_audio, seeded, weights_folder
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork

@@ -45,9 +45,14 @@ class Part:
     depends_on: tuple[str, ...] | None = None
     free: tuple[str, ...] = ()
 
+    @property
+    def whole(self) -> bool:
+        """Is it the system itself, which trains while its other parts are frozen?"""
+        return self.depends_on is None
+
 
 PARTS = {
-    "melfusion": Part("unet", late(SYSTEM, "system"), late(SYSTEM, "noise_shapes"), late(SYSTEM, "export")),
+    "melfusion": Part("denoiser", late(SYSTEM, "system"), late(SYSTEM, "noise_shapes"), late(SYSTEM, "export")),
     "music_vae": Part(
         "music_vae",
         late(CODEC, "music_vae"),
@@ -96,7 +101,7 @@ PARTS = {
     ),
 }
 
-STAGES = tuple(name for name, part in PARTS.items() if part.depends_on is not None)  # what a system may have trained first
+STAGES = tuple(name for name, part in PARTS.items() if not part.whole)  # what a system may have trained first
 
 
 def part(config: Config) -> Any:

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from melfusion.assembly.kinds import kinds_of, of_kinds
 from melfusion.assembly.parts import PARTS
-from melfusion.assembly.schema import Config, to_dict
-from melfusion.assembly.synapse import of_kind
+from melfusion.assembly.schema import KINDS, Config, now_named, to_dict
 from melfusion.config.check import flatten
-from melfusion.models.synapse.options import OPTIONS
 from melfusion.state.run_directory import RunDirectory
 
 # Keys that may change between two calls of the same run without making it another experiment
@@ -41,7 +40,7 @@ SAFE_PREFIXES = (
     "trainer.strategy",
     "trainer.accumulate",
     "trainer.micro_batch_size",
-    "unet.gradient_checkpointing",
+    "denoiser.gradient_checkpointing",
     "trainer.val_every",
     "trainer.checkpoint_every",
     "trainer.keep_",
@@ -62,7 +61,7 @@ ALL_PARTS = ("optim.", "trainer.", "seed", "task")  # what every part depends on
 def counts(key: str, task: str) -> bool:
     """Does a difference in this key make a run of this task another experiment?"""
     part = PARTS[task]
-    own = part.depends_on is not None and key.startswith(f"{part.section}.")
+    own = not part.whole and key.startswith(f"{part.section}.")
     if key.startswith(SAFE_PREFIXES) and not own:
         return False
     if part.depends_on is None:
@@ -80,9 +79,9 @@ def run_directory(config: Config) -> RunDirectory:
 def differing(config: Config, stored: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys that make a stored configuration another experiment than this one → (value there, value here)."""
     # a key that came after that run was made had its default then
-    kind = stored.get("synapse", {}).get("kind", config.synapse.kind)
-    defaults = of_kind(Config(), kind if kind in OPTIONS else config.synapse.kind)
-    old, new = flatten(to_dict(defaults)) | flatten(stored), flatten(to_dict(config))
+    then, new = {now_named(key): value for key, value in flatten(stored).items()}, flatten(to_dict(config))
+    known = {section: kind for section in KINDS if (kind := then.get(f"{section}.kind")) in KINDS[section]}
+    old = flatten(to_dict(of_kinds(Config(), kinds_of(config) | known))) | then
     return {
         k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and counts(k, config.task)
     }

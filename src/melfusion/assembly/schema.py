@@ -13,8 +13,17 @@ from melfusion.data.sources import SOURCES
 from melfusion.listeners.options import JudgeConfig, TowersConfig
 from melfusion.media.options import AudioConfig
 from melfusion.models.options import (
+    CODECS,
+    CONDITIONERS,
+    DENOISERS,
+    IMAGE_ENCODERS,
+    CodecConfig,
+    ConditionerConfig,
+    DenoiserConfig,
     DiffusionConfig,
     ImageConfig,
+    ImageDiffusionConfig,
+    MelCodecConfig,
     MusicVAEConfig,
     OptimConfig,
     SamplingConfig,
@@ -39,12 +48,14 @@ class Config:
     stages: list[str] = field(default_factory=list)  # parts that are trained first where they are missing
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    codec: CodecConfig = field(default_factory=MelCodecConfig)
     music_vae: MusicVAEConfig = field(default_factory=MusicVAEConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    image: ImageConfig = field(default_factory=ImageConfig)
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    synapse: SynapseConfig = field(default_factory=KVMixConfig)  # its class follows synapse.kind
+    image: ImageConfig = field(default_factory=ImageDiffusionConfig)
+    denoiser: DenoiserConfig = field(default_factory=UNetConfig)
+    synapse: SynapseConfig = field(default_factory=KVMixConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -62,11 +73,28 @@ def twins(config: Config) -> dict[str, dict[str, Any]]:
     return {name: part.TINY for name, part in parts.items() if getattr(part, "TINY", None)}
 
 
-RENAMED = {"ablation.told": "ablation.condition"}  # key of before → key of now
+KINDS: dict[str, dict[str, type]] = {  # section → its kinds → their options; the class of a section follows its `kind`
+    "codec": CODECS,
+    "conditioner": CONDITIONERS,
+    "image": IMAGE_ENCODERS,
+    "denoiser": DENOISERS,
+    "synapse": OPTIONS,
+}
+
+RENAMED = {"ablation.told": "ablation.condition", "image.model": "image.kind"}  # key of before → key of now
+
+RENAMED_SECTIONS = {"unet": "denoiser"}
+
+
+def now_named(key: str) -> str:
+    """A dotted key of any version → its name in this one."""
+    section, dot, name = key.partition(".")
+    return RENAMED.get(key, f"{RENAMED_SECTIONS.get(section, section)}{dot}{name}")
+
 
 # Allowed words of the string keys. Words of a registry whose file imports torch stand here too: a misspelt word is refused
 # before that import. A test compares both.
-CHOICES: dict[str, Collection[str]] = {
+CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kinds in KINDS.items()} | {
     "audio.framing": ("hifigan", "centred"),
     "audio.level": ("rms", "peak"),
     "music_vae.trainable": ("all", "decoder", "texture"),
@@ -75,17 +103,15 @@ CHOICES: dict[str, Collection[str]] = {
     "data.crop": ("random", "start"),
     "data.precompute.dtype": ("float32", "float16"),
     "text_encoder.family": ("bert", "t5", "clip"),
-    "image.model": ("diffusion", "clip"),
     "image.prediction_type": ("epsilon", "v_prediction"),
     "image.reading": ("inverted", "fixed", "noised"),
     "synapse.alpha_share": ("all", "block", "layer", "head"),
-    "unet.trainable": ("auto", "all", "decoder", "cross_attn", "synapse"),
+    "denoiser.trainable": ("auto", "all", "decoder", "cross_attn", "synapse"),
     "diffusion.loss_space": ("output", "v"),
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
     "optim.schedule": ("constant", "cosine"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
-    "synapse.kind": OPTIONS,
     "synapse.match": ("pool", "pool_2d"),
     "sampling.sampler": ("ddim", "dpm"),
     "judge.kind": ("conv", "recurrent", "pitch"),

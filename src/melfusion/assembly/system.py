@@ -5,31 +5,24 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from melfusion.assembly.codec import codec
-from melfusion.assembly.denoiser import synaptic_unet
-from melfusion.assembly.image import IMAGE_ENCODERS
+from melfusion.assembly import codec, conditioner, denoiser, image
 from melfusion.assembly.schema import Config, to_dict
-from melfusion.assembly.text import text_encoder
-from melfusion.assembly.weights import TANGO_FRONT_END, check_front_end, seeded, weights_folder
+from melfusion.assembly.weights import seeded
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.diffusion.samplers import make_scheduler
 from melfusion.models.frozen import freeze
-from melfusion.models.layout_names import TANGO_FILE
-from melfusion.models.published import save_network
 from melfusion.models.system import MeLFusion
 
 
 def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     """The whole of MeLFusion. Random twins are drawn from config.seed, the same in every process."""
-    if (folder := weights_folder(config, "unet")) and (folder / TANGO_FILE).is_file():
-        check_front_end(TANGO_FRONT_END, config, "unet")
     with seeded(config.seed) if seed_parts else contextlib.nullcontext():
-        text = freeze(text_encoder(config))
-        encoder = freeze(IMAGE_ENCODERS[config.image.model](config)) if config.synapse.kind != "none" else None
-        denoiser = synaptic_unet(config, text.width, encoder)
-        music = freeze(codec(config))
+        text = freeze(conditioner.BUILD[config.conditioner.kind](config))
+        encoder = freeze(image.BUILD[config.image.kind](config)) if config.synapse.kind != "none" else None
+        backbone = denoiser.BUILD[config.denoiser.kind](config, text.width, encoder)
+        music = freeze(codec.BUILD[config.codec.kind](config))
     return MeLFusion(
-        denoiser=denoiser,
+        denoiser=backbone,
         codec=music,
         conditioner=text,
         image_encoder=encoder,
@@ -47,10 +40,10 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
 def noise_shapes(config: Config, module: MeLFusion) -> dict[str, tuple[int, ...]]:
     """Of the latents, and of the picture where its encoder reads it with noise."""
     latent, side = module.latent_shape(), config.data.image_size_px
-    image = module.image_encoder and module.image_encoder.noise_shape(side, side)
-    return {"vae_noise": latent, "noise": latent} | ({"image_noise": image} if image else {})
+    picture = module.image_encoder and module.image_encoder.noise_shape(side, side)
+    return {"vae_noise": latent, "noise": latent} | ({"image_noise": picture} if picture else {})
 
 
 def export(module: MeLFusion, config: Config, folder: Path) -> None:
-    """The music UNet without its synapse, which a conditioned model starts from."""
-    save_network(module.denoiser.unet, folder / "unet")
+    """The backbone without its synapse, which a conditioned model starts from."""
+    module.denoiser.export(folder)

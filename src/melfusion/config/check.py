@@ -21,20 +21,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'a': {'b': 1}} → {'a.b': 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
-
-
-def text_keys(cls: type, prefix: str = "") -> dict[str, bool]:
-    """Dotted keys that hold text → whether they may be null."""
-    keys: dict[str, bool] = {}
-    for f in dataclasses.fields(cls):
-        sub = f.default_factory if isinstance(f.default_factory, type) else None
-        if dataclasses.is_dataclass(sub):
-            keys |= text_keys(sub, f"{prefix}{f.name}.")
-        elif f.type in ("str", "str | None"):
-            keys[prefix + f.name] = f.type == "str | None"
-    return keys
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

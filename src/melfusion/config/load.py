@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from melfusion.config.check import nearest, text_keys
+from melfusion.config.check import nearest
 from melfusion.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
@@ -35,7 +35,7 @@ def load_plain(cls: type, file: Path, overrides: list[str]) -> Any:
 
 def laid_over(merged: DictConfig, overrides: list[str]) -> Any:
     """A dotlist over a structured tree → its dataclass, unchecked."""
-    texts, nullable = {}, text_keys(OmegaConf.get_type(merged) or type(merged))
+    texts, nullable = {}, text_keys(merged)
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"The override {item!r} is not of the form key=value.")
@@ -106,6 +106,18 @@ def dotted(key: str, value: str) -> DictConfig:
     except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         raise ConfigError(f"override {key}={value!r} cannot be read: {str(error).splitlines()[0]}.") from None
     return tree
+
+
+def text_keys(merged: DictConfig, prefix: str = "") -> dict[str, bool]:
+    """Dotted keys of a structured tree that hold text → whether they may be null."""
+    keys: dict[str, bool] = {}
+    schema: Any = OmegaConf.get_type(merged)
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(OmegaConf.get_type(merged, f.name)):
+            keys |= text_keys(merged[f.name], f"{prefix}{f.name}.")
+        elif f.type in ("str", "str | None"):
+            keys[prefix + f.name] = f.type == "str | None"
+    return keys
 
 
 def keys_of(merged: DictConfig, prefix: str = "") -> list[str]:

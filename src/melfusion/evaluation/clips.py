@@ -167,7 +167,7 @@ def made_with(identity: dict[str, Any], config: Config, keys: list[str], conditi
     return identity | {
         "condition": dataclasses.asdict(condition),
         "sampling": dataclasses.asdict(config.sampling),
-        "reading": [config.image.reading, config.image.grid_steps, config.image.fixed_timestep],
+        "reading": {name: value for name, value in dataclasses.asdict(config.image).items() if name != "weights"},
         "outside_picture": outside,
         "items": hashlib.sha256("".join(keys).encode()).hexdigest(),
         "seed": config.seed,

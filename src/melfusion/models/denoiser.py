@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -44,6 +45,10 @@ class Denoiser(lightning.LightningModule):
         has_image: Tensor | None = None,
     ) -> Tensor:
         """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
+        raise NotImplementedError
+
+    def export(self, folder: Path) -> None:
+        """Write the backbone, without its synapse, as `denoiser.weights` reads it."""
         raise NotImplementedError
 
     def alphas(self) -> dict[str, nn.Parameter]:

@@ -1,4 +1,4 @@
-"""ClipFeatures: CLIP's vision transformer reads the picture in place of the image-diffusion model (`image.model=clip`).
+"""ClipFeatures: CLIP's vision transformer reads the picture in place of the image-diffusion model (`image.kind=clip`).
 
 One of the paper's other ways to condition on the picture (experiments/conditioner). Every layer of the synapse gets the same
 patch tokens. They do not depend on a timestep. The layer before the last is read, as Ye et al. 2023 (IP-Adapter,

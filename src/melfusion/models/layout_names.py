@@ -21,7 +21,7 @@ OF_PART = {  # what a part's `weights:` name, or an embedder's
     "vocoder": "SpeechT5HifiGan",
     "text_encoder": "AutoConfig",
     "image": PIPELINE,
-    "unet": "UNet2DConditionModel",
+    "denoiser": "UNet2DConditionModel",
     "judge": PART,
     "towers": PART,
     "clip": "CLIPModel",
@@ -82,7 +82,7 @@ FILES = (
     (
         (TANGO_FILE.encode(), b"unet.conv_in.weight"),
         "Tango's file",
-        f"give its folder as unet.weights, where it must be named {TANGO_FILE}",
+        f"give its folder as denoiser.weights, where it must be named {TANGO_FILE}",
     ),
 )
 
@@ -90,7 +90,7 @@ FILES = (
 FOLDERS = (
     ("system.json", "a whole model that melfusion exported", "give it as CKPT= of a command, not as weights of a part"),
     (PART_FILE, "a part that melfusion trained", ELSE),
-    (TANGO_FILE, "Tango's published folder", "give it as unet.weights"),
+    (TANGO_FILE, "Tango's published folder", "give it as denoiser.weights"),
     ("checkpoints", "the directory of a run", RUN),
 )
 

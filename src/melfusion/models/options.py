@@ -1,9 +1,35 @@
-"""Options of the models, one dataclass per part. TINY: sizes of its random twin, which `twins: true` in a YAML file lays over."""
+"""Options of the models, one dataclass per part or per kind of part. No heavy imports.
+
+TINY: sizes of the random twin, which `twins: true` in a YAML file lays over. The tables CODECS, CONDITIONERS, IMAGE_ENCODERS and
+DENOISERS say which kinds there are; a kind is built by the line of its name in assembly/.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+
+class Kind:
+    """Base of the sections that have kinds."""
+
+    kind: str
+
+    TINY: ClassVar[dict[str, Any]] = {}
+
+    def misfit(self, config: Any) -> str | None:
+        """What of these options does not fit the whole configuration, as one sentence; None where all does."""
+        return None
+
+
+def levels_misfit(section: str, attention_blocks: list[bool], block_out_channels: list[int]) -> str | None:
+    """Said of a UNet whose lists are not of one length."""
+    if len(attention_blocks) == len(block_out_channels):
+        return None
+    return (
+        f"{section}.attention_blocks has {len(attention_blocks)} levels and {section}.block_out_channels "
+        f"{len(block_out_channels)}: give one word per level."
+    )
 
 
 @dataclass
@@ -69,11 +95,28 @@ class TextEncoderConfig:
 
 
 @dataclass
-class ImageConfig:
-    """The frozen model that reads the picture, and at which moment."""
+class ImageConfig(Kind):
+    """The frozen model that reads the picture."""
 
-    model: str = "diffusion"  # diffusion (the paper) | clip (its vision transformer, to which the knobs below mean nothing)
+    kind: str = "diffusion"  # diffusion (the paper) | clip (its vision transformer)
     weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
+
+    TINY: ClassVar[dict[str, Any]] = {"weights": None}
+
+
+@dataclass
+class VisionConfig(ImageConfig):
+    """A vision transformer."""
+
+    hidden_size: int = 768  # width of a random twin
+
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "hidden_size": 16}
+
+
+@dataclass
+class ImageDiffusionConfig(ImageConfig):
+    """The image-diffusion model, and at which moment it is read."""
+
     vae: bool = True  # diffuse latents of a VAE; false: diffuse pixels
     vae_block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512, 512])  # channels per level of that VAE
     block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
@@ -99,34 +142,100 @@ class ImageConfig:
         "grid_steps": 4,
     }
 
+    def misfit(self, config: Any) -> str | None:
+        steps = config.diffusion.num_train_timesteps
+        if not 0 <= self.fixed_timestep < steps:
+            return f"image.fixed_timestep={self.fixed_timestep} must lie between 0 and {steps - 1}."
+        if not 0 < self.grid_steps <= steps:
+            return f"image.grid_steps={self.grid_steps} must lie between 1 and diffusion.num_train_timesteps={steps}."
+        return levels_misfit("image", self.attention_blocks, self.block_out_channels)
+
+
+IMAGE_ENCODERS: dict[str, type[ImageConfig]] = {"diffusion": ImageDiffusionConfig, "clip": VisionConfig}
+
 
 @dataclass
-class UNetConfig:
+class CodecConfig(Kind):
+    """What turns sound into latents and back."""
+
+    kind: str = "mel"  # mel: music_vae and vocoder, which have sections of their own
+
+
+@dataclass
+class MelCodecConfig(CodecConfig):
+    """A VAE over log-mels and a vocoder."""
+
+    def misfit(self, config: Any) -> str | None:
+        audio, vae_down = config.audio, config.music_vae.downsampling
+        if audio.n_mels % vae_down:
+            return f"audio.n_mels={audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
+        samples = round(audio.clip_duration_s * audio.sample_rate_hz)
+        frame = audio.hop_length_samples * vae_down * config.denoiser.frames_multiple
+        if samples % frame == 0:
+            return None
+        return (
+            f"audio.clip_duration_s={audio.clip_duration_s} is {samples / audio.hop_length_samples:g} mel frames, which VAE and "
+            f"denoiser cannot halve evenly: choose a multiple of {frame / audio.sample_rate_hz:g} s."
+        )
+
+
+CODECS: dict[str, type[CodecConfig]] = {"mel": MelCodecConfig}
+
+
+@dataclass
+class ConditionerConfig(Kind):
+    """What turns the request into what the denoiser attends to."""
+
+    kind: str = "text"  # text: text_encoder, which has a section of its own
+
+
+CONDITIONERS: dict[str, type[ConditionerConfig]] = {"text": ConditionerConfig}
+
+
+@dataclass
+class DenoiserConfig(Kind):
+    """The music backbone; what all of them have."""
+
+    kind: str = "unet"  # unet: diffusers' UNet2DConditionModel (Tango, AudioLDM)
     weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
+    gradient_checkpointing: bool = False  # compute activations twice, for less memory
+    compile: bool = False  # torch.compile the backbone
+    trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
+
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
+
+    @property
+    def frames_multiple(self) -> int:
+        """The latents' frames must be a multiple of this."""
+        return 1
+
+
+@dataclass
+class UNetConfig(DenoiserConfig):
     block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
     layers_per_block: int = 2  # ResNet blocks per level
     attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])  # heads per level; one number: of all
     attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
     norm_num_groups: int = 32  # groups of the group norms
-    gradient_checkpointing: bool = False  # compute activations twice, for less memory
-    compile: bool = False  # torch.compile the UNet
-    trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
 
-    TINY: ClassVar[dict[str, Any]] = {
-        "weights": None,
+    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "block_out_channels": [8, 16],
         "layers_per_block": 1,
         "attention_head_dim": [2],
         "attention_blocks": [True, True],
         "norm_num_groups": 4,
-        "gradient_checkpointing": False,
-        "compile": False,
     }
 
     @property
     def frames_multiple(self) -> int:
-        """The latents' frames must be a multiple of this: each level below the first halves them."""
+        """Each level below the first halves the frames."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+    def misfit(self, config: Any) -> str | None:
+        return levels_misfit("denoiser", self.attention_blocks, self.block_out_channels)
+
+
+DENOISERS: dict[str, type[DenoiserConfig]] = {"unet": UNetConfig}
 
 
 @dataclass

@@ -90,7 +90,11 @@ def check_pipeline(folder: Path) -> None:
 
 
 def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict[str, Any]) -> None:
-    """A network of this project → part.json and model.safetensors."""
+    """A network of this project → part.json and model.safetensors.
+
+    Not by diffusers' ModelMixin: it only warns of weights that are missing, and knows no audio that a part was made for, so
+    that all checks here would stand around it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PART_FILE).write_text(as_json({"audio": dataclasses.asdict(audio), "sizes": sizes}))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")

@@ -18,7 +18,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from melfusion.models.options import ImageConfig, MusicVAEConfig, TextEncoderConfig, UNetConfig
+from melfusion.models.options import ImageDiffusionConfig, MusicVAEConfig, TextEncoderConfig, UNetConfig, VisionConfig
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -33,7 +33,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
 
 
-def random_unet(c: ImageConfig | UNetConfig, channels: int, cross_attention_dim: int, **flags: bool) -> UNet2DConditionModel:
+def random_unet(
+    c: ImageDiffusionConfig | UNetConfig, channels: int, cross_attention_dim: int, **flags: bool
+) -> UNet2DConditionModel:
     """Levels from the top; `attention_blocks` says which have attention. The mid block always has."""
     down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in c.attention_blocks]
     up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(c.attention_blocks)]
@@ -68,7 +70,7 @@ def random_music_vae(c: MusicVAEConfig) -> AutoencoderKL:
     )
 
 
-def random_image_vae(c: ImageConfig) -> AutoencoderKL:
+def random_image_vae(c: ImageDiffusionConfig) -> AutoencoderKL:
     levels = len(c.vae_block_out_channels)
     return AutoencoderKL(
         latent_channels=4,
@@ -81,9 +83,9 @@ def random_image_vae(c: ImageConfig) -> AutoencoderKL:
     )
 
 
-def random_clip_vision(c: ImageConfig, image_size: int) -> CLIPVisionModel:
-    """As wide as the image UNet's last level; sees 8×8 patches."""
-    d = c.block_out_channels[-1]
+def random_clip_vision(c: VisionConfig, image_size: int) -> CLIPVisionModel:
+    """Sees 8×8 patches."""
+    d = c.hidden_size
     return CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=d,

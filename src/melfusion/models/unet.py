@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from melfusion.batch import VisualFeatures
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
+from melfusion.models.published import save_network
 from melfusion.models.synapse.kinds import SYNAPSES
 from melfusion.models.synapse.layers import layer_specs
 from melfusion.models.synapse.processor import attach
@@ -77,6 +79,9 @@ class SynapticUNet(Denoiser):
             prepared, more = self.synapse.enter(noisy_latents, timesteps, text_embeds, text_mask, prepared, has_image)
             inputs |= {"cross_attention_kwargs": {"visual_features": prepared, "has_image": has_image}} | more
         return self.unet(noisy_latents, timesteps, **inputs).sample
+
+    def export(self, folder: Path) -> None:
+        save_network(self.unet, folder / "unet")
 
     def alphas(self) -> dict[str, nn.Parameter]:
         return dict(self.synapse.alphas.items())

@@ -25,6 +25,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 NO_DEPS_COMMAND = no_deps_command()
 
+SHIPPED = {"denoiser": "unet"}  # part → its folder in weights/, where that has another name
+
 
 def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     """A `weights:` string → an existing local folder; WeightsError says what to do where there is none."""
@@ -40,7 +42,7 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
         raise WeightsError(f"{said} leads out of the folder where such weights lie: give a name in it, or the folder itself.")
     folder = Path(base) / name
     if base == "shipped":
-        folder = Path(__file__).parents[1] / "weights" / (name or part)
+        folder = Path(__file__).parents[1] / "weights" / (name or SHIPPED.get(part, part))
     elif weights.startswith("run:"):
         folder = Path(runs_dir) / name / "export"
     if not folder.is_dir():
@@ -82,7 +84,7 @@ def _from_hub(weights: str, part: str, said: str) -> Path:
         "*.non_ema.*",
         "safety_checker/*",
         "v1-5-*",
-        *([] if part == "unet" else ["*.bin"]),
+        *([] if part == "denoiser" else ["*.bin"]),
     ]
     patterns: dict[str, Any] = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
     try:

@@ -85,7 +85,7 @@ def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequ
     every = config.trainer.media_every_n_steps
     media = Media(shown, config.audio, config.sampling, run.samples, every, ema, guard.settle)
     callbacks = [*([ema] if ema else []), TrainingScalars(config.data.global_batch_size), media]
-    if config.unet.compile:
+    if config.denoiser.compile:
         system.denoiser.compile()
     with clock("training"):
         results = _fit(config, run, system, data, guard, callbacks, first)

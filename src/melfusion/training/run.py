@@ -37,7 +37,7 @@ def stage_config(config: Config, stage: str) -> Config:
         raise ConfigError(
             f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: write run:NAME, or remove the stage."
         )
-    shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, unet=config.unet)
+    shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, denoiser=config.denoiser)
     for section in PARTS[stage].depends_on or ():
         setattr(shared, section, getattr(config, section))
     for name in ("accelerator", "threads", "progress_bar"):
@@ -111,13 +111,13 @@ def _train(
         with clock("parts"):
             ensure_stages(config)
     with telling_memory(config, "training"):
-        if config.task == "melfusion":
+        if PARTS[config.task].whole:
             results = fit_system(config, run, clock, callbacks)
         else:
             with clock("training"):
                 results = fit_part(config, run, callbacks)
     if rank() == 0:
-        if evaluate is not None and config.task == "melfusion" and config.evaluation.items:
+        if evaluate is not None and PARTS[config.task].whole and config.evaluation.items:
             with clock("evaluation"), telling_memory(config, "evaluation"):
                 evaluate(config, run, results)
         results |= {"seconds": clock.seconds}

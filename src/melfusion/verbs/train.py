@@ -52,6 +52,7 @@ def run(options: Options, more: list[str]) -> None:
 
 def report(config: Config, results: dict[str, Any]) -> None:
     """Print the results, where the time went, where the clips are, and what to try next."""
+    from melfusion.assembly.parts import PARTS
     from melfusion.assembly.run import run_directory
     from melfusion.evaluation.tables import picture_gain
 
@@ -63,7 +64,7 @@ def report(config: Config, results: dict[str, Any]) -> None:
         print(f"replaced samples: {results['replaced']}")
     if words := scored(run.path / "scores.json"):
         print(f"\n{words}\nClips: {run.samples / 'test'}; beside their references: {run.samples}")
-    if config.task == "melfusion":
+    if PARTS[config.task].whole:
         if not config.evaluation.items and (worth := picture_gain(results)):
             print(worth)
         print(f"""Next:

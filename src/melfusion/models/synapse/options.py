@@ -9,14 +9,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from melfusion.models.options import Kind
+
 
 @dataclass
-class SynapseConfig:
+class SynapseConfig(Kind):
     kind: str = "none"  # a key of OPTIONS
     layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
     match: str = "pool"  # how N image tokens become M: pool (raster order) | pool_2d
-
-    TINY: ClassVar[dict[str, Any]] = {}
 
     def own(self) -> dict[str, Any]:
         """What the synapse's class takes beside the layers."""

@@ -1,12 +1,15 @@
-"""The text encoder."""
+"""The conditioners: the request → what the denoiser attends to."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
+from melfusion.models.conditioner import Conditioner
 from melfusion.models.published import loaded, pretrained
 from melfusion.models.text_encoder import TextEncoder
 from melfusion.models.twins import byte_tokenizer, random_text_network
@@ -26,3 +29,6 @@ def text_encoder(config: Config) -> TextEncoder:
     if c.max_length > (longest := getattr(network.config, "max_position_embeddings", c.max_length)):
         raise WeightsError(f"text_encoder.max_length={c.max_length} is more than the {longest} positions of {folder}.")
     return TextEncoder(network, tokenizer, c.max_length, c.max_words)
+
+
+BUILD: dict[str, Callable[[Config], Conditioner]] = {"text": text_encoder}

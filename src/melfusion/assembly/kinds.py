@@ -1,0 +1,98 @@
+"""Sections whose `kind` decides which options they have: these are composed after the kind is known. No heavy imports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig
+
+from melfusion.assembly.schema import KINDS, Config
+from melfusion.config.check import nearest
+from melfusion.config.load import dotted
+from melfusion.errors import ConfigError
+
+Chosen = dict[str, Any]  # section → its kind
+Tree = dict[str, Any] | DictConfig
+
+
+def names_of(section: str, kind: str) -> set[str]:
+    """The options of a kind."""
+    return {f.name for f in dataclasses.fields(KINDS[section][kind])}
+
+
+def kinds_with(key: str) -> list[str]:
+    """The kinds that have a dotted key; none for a key outside these sections."""
+    section, _, name = key.partition(".")
+    return [kind for kind in KINDS.get(section, ()) if name.partition(".")[0] in names_of(section, kind)]
+
+
+def given(tree: Tree, section: str) -> dict[str, Any]:
+    """What a tree says of a section."""
+    found = tree.get(section)
+    return {str(name): found[name] for name in found} if isinstance(found, dict | DictConfig) else {}
+
+
+def as_trees(overrides: list[str]) -> list[Tree]:
+    """The overrides that concern these sections, each as a tree of text; those of another form are refused elsewhere."""
+    pairs = (item.partition("=") for item in overrides)
+    parts = ((*key.partition("."), value) for key, equals, value in pairs if equals)
+    return [
+        {section: {name.partition(".")[0]: value}} if name else dotted(section, value)
+        for section, _, name, value in parts
+        if section in KINDS
+    ]
+
+
+def chosen(trees: Iterable[Tree], before: Chosen) -> Chosen:
+    """The kinds that the last of the trees names, else those before."""
+    now = dict(before)
+    for tree in trees:
+        now |= {section: given(tree, section)["kind"] for section in KINDS if "kind" in given(tree, section)}
+    return now
+
+
+def kinds_of(config: Config) -> Chosen:
+    """The kinds of a configuration."""
+    return {section: getattr(config, section).kind for section in KINDS}
+
+
+def fitting(trees: list[Tree]) -> Chosen:
+    """For each section a kind that has all options which the trees name; the default where none has."""
+    found = {}
+    for section, kinds in KINDS.items():
+        names = [f"{section}.{name}" for tree in trees for name in given(tree, section)]
+        default = kinds_of(Config())[section]
+        fits = (kind for kind in (default, *kinds) if all(kind in kinds_with(name) for name in names))
+        found[section] = next(fits, default)
+    return found
+
+
+def of_kinds(config: Config, chosen: Chosen) -> Config:
+    """A copy of the configuration with the options of those kinds: values that both kinds have stay."""
+    sections = {}
+    for section, kind in chosen.items():
+        if kind not in (kinds := KINDS[section]):
+            raise ConfigError(f"{section}.kind={kind!r} is not one of {', '.join(kinds)}{nearest(str(kind), kinds)}.")
+        shared = {n: v for n, v in vars(getattr(config, section)).items() if n in names_of(section, kind) - {"kind"}}
+        sections[section] = kinds[kind](kind=kind, **shared)
+    return dataclasses.replace(config, **sections)
+
+
+def without_other_kinds(tree: Tree, where: str, here: Chosen, final: Chosen) -> None:
+    """Take out the options that a final kind does not have: another layer has chosen another kind since.
+
+    ConfigError where the kind that is chosen at this layer does not have them either.
+    """
+    for section in KINDS:
+        for name in given(tree, section):
+            kinds = kinds_with(f"{section}.{name}")
+            if not kinds or final[section] in kinds:
+                continue
+            if here[section] not in kinds:
+                raise ConfigError(
+                    f"{where}: {section}.{name} is an option of {section}.kind={' | '.join(kinds)}, and the kind here is "
+                    f"{here[section]}: leave it out, or choose one of those."
+                )
+            del tree[section][name]
