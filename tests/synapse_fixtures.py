@@ -5,11 +5,11 @@ from contextlib import contextmanager
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_diffusion import ImageFeatureExtractor
 from melfusion.models.options import DiffusionConfig
 from melfusion.models.synapse.options import synapse_config
-from melfusion.models.unet import SynapticUNet
 
 CHANNELS, TEXT_WIDTH, PROMPT_WIDTH, LENGTH = 4, 12, 8, 6
 

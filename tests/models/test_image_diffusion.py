@@ -12,12 +12,12 @@ from synapse_fixtures import PROMPT_WIDTH, music_inputs, randn, small_image_unet
 
 from melfusion.batch import MusicBatch
 from melfusion.media.pictures import read_image
+from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.diffusion import process as diffusion
 from melfusion.models.frozen import freeze
 from melfusion.models.image_diffusion import ImageFeatureExtractor, read_self_attention
 from melfusion.models.options import DiffusionConfig, OptimConfig
 from melfusion.models.synapse.layers import attention_layers
-from melfusion.models.unet import SynapticUNet
 
 READINGS = ("inverted", "fixed", "noised")
 PROMPT = randn(1, 3, PROMPT_WIDTH, seed=40)

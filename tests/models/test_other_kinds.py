@@ -19,10 +19,10 @@ from synapse_fixtures import (
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
 from melfusion.errors import ConfigError
+from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.frozen import digest
 from melfusion.models.image_clip import ClipFeatures, clip_pixels
 from melfusion.models.synapse.language import LanguageOfAudio
-from melfusion.models.unet import SynapticUNet
 
 KINDS = {"controlnet": {"match": "pool_2d", "image_tokens": 16}, "language_of_audio": {"image_tokens": 5}}
 

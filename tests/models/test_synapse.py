@@ -20,10 +20,11 @@ from synapse_fixtures import (
     text_masks,
 )
 
+from melfusion.models.backbones.unet import unet_sites
 from melfusion.models.synapse.kinds import SYNAPSES
-from melfusion.models.synapse.layers import LayerSpec, attention_layers, block_names, choose_layers, layer_specs
+from melfusion.models.synapse.layers import LayerSpec, attention_layers, block_names, choose, layer_specs
 from melfusion.models.synapse.matching import MATCHES, pool, pool_2d
-from melfusion.models.synapse.processor import SynapseProcessor
+from melfusion.models.synapse.processor import Sight, SynapseProcessor
 
 KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
 MIXING = ("kv_mix", "kv_mix_proj", "context_mix")
@@ -73,6 +74,13 @@ def bias(mask):
     return ((1 - mask.float()) * -10000.0)[:, None]
 
 
+def attend(synapse, attn, hidden, text, features, has_image, mask=None):
+    """The layer through its processor while the picture is seen."""
+    sight = Sight()
+    with sight.of(({LAYER: features}, has_image)):
+        return SynapseProcessor(AttnProcessor2_0(), LAYER, synapse, sight)(attn, hidden, text, mask)
+
+
 @pytest.mark.parametrize(("share", "alpha"), [("layer", 0.37), ("head", [-0.2, 0.37, 0.63, 1.0]), ("all", 1.0)])
 def test_kv_mix_is_equations_5_and_6(share, alpha):
     attn, synapse = attention_layer(), one_layer(alpha_share=share)
@@ -82,8 +90,7 @@ def test_kv_mix_is_equations_5_and_6(share, alpha):
     key = per_width * image_key + (1 - per_width) * attn.to_k(text)
     value = per_width * image_value + (1 - per_width) * attn.to_v(text)
 
-    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, visual_features={LAYER: (image_key, image_value)}, has_image=torch.ones(3))
+    mixed = attend(synapse, attn, hidden, text, (image_key, image_value), torch.ones(3))
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, torch.ones(3, LENGTH)))
 
 
@@ -96,8 +103,7 @@ def test_kv_mix_holds_the_mask_without_a_picture_and_lifts_it_with_one():
     value = alpha * image_value + (1 - alpha) * attn.to_v(text)
     visible = mask | has_image.bool()[:, None]
 
-    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)}, has_image=has_image)
+    mixed = attend(synapse, attn, hidden, text, (image_key, image_value), has_image, bias(mask))
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, visible))
 
 
@@ -112,8 +118,7 @@ def test_kv_mix_proj_mixes_projections_of_the_normalised_features():
         projected.append(normal @ layer.weight.T + layer.bias)
     key, value = 0.3 * projected[0] + 0.7 * attn.to_k(text), 0.3 * projected[1] + 0.7 * attn.to_v(text)
 
-    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, visual_features={LAYER: (image_key, image_value)}, has_image=torch.ones(3))
+    mixed = attend(synapse, attn, hidden, text, (image_key, image_value), torch.ones(3))
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, torch.ones(3, LENGTH)))
 
 
@@ -125,8 +130,7 @@ def test_concat_appends_image_tokens_that_are_visible_where_there_is_a_picture()
     key, value = torch.cat([attn.to_k(text), projected[0]], 1), torch.cat([attn.to_v(text), projected[1]], 1)
     visible = torch.cat([mask, has_image.bool()[:, None].expand(-1, 4)], 1)
 
-    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)}, has_image=has_image)
+    mixed = attend(synapse, attn, hidden, text, (image_key, image_value), has_image, bias(mask))
     torch.testing.assert_close(mixed, naive_attention(attn, hidden, key, value, visible))
 
 
@@ -140,8 +144,7 @@ def test_decoupled_adds_the_gated_attention_of_the_picture():
     seen = naive_attention(attn, hidden, *projected, torch.ones(3, 4))
     bias_of_out = attn.to_out[0].bias  # each naive attention ends in the output's projection; its bias counts once
     expected = both + 0.3 * has_image[:, None, None] * (seen - bias_of_out)
-    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, bias(mask), visual_features={LAYER: (image_key, image_value)}, has_image=has_image)
+    mixed = attend(synapse, attn, hidden, text, (image_key, image_value), has_image, bias(mask))
     torch.testing.assert_close(mixed, expected)
 
 
@@ -155,8 +158,7 @@ def test_context_mix_is_the_released_weight_on_the_text_before_its_projections(a
     cells = [list(stretch(i, image_value.shape[2], TEXT_WIDTH)) for i in range(TEXT_WIDTH)]
     image = torch.stack([image_value[..., cell].mean(-1) for cell in cells], -1)
     context = (1 - weight) * text + weight * image
-    processor = SynapseProcessor(AttnProcessor2_0(), LAYER, synapse)
-    mixed = processor(attn, hidden, text, visual_features={LAYER: (image_key, image_value)}, has_image=torch.ones(3))
+    mixed = attend(synapse, attn, hidden, text, (image_key, image_value), torch.ones(3))
     expected = naive_attention(attn, hidden, attn.to_k(context), attn.to_v(context), torch.ones(3, LENGTH))
     torch.testing.assert_close(mixed, expected)
 
@@ -323,18 +325,18 @@ def test_block_names_count_only_blocks_with_cross_attention(sd):
     ],
 )
 def test_layers_are_chosen_by_side_block_name_or_glob(sd, patterns, chosen):
-    assert choose_layers(attention_layers(sd), patterns) == chosen
+    assert [attention_layers(sd)[i] for i in choose(unet_sites(sd), patterns)] == chosen
 
 
 @pytest.mark.parametrize("pattern", ["decoder4", "up_blocks.0.*", "decoders", ""])
 def test_a_pattern_that_matches_nothing_is_one_sentence(sd, pattern):
     with pytest.raises(ValueError, match="matches none of the layers") as error:
-        choose_layers(attention_layers(sd), ["decoder", pattern])
+        choose(unet_sites(sd), ["decoder", pattern])
     assert repr(pattern) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_specs_take_widths_from_both_unets_and_heads_from_the_music(sd, tango):
-    specs = layer_specs(tango, encoder_of(sd).width_of, ["decoder"])
+    specs = layer_specs(unet_sites(tango), encoder_of(sd), ["decoder"])
     assert [s.name for s in specs] == DECODER
     assert [s.block for s in specs] == ["decoder1"] * 3 + ["decoder2"] * 3 + ["decoder3"] * 3
     assert [(s.width, s.image_width, s.heads) for s in specs[::3]] == [(1280, 1280, 20), (640, 640, 10), (320, 320, 5)]
@@ -349,14 +351,14 @@ def test_a_layer_that_the_image_unet_lacks_is_one_sentence(sd):
             up_block_types=["CrossAttnUpBlock2D"] * 2,
         )
     with pytest.raises(ValueError, match="which the image UNet does not have") as error:
-        layer_specs(sd, encoder_of(shallow).width_of, ["decoder"])
+        layer_specs(unet_sites(sd), encoder_of(shallow), ["decoder"])
     assert DECODER[6] not in str(error.value).split("which")[0] and "\n" not in str(error.value)
 
 
 def test_kv_mix_refuses_unequal_widths_and_names_the_way_out(tango):
     with torch.device("meta"):
         narrow = UNet2DConditionModel(block_out_channels=(160, 320, 640, 640), cross_attention_dim=768)
-    specs = layer_specs(tango, encoder_of(narrow).width_of, ["decoder"])
+    specs = layer_specs(unet_sites(tango), encoder_of(narrow), ["decoder"])
     with pytest.raises(ValueError, match=f"{DECODER[0]} has 1280 .* and 640 .*use kv_mix_proj") as error:
         SYNAPSES["kv_mix"](specs)
     assert "\n" not in str(error.value)
@@ -373,7 +375,7 @@ def test_kv_mix_proj_accepts_unequal_widths():
 
 @pytest.mark.parametrize(("share", "count"), [("all", 1), ("block", 3), ("layer", 9), ("head", 3 * (20 + 10 + 5))])
 def test_alpha_is_shared_as_asked(sd, tango, share, count):
-    synapse = SYNAPSES["kv_mix"](layer_specs(tango, encoder_of(sd).width_of, ["decoder"]), alpha_share=share, alpha_init=0.25)
+    synapse = SYNAPSES["kv_mix"](layer_specs(unet_sites(tango), encoder_of(sd), ["decoder"]), alpha_share=share, alpha_init=0.25)
     assert sum(p.numel() for p in synapse.parameters()) == count  # and kv_mix has no other parameters
     assert all((p == 0.25).all() for p in synapse.parameters())
     same = synapse.alpha(DECODER[0]) is synapse.alpha(DECODER[1])

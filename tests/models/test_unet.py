@@ -102,11 +102,10 @@ def test_the_unet_keeps_its_stock_keys_and_loads_stock_weights_strictly(kind):
     assert {k.split(".")[0] for k in model.state_dict()} == {"unet", "synapse"}
 
 
-def test_every_attention_layer_is_wrapped_and_forward_warns_of_nothing(caplog, recwarn):
+def test_the_chosen_layers_are_wrapped_and_forward_warns_of_nothing(caplog, recwarn):
     model = synaptic()
-    assert all(isinstance(p, SynapseProcessor) for p in model.unet.attn_processors.values())
-    active = {name for name, p in model.unet.attn_processors.items() if p.synapse is not None}
-    assert active == {f"{layer}.attn2.processor" for layer in model.synapse.specs}
+    wrapped = {name for name, p in model.unet.attn_processors.items() if isinstance(p, SynapseProcessor)}
+    assert wrapped == {f"{layer}.attn2.processor" for layer in model.synapse.specs}
     forward(model)
     assert not caplog.records and not [w for w in recwarn if "cross_attention_kwargs" in str(w.message)]
 
@@ -152,7 +151,7 @@ def test_gradients_agree_with_and_without_activation_checkpointing(kind):
     model = synaptic(kind, layers=["both"], alpha_share="layer").train()
     mask, has_image = text_masks()["partial"], (1.0, 0.0)
     plain = gradients(model, mask, has_image)
-    model.unet.enable_gradient_checkpointing()
+    model.checkpoint_activations()
     recomputed = gradients(model, mask, has_image)
     assert len([name for name in plain if "alphas" in name]) == (0 if kind == "concat" else 6)
     for name, grad in plain.items():
@@ -164,7 +163,7 @@ def test_gradients_agree_with_and_without_activation_checkpointing(kind):
 def test_every_layer_reads_its_own_feature(kind, checkpointing):
     model = synaptic(kind, layers=["both"]).train()
     if checkpointing:
-        model.unet.enable_gradient_checkpointing()
+        model.checkpoint_activations()
     features = {k: tuple(t.requires_grad_() for t in pair) for k, pair in random_features(model).items()}
     forward(model, features=features).square().sum().backward()
     for layer, pair in features.items():
@@ -212,8 +211,8 @@ def test_a_deep_copy_gives_the_same_and_shares_nothing(kind):
     assert torch.equal(forward(twin), before)
     storages = [{t.data_ptr() for t in m.state_dict().values()} for m in (model, twin)]
     assert not storages[0] & storages[1]
-    for processor in twin.unet.attn_processors.values():
-        assert processor.synapse is None or processor.synapse is twin.synapse
+    wrapped = [p for p in twin.unet.attn_processors.values() if isinstance(p, SynapseProcessor)]
+    assert len(wrapped) == 4 and all(p.synapse is twin.synapse and p.sight is twin.sight for p in wrapped)
     for parameter in twin.parameters():
         parameter.add_(0.1)
     assert torch.equal(forward(model), before) and not torch.equal(forward(twin), before)
@@ -225,11 +224,12 @@ def test_attention_compiles_without_a_graph_break(kind):
     model = synaptic(kind)
     layer = next(iter(model.synapse.specs))
     block = model.unet.get_submodule(layer)
-    kwargs = {"visual_features": model.synapse.prepare(random_features(model), LENGTH), "has_image": torch.ones(2)}
+    seen = (model.synapse.prepare(random_features(model), LENGTH), torch.ones(2))
     mask = (1 - empty_caption().float())[:, None] * -10000.0
-    args = (randn(2, 16, 16), None, music_inputs()[2], mask, None, kwargs)
+    args = (randn(2, 16, 16), None, music_inputs()[2], mask)
     compiled = torch.compile(block, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(*args), block(*args))
+    with model.sight.of(seen):
+        torch.testing.assert_close(compiled(*args), block(*args))
 
 
 @pytest.mark.slow
@@ -237,15 +237,9 @@ def test_attention_compiles_without_a_graph_break(kind):
 @torch.no_grad()
 def test_the_unet_compiles_without_a_graph_break(kind):
     model, (latents, timesteps, text) = synaptic(kind), music_inputs()
-    kwargs = {"visual_features": model.synapse.prepare(random_features(model), LENGTH), "has_image": torch.ones(2)}
     compiled = torch.compile(model.unet, fullgraph=True, backend="eager")
-    out = compiled(
-        latents,
-        timesteps,
-        encoder_hidden_states=text,
-        encoder_attention_mask=text_masks()["partial"],
-        cross_attention_kwargs=kwargs,
-    ).sample
+    with model.sight.of((model.synapse.prepare(random_features(model), LENGTH), torch.ones(2))):
+        out = compiled(latents, timesteps, encoder_hidden_states=text, encoder_attention_mask=text_masks()["partial"]).sample
     torch.testing.assert_close(out, forward(model, text_masks()["partial"]))
 
 

@@ -10,13 +10,13 @@ from diffusers import UNet2DConditionModel
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import TANGO_FRONT_END, check_front_end, weights_folder
 from melfusion.errors import WeightsError
+from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.layout_names import TANGO_FILE
 from melfusion.models.options import UNetConfig
 from melfusion.models.published import load_tango, pretrained, tango_state
 from melfusion.models.twins import random_unet
-from melfusion.models.unet import SynapticUNet
 
 
 def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> SynapticUNet:
@@ -46,9 +46,10 @@ def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder |
             f"denoiser.weights: {folder} attends to text of width {unet.config.cross_attention_dim}, but the "
             f"text encoder gives {text_width}: choose the encoder it was trained with."
         )
+    made = SynapticUNet(unet, image_encoder, s.kind, s.layers, trainable(config, folder), **s.own())
     if c.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    return SynapticUNet(unet, image_encoder, s.kind, s.layers, trainable(config, folder), **s.own())
+        made.checkpoint_activations()
+    return made
 
 
 def trainable(config: Config, folder: Path | None) -> str:

@@ -24,7 +24,7 @@ class Denoiser(lightning.LightningModule):
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers that take visual features; empty where there is no synapse."""
+        """Names of the image encoder's layers that are listened to; empty where there is no synapse."""
         return []
 
     def prepare(self, features: VisualFeatures, text_length: int) -> VisualFeatures:
@@ -45,6 +45,10 @@ class Denoiser(lightning.LightningModule):
         has_image: Tensor | None = None,
     ) -> Tensor:
         """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
+        raise NotImplementedError
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations twice, for less memory."""
         raise NotImplementedError
 
     def export(self, folder: Path) -> None:

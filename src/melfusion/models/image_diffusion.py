@@ -26,7 +26,7 @@ from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
 from melfusion.models.frozen import digest
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.synapse.layers import attention_layers
+from melfusion.models.synapse.layers import attention_layers, is_unet_layer
 from melfusion.models.trained import TrainedModule
 
 
@@ -97,6 +97,10 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
     @property
     def reads_once(self) -> bool:
         return self.reading == "fixed"
+
+    def layer_for(self, name: str, depth: float) -> str:
+        known = attention_layers(self.unet)
+        return name if is_unet_layer(name) else known[round(depth * (len(known) - 1))]
 
     def width_of(self, layer: str) -> int:
         if layer not in (known := attention_layers(self.unet)):

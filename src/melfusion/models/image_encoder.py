@@ -24,8 +24,12 @@ class ImageEncoder(lightning.LightningModule):
         """Are the features the same at every timestep? Then `generate` computes them once, and precompute stores them."""
         return False
 
+    def layer_for(self, name: str, depth: float) -> str:
+        """The layer that one of the denoiser's listens to: by name, or by its relative depth from 0 to 1."""
+        return name
+
     def width_of(self, layer: str) -> int:
-        """D of the features for this layer of the denoiser; ConfigError where the encoder has none for it."""
+        """D of the features of this layer; ConfigError where the encoder has none of that name."""
         raise NotImplementedError
 
     def encode(self, image: Tensor) -> Tensor:
@@ -38,7 +42,7 @@ class ImageEncoder(lightning.LightningModule):
         """image_latents, the music's timesteps (B,) and the noise of `noise_shape` → layer → (key, value), each (B, N, D).
 
         Args:
-            layers: names of the denoiser's layers that take features; None: all that the encoder has.
+            layers: names that `layer_for` gave; None: all that the encoder has.
         """
         raise NotImplementedError
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
@@ -15,7 +14,7 @@ from melfusion.models.synapse.matching import MATCHES
 
 
 class VisualSynapse(nn.Module):
-    """Base of all kinds. Holds every parameter that the picture adds; the UNet itself keeps its stock keys.
+    """Base of all kinds. Holds every parameter that the picture adds; the backbone itself keeps its stock keys.
 
     Args:
         specs: the chosen layers.  match: key of MATCHES.
@@ -27,14 +26,15 @@ class VisualSynapse(nn.Module):
         self.match = match
         self.alphas = nn.ParameterDict()
 
-    def grow(self, unet: UNet2DConditionModel) -> None:
-        """Make the networks that are copies of the music UNet or depend on its sizes; its weights are loaded by then."""
+    def grow(self, backbone: Any, text_width: int) -> None:
+        """Make the networks that are copies of the backbone or depend on its sizes; its weights are loaded by then."""
 
     def prepare(self, features: VisualFeatures, text_length: int) -> VisualFeatures:
         """Match tokens: (B, N, D) → (B, M, D) in every chosen layer. Idempotent, so its result may be cached."""
         length = self.matched_length(text_length)
         match = MATCHES[self.match]
-        return {layer: (match(features[layer][0], length), match(features[layer][1], length)) for layer in self.specs}
+        given = {name: features.get(name) or features[spec.image_layer] for name, spec in self.specs.items()}
+        return {name: (match(key, length), match(value, length)) for name, (key, value) in given.items()}
 
     def matched_length(self, text_length: int) -> int:
         """M: how many image tokens the layers get, beside a text of this length."""
@@ -49,7 +49,7 @@ class VisualSynapse(nn.Module):
         features: VisualFeatures,
         has_image: Tensor,
     ) -> tuple[VisualFeatures, dict[str, Any]]:
-        """Once a pass: the UNet's inputs and prepared features → what its layers get, and more arguments for the UNet."""
+        """Once a pass: the backbone's inputs and prepared features → what its layers get, and more arguments for it."""
         return features, {}
 
     def context(self, layer: str, text_embeds: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor) -> Tensor:
@@ -59,21 +59,14 @@ class VisualSynapse(nn.Module):
     def mix(
         self, layer: str, key: Tensor, value: Tensor, mask: Tensor | None, features: tuple[Tensor, Tensor], has_image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Music key, value (B, L, D), additive mask (B, 1, L) or None, prepared features (B, M, D_image) → new ones."""
+        """Music key, value (B, L, ·), additive mask (B, 1, L) or None, prepared features (B, M, D_image) → new ones."""
         return key, value, mask
 
-    def attend(
-        self,
-        layer: str,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        features: tuple[Tensor, Tensor],
-        has_image: Tensor,
-    ) -> Tensor:
-        """Query (B, T, D) over what `mix` makes of key and value → (B, T, D)."""
-        return attention(query, *self.mix(layer, key, value, mask, features, has_image), self.specs[layer].heads)
+    beside = False  # does `look` add to the attention?
+
+    def look(self, layer: str, query: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor, heads: int) -> Tensor:
+        """Query (B, T, D) by so many heads → what is added to the music's attention (B, T, D), where the kind is `beside`."""
+        raise NotImplementedError
 
 
 class AlphaSynapse(VisualSynapse):
@@ -95,11 +88,13 @@ class AlphaSynapse(VisualSynapse):
         group = {"all": "all", "block": spec.block}.get(self.share, spec.name)
         return group.replace(".", "-")  # parameter names may hold no dot
 
-    def alpha(self, layer: str) -> Tensor:
-        """The raw α of eq. 5-6 for a layer: a scalar, or (D,) where each head has its own."""
+    def alpha(self, layer: str, part: str = "value") -> Tensor:
+        """The raw α of eq. 5-6 for the keys or values of a layer: a scalar, or (D,) where each head has its own."""
         spec = self.specs[layer]
         alpha = self.alphas[self.group(spec)]
-        return alpha.repeat_interleave(spec.width // spec.heads) if self.share == "head" else alpha
+        if self.share != "head":
+            return alpha
+        return alpha.repeat_interleave(spec.width // spec.heads).repeat(spec.widths[part] // spec.width)
 
 
 class NoSynapse(VisualSynapse):
@@ -129,9 +124,9 @@ def make_projections(specs: list[LayerSpec]) -> nn.ModuleDict:
     """A linear layer from the picture's width to the music's, for key and value of each layer."""
     return nn.ModuleDict(
         {
-            f"{spec.name.replace('.', '-')}-{part}": nn.Linear(spec.image_width, spec.width)
+            f"{spec.name.replace('.', '-')}-{part}": nn.Linear(spec.image_width, width)
             for spec in specs
-            for part in ("key", "value")
+            for part, width in spec.widths.items()
         }
     )
 
@@ -146,9 +141,8 @@ def project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tens
     return projected("key", features[0]), projected("value", features[1])
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
-    """Query (B, T, D), key and value (B, M, D), additive mask (B, 1, M) or None → (B, T, D) by `heads` heads."""
-    query, key, value = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
-    if mask is not None:
-        mask = mask[:, None].to(query.dtype).expand(-1, heads, -1, -1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Query (B, T, D) by so many heads, key and value (B, M, D or less, which groups of heads share) → (B, T, D)."""
+    width = query.shape[2] // heads
+    query, key, value = (t.unflatten(2, (-1, width)).transpose(1, 2) for t in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, enable_gqa=key.shape[1] != heads).transpose(1, 2).flatten(2)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melfusion.errors import ConfigError
 from melfusion.models.synapse.base import AlphaSynapse, VisualSynapse, attention, make_projections, project
 from melfusion.models.synapse.layers import LayerSpec
 
@@ -44,26 +45,24 @@ class Decoupled(AlphaSynapse):
     After Ye et al. 2023 (IP-Adapter, arXiv 2308.06721), with the gate learned. At α = 0 it equals stock.
     """
 
+    beside = True
+
     def __init__(self, specs: list[LayerSpec], image_tokens: int = 64, **shared: Any):
         super().__init__(specs, **shared)
+        if uneven := [spec.name for spec in specs if spec.widths["key"] != spec.width]:
+            raise ConfigError(
+                f"synapse.kind=decoupled adds one attention, and {uneven[0]} is the difference of two: use kv_mix_proj or concat."
+            )
         self.image_tokens = image_tokens
         self.projections = make_projections(specs)
 
     def matched_length(self, text_length: int) -> int:
         return self.image_tokens
 
-    def attend(
-        self,
-        layer: str,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        features: tuple[Tensor, Tensor],
-        has_image: Tensor,
-    ) -> Tensor:
-        heads = self.specs[layer].heads
-        image_key, image_value = (t.to(key.dtype) for t in project(self.projections, layer, features))
-        seen = attention(query, image_key, image_value, None, heads)
-        gate = (self.alpha(layer) * has_image[:, None, None]).to(seen.dtype)
-        return attention(query, key, value, mask, heads) + gate * seen
+    def look(self, layer: str, query: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor, heads: int) -> Tensor:
+        key, value = project(self.projections, layer, features)
+        seen, alpha = attention(query, key.to(query.dtype), value.to(query.dtype), heads), self.alpha(layer)
+        if alpha.ndim:  # one number per head of the values, which groups of query heads share
+            groups = self.specs[layer].heads
+            alpha = alpha.unflatten(0, (groups, -1)).repeat_interleave(heads // groups, 0).flatten()
+        return (alpha * has_image[:, None, None]).to(seen.dtype) * seen

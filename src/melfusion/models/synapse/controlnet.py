@@ -34,11 +34,16 @@ class ControlNet(VisualSynapse):
                 "give synapse.match=pool_2d."
             )
 
-    def grow(self, unet: UNet2DConditionModel) -> None:
+    def grow(self, backbone: Any, text_width: int) -> None:
         from diffusers import ControlNetModel  # seconds to import, and rarely wanted
 
-        width = last(self.specs).image_width
-        self.copy = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(self.WIDTH,), conditioning_channels=width)
+        if not isinstance(backbone, UNet2DConditionModel):
+            raise ConfigError(
+                f"synapse.kind=controlnet copies the encoder of a UNet, which a {type(backbone).__name__} does not have: "
+                "use concat or kv_mix_proj."
+            )
+        sizes = {"conditioning_embedding_out_channels": (self.WIDTH,), "conditioning_channels": last(self.specs).image_width}
+        self.copy = ControlNetModel.from_unet(backbone, **sizes)
 
     def matched_length(self, text_length: int) -> int:
         return self.image_tokens

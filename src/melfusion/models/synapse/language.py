@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from melfusion.batch import VisualFeatures
@@ -25,11 +24,11 @@ class LanguageOfAudio(Concat):
     WRITTEN = 8  # tokens, as in AudioLDM 2
     HEAD_WIDTH = 64  # as in GPT-2, whose layers it has, in the width of the text
 
-    def grow(self, unet: UNet2DConditionModel) -> None:
+    def grow(self, backbone: Any, text_width: int) -> None:
         from diffusers.pipelines.audioldm2.modeling_audioldm2 import AudioLDM2ProjectionModel
         from transformers import GPT2Config, GPT2Model
 
-        width = unet.config.cross_attention_dim
+        width = text_width
         self.read = AudioLDM2ProjectionModel(width, last(self.specs).image_width, width)
         self.gpt2 = GPT2Model(
             GPT2Config(

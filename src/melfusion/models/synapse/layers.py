@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from diffusers import UNet2DConditionModel
 
 from melfusion.errors import ConfigError
+from melfusion.models.image_encoder import ImageEncoder
 
 
 def attention_layers(unet: UNet2DConditionModel) -> list[str]:
@@ -17,15 +17,39 @@ def attention_layers(unet: UNet2DConditionModel) -> list[str]:
     return sorted(names, key=lambda name: ("down", "mid", "up").index(name.split("_")[0]))
 
 
+def is_unet_layer(name: str) -> bool:
+    """Does the name follow the UNets, which music and image model share?"""
+    return name.startswith(("down_blocks.", "mid_block.", "up_blocks."))
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a backbone can listen."""
+
+    name: str  # of the layer
+    block: str  # "decoder1" = the first decoder block that has cross-attention; "block3" of a transformer
+    path: str  # of the stock cross-attention in the backbone
+    key_width: int
+    value_width: int
+    heads: int  # of keys and values
+
+
 @dataclass(frozen=True)
 class LayerSpec:
-    """A cross-attention layer of the music UNet and the image layer of the same name."""
+    """A cross-attention that listens, and the layer of the image encoder that it listens to."""
 
     name: str
-    block: str  # "decoder1" = the first decoder block that has cross-attention
-    width: int  # of the music's keys and values
-    heads: int
+    block: str
+    width: int  # of the music's values, and of its keys where those have no width of their own
+    heads: int  # of its keys and values
     image_width: int
+    attention: str = ""  # name of the stock module in the backbone
+    image_layer: str = ""
+    key_width: int = 0  # 0: width
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {"key": self.key_width or self.width, "value": self.width}
 
 
 def block_names(layers: list[str]) -> dict[str, str]:
@@ -39,26 +63,39 @@ def block_names(layers: list[str]) -> dict[str, str]:
     return names
 
 
-def choose_layers(layers: list[str], patterns: list[str]) -> list[str]:
-    """Layers that any of `decoder`, `encoder`, `both`, a block name like `decoder1`, or a glob pattern names."""
-    blocks = block_names(layers)
+def choose(sites: list[Site], patterns: list[str]) -> list[int]:
+    """Indices of the sites that any of the patterns names.
 
-    def chosen(layer: str, pattern: str) -> bool:
-        if pattern == "both":
-            return not layer.startswith("mid_block")
-        return blocks[layer] == pattern or blocks[layer].rstrip("0123456789") == pattern or fnmatchcase(layer, pattern)
+    A pattern is `all`, a block such as `decoder1`, a kind of blocks (`decoder`, `encoder`, `mid`), `both` (encoder and decoder),
+    `first` or `second` (half of a backbone that has no such kinds), or a glob over names.
+    """
+
+    def chosen(i: int, pattern: str) -> bool:
+        site = sites[i]
+        side = site.block.rstrip("0123456789")
+        if pattern in ("first", "second") and side == "block":
+            return (i < len(sites) / 2) == (pattern == "first")
+        if pattern == "both" and side != "block":
+            return side != "mid"
+        return pattern in ("all", site.block, side) or fnmatchcase(site.name, pattern)
 
     for pattern in patterns:
-        if not any(chosen(layer, pattern) for layer in layers):
-            raise ConfigError(f"synapse.layers: {pattern!r} matches none of the layers {', '.join(layers)}.")
-    return [layer for layer in layers if any(chosen(layer, pattern) for pattern in patterns)]
+        if not any(chosen(i, pattern) for i in range(len(sites))):
+            names = ", ".join(site.name for site in sites)
+            raise ConfigError(f"synapse.layers: {pattern!r} matches none of the layers {names}.")
+    return [i for i in range(len(sites)) if any(chosen(i, pattern) for pattern in patterns)]
 
 
-def layer_specs(unet: UNet2DConditionModel, width_of: Callable[[str], int], layers: list[str]) -> list[LayerSpec]:
-    """Widths and heads of the layers that the patterns choose. `width_of`: layer → width of the picture's features for it."""
-    names = attention_layers(unet)
-    blocks, specs = block_names(names), []
-    for name in choose_layers(names, layers):
-        music = unet.get_submodule(f"{name}.attn2")
-        specs.append(LayerSpec(name, blocks[name], music.to_k.out_features, music.heads, width_of(name)))
+def layer_specs(sites: list[Site], image_encoder: ImageEncoder, layers: list[str]) -> list[LayerSpec]:
+    """Widths and heads of the layers that the patterns choose, and what each listens to: the image layer of its own name, or the
+    one at its relative depth where the backbone has other names than the image model.
+    """
+    if not sites:
+        raise ConfigError("This backbone has no cross-attention that could listen to a picture: give synapse.kind=none.")
+    specs = []
+    for i in choose(sites, layers):
+        site, depth = sites[i], i / max(len(sites) - 1, 1)
+        image_layer = image_encoder.layer_for(site.name, depth)
+        widths = (site.value_width, site.heads, image_encoder.width_of(image_layer))
+        specs.append(LayerSpec(site.name, site.block, *widths, site.path, image_layer, site.key_width))
     return specs

@@ -21,10 +21,11 @@ class KVMix(AlphaSynapse):
 
     def _check_widths(self, specs: list[LayerSpec]) -> None:
         for spec in specs:
-            if spec.width != spec.image_width:
+            if set(spec.widths.values()) != {spec.image_width}:
+                music = " and ".join(map(str, dict.fromkeys(spec.widths.values())))
                 raise ConfigError(
-                    f"synapse.kind=kv_mix mixes equal widths, but {spec.name} has {spec.width} in the music "
-                    f"UNet and {spec.image_width} in the image UNet: use kv_mix_proj or other layers."
+                    f"synapse.kind=kv_mix mixes equal widths, but {spec.name} has {music} in the music "
+                    f"backbone and {spec.image_width} in the image encoder: use kv_mix_proj or other layers."
                 )
 
     def match_image(self, layer: str, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -38,9 +39,8 @@ class KVMix(AlphaSynapse):
         if self.match_scale:
             image_key, image_value = rescale(image_key, key), rescale(image_value, value)
         # 0 without a picture: exactly the stock keys and values
-        weight = (self.alpha(layer) * has_image[:, None, None]).to(key.dtype)
-        key = key + weight * (image_key - key)
-        value = value + weight * (image_value - value)
+        key = key + (self.alpha(layer, "key") * has_image[:, None, None]).to(key.dtype) * (image_key - key)
+        value = value + (self.alpha(layer) * has_image[:, None, None]).to(value.dtype) * (image_value - value)
         # with a picture every position is visible, or an empty caption would hide it
         return key, value, None if mask is None else mask * (1 - has_image[:, None, None])
 

@@ -1,52 +1,159 @@
-"""The attention processor through which a synapse enters a stock diffusers UNet."""
+"""How a synapse enters a stock backbone: processors around the stock ones, and what the picture shows in the pass that runs.
+
+No backbone is rewritten. A layer that listens makes its keys and values as ever, the synapse mixes the picture into them, and the
+stock processor gets the result in their place: its norms, groups of heads, differences and masks stay its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from melfusion.batch import VisualFeatures
 from melfusion.models.synapse.base import VisualSynapse
 
 
-class SynapseProcessor:
-    """Wraps diffusers' processor on every attention layer; a layer without a synapse calls the stock one.
+class Sight:
+    """What the layers of one backbone see: prepared features (layer → key and value) and has_image (B,), or nothing.
 
-    A plain object, not an nn.Module: the UNet's state_dict keeps its stock keys. Features come with each forward pass
-    through `cross_attention_kwargs`, keyed by layer, so recomputation under activation checkpointing sees the same.
+    It is set for one pass. Activation checkpointing runs layers again during `backward`, when later passes may have seen other
+    pictures: `checkpointed` shows them what their own pass saw.
     """
 
-    def __init__(self, stock: Any, layer: str, synapse: VisualSynapse | None):
-        self.stock, self.layer, self.synapse = stock, layer, synapse
+    def __init__(self) -> None:
+        self.now: tuple[VisualFeatures, Tensor] | None = None
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        visual_features: VisualFeatures | None = None,
-        has_image: Tensor | None = None,
-    ) -> Tensor:
-        if self.synapse is None or visual_features is None or has_image is None or encoder_hidden_states is None:
-            return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        features = visual_features[self.layer]
-        has_image = has_image.to(hidden_states.dtype)
-        context = self.synapse.context(self.layer, encoder_hidden_states, features, has_image)
-        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        out = self.synapse.attend(self.layer, query, key, value, attention_mask, features, has_image.to(key.dtype))
-        return attn.to_out[1](attn.to_out[0](out))
+    @contextlib.contextmanager
+    def of(self, now: tuple[VisualFeatures, Tensor] | None) -> Iterator[None]:
+        before, self.now = self.now, now
+        try:
+            yield
+        finally:
+            self.now = before
+
+    def checkpointed(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """For diffusers' `enable_gradient_checkpointing`."""
+        now = self.now
+
+        def run(*again: Any) -> Any:
+            with self.of(now):
+                return module(*again, **kwargs)
+
+        return checkpoint(run, *args, use_reentrant=False)
 
 
-def attach(unet: UNet2DConditionModel, synapse: VisualSynapse) -> None:
-    """Put a SynapseProcessor on every attention layer of a diffusers UNet."""
-    processors = {}
-    for name, stock in unet.attn_processors.items():
-        layer, _, kind = name.removesuffix(".processor").rpartition(".")
-        chosen = synapse if kind == "attn2" and layer in synapse.specs else None
-        processors[name] = SynapseProcessor(stock, layer, chosen)
-    unet.set_attn_processor(processors)
+class Stand:
+    """An attention layer to its stock processor, with some of its attributes replaced."""
+
+    def __init__(self, attention: nn.Module, replaced: dict[str, Any]):
+        self.attention, self.replaced = attention, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self.replaced[name] if name in self.replaced else getattr(self.attention, name)
+
+
+class SynapseProcessor:
+    """Around the stock processor of a cross-attention that has `to_k` and `to_v`: diffusers' UNets and Stable Audio Open.
+
+    A plain object, not an nn.Module: the backbone's state_dict keeps its stock keys.
+    """
+
+    context, mask = "encoder_hidden_states", "attention_mask"  # names of the stock processor's arguments
+
+    def __init__(self, stock: Any, layer: str, synapse: VisualSynapse, sight: Sight):
+        self.stock, self.layer, self.synapse, self.sight = stock, layer, synapse, sight
+
+    def __call__(self, attention: Any, hidden_states: Tensor, *args: Any, **given: Any) -> Tensor:
+        given |= dict(zip((self.context, self.mask), args, strict=False))
+        if self.sight.now is None or given.get(self.context) is None:
+            return self.stock(attention, hidden_states, **given)
+        features, has_image = self.sight.now[0][self.layer], self.sight.now[1].to(hidden_states.dtype)
+        context = self.synapse.context(self.layer, given[self.context], features, has_image)
+        key, value = self.key_value(attention, context)
+        shown = has_image.to(key.dtype)
+        key, value, mask = self.synapse.mix(self.layer, key, value, self.additive(given.get(self.mask)), features, shown)
+        replaced = self.with_key_value(attention, key, value)
+        if self.synapse.beside:
+            replaced |= self.with_beside(attention, features, shown)
+        return self.stock(Stand(attention, replaced), hidden_states, **given | {self.mask: self.own_mask(mask)})
+
+    def key_value(self, attention: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (B, L, D) → the layer's key and value (B, L, ·), before they are divided into heads."""
+        if getattr(attention, "norm_cross", None):
+            context = attention.norm_encoder_hidden_states(context)
+        return attention.to_k(context), attention.to_v(context)
+
+    def with_key_value(self, attention: Any, key: Tensor, value: Tensor) -> dict[str, Any]:
+        """What gives the stock processor these."""
+
+        def heads(mask: Tensor, length: int, batch: int) -> Tensor:  # diffusers pads a mask that is not of the text's length
+            return attention.prepare_attention_mask(mask, mask.shape[-1], batch)
+
+        return {"to_k": lambda _: key, "to_v": lambda _: value, "norm_cross": None, "prepare_attention_mask": heads}
+
+    def with_beside(self, attention: Any, features: tuple[Tensor, Tensor], has_image: Tensor) -> dict[str, Any]:
+        """What adds the attention of the picture's own before the output's projection."""
+        kept: list[Tensor] = []
+
+        def to_q(hidden_states: Tensor) -> Tensor:
+            kept.append(attention.to_q(hidden_states))
+            return kept[0]
+
+        def out(heard: Tensor) -> Tensor:
+            return attention.to_out[0](heard + self.synapse.look(self.layer, kept[0], features, has_image, attention.heads))
+
+        return {"to_q": to_q, "to_out": [out, *attention.to_out[1:]]}
+
+    def additive(self, mask: Tensor | None) -> Tensor | None:
+        """The stock mask → (B, 1, L), to be added to the scores."""
+        return mask
+
+    def own_mask(self, mask: Tensor | None) -> Tensor | None:
+        """(B, 1, L) → what the stock processor takes."""
+        return mask
+
+
+class GroupedProcessor(SynapseProcessor):
+    """ACE-Step's cross-attention: groups of query heads share a key; keys are normed per head. It gets its mask whole."""
+
+    def with_key_value(self, attention: Any, key: Tensor, value: Tensor) -> dict[str, Any]:
+        return {"to_k": lambda _: key, "to_v": lambda _: value}
+
+    def additive(self, mask: Tensor | None) -> Tensor | None:
+        return None if mask is None else mask[:, 0]
+
+    def own_mask(self, mask: Tensor | None) -> Tensor | None:
+        return None if mask is None else mask[:, None]
+
+
+class DifferentialProcessor(SynapseProcessor):
+    """Stable Audio 3's cross-attention: the difference of two, with keys k1 and k2 side by side and one value."""
+
+    context, mask = "context", "context_mask"
+
+    def key_value(self, attention: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+        width = attention.heads * attention.dim_heads
+        made = attention.to_kv(context)
+        return made[..., :-width], made[..., -width:]
+
+    def with_key_value(self, attention: Any, key: Tensor, value: Tensor) -> dict[str, Any]:
+        import torch
+
+        return {"to_kv": lambda _: torch.cat([key, value], -1)}
+
+    def additive(self, mask: Tensor | None) -> Tensor | None:
+        return None if mask is None else (~mask.bool()).float()[:, None] * -1e4
+
+    def own_mask(self, mask: Tensor | None) -> Tensor | None:
+        return None if mask is None else mask[:, 0] > -1e4
+
+
+def attach(backbone: Any, synapse: VisualSynapse, sight: Sight, processor: type[SynapseProcessor]) -> None:
+    """Put a processor on every layer of a diffusers backbone that the synapse sits in."""
+    for layer, spec in synapse.specs.items():
+        attention = backbone.get_submodule(spec.attention)
+        attention.set_processor(processor(attention.processor, layer, synapse, sight))

@@ -1,0 +1,1 @@
+"""The music backbones: stock diffusers networks with a synapse in their cross-attention. One file each."""
