@@ -57,6 +57,7 @@ class MusicBatch(_Movable):
     latent_moments: Tensor | None = None  # (B, 2C, T, F) mean and log-variance of the music VAE
     text_embeds: Tensor | None = None  # (B, L, D)
     text_mask: Tensor | None = None  # (B, L) bool
+    extra: dict[str, Tensor] = field(default_factory=dict)  # what else a Conditioner made of the sample: name → (B, …)
     image_latents: Tensor | None = None  # (B, G, C, h, w) the picture at the reading's grid timesteps; of CLIP (B, 1, N, D)
     visual_features: VisualFeatures | None = None  # reading `fixed`: cached, tokens already matched
     labels: list[dict[str, Any]] = field(default_factory=list)
@@ -92,30 +93,50 @@ def present(tensor: Tensor | None) -> Tensor:
 
 
 @dataclass
-class Conditioning(_Movable):
+class Prompt(_Movable):
+    """What a request says beside the picture, encoded by a Conditioner."""
+
+    text_embeds: Tensor  # (B, L, D)
+    text_mask: Tensor  # (B, L) bool
+    extra: dict[str, Tensor] = field(default_factory=dict, kw_only=True)  # name → (B, …): what else a backbone takes
+
+    def __len__(self) -> int:
+        return self.text_embeds.shape[0]
+
+    def said(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        return {"text_embeds": self.text_embeds, "text_mask": self.text_mask} | {f"{EXTRA}{n}": t for n, t in self.extra.items()}
+
+    @staticmethod
+    def of(said: dict[str, Tensor]) -> Prompt:
+        """Tensors by the names of `said` → Prompt."""
+        extra = {name.removeprefix(EXTRA): tensor for name, tensor in said.items() if name.startswith(EXTRA)}
+        return Prompt(said["text_embeds"], said["text_mask"], extra=extra)
+
+    def saying(self, said: dict[str, Tensor]) -> Any:
+        """A copy that says this in place of its own."""
+        return dataclasses.replace(self, **vars(Prompt.of(said)))
+
+
+EXTRA = "extra."  # before the name of an extra tensor where all stand in one place
+
+
+@dataclass
+class Conditioning(Prompt):
     """What the denoiser is conditioned on: text always, a picture where `has_image` is 1.
 
     A picture is either features (reading `fixed`: the same at every timestep) or latents to be read at each timestep.
     """
 
-    text_embeds: Tensor  # (B, L, D)
-    text_mask: Tensor  # (B, L) bool
     has_image: Tensor  # (B,) float
     image_latents: Tensor | None = None  # (B, G, C, h, w), or of CLIP (B, 1, N, D)
     image_noise: Tensor | None = None  # (B, C, h, w), reading `noised`
     visual_features: VisualFeatures | None = None
 
-    def __len__(self) -> int:
-        return self.text_embeds.shape[0]
-
-    def where(self, keep: Tensor, other: Conditioning) -> Conditioning:
-        """Samples of self where `keep` (B,) is true, else the text of `other`; pictures stay self's."""
-        pick = keep[:, None]
-        return dataclasses.replace(
-            self,
-            text_embeds=torch.where(pick[..., None], self.text_embeds, other.text_embeds),
-            text_mask=torch.where(pick, self.text_mask, other.text_mask),
-        )
+    def where(self, keep: Tensor, other: Prompt) -> Conditioning:
+        """Samples of self where `keep` (B,) is true, else what `other` says; pictures stay self's."""
+        theirs = other.said()
+        return self.saying({n: torch.where(keep.reshape(-1, *[1] * (t.ndim - 1)), t, theirs[n]) for n, t in self.said().items()})
 
     def without_image(self) -> Conditioning:
         return dataclasses.replace(self, has_image=torch.zeros_like(self.has_image))
@@ -123,6 +144,5 @@ class Conditioning(_Movable):
 
 def join(branches: list[Conditioning]) -> Conditioning:
     """The branches of guidance as one batch. Pictures stay those of the first branch, B rows, and serve all of them."""
-    names = ("text_embeds", "text_mask", "has_image")
-    joined: dict[str, Any] = {n: torch.cat([getattr(b, n) for b in branches]) for n in names}
-    return dataclasses.replace(branches[0], **joined)
+    said = {name: torch.cat([branch.said()[name] for branch in branches]) for name in branches[0].said()}
+    return dataclasses.replace(branches[0].saying(said), has_image=torch.cat([branch.has_image for branch in branches]))

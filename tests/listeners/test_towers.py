@@ -97,7 +97,7 @@ def test_the_two_spaces_are_separate_and_vectors_have_length_one(toy):
 
 def test_a_sentence_is_the_mean_of_its_tokens_without_padding_and_is_read_once(toy, monkeypatch):
     towers, _ = toy
-    embeds, mask = towers.text_encoder(["a b", "a longer one"])
+    embeds, mask = towers.text_encoder(["a b", "a longer one"]).said().values()
     wanted = torch.stack([e[m].mean(0) for e, m in zip(embeds, mask, strict=True)])
     torch.testing.assert_close(towers.sentences(["a b", "a longer one"]), wanted)
     asked = []

@@ -1,16 +1,14 @@
 """The four seams: MeLFusion works with any image encoder, denoiser, conditioner and codec, and with names of before."""
 
-from functools import partial
-
 import building as build
 import pytest
 import torch
 
+from melfusion.batch import Prompt
 from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
-from melfusion.models.diffusion.process import alphas_cumprod
-from melfusion.models.diffusion.samplers import make_scheduler
+from melfusion.models.diffusion.objective import Diffusion
 from melfusion.models.frozen import digest, freeze
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.options import DiffusionConfig, OptimConfig
@@ -21,8 +19,9 @@ from melfusion.models.system import MeLFusion
 class Words(Conditioner):
     width = 3
 
-    def forward(self, captions):
-        return torch.tensor([[[float(len(c))] * 3] * 2 for c in captions]), torch.ones(len(captions), 2, dtype=torch.bool)
+    def forward(self, captions, fields=None):
+        embeds = torch.tensor([[[float(len(c))] * 3] * 2 for c in captions])
+        return Prompt(embeds, torch.ones(len(captions), 2, dtype=torch.bool))
 
 
 class Brightness(ImageEncoder):
@@ -72,7 +71,7 @@ class Linear(Denoiser):
         super().__init__()
         self.net = torch.nn.Linear(10, 10)
 
-    def forward(self, noisy_latents, timesteps, text_embeds, text_mask=None, visual_features=None, has_image=None):
+    def forward(self, noisy_latents, timesteps, text_embeds, text_mask=None, visual_features=None, has_image=None, extra=None):
         told = text_embeds.mean((1, 2))[:, None, None]
         if visual_features is not None:
             told = told + visual_features["only"][0].mean((1, 2))[:, None, None] * has_image[:, None, None]
@@ -85,14 +84,7 @@ def other():
     d = DiffusionConfig(pure_noise_share=0.1)
     parts = {"codec": freeze(Waves()), "conditioner": freeze(Words()), "image_encoder": freeze(Brightness())}
     return MeLFusion(
-        Linear(),
-        **parts,
-        alpha_bar=alphas_cumprod(d),
-        diffusion=d,
-        optim=OptimConfig(),
-        clip_duration_s=1.2,
-        scheduler=partial(make_scheduler, "dpm", d),
-        max_steps=1,
+        Linear(), **parts, objective=Diffusion(d, "dpm"), diffusion=d, optim=OptimConfig(), clip_duration_s=1.2, max_steps=1
     )
 
 

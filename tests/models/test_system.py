@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from melfusion.errors import CheckpointError
-from melfusion.models.diffusion.samplers import sample
+from melfusion.models.diffusion.samplers import make_scheduler, sample
 
 KINDS = ("kv_mix", "kv_mix_proj", "concat", "decoupled", "context_mix")
 
@@ -131,7 +131,9 @@ def test_sampling_starts_as_training_ended(tiny, monkeypatch, share):
     monkeypatch.setattr(system, "denoise", answer)
     monkeypatch.setattr(system.codec, "decode", lambda latents: latents)
     noise = system.draw("noise", [0], system.latent_shape())
-    wanted, other = (sample(answer, noise, system.scheduler(), 2, from_pure_noise=pure) for pure in (share > 0, share == 0))
+    wanted, other = (
+        sample(answer, noise, make_scheduler("dpm", system.diffusion), 2, iter, pure) for pure in (share > 0, share == 0)
+    )
     latents = system.generate(["a"], num_inference_steps=2, guidance_scale=1.0)
     assert torch.equal(latents, wanted) and not torch.allclose(wanted, other)
 
@@ -143,7 +145,7 @@ def test_dropped_text_is_the_encoded_empty_string_and_what_sampling_uses(tiny, m
     d = config.diffusion
     u = torch.tensor([d.both_drop_prob / 2, d.both_drop_prob + d.text_drop_prob / 2, 0.25, 0.9])
     dropped = system.drop(conditioning, u)
-    empty, mask = system.conditioner([""])
+    empty, mask = system.conditioner([""]).said().values()
     for i, kept in enumerate([False, False, True, True]):
         wanted = conditioning.text_embeds[i] if kept else empty[0]
         assert torch.equal(dropped.text_embeds[i], wanted)
@@ -291,5 +293,5 @@ def test_min_snr_weighs_the_error_of_v_alike_for_either_prediction(tiny, make_ba
     plain = system.losses(latents, conditioning, timesteps, batch.draws["noise"])
     system.diffusion.min_snr_gamma = 5.0
     weighted = system.losses(latents, conditioning, timesteps, batch.draws["noise"])
-    snr = system.alpha_bar[timesteps] / (1 - system.alpha_bar[timesteps])
+    snr = system.objective.alpha_bar[timesteps] / (1 - system.objective.alpha_bar[timesteps])
     torch.testing.assert_close(weighted / plain, snr.clamp(max=5.0) / (snr + 1), rtol=1e-4, atol=1e-6)

@@ -88,8 +88,6 @@ def check_diffusion(config: Config) -> None:
     d = config.diffusion
     if min(drops := (d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)) < 0 or sum(drops) > 1:
         raise ConfigError(f"diffusion.*_drop_prob are {drops}: each must be at least 0 and their sum at most 1.")
-    if not 0 <= d.pure_noise_share < 1:
-        raise ConfigError(f"diffusion.pure_noise_share={d.pure_noise_share} must be at least 0 and less than 1.")
 
 
 def check_data(config: Config) -> None:

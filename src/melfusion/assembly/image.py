@@ -16,7 +16,7 @@ from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_clip import ClipFeatures
 from melfusion.models.image_diffusion import ImageFeatureExtractor
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import ImageDiffusionConfig, VisionConfig
+from melfusion.models.options import DiffusionConfig, ImageDiffusionConfig, VisionConfig
 from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
 from melfusion.models.twins import random_clip_vision, random_image_vae, random_unet
 
@@ -25,7 +25,7 @@ def image_features(config: Config) -> ImageFeatureExtractor:
     """The image-diffusion model from a pipeline folder (unet, vae, text_encoder, tokenizer) or random init."""
     c, folder = config.image, weights_folder(config, "image")
     assert isinstance(c, ImageDiffusionConfig)
-    alpha_bar, prediction_type = alphas_cumprod(config.diffusion), c.prediction_type
+    alpha_bar, prediction_type = alphas_cumprod(schedule(config)), c.prediction_type
     if folder is None:
         unet = random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
         vae = random_image_vae(c) if c.vae else None
@@ -51,6 +51,11 @@ def image_features(config: Config) -> ImageFeatureExtractor:
     )
 
 
+def schedule(config: Config) -> DiffusionConfig:
+    """Of the pictures: the music's, so that a stand-in is read at its noise level; a flow has none, and the default stands in."""
+    return config.diffusion if isinstance(config.diffusion, DiffusionConfig) else DiffusionConfig()
+
+
 def clip_features(config: Config) -> ClipFeatures:
     """CLIP's vision transformer from a transformers folder, or a random twin of 8×8 patches."""
     c, folder = config.image, weights_folder(config, "image")
@@ -71,7 +76,7 @@ def export_image_diffusion(module: ImageFeatureExtractor, config: Config, folder
         save_network(module.vae, folder / "vae")
     (folder / "scheduler").mkdir(exist_ok=True)
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-    tree = {name: getattr(config.diffusion, name) for name in names} | {"prediction_type": module.prediction_type}
+    tree = {name: getattr(schedule(config), name) for name in names} | {"prediction_type": module.prediction_type}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
 
 

@@ -17,6 +17,7 @@ from melfusion.models.options import (
     CONDITIONERS,
     DENOISERS,
     IMAGE_ENCODERS,
+    OBJECTIVES,
     CodecConfig,
     ConditionerConfig,
     DenoiserConfig,
@@ -25,6 +26,7 @@ from melfusion.models.options import (
     ImageDiffusionConfig,
     MelCodecConfig,
     MusicVAEConfig,
+    ObjectiveConfig,
     OptimConfig,
     SamplingConfig,
     TextEncoderConfig,
@@ -56,7 +58,7 @@ class Config:
     image: ImageConfig = field(default_factory=ImageDiffusionConfig)
     denoiser: DenoiserConfig = field(default_factory=UNetConfig)
     synapse: SynapseConfig = field(default_factory=KVMixConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    diffusion: ObjectiveConfig = field(default_factory=DiffusionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     guards: GuardConfig = field(default_factory=GuardConfig)
@@ -78,6 +80,7 @@ KINDS: dict[str, dict[str, type]] = {  # section → its kinds → their options
     "conditioner": CONDITIONERS,
     "image": IMAGE_ENCODERS,
     "denoiser": DENOISERS,
+    "diffusion": OBJECTIVES,
     "synapse": OPTIONS,
 }
 
@@ -113,7 +116,7 @@ CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kin
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
     "synapse.match": ("pool", "pool_2d"),
-    "sampling.sampler": ("ddim", "dpm"),
+    "sampling.sampler": ("ddim", "dpm", "euler"),
     "judge.kind": ("conv", "recurrent", "pitch"),
     "ablation.condition": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
     "ablation.corpus_test": ("fresh", "split"),

@@ -8,8 +8,7 @@ from pathlib import Path
 from melfusion.assembly import codec, conditioner, denoiser, image
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.assembly.weights import seeded
-from melfusion.models.diffusion.process import alphas_cumprod
-from melfusion.models.diffusion.samplers import make_scheduler
+from melfusion.models.diffusion.objective import OBJECTIVES
 from melfusion.models.frozen import freeze
 from melfusion.models.system import MeLFusion
 
@@ -26,11 +25,10 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
         codec=music,
         conditioner=text,
         image_encoder=encoder,
-        alpha_bar=alphas_cumprod(config.diffusion),
+        objective=OBJECTIVES[config.diffusion.kind](config.diffusion, config.sampling.sampler),
         diffusion=config.diffusion,
         optim=config.optim,
         clip_duration_s=config.audio.clip_duration_s,
-        scheduler=lambda: make_scheduler(config.sampling.sampler, config.diffusion),
         max_steps=config.trainer.max_steps,
         val_items=config.data.val_items,
         config=to_dict(config),

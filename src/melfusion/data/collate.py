@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from melfusion.batch import MusicBatch
+from melfusion.batch import EXTRA, MusicBatch
 
 
 def collate(items: list[dict[str, Any]]) -> MusicBatch:
@@ -44,6 +44,7 @@ def collate_cached(batch: MusicBatch, cached: list[dict[str, torch.Tensor]]) -> 
     layers = sorted(name.removeprefix("key.") for name in floats if name.startswith("key."))
     batch.latent_moments, batch.text_embeds = floats["latent_moments"], floats["text_embeds"]
     batch.text_mask, batch.has_image = floats["text_mask"].bool(), floats["has_image"]
+    batch.extra = {name.removeprefix(EXTRA): t for name, t in floats.items() if name.startswith(EXTRA)}
     batch.image_latents = floats.get("image_latents")
     batch.visual_features = {k: (floats[f"key.{k}"], floats[f"value.{k}"]) for k in layers} or None
     return batch
@@ -64,4 +65,4 @@ def heed_only_the_loader(worker: int) -> None:
 
 def pictures_alone(batch: MusicBatch) -> MusicBatch:
     """The batch without waveform, latents, text and draws: of the partners only the pictures are needed."""
-    return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, draws={})
+    return dataclasses.replace(batch, waveform=None, latent_moments=None, text_embeds=None, text_mask=None, extra={}, draws={})

@@ -142,7 +142,8 @@ def sentences(captions: list[str], text_encoder: Callable[[list[str]], tuple[Ten
     """Captions → (N, D): the mean over the token embeddings of each."""
 
     def mean(few: list[str]) -> Tensor:
-        embeds, mask = (t.cpu() for t in text_encoder(few))
+        prompt = text_encoder(few).to("cpu")
+        embeds, mask = prompt.text_embeds, prompt.text_mask
         return (embeds * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
     return batched(captions, mean)

@@ -108,9 +108,9 @@ class Towers(TrainedModule):
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._sentences]
         for start in range(0, len(new), ENCODED_AT_ONCE):
             some = new[start : start + ENCODED_AT_ONCE]
-            embeds, mask = self.text_encoder(some)
-            weights = mask[..., None].float()
-            means = (embeds * weights).sum(1) / weights.sum(1).clamp(min=1)
+            prompt = self.text_encoder(some)
+            weights = prompt.text_mask[..., None].float()
+            means = (prompt.text_embeds * weights).sum(1) / weights.sum(1).clamp(min=1)
             self._sentences.update(zip(some, means.cpu(), strict=True))
         return torch.stack([self._sentences[caption] for caption in captions]).to(self.device)
 

@@ -43,8 +43,12 @@ class Denoiser(lightning.LightningModule):
         text_mask: Tensor | None = None,
         visual_features: VisualFeatures | None = None,
         has_image: Tensor | None = None,
+        extra: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,) → model_output (B, C, T, F)."""
+        """(B, C, T, F), (B,), (B, L, D), (B, L) bool, layer → (B, N, D) pair, (B,), name → (B, …) → model_output (B, C, T, F).
+
+        `extra` is what a conditioner of this backbone makes beside the text.
+        """
         raise NotImplementedError
 
     def checkpoint_activations(self) -> None:

@@ -239,8 +239,27 @@ DENOISERS: dict[str, type[DenoiserConfig]] = {"unet": UNetConfig}
 
 
 @dataclass
-class DiffusionConfig:
-    num_train_timesteps: int = 1000  # timesteps of the noise schedule
+class ObjectiveConfig(Kind):
+    """What the denoiser learns to predict; what all objectives share."""
+
+    kind: str = "diffusion"  # diffusion (the paper) | flow: a rectified flow
+    num_train_timesteps: int = 1000  # timesteps of the noise schedule; of a flow: into which the time is divided
+    text_drop_prob: float = 0.1  # text alone
+    image_drop_prob: float = 0.1  # picture alone
+    both_drop_prob: float = 0.1  # text and picture together
+
+    SAMPLERS: ClassVar[tuple[str, ...]] = ()
+
+    def misfit(self, config: Any) -> str | None:
+        if (sampler := config.sampling.sampler) in self.SAMPLERS:
+            return None
+        return f"sampling.sampler={sampler} does not draw from diffusion.kind={self.kind}: give {' or '.join(self.SAMPLERS)}."
+
+
+@dataclass
+class DiffusionConfig(ObjectiveConfig):
+    """Discrete diffusion."""
+
     beta_start: float = 0.00085  # β of the first timestep
     beta_end: float = 0.012  # β of the last timestep
     beta_schedule: str = "scaled_linear"  # between them; scaled_linear: √β grows linearly
@@ -248,9 +267,28 @@ class DiffusionConfig:
     loss_space: str = "output"  # output: the error of what is predicted (eq. 7) | v: the same error as one of v
     min_snr_gamma: float | None = None  # 5 in the release; null: no weighting
     pure_noise_share: float = 0.0  # of samples seen as pure noise at the last timestep, as in sampling; with loss_space v
-    text_drop_prob: float = 0.1  # text alone
-    image_drop_prob: float = 0.1  # picture alone
-    both_drop_prob: float = 0.1  # text and picture together
+
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("ddim", "dpm")
+
+    def misfit(self, config: Any) -> str | None:
+        if not 0 <= self.pure_noise_share < 1:
+            return f"diffusion.pure_noise_share={self.pure_noise_share} must be at least 0 and less than 1."
+        return super().misfit(config)
+
+
+@dataclass
+class FlowConfig(ObjectiveConfig):
+    """A rectified flow."""
+
+    shift: float = 1.0  # of its times towards the noise, in training and sampling; 1: none
+
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("euler",)
+
+    def misfit(self, config: Any) -> str | None:
+        return super().misfit(config) if self.shift > 0 else f"diffusion.shift={self.shift} must be greater than 0."
+
+
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"diffusion": DiffusionConfig, "flow": FlowConfig}
 
 
 @dataclass
@@ -267,7 +305,7 @@ class OptimConfig:
 
 @dataclass
 class SamplingConfig:
-    sampler: str = "dpm"  # ddim | dpm (DPM-Solver++, 2M)
+    sampler: str = "dpm"  # ddim | dpm (DPM-Solver++, 2M) | euler (of a flow)
     num_inference_steps: int = 25  # sampling steps
     guidance_scale: float = 3.0  # s_T
     image_guidance_scale: float | None = None  # s_I; null: the same as guidance_scale (two passes)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from melfusion.batch import Conditioning, MusicBatch, VisualFeatures, present
+from melfusion.batch import Conditioning, MusicBatch, Prompt, VisualFeatures, present
 from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
-from melfusion.models.diffusion import process as diffusion
+from melfusion.models.diffusion import process
+from melfusion.models.diffusion.objective import Objective
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import DiffusionConfig
+from melfusion.models.options import ObjectiveConfig
 from melfusion.models.trained import TrainedModule
 from melfusion.randomness import generator
 
@@ -32,13 +34,13 @@ class Stages(TrainedModule):
         codec: MusicCodec,
         conditioner: Conditioner,
         image_encoder: ImageEncoder | None,
-        diffusion: DiffusionConfig,
+        objective: Objective,
+        diffusion: ObjectiveConfig,
         clip_duration_s: float,
     ):
         super().__init__()
         self.denoiser, self.codec, self.conditioner, self.image_encoder = denoiser, codec, conditioner, image_encoder
-        self.diffusion, self.clip_duration_s = diffusion, clip_duration_s
-        self._null_text: tuple[Tensor, Tensor] | None = None
+        self.objective, self.diffusion, self.clip_duration_s = objective, diffusion, clip_duration_s
 
     def latent_shape(self, duration_s: float | None = None) -> tuple[int, ...]:
         """(C, T, F) of a clip of about this duration, in steps that the denoiser can take; None: of a training clip."""
@@ -54,10 +56,16 @@ class Stages(TrainedModule):
 
     def condition(self, batch: MusicBatch) -> Conditioning:
         """Encode captions and pictures, unless the batch brings them precomputed."""
-        text, mask = batch.text_embeds, batch.text_mask
-        if text is None or mask is None:
-            text, mask = self.conditioner(batch.captions)
-        return self.show(Conditioning(text, mask, batch.has_image, image_noise=batch.draws.get("image_noise")), batch)
+        prompt = self.prompt(batch)
+        noise = batch.draws.get("image_noise")
+        given = Conditioning(prompt.text_embeds, prompt.text_mask, batch.has_image, image_noise=noise, extra=prompt.extra)
+        return self.show(given, batch)
+
+    def prompt(self, batch: MusicBatch) -> Prompt:
+        """What the batch says beside its pictures."""
+        if batch.text_embeds is None or batch.text_mask is None:
+            return self.conditioner(batch.captions, batch.labels)
+        return Prompt(batch.text_embeds, batch.text_mask, extra=batch.extra)
 
     def show(self, conditioning: Conditioning, batch: MusicBatch) -> Conditioning:
         """The same text with the pictures of a batch; without pictures where the system has no image encoder."""
@@ -68,30 +76,27 @@ class Stages(TrainedModule):
             latents = self.image_encoder.encode(batch.image)
         return dataclasses.replace(conditioning, has_image=batch.has_image, image_latents=latents, visual_features=features)
 
-    def null(self, conditioning: Conditioning, negative_prompt: str = "") -> Conditioning:
-        """The same pictures with ∅ text: the encoded empty string, or a negative prompt; in training and in sampling."""
-        if negative_prompt:
-            text, mask = self.conditioner([negative_prompt])
-        else:
-            if self._null_text is None or self._null_text[0].device != self.device:
-                self._null_text = self.conditioner([""])
-            text, mask = self._null_text
-        n = len(conditioning)
-        return dataclasses.replace(conditioning, text_embeds=text.expand(n, -1, -1), text_mask=mask.expand(n, -1))
+    def null(
+        self, conditioning: Conditioning, negative_prompt: str = "", fields: list[dict[str, Any]] | None = None
+    ) -> Conditioning:
+        """The same pictures with ∅ text, as the conditioner has it, or a negative prompt; in training and in sampling."""
+        if not negative_prompt:
+            return conditioning.saying(self.conditioner.without_text(conditioning).said())
+        return conditioning.saying(self.conditioner([negative_prompt] * len(conditioning), fields).said())
 
     def drop(self, conditioning: Conditioning, uniform: Tensor) -> Conditioning:
         """Classifier-free dropout of text, of the picture and of both."""
         d = self.diffusion
-        keep_text, keep_image = diffusion.drop_masks(uniform, d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)
+        keep_text, keep_image = process.drop_masks(uniform, d.text_drop_prob, d.image_drop_prob, d.both_drop_prob)
         kept = conditioning.where(keep_text, self.null(conditioning))
         return dataclasses.replace(kept, has_image=kept.has_image * keep_image)
 
-    def look(self, conditioning: Conditioning, timesteps: Tensor) -> VisualFeatures | None:
-        """Features of the pictures at the music's timesteps; a picture that several samples or branches share is read once."""
+    def look(self, conditioning: Conditioning, times: Tensor) -> VisualFeatures | None:
+        """Features of the pictures at the music's times; a picture that several samples or branches share is read once."""
         features, latents = conditioning.visual_features, conditioning.image_latents
         if features is None and latents is not None and self.image_encoder is not None:
             noise, layers = conditioning.image_noise, self.denoiser.layers
-            features = self.image_encoder.features(latents, timesteps[: len(latents)], noise, layers)
+            features = self.image_encoder.features(latents, self.objective.steps(times[: len(latents)]), noise, layers)
         if features is None:
             return None
         n = len(conditioning)
@@ -109,18 +114,31 @@ class Stages(TrainedModule):
         features = self.image_encoder.features(latents, timesteps, layers=self.denoiser.layers)
         return dataclasses.replace(conditioning, visual_features=features, image_latents=None)
 
-    def denoise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def denoise(self, noisy_latents: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         """One conditional pass of the denoiser."""
-        features = self.look(conditioning, timesteps)
+        features = self.look(conditioning, times)
         return self.denoiser(
-            noisy_latents, timesteps, conditioning.text_embeds, conditioning.text_mask, features, conditioning.has_image
+            noisy_latents,
+            times,
+            conditioning.text_embeds,
+            conditioning.text_mask,
+            features,
+            conditioning.has_image,
+            conditioning.extra,
         )
 
-    def encode_prompt(self, captions: list[str], image: Tensor | None, has_image: Tensor | None, seeds: list[int]) -> Conditioning:
+    def encode_prompt(
+        self,
+        captions: list[str],
+        image: Tensor | None,
+        has_image: Tensor | None,
+        seeds: list[int],
+        fields: list[dict[str, Any]] | None = None,
+    ) -> Conditioning:
         """Captions and pictures of a user, encoded; `has_image` (B,) is 1 where a sample has one, None for all of them."""
-        text, mask = self.conditioner(captions)
+        prompt = self.conditioner(captions, fields)
         shown = torch.ones(len(captions)) if has_image is None else has_image
-        conditioning = Conditioning(text, mask, shown.to(self.device))
+        conditioning = Conditioning(prompt.text_embeds, prompt.text_mask, shown.to(self.device), extra=prompt.extra)
         if image is None or self.image_encoder is None:
             return conditioning.without_image()
         latents = self.image_encoder.encode(image)

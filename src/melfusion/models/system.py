@@ -15,12 +15,11 @@ from melfusion.errors import CheckpointError
 from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
-from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.guidance import guided
-from melfusion.models.diffusion.samplers import sample
+from melfusion.models.diffusion.objective import Objective
 from melfusion.models.frozen import digest
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import DiffusionConfig, OptimConfig
+from melfusion.models.options import ObjectiveConfig, OptimConfig
 from melfusion.models.stages import Stages
 from melfusion.models.stored_names import WEIGHTS, rename_stored
 
@@ -29,12 +28,8 @@ class MeLFusion(Stages):
     """Built parts and plain values in; `training_step` and `generate` out. Only the denoiser trains and is checkpointed.
 
     Args:
-        alpha_bar: (T,) of the music's schedule.
-        scheduler: makes a fresh sampler schedule.
         config: the plain tree stored in checkpoints.
     """
-
-    alpha_bar: Tensor
 
     def __init__(
         self,
@@ -42,59 +37,47 @@ class MeLFusion(Stages):
         codec: MusicCodec,
         conditioner: Conditioner,
         image_encoder: ImageEncoder | None,
-        alpha_bar: Tensor,
-        diffusion: DiffusionConfig,
+        objective: Objective,
+        diffusion: ObjectiveConfig,
         optim: OptimConfig,
         clip_duration_s: float,
-        scheduler: Callable[[], Any],
         max_steps: int,
         val_items: int = 64,
         config: dict[str, Any] | None = None,
     ):
-        super().__init__(denoiser, codec, conditioner, image_encoder, diffusion, clip_duration_s)
-        self.optim, self.scheduler = optim, scheduler
+        super().__init__(denoiser, codec, conditioner, image_encoder, objective, diffusion, clip_duration_s)
+        self.optim = optim
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
-        self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.val_loss, self.val_other, self.val_unlike = MeanMetric(), MeanMetric(), MeanMetric()
         self._digests: dict[str, str] | None = None
 
-    def losses(self, latents: Tensor, conditioning: Conditioning, timesteps: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, latents: Tensor, conditioning: Conditioning, times: Tensor, noise: Tensor) -> Tensor:
         """(B,) weighted losses, each sample's own (eq. 7)."""
-        d, alpha_bar = self.diffusion, self.alpha_bar[timesteps]
-        if d.pure_noise_share:
-            last = diffusion.expand(timesteps == len(self.alpha_bar) - 1, latents)
-            noise = torch.where(last, diffusion.noise_hiding(latents, noise, alpha_bar), noise)
-        output = self.denoise(diffusion.add_noise(latents, noise, alpha_bar), timesteps, conditioning)
-        wanted = diffusion.target(latents, noise, alpha_bar, d.prediction_type)
-        kind = "v_prediction" if d.loss_space == "v" else d.prediction_type  # of the error that min-SNR weighs
-        weights = diffusion.min_snr_weight(alpha_bar, d.min_snr_gamma, kind)
-        weights = weights * diffusion.loss_space_weight(alpha_bar, d.loss_space, d.prediction_type)
-        return diffusion.sample_losses(output, wanted) * weights
+        return self.objective.losses(lambda noisy, at: self.denoise(noisy, at, conditioning), latents, noise, times)
 
     # --- Lightning ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: MusicBatch, batch_idx: int) -> dict[str, Tensor]:
         latents, conditioning = self.encode_music(batch), self.condition(batch)
         conditioning = self.drop(conditioning, batch.draws["drop"])
-        share = self.diffusion.pure_noise_share
-        timesteps = diffusion.timesteps_from_uniform(batch.draws["timestep"], len(self.alpha_bar), share)
-        losses = self.losses(latents, conditioning, timesteps, batch.draws["noise"])
+        times = self.objective.times(batch.draws["timestep"])
+        losses = self.losses(latents, conditioning, times, batch.draws["noise"])
         self.log_loss(losses.mean(), len(batch))
-        return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": timesteps}
+        return {"loss": losses.mean(), "losses": losses.detach(), "timesteps": self.objective.steps(times)}
 
     def validation_step(self, batch: MusicBatch, batch_idx: int) -> None:
         """Each item always has its own noise and its own stratum of t; it is scored again with its partner's picture.
 
         `val/loss_other_picture` above `val/loss` shows that the picture is used: a falling loss alone does not.
         """
-        timesteps = diffusion.stratified_timesteps(batch.position, self.val_items, len(self.alpha_bar))
+        times = self.objective.stratified(batch.position, self.val_items)
         batch = dataclasses.replace(batch, draws={name: t for name, t in batch.draws.items() if name != "vae_noise"})
         latents, conditioning = self.encode_music(batch), self.condition(batch)
-        self.val_loss.update(self.losses(latents, conditioning, timesteps, batch.draws["noise"]))
+        self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
         if batch.other is not None:
             other = self.show(conditioning, batch.other)
-            self.val_other.update(self.losses(latents, other, timesteps, batch.draws["noise"]))
+            self.val_other.update(self.losses(latents, other, times, batch.draws["noise"]))
             self.val_unlike.update(batch.pictures_differ(batch.other).float())
 
     def on_validation_epoch_end(self) -> None:
@@ -183,8 +166,7 @@ class MeLFusion(Stages):
         null = self.null(conditioning, negative_prompt)
         denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
         noise = self.draw("noise", seeds, self.latent_shape(duration_s))
-        latents = sample(denoise, noise, self.scheduler(), num_inference_steps, progress, bool(self.diffusion.pure_noise_share))
-        return self.codec.decode(latents)
+        return self.codec.decode(self.objective.sample(denoise, noise, num_inference_steps, progress))
 
     def vocode(self, decoded: Tensor) -> Tensor:
         """What `generate` gives → waveform (B, S)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from melfusion.batch import Prompt
 from melfusion.models.conditioner import Conditioner
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,9 @@ class TextEncoder(Conditioner):
         return tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
 
     @torch.no_grad()
-    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+    def forward(self, captions: list[str], fields: list[dict[str, Any]] | None = None) -> Prompt:
         ids, mask = self.tokenize(captions)
         # bf16 whatever the trainer's precision: FLAN-T5-large overflows in fp16
         with torch.autocast("cuda", torch.bfloat16) if ids.is_cuda else contextlib.nullcontext():
             embeds = self.network(input_ids=ids, attention_mask=mask).last_hidden_state
-        return embeds.float(), mask.bool()
+        return Prompt(embeds.float(), mask.bool())

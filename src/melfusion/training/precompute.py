@@ -7,6 +7,7 @@ shards whose provenance differs from what it would compute itself.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.schema import Config
-from melfusion.batch import MusicBatch, present
+from melfusion.batch import MusicBatch, Prompt, present
 from melfusion.data.collate import collate, collate_cached
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.dataset import MusicDataset
@@ -28,6 +29,7 @@ from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, write_shards
 from melfusion.data.storage import local_name
 from melfusion.errors import BadSample, DataError
+from melfusion.models.conditioner import Conditioner
 from melfusion.models.system import MeLFusion
 from melfusion.training.precision import attention_in_float32_on_cpu, autocast, keep_frozen, resolve_precision
 from melfusion.training.preemption import leaving_on_signal
@@ -72,7 +74,7 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     batch = batch.to(system.device)
     out = {"latent_moments": system.codec.encode_moments(present(batch.waveform))}
     conditioning = system.read_once(system.condition(batch))
-    out |= {"text_embeds": conditioning.text_embeds, "text_mask": conditioning.text_mask.to(torch.uint8)}
+    out |= conditioning.said() | {"text_mask": conditioning.text_mask.to(torch.uint8)}
     out["has_image"] = batch.has_image
     if conditioning.image_latents is not None:
         return out | {"image_latents": conditioning.image_latents}
@@ -123,17 +125,25 @@ def computed_samples(config: Config, system: MeLFusion, made_with: str) -> Itera
     data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
     data.setup()
     dtype = getattr(torch, config.data.precompute.dtype)
-    encoded: dict[str, tuple[Tensor, Tensor]] = {}  # many clips share a caption: each is encoded once
+    encoded: dict[str, dict[str, Tensor]] = {}  # many clips share a caption: each is encoded once
     for split in sorted(ShardSet(config.data.path, config.data).counts()):
         for batch in readable_batches(config, data.dataset(split), split):
             with autocast(resolve_precision(config.trainer), system.device.type):
-                if new := [c for c in dict.fromkeys(batch.captions) if c not in encoded]:
-                    encoded.update(zip(new, zip(*system.conditioner(new), strict=True), strict=True))
-                pairs = [encoded[c] for c in batch.captions]
-                batch.text_embeds, batch.text_mask = (torch.stack(t) for t in zip(*pairs, strict=True))
+                batch = with_prompts(system.conditioner, batch, encoded)
                 tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
             for i, key in enumerate(batch.keys):
                 yield _sample(key, split, batch, i, tensors, dtype, made_with)
+
+
+def with_prompts(conditioner: Conditioner, batch: MusicBatch, encoded: dict[str, dict[str, Tensor]]) -> MusicBatch:
+    """The batch with its requests encoded; `encoded` gets those that are new."""
+    fields = [{name: labels[name] for name in conditioner.takes if name in labels} for labels in batch.labels]
+    keys = [json.dumps([caption, said], sort_keys=True) for caption, said in zip(batch.captions, fields, strict=True)]
+    if new := {key: i for i, key in enumerate(keys) if key not in encoded}:
+        said = conditioner([batch.captions[i] for i in new.values()], [fields[i] for i in new.values()]).said()
+        encoded.update({key: {name: t[row] for name, t in said.items()} for row, key in enumerate(new)})
+    prompt = Prompt.of({name: torch.stack([encoded[key][name] for key in keys]) for name in encoded[keys[0]]})
+    return dataclasses.replace(batch, text_embeds=prompt.text_embeds, text_mask=prompt.text_mask, extra=prompt.extra)
 
 
 def readable_batches(config: Config, dataset: MusicDataset, split: str) -> Iterator[MusicBatch]:

@@ -25,7 +25,7 @@ class TrainingScalars(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
         if isinstance(outputs, dict) and "timesteps" in outputs:
-            self._gather(outputs["timesteps"] * self.bins // len(pl_module.alpha_bar), outputs["losses"].float())
+            self._gather(outputs["timesteps"] * self.bins // pl_module.objective.num_timesteps, outputs["losses"].float())
         step, since = trainer.global_step, self.last[0]
         first = step == self.started + 1 and since == self.started
         if step == since or (step % trainer.log_every_n_steps and not first):

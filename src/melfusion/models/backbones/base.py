@@ -73,7 +73,13 @@ class Backbone(Denoiser):
         return {"all": True, "decoder": True, "cross_attn": listens, "synapse": False}[self.trainable]
 
     def run(
-        self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None, more: dict[str, Any]
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None,
+        extra: dict[str, Tensor],
+        more: dict[str, Any],
     ) -> Tensor:
         """One pass of the stock network; `more` are arguments that the synapse adds."""
         raise NotImplementedError
@@ -86,6 +92,7 @@ class Backbone(Denoiser):
         text_mask: Tensor | None = None,
         visual_features: VisualFeatures | None = None,
         has_image: Tensor | None = None,
+        extra: dict[str, Tensor] | None = None,
     ) -> Tensor:
         seen: tuple[VisualFeatures, Tensor] | None = None
         more: dict[str, Any] = {}
@@ -94,7 +101,7 @@ class Backbone(Denoiser):
             prepared, more = self.synapse.enter(noisy_latents, timesteps, text_embeds, text_mask, prepared, has_image)
             seen = (prepared, has_image)
         with self.sight.of(seen):
-            return self.run(noisy_latents, timesteps, text_embeds, text_mask, more)
+            return self.run(noisy_latents, timesteps, text_embeds, text_mask, extra or {}, more)
 
     @property
     def layers(self) -> list[str]:

@@ -43,7 +43,13 @@ class SynapticUNet(Backbone):
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def run(
-        self, noisy_latents: Tensor, timesteps: Tensor, text_embeds: Tensor, text_mask: Tensor | None, more: dict[str, Any]
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None,
+        extra: dict[str, Tensor],
+        more: dict[str, Any],
     ) -> Tensor:
         text = {"encoder_hidden_states": text_embeds, "encoder_attention_mask": text_mask}
         return self.unet(noisy_latents, timesteps, **text, **more).sample

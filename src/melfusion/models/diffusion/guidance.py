@@ -36,7 +36,8 @@ def guided(
     weights = guidance_weights(s_text, s_image)
     if not conditioning.has_image.any():
         fold(weights, "full", "text")
-    if torch.equal(conditioning.text_embeds, null.text_embeds) and torch.equal(conditioning.text_mask, null.text_mask):
+    other = null.said()
+    if all(torch.equal(tensor, other[name]) for name, tensor in conditioning.said().items()):
         fold(weights, "text", "null")
     joint = join([branches[name] for name in weights])
 

@@ -96,6 +96,17 @@ def noise_hiding(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return (noise - _expand(alpha_bar.sqrt(), latents) * latents) / _expand((1 - alpha_bar).sqrt(), latents)
 
 
+def shifted(time: Tensor, shift: float) -> Tensor:
+    """Times of a flow in [0, 1], moved towards the noise (Esser et al. 2024, eq. 23)."""
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def between(latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """x_t = (1 - t) x_0 + t ε of a rectified flow; time (B,)."""
+    time = _expand(time, latents)
+    return (1 - time) * latents + time * noise
+
+
 def stratified_timesteps(position: Tensor, num_items: int, num_train_timesteps: int) -> Tensor:
     """Validation: item i of n always gets the middle of its own stratum of [0, T), spread by a fixed stride."""
     stride = next(s for s in range(num_items // 2 + 1, 2 * num_items + 2) if _coprime(s, num_items))

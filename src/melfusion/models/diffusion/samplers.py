@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from melfusion.models.diffusion.process import add_noise, target, to_clean
+from melfusion.models.diffusion.process import add_noise, shifted, target, to_clean
 from melfusion.models.options import DiffusionConfig
 
 # First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
@@ -56,4 +57,15 @@ def sample(
             model_output = target(clean, noise, alpha_bar, scheduler.config.prediction_type)
             first = False
         latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def sample_flow(
+    denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int, shift: float, progress: Callable = iter
+) -> Tensor:
+    """Euler steps of a rectified flow from `noise` at time 1 down to 0, with evenly spread times that are shifted after."""
+    times = shifted(torch.linspace(1, 0, num_steps + 1, device=noise.device), shift)
+    latents = noise
+    for i in progress(range(num_steps)):
+        latents = latents + (times[i + 1] - times[i]) * denoise(latents, times[i])
     return latents
