@@ -35,7 +35,7 @@ def test_its_gradient_and_bool_masks_pass_through_autocast():
     attention_in_float32_on_cpu()
     q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 10, 16).unbind())
     with torch.autocast("cpu", torch.bfloat16):
-        out = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, heads=2)
+        out = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), heads=2)
         F.scaled_dot_product_attention(q, k, v, torch.ones(10, 10, dtype=torch.bool), is_causal=False)
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
