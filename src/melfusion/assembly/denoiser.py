@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from diffusers import UNet2DConditionModel
+from diffusers import AceStepTransformer1DModel, StableAudio3DiTModel, StableAudioDiTModel, UNet2DConditionModel
+from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import TANGO_FRONT_END, check_front_end, weights_folder
-from melfusion.errors import WeightsError
+from melfusion.models.backbones.ace_step import AceStep
+from melfusion.models.backbones.audioldm2 import AudioLDM2
+from melfusion.models.backbones.base import Backbone
+from melfusion.models.backbones.options import AudioLDM2Config, TransformerConfig, UNetConfig
+from melfusion.models.backbones.stable_audio import StableAudio
+from melfusion.models.backbones.stable_audio_3 import StableAudio3
 from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.layout_names import TANGO_FILE
-from melfusion.models.options import UNetConfig
 from melfusion.models.published import load_tango, pretrained, tango_state
-from melfusion.models.twins import random_unet
+from melfusion.models.twins import random_audioldm2, random_unet
 
 
 def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> SynapticUNet:
     """The music UNet with its synapse, from a diffusers folder, Tango's published file, or random init."""
-    c, s, folder = config.denoiser, config.synapse, weights_folder(config, "denoiser")
+    c, folder = config.denoiser, weights_folder(config, "denoiser")
     assert isinstance(c, UNetConfig)
     if folder is None:
         unet = random_unet(c, config.music_vae.latent_channels, text_width)
@@ -35,27 +41,51 @@ def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder |
         unet = random_unet(c, config.music_vae.latent_channels, text_width, **flags)
         load_tango(unet, state, folder / TANGO_FILE)
     else:
-        unet = pretrained(UNet2DConditionModel, folder / "unet" if (folder / "unet").is_dir() else folder)
-    if unet.config.in_channels != config.music_vae.latent_channels:
-        raise WeightsError(
-            f"denoiser.weights: {folder} denoises {unet.config.in_channels} channels, but "
-            f"music_vae.latent_channels={config.music_vae.latent_channels}."
-        )
-    if unet.config.cross_attention_dim != text_width:
-        raise WeightsError(
-            f"denoiser.weights: {folder} attends to text of width {unet.config.cross_attention_dim}, but the "
-            f"text encoder gives {text_width}: choose the encoder it was trained with."
-        )
-    made = SynapticUNet(unet, image_encoder, s.kind, s.layers, trainable(config, folder), **s.own())
-    if c.gradient_checkpointing:
+        unet = stored(UNet2DConditionModel, folder, "unet")
+    return listening(SynapticUNet, unet, config, folder, image_encoder)
+
+
+def audioldm2(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> AudioLDM2:
+    """AudioLDM 2's UNet from a diffusers folder, or random init."""
+    c, channels = config.denoiser, config.music_vae.latent_channels
+    assert isinstance(c, AudioLDM2Config)
+    folder = weights_folder(config, "denoiser")
+    network = random_audioldm2(c, channels, text_width) if folder is None else stored(AudioLDM2UNet2DConditionModel, folder, "unet")
+    return listening(AudioLDM2, network, config, folder, image_encoder)
+
+
+def transformer(cls: type[Backbone], network: Any, config: Config, image_encoder: ImageEncoder | None) -> Backbone:
+    """A diffusion transformer from a diffusers folder, or random init of the sizes in the configuration."""
+    c, folder = config.denoiser, weights_folder(config, "denoiser")
+    assert isinstance(c, TransformerConfig)
+    made = network(**c.sizes()) if folder is None else stored(network, folder, "transformer")
+    return listening(cls, made, config, folder, image_encoder)
+
+
+def stored(network: Any, folder: Path, name: str) -> Any:
+    """The network of a folder, or of a pipeline's folder where it stands under its name."""
+    return pretrained(network, folder / name if (folder / name).is_dir() else folder)
+
+
+def listening(cls: type[Backbone], network: Any, config: Config, folder: Path | None, image_encoder: ImageEncoder | None) -> Any:
+    """A network with the synapse of the configuration."""
+    s = config.synapse
+    made = cls(network, image_encoder, s.kind, s.layers, trainable(config, folder), **s.own())
+    if config.denoiser.gradient_checkpointing:
         made.checkpoint_activations()
     return made
 
 
 def trainable(config: Config, folder: Path | None) -> str:
-    """What of the backbone trains: `auto` is the decoder on top of weights, and everything without weights or pictures."""
+    """What of the backbone trains: `auto` is AUTO of its options on top of weights, and everything without weights or pictures."""
     chosen, all_of_it = config.denoiser.trainable, folder is None or config.synapse.kind == "none"
-    return ("all" if all_of_it else "decoder") if chosen == "auto" else chosen
+    return ("all" if all_of_it else config.denoiser.AUTO) if chosen == "auto" else chosen
 
 
-BUILD: dict[str, Callable[[Config, int, ImageEncoder | None], Denoiser]] = {"unet": synaptic_unet}
+BUILD: dict[str, Callable[[Config, int, ImageEncoder | None], Denoiser]] = {
+    "unet": synaptic_unet,
+    "audioldm2": audioldm2,
+    "stable_audio": lambda config, _, encoder: transformer(StableAudio, StableAudioDiTModel, config, encoder),
+    "stable_audio_3": lambda config, _, encoder: transformer(StableAudio3, StableAudio3DiTModel, config, encoder),
+    "ace_step": lambda config, _, encoder: transformer(AceStep, AceStepTransformer1DModel, config, encoder),
+}

@@ -12,15 +12,14 @@ from melfusion.data.options import DataConfig
 from melfusion.data.sources import SOURCES
 from melfusion.listeners.options import JudgeConfig, TowersConfig
 from melfusion.media.options import AudioConfig
+from melfusion.models.backbones.options import DENOISERS, DenoiserConfig, UNetConfig
 from melfusion.models.options import (
     CODECS,
     CONDITIONERS,
-    DENOISERS,
     IMAGE_ENCODERS,
     OBJECTIVES,
     CodecConfig,
     ConditionerConfig,
-    DenoiserConfig,
     DiffusionConfig,
     ImageConfig,
     ImageDiffusionConfig,
@@ -30,7 +29,6 @@ from melfusion.models.options import (
     OptimConfig,
     SamplingConfig,
     TextEncoderConfig,
-    UNetConfig,
     VocoderConfig,
 )
 from melfusion.models.synapse.options import OPTIONS, KVMixConfig, SynapseConfig

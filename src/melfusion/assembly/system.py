@@ -8,6 +8,8 @@ from pathlib import Path
 from melfusion.assembly import codec, conditioner, denoiser, image
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.assembly.weights import seeded
+from melfusion.errors import WeightsError
+from melfusion.models.denoiser import Denoiser
 from melfusion.models.diffusion.objective import OBJECTIVES
 from melfusion.models.frozen import freeze
 from melfusion.models.system import MeLFusion
@@ -20,6 +22,7 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
         encoder = freeze(image.BUILD[config.image.kind](config)) if config.synapse.kind != "none" else None
         backbone = denoiser.BUILD[config.denoiser.kind](config, text.width, encoder)
         music = freeze(codec.BUILD[config.codec.kind](config))
+    check_fit(config, backbone, text.width, music.latent_shape(config.audio.clip_duration_s)[0])
     return MeLFusion(
         denoiser=backbone,
         codec=music,
@@ -33,6 +36,21 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
         val_items=config.data.val_items,
         config=to_dict(config),
     )
+
+
+def check_fit(config: Config, backbone: Denoiser, text_width: int, channels: int) -> None:
+    """WeightsError where the backbone was made for another codec or conditioner."""
+    name = f"denoiser.weights: {config.denoiser.weights or config.denoiser.kind}"
+    if backbone.latent_channels not in (None, channels):
+        raise WeightsError(
+            f"{name} denoises {backbone.latent_channels} channels, but the codec ({config.codec.kind}) makes {channels}: "
+            "choose the codec it was trained with."
+        )
+    if backbone.text_width not in (None, text_width):
+        raise WeightsError(
+            f"{name} attends to text of width {backbone.text_width}, but the text encoder gives {text_width}: "
+            "choose the encoder it was trained with."
+        )
 
 
 def noise_shapes(config: Config, module: MeLFusion) -> dict[str, tuple[int, ...]]:

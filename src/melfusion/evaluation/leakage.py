@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from melfusion.batch import Prompt
 from melfusion.data.dataset import MusicDataset
 from melfusion.evaluation.sets import metas_of
 from melfusion.media.pictures import read_image
@@ -49,7 +50,7 @@ def read_inputs(dataset: MusicDataset, side: int) -> Inputs:
 def leakage(
     train: Inputs,
     test: Inputs,
-    text_encoder: Callable[[list[str]], tuple[Tensor, Tensor]],
+    text_encoder: Callable[[list[str]], Prompt],
     image_embedder: Callable[[Tensor], Tensor] | None = None,
 ) -> list[dict[str, Any]]:
     """One entry for each source, kind of features and attribute.
@@ -82,10 +83,7 @@ def _attribute_score(train: Inputs, test: Inputs, attribute: str, sides: list[Te
 
 
 def _features(
-    train: Inputs,
-    test: Inputs,
-    text_encoder: Callable[[list[str]], tuple[Tensor, Tensor]],
-    image_embedder: Callable[[Tensor], Tensor] | None,
+    train: Inputs, test: Inputs, text_encoder: Callable[[list[str]], Prompt], image_embedder: Callable[[Tensor], Tensor] | None
 ) -> dict[tuple[str, str], list[Tensor]]:
     """(source, kind of features) → the features of both sides."""
     features = {
@@ -138,7 +136,7 @@ def _words(caption: str) -> list[str]:
     return "".join(c if c.isalnum() or c == "#" else " " for c in caption.lower()).split()
 
 
-def sentences(captions: list[str], text_encoder: Callable[[list[str]], tuple[Tensor, Tensor]]) -> Tensor:
+def sentences(captions: list[str], text_encoder: Callable[[list[str]], Prompt]) -> Tensor:
     """Captions → (N, D): the mean over the token embeddings of each."""
 
     def mean(few: list[str]) -> Tensor:

@@ -17,6 +17,9 @@ class Denoiser(lightning.LightningModule):
     B batch, C channels, T frames, F bins of the latents, L text tokens, D width, N image tokens.
     """
 
+    latent_channels: Any = None  # C of the latents; None: any
+    text_width: Any = None  # D of the text; None: any
+
     @property
     def frames_multiple(self) -> int:
         """T of the latents must be a multiple of this."""

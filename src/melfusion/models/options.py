@@ -193,52 +193,6 @@ CONDITIONERS: dict[str, type[ConditionerConfig]] = {"text": ConditionerConfig}
 
 
 @dataclass
-class DenoiserConfig(Kind):
-    """The music backbone; what all of them have."""
-
-    kind: str = "unet"  # unet: diffusers' UNet2DConditionModel (Tango, AudioLDM)
-    weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
-    gradient_checkpointing: bool = False  # compute activations twice, for less memory
-    compile: bool = False  # torch.compile the backbone
-    trainable: str = "auto"  # auto: decoder on top of `weights`, else all | all | decoder | cross_attn (the decoder's) | synapse
-
-    TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
-
-    @property
-    def frames_multiple(self) -> int:
-        """The latents' frames must be a multiple of this."""
-        return 1
-
-
-@dataclass
-class UNetConfig(DenoiserConfig):
-    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
-    layers_per_block: int = 2  # ResNet blocks per level
-    attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])  # heads per level; one number: of all
-    attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
-    norm_num_groups: int = 32  # groups of the group norms
-
-    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
-        "block_out_channels": [8, 16],
-        "layers_per_block": 1,
-        "attention_head_dim": [2],
-        "attention_blocks": [True, True],
-        "norm_num_groups": 4,
-    }
-
-    @property
-    def frames_multiple(self) -> int:
-        """Each level below the first halves the frames."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    def misfit(self, config: Any) -> str | None:
-        return levels_misfit("denoiser", self.attention_blocks, self.block_out_channels)
-
-
-DENOISERS: dict[str, type[DenoiserConfig]] = {"unet": UNetConfig}
-
-
-@dataclass
 class ObjectiveConfig(Kind):
     """What the denoiser learns to predict; what all objectives share."""
 

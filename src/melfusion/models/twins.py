@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 from torch import nn
 from transformers import (
     BertConfig,
@@ -18,7 +19,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from melfusion.models.options import ImageDiffusionConfig, MusicVAEConfig, TextEncoderConfig, UNetConfig, VisionConfig
+from melfusion.models.backbones.options import AudioLDM2Config, UNetConfig
+from melfusion.models.options import ImageDiffusionConfig, MusicVAEConfig, TextEncoderConfig, VisionConfig
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -51,6 +53,25 @@ def random_unet(
         cross_attention_dim=cross_attention_dim,
         norm_num_groups=c.norm_num_groups,
         **flags,
+    )
+
+
+def random_audioldm2(c: AudioLDM2Config, channels: int, text_width: int) -> AudioLDM2UNet2DConditionModel:
+    """The published arrangement: each layer attends to itself, to the GPT-2's tokens, and to the text."""
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in c.attention_blocks]
+    up = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(c.attention_blocks)]
+    levels = len(c.block_out_channels)
+    heads = c.attention_head_dim if len(c.attention_head_dim) > 1 else c.attention_head_dim * levels
+    return AudioLDM2UNet2DConditionModel(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=c.block_out_channels,
+        layers_per_block=c.layers_per_block,
+        num_attention_heads=tuple(heads),
+        cross_attention_dim=[[None, c.generated_width, text_width]] * levels,
+        norm_num_groups=c.norm_num_groups,
     )
 
 

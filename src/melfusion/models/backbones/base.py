@@ -58,11 +58,6 @@ class Backbone(Denoiser):
     def network(self) -> Any:
         return getattr(self, self.attribute)
 
-    @property
-    def text_width(self) -> int:
-        """D of the text that the network attends to."""
-        raise NotImplementedError
-
     def sites(self) -> list[Site]:
         """The cross-attentions of the network, in forward order."""
         raise NotImplementedError

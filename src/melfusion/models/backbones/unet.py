@@ -30,6 +30,10 @@ class SynapticUNet(Backbone):
     def text_width(self) -> int:
         return self.unet.config.cross_attention_dim
 
+    @property
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
+
     def sites(self) -> list[Site]:
         return unet_sites(self.unet)
 

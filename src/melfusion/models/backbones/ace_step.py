@@ -1,0 +1,53 @@
+"""ACE-Step 1.5's diffusion transformer, a rectified flow with grouped queries and normed keys, with a synapse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch import Tensor
+
+from melfusion.models.backbones.base import Backbone, separate
+from melfusion.models.synapse.layers import Site
+from melfusion.models.synapse.processor import GroupedProcessor
+
+
+class AceStep(Backbone):
+    """Latents (B, C, T), times in [0, 1]. Extra `context`: (B, T, D), what stood there before and which frames are to be made;
+    without it nothing stood there, and all are.
+
+    The network gets no mask of its text: words, lyrics and timbre come packed, and what is padding there is attended to.
+    """
+
+    transformer: AceStepTransformer1DModel
+
+    attribute = "transformer"
+    processor = GroupedProcessor
+
+    @property
+    def text_width(self) -> int:
+        return self.transformer.config.encoder_hidden_size or self.transformer.config.hidden_size
+
+    @property
+    def latent_channels(self) -> int:
+        return self.transformer.config.audio_acoustic_hidden_dim
+
+    def sites(self) -> list[Site]:
+        paths = [f"layers.{i}.cross_attn" for i in range(len(self.transformer.layers))]
+        return [Site(path, f"block{i + 1}", path, *separate(self.transformer.get_submodule(path))) for i, path in enumerate(paths)]
+
+    def run(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None,
+        extra: dict[str, Tensor],
+        more: dict[str, Any],
+    ) -> Tensor:
+        latents, context = noisy_latents.transpose(1, 2), extra.get("context")
+        if context is None:
+            width = self.transformer.config.in_channels - 2 * self.latent_channels
+            context = torch.cat([torch.zeros_like(latents), latents.new_ones(*latents.shape[:2], width)], 2)
+        return self.transformer(latents, timesteps, timesteps, text_embeds, context, **more).sample.transpose(1, 2)

@@ -1,0 +1,182 @@
+"""Options of the music backbones. No heavy imports.
+
+A new one is a dataclass and a line of DENOISERS here, its class in a file beside this one, and one of BUILD (assembly/denoiser.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from melfusion.models.options import Kind, levels_misfit
+
+
+@dataclass
+class DenoiserConfig(Kind):
+    """The music backbone; what all of them have."""
+
+    kind: str = "unet"  # unet (Tango, AudioLDM, the paper) | audioldm2 | stable_audio (Open) | stable_audio_3 | ace_step
+    weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
+    gradient_checkpointing: bool = False  # compute activations twice, for less memory
+    compile: bool = False  # torch.compile the backbone
+    trainable: str = "auto"  # auto | all | decoder | cross_attn (where it listens) | synapse; auto: all, but on top of weights AUTO
+
+    AUTO: ClassVar[str] = "synapse"
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
+
+    @property
+    def frames_multiple(self) -> int:
+        """The latents' frames must be a multiple of this."""
+        return 1
+
+
+@dataclass
+class UNetConfig(DenoiserConfig):
+    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
+    layers_per_block: int = 2  # ResNet blocks per level
+    attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])  # heads per level; one number: of all
+    attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
+    norm_num_groups: int = 32  # groups of the group norms
+
+    AUTO: ClassVar[str] = "decoder"
+    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "attention_head_dim": [2],
+        "attention_blocks": [True, True],
+        "norm_num_groups": 4,
+    }
+
+    @property
+    def frames_multiple(self) -> int:
+        """Each level below the first halves the frames."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def misfit(self, config: Any) -> str | None:
+        return levels_misfit("denoiser", self.attention_blocks, self.block_out_channels)
+
+
+@dataclass
+class TransformerConfig(DenoiserConfig):
+    """What the diffusion transformers share. All fields of its kinds are sizes of a random twin, under diffusers' own names."""
+
+    def sizes(self) -> dict[str, Any]:
+        """Arguments of the network's class."""
+        shared = {f.name for f in dataclasses.fields(TransformerConfig)}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in shared}
+
+    def misfit(self, config: Any) -> str | None:
+        if self.trainable != "decoder":
+            return None
+        return "denoiser.trainable=decoder: a transformer has no decoder; give all, cross_attn or synapse."
+
+
+@dataclass
+class StableAudioConfig(TransformerConfig):
+    """Stable Audio Open."""
+
+    sample_size: int = 1024  # latent frames that it was trained on
+    in_channels: int = 64  # channels of the latents
+    out_channels: int = 64  # the same
+    num_layers: int = 24  # blocks
+    attention_head_dim: int = 64  # width of a head
+    num_attention_heads: int = 24  # heads of queries
+    num_key_value_attention_heads: int = 12  # heads of keys and values
+    cross_attention_dim: int = 768  # width of the text inside
+    cross_attention_input_dim: int = 768  # width of the text
+    global_states_input_dim: int = 1536  # width of what tells the seconds
+    time_proj_dim: int = 256  # of the time's features
+
+    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
+        "sample_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "num_key_value_attention_heads": 2,
+        "cross_attention_dim": 16,
+        "cross_attention_input_dim": 16,
+        "global_states_input_dim": 16,
+        "time_proj_dim": 8,
+    }
+
+
+@dataclass
+class StableAudio3Config(TransformerConfig):
+    """Stable Audio 3."""
+
+    io_channels: int = 256  # channels of the latents
+    patch_size: int = 1  # latent frames in a token
+    embed_dim: int = 1536  # width
+    depth: int = 24  # blocks
+    num_heads: int = 24  # heads
+    cond_token_dim: int = 768  # width of the text
+    global_cond_dim: int = 768  # width of what tells the seconds
+    local_add_cond_dim: int = 257  # channels of what is to be kept in repainting
+    timestep_features_dim: int = 256  # of the time's features
+    ff_mult: float = 4.0  # width of the feed-forward layers over embed_dim
+    num_memory_tokens: int = 64  # learned tokens before the latents
+    use_differential_attention: bool = True  # differences of two attentions
+
+    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
+        "io_channels": 4,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "cond_token_dim": 16,
+        "global_cond_dim": 16,
+        "local_add_cond_dim": 5,
+        "timestep_features_dim": 8,
+        "num_memory_tokens": 4,
+    }
+
+
+@dataclass
+class AceStepConfig(TransformerConfig):
+    """ACE-Step 1.5."""
+
+    hidden_size: int = 2048  # width
+    intermediate_size: int = 6144  # width of the feed-forward layers
+    num_hidden_layers: int = 24  # blocks
+    num_attention_heads: int = 16  # heads of queries
+    num_key_value_heads: int = 8  # heads of keys and values
+    head_dim: int = 128  # width of a head
+    in_channels: int = 192  # of the latents, of what stood there before, and of the mask
+    audio_acoustic_hidden_dim: int = 64  # channels of the latents
+    patch_size: int = 2  # latent frames in a token
+    sliding_window: int = 128  # tokens that every other block sees to each side
+    encoder_hidden_size: int | None = None  # width of the text; null: hidden_size
+
+    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "in_channels": 12,
+        "audio_acoustic_hidden_dim": 4,
+        "sliding_window": 4,
+    }
+
+
+@dataclass
+class AudioLDM2Config(UNetConfig):
+    """AudioLDM 2: each layer attends to itself, to tokens of a GPT-2, and to the text."""
+
+    block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])  # channels per level, top first
+    attention_head_dim: list[int] = field(default_factory=lambda: [4, 8, 12, 20])  # heads per level; one number: of all
+    generated_width: int = 768  # of the GPT-2's tokens
+
+    TINY: ClassVar[dict[str, Any]] = UNetConfig.TINY | {"generated_width": 8}
+
+
+DENOISERS: dict[str, type[DenoiserConfig]] = {
+    "unet": UNetConfig,
+    "audioldm2": AudioLDM2Config,
+    "stable_audio": StableAudioConfig,
+    "stable_audio_3": StableAudio3Config,
+    "ace_step": AceStepConfig,
+}

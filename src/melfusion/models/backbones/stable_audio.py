@@ -1,0 +1,56 @@
+"""Stable Audio Open's diffusion transformer (Evans et al. 2024, arXiv 2407.14358) with a synapse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import StableAudioDiTModel
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import Tensor
+
+from melfusion.models.backbones.base import Backbone, separate
+from melfusion.models.synapse.layers import Site
+
+
+class StableAudio(Backbone):
+    """Latents (B, C, T). Extra `global`: (B, 1, D), the seconds; without it zeros, for a twin that hears of none.
+
+    Words that the mask hides are zeros, as in its own pipeline, which gives the network no mask.
+    """
+
+    transformer: StableAudioDiTModel
+
+    attribute = "transformer"
+
+    @property
+    def text_width(self) -> int:
+        return self.transformer.config.cross_attention_input_dim
+
+    @property
+    def latent_channels(self) -> int:
+        return self.transformer.config.in_channels
+
+    def sites(self) -> list[Site]:
+        paths = [f"transformer_blocks.{i}.attn2" for i in range(len(self.transformer.transformer_blocks))]
+        return [Site(path, f"block{i + 1}", path, *separate(self.transformer.get_submodule(path))) for i, path in enumerate(paths)]
+
+    def run(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_embeds: Tensor,
+        text_mask: Tensor | None,
+        extra: dict[str, Tensor],
+        more: dict[str, Any],
+    ) -> Tensor:
+        config, batch = self.transformer.config, len(noisy_latents)
+        seconds = extra.get("global")
+        if seconds is None:
+            seconds = noisy_latents.new_zeros(batch, 1, config.global_states_input_dim)
+        text = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
+        length = noisy_latents.shape[2] + seconds.shape[1]
+        rotary = get_1d_rotary_pos_embed(config.attention_head_dim // 2, length, use_real=True, repeat_interleave_real=False)
+        rotary = tuple(part.to(noisy_latents.device) for part in rotary)
+        return self.transformer(
+            noisy_latents, timesteps, encoder_hidden_states=text, global_hidden_states=seconds, rotary_embedding=rotary, **more
+        ).sample
