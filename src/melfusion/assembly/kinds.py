@@ -69,14 +69,25 @@ def fitting(trees: list[Tree]) -> Chosen:
     return found
 
 
+def alike(one: Any, other: Any) -> set[str]:
+    """Names of the options that two kinds have with the same type and default."""
+
+    def told(kind: Any) -> set[tuple[str, Any, str]]:
+        plain = kind()
+        return {(f.name, f.type, repr(getattr(plain, f.name))) for f in dataclasses.fields(kind) if f.name != "kind"}
+
+    return {name for name, *_ in told(one) & told(other)}
+
+
 def of_kinds(config: Config, chosen: Chosen) -> Config:
-    """A copy of the configuration with the options of those kinds: values that both kinds have stay."""
+    """A copy of the configuration with the options of those kinds: values of options that both kinds have alike stay."""
     sections = {}
     for section, kind in chosen.items():
         if kind not in (kinds := KINDS[section]):
             raise ConfigError(f"{section}.kind={kind!r} is not one of {', '.join(kinds)}{nearest(str(kind), kinds)}.")
-        shared = {n: v for n, v in vars(getattr(config, section)).items() if n in names_of(section, kind) - {"kind"}}
-        sections[section] = kinds[kind](kind=kind, **shared)
+        now = getattr(config, section)
+        shared = alike(type(now), kinds[kind])
+        sections[section] = kinds[kind](kind=kind, **{name: value for name, value in vars(now).items() if name in shared})
     return dataclasses.replace(config, **sections)
 
 

@@ -69,7 +69,7 @@ def random_audioldm2(c: AudioLDM2Config, channels: int, text_width: int) -> Audi
         up_block_types=up,
         block_out_channels=c.block_out_channels,
         layers_per_block=c.layers_per_block,
-        num_attention_heads=tuple(heads),
+        attention_head_dim=tuple(heads),
         cross_attention_dim=[[None, c.generated_width, text_width]] * levels,
         norm_num_groups=c.norm_num_groups,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers import Transformer2DModel
 from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 from torch import Tensor
 
@@ -37,6 +38,23 @@ class AudioLDM2(SynapticUNet):
         chosen = [name for name in names if int(name.split("attentions.")[1].split(".")[0]) % count == 2]
         paths = {name: f"{name}.attn2" for name in chosen}
         return [Site(f"text.{name}", blocks[name], path, *separate(self.unet.get_submodule(path))) for name, path in paths.items()]
+
+    def checkpoint_activations(self) -> None:
+        """Its blocks hand their arguments to the transformers one place too far (diffusers 0.42): here they go by name."""
+        names = ("encoder_hidden_states", "timestep", "class_labels", "cross_attention_kwargs", "attention_mask")
+
+        def run(module: Any, hidden_states: Tensor, *args: Any) -> Any:
+            if not isinstance(module, Transformer2DModel):
+                return self.sight.checkpointed(module, hidden_states, *args)
+            named = dict(zip((*names, "encoder_attention_mask"), args, strict=True))
+            text, mask = named.pop("encoder_hidden_states"), named.pop("encoder_attention_mask")
+
+            def called(hidden: Tensor, text: Tensor | None, mask: Tensor | None) -> Any:
+                return module(hidden, encoder_hidden_states=text, encoder_attention_mask=mask, return_dict=False, **named)
+
+            return self.sight.checkpointed(called, hidden_states, text, mask)
+
+        self.unet.enable_gradient_checkpointing(run)
 
     def run(
         self,
