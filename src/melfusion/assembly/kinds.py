@@ -96,14 +96,18 @@ def without_other_kinds(tree: Tree, where: str, here: Chosen, final: Chosen) -> 
 
     ConfigError where the kind that is chosen at this layer does not have them either.
     """
-    for section in KINDS:
-        for name in given(tree, section):
-            kinds = kinds_with(f"{section}.{name}")
-            if not kinds or final[section] in kinds:
+    for section, kinds in KINDS.items():
+        now, then = here[section], final[section]
+        if now not in kinds:
+            continue  # it is refused where the options are composed
+        for name in set(given(tree, section)) - {"kind"}:
+            having = kinds_with(f"{section}.{name}")
+            if now in having and name in alike(kinds[now], kinds[then]):
                 continue
-            if here[section] not in kinds:
+            if now in having and now != then:
+                del tree[section][name]
+            elif having and then not in having:
                 raise ConfigError(
-                    f"{where}: {section}.{name} is an option of {section}.kind={' | '.join(kinds)}, and the kind here is "
-                    f"{here[section]}: leave it out, or choose one of those."
+                    f"{where}: {section}.{name} is an option of {section}.kind={' | '.join(having)}, and the kind here is "
+                    f"{now}: leave it out, or choose one of those."
                 )
-            del tree[section][name]

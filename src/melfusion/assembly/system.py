@@ -22,7 +22,7 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
         encoder = freeze(image.BUILD[config.image.kind](config)) if config.synapse.kind != "none" else None
         backbone = denoiser.BUILD[config.denoiser.kind](config, text.width, encoder)
         music = freeze(codec.BUILD[config.codec.kind](config))
-    check_fit(config, backbone, text.width, music.latent_shape(config.audio.clip_duration_s)[0])
+    check_fit(config, backbone, text.width, music.latent_shape(config.audio.clip_duration_s))
     return MeLFusion(
         denoiser=backbone,
         codec=music,
@@ -38,8 +38,9 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
     )
 
 
-def check_fit(config: Config, backbone: Denoiser, text_width: int, channels: int) -> None:
+def check_fit(config: Config, backbone: Denoiser, text_width: int, latent_shape: tuple[int, ...]) -> None:
     """WeightsError where the backbone was made for another codec or conditioner."""
+    channels = backbone.channels_of(latent_shape)
     name = f"denoiser.weights: {config.denoiser.weights or config.denoiser.kind}"
     if backbone.latent_channels not in (None, channels):
         raise WeightsError(

@@ -20,6 +20,10 @@ class Denoiser(lightning.LightningModule):
     latent_channels: Any = None  # C of the latents; None: any
     text_width: Any = None  # D of the text; None: any
 
+    def channels_of(self, latent_shape: tuple[int, ...]) -> int:
+        """How many of its channels latents of this shape (C, T, F) fill."""
+        return latent_shape[0]
+
     @property
     def frames_multiple(self) -> int:
         """T of the latents must be a multiple of this."""

@@ -8,12 +8,11 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
-from melfusion.models.backbones.base import Backbone, separate
-from melfusion.models.synapse.layers import Site
+from melfusion.models.backbones.transformer import Transformer
 from melfusion.models.synapse.processor import GroupedProcessor
 
 
-class AceStep(Backbone):
+class AceStep(Transformer):
     """Latents (B, C, T), times in [0, 1]. Extra `context`: (B, T, D), what stood there before and which frames are to be made;
     without it nothing stood there, and all are.
 
@@ -22,7 +21,7 @@ class AceStep(Backbone):
 
     transformer: AceStepTransformer1DModel
 
-    attribute = "transformer"
+    blocks, attention = "layers", "cross_attn"
     processor = GroupedProcessor
 
     @property
@@ -32,10 +31,6 @@ class AceStep(Backbone):
     @property
     def latent_channels(self) -> int:
         return self.transformer.config.audio_acoustic_hidden_dim
-
-    def sites(self) -> list[Site]:
-        paths = [f"layers.{i}.cross_attn" for i in range(len(self.transformer.layers))]
-        return [Site(path, f"block{i + 1}", path, *separate(self.transformer.get_submodule(path))) for i, path in enumerate(paths)]
 
     def run(
         self,

@@ -8,11 +8,10 @@ from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
-from melfusion.models.backbones.base import Backbone, separate
-from melfusion.models.synapse.layers import Site
+from melfusion.models.backbones.transformer import Transformer
 
 
-class StableAudio(Backbone):
+class StableAudio(Transformer):
     """Latents (B, C, T). Extra `global`: (B, 1, D), the seconds; without it zeros, for a twin that hears of none.
 
     Words that the mask hides are zeros, as in its own pipeline, which gives the network no mask.
@@ -20,7 +19,7 @@ class StableAudio(Backbone):
 
     transformer: StableAudioDiTModel
 
-    attribute = "transformer"
+    blocks, attention = "transformer_blocks", "attn2"
 
     @property
     def text_width(self) -> int:
@@ -29,10 +28,6 @@ class StableAudio(Backbone):
     @property
     def latent_channels(self) -> int:
         return self.transformer.config.in_channels
-
-    def sites(self) -> list[Site]:
-        paths = [f"transformer_blocks.{i}.attn2" for i in range(len(self.transformer.transformer_blocks))]
-        return [Site(path, f"block{i + 1}", path, *separate(self.transformer.get_submodule(path))) for i, path in enumerate(paths)]
 
     def run(
         self,

@@ -7,12 +7,11 @@ from typing import Any
 from diffusers import StableAudio3DiTModel
 from torch import Tensor
 
-from melfusion.models.backbones.base import Backbone
-from melfusion.models.synapse.layers import Site
+from melfusion.models.backbones.transformer import Transformer
 from melfusion.models.synapse.processor import DifferentialProcessor
 
 
-class StableAudio3(Backbone):
+class StableAudio3(Transformer):
     """Latents (B, C, T), times in [0, 1]. Extra `global`: (B, D), the seconds; without it zeros.
 
     Its cross-attention is the difference of two, with keys k1 and k2 and one value. Each key gets image keys of its own.
@@ -20,7 +19,7 @@ class StableAudio3(Backbone):
 
     transformer: StableAudio3DiTModel
 
-    attribute = "transformer"
+    blocks, attention = "transformer_blocks", "cross_attn"
     processor = DifferentialProcessor
 
     @property
@@ -35,14 +34,9 @@ class StableAudio3(Backbone):
     def frames_multiple(self) -> int:
         return self.transformer.config.patch_size
 
-    def sites(self) -> list[Site]:
-        sites = []
-        for i, block in enumerate(self.transformer.transformer_blocks):
-            attention: Any = block.cross_attn
-            width = attention.heads * attention.dim_heads
-            path = f"transformer_blocks.{i}.cross_attn"
-            sites.append(Site(path, f"block{i + 1}", path, attention.to_kv.out_features - width, width, attention.heads))
-        return sites
+    def widths_of(self, attention: Any) -> tuple[int, int, int]:
+        width = attention.heads * attention.dim_heads
+        return attention.to_kv.out_features - width, width, attention.heads
 
     def run(
         self,
