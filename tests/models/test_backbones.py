@@ -49,7 +49,7 @@ def inputs(name):
     text, mask = randn(2, LENGTH, WIDTH, seed=1), torch.arange(LENGTH) < torch.tensor([[3], [6]])
     if name == "audioldm2":
         return randn(2, 4, 16, 4), torch.tensor([3, 700]), text, mask, {"generated": randn(2, 5, 8, seed=2)}
-    return randn(2, 4, 10), torch.tensor([0.2, 0.9]), text, mask, {}
+    return randn(2, 16, 10), torch.tensor([0.2, 0.9]), text, mask, {}
 
 
 def forward(model, name, has_image=(1.0, 1.0), shown=True, features=None):

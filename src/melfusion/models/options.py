@@ -223,6 +223,7 @@ class DiffusionConfig(ObjectiveConfig):
     pure_noise_share: float = 0.0  # of samples seen as pure noise at the last timestep, as in sampling; with loss_space v
 
     SAMPLERS: ClassVar[tuple[str, ...]] = ("ddim", "dpm")
+    TINY: ClassVar[dict[str, Any]] = {"loss_space": "output", "pure_noise_share": 0.0}
 
     def misfit(self, config: Any) -> str | None:
         if not 0 <= self.pure_noise_share < 1:

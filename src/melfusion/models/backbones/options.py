@@ -90,8 +90,8 @@ class StableAudioConfig(TransformerConfig):
 
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "sample_size": 16,
-        "in_channels": 4,
-        "out_channels": 4,
+        "in_channels": 16,
+        "out_channels": 16,
         "num_layers": 2,
         "attention_head_dim": 8,
         "num_attention_heads": 4,
@@ -121,13 +121,13 @@ class StableAudio3Config(TransformerConfig):
     use_differential_attention: bool = True  # differences of two attentions
 
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
-        "io_channels": 4,
+        "io_channels": 16,
         "embed_dim": 32,
         "depth": 2,
         "num_heads": 2,
         "cond_token_dim": 16,
         "global_cond_dim": 16,
-        "local_add_cond_dim": 5,
+        "local_add_cond_dim": 17,
         "timestep_features_dim": 8,
         "num_memory_tokens": 4,
     }
@@ -156,8 +156,8 @@ class AceStepConfig(TransformerConfig):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "in_channels": 12,
-        "audio_acoustic_hidden_dim": 4,
+        "in_channels": 48,
+        "audio_acoustic_hidden_dim": 16,
         "sliding_window": 4,
     }
 
