@@ -7,10 +7,11 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from melfusion.data.scenes import corpus as scenes
 from melfusion.data.scenes import music as scenes_music
+from melfusion.data.scenes.picture import enlarged
 from melfusion.errors import DataError
 
 FACTORS = {"place": scenes.PLACES, "time": scenes.TIMES, "weather": scenes.WEATHERS, "tonic": scenes.TONICS, "mode": scenes.MODES}
@@ -133,6 +134,19 @@ def test_picture_is_rgb_and_varies_between_scenes_of_equal_factors():
     other = scenes.draw(scenes.Scene(2, 0, "sea", "noon", "clear", "C", "major"))
     assert picture.mode == "RGB" and picture.size == (128, 128)
     assert picture.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_clouds_are_the_pixels_of_the_whole_layer_enlarged():
+    ground = Image.effect_noise((512, 512), 80).convert("RGB")
+    for place in ((0, -20, 128, 30), (30, 40, 70, 70), (0, 100, 60, 140)):
+        layer = Image.new("RGBA", (128, 128), (88, 96, 112, 0))
+        ImageDraw.Draw(layer).ellipse(place, fill=(88, 96, 112, 235))
+        whole, part = layer.resize((512, 512), Image.Resampling.BICUBIC), enlarged(layer)
+        wanted, made = ground.copy(), ground.copy()
+        wanted.paste(whole, (0, 0), whole)
+        made.paste(part, (0, 0), part)
+        assert part.height <= min(512, 4 * place[3] + 40) and made.tobytes() == wanted.tobytes()
+    assert enlarged(Image.new("RGBA", (128, 128), (88, 96, 112, 0))) is None
 
 
 def test_composition_stays_in_its_key():

@@ -9,7 +9,7 @@ from melfusion.assembly.configuration import load_config
 from melfusion.assembly.schema import CHOICES
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.source import Corpus, Source
-from melfusion.data.sources import SOURCES, build_corpus, ensure_corpus
+from melfusion.data.sources import SOURCES, build_corpus, ensure_corpus, seconds_to_draw
 from melfusion.errors import ConfigError, DataError
 
 
@@ -115,3 +115,16 @@ def test_a_data_set_never_changes(tiny, tmp_path):
         assert [entry.key for entry in made.entries] == wanted and made is not whole
         assert [entry.key for entry in whole.entries] == keys
         assert made[0]["key"] == wanted[0]
+
+
+def test_drawing_is_timed_where_a_set_is_missing(tiny, tiny_corpus, tmp_path, monkeypatch):
+    def missing(**changes):
+        config = tiny("data.draw=true")
+        return Corpus(dataclasses.replace(config.data, path=str(tmp_path / "none"), **changes), config.audio)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    few, many = (seconds_to_draw(missing(splits={"train": n})) for n in (100, 10_000))
+    assert 0 < few < many < 200 * few  # a hundred times as many by two processes, timed twice on a machine that others use
+    assert seconds_to_draw(missing(draw=False)) == 0
+    assert seconds_to_draw(missing(source="manifest")) == 0
+    assert seconds_to_draw(tiny(f"data.path={tiny_corpus}", "data.draw=true")) == 0

@@ -112,6 +112,21 @@ def test_reading_leaves_the_output_as_it_is():
     assert torch.equal(read, unet(*args, encoder_hidden_states=PROMPT.expand(2, -1, -1)).sample)
 
 
+def test_a_pass_ends_behind_the_last_layer_that_is_read():
+    extractor, latents, timesteps = extractor_of("noised"), pictures(), torch.tensor([5, 600])
+    layers, blocks, noise = attention_layers(extractor.unet), [], noise_of(latents)
+    with read_self_attention(extractor.unet, layers) as whole:
+        noisy = diffusion.add_noise(latents, noise, extractor.alpha_bar[timesteps])
+        extractor.denoise(noisy, timesteps)
+    for name in ("mid_block", "conv_out"):
+        extractor.unet.get_submodule(name).register_forward_hook(lambda *args, name=name: blocks.append(name))
+    for wanted, passed in ((layers, ["mid_block"]), (layers[:2], [])):
+        blocks.clear()
+        read = extractor.features(latents[:, None], timesteps, noise, wanted)
+        assert blocks == passed and list(read) == wanted
+        assert all(torch.equal(a, b) for layer in wanted for a, b in zip(read[layer], whole[layer], strict=True))
+
+
 def test_only_the_asked_layers_are_read():
     layers = attention_layers(small_image_unet())[-2:]
     extractor = extractor_of()

@@ -1,10 +1,12 @@
-"""Out of memory, on a device or in the machine: what took it, and which keys make it fit."""
+"""Out of memory, on a device or in the machine: what took it, and which keys make it fit. What is freed is kept on a CPU."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import nn
 
 from melfusion.assembly.devices import accumulation, world_size
@@ -16,6 +18,25 @@ from melfusion.models.device import is_out_of_memory
 
 class OutOfMemory(MelfusionError, RuntimeError):
     """What was being done, what took the memory, and which keys need less."""
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, malloc.h
+
+KEPT_MIB, LARGEST_MIB = 512, 32  # glibc takes no higher M_MMAP_THRESHOLD than 32 MiB
+
+
+def keep_freed_memory() -> None:
+    """On a CPU with glibc: from now on this process keeps what tensors free, up to KEPT_MIB, and the next ones take it.
+
+    Of itself glibc returns each of them to the kernel, which gives out the same pages again one by one, filled with zeros: up to a
+    third of the time of vocoding. Tensors above LARGEST_MIB are still returned.
+    """
+    if torch.cuda.is_available():
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MIB << 20)
+        mallopt(M_TRIM_THRESHOLD, KEPT_MIB << 20)
 
 
 @contextlib.contextmanager

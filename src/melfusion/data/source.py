@@ -63,6 +63,10 @@ class Source:
         """How many samples `samples` will give, for the progress bar; None: that is not known before."""
         return None
 
+    def seconds(self, config: CorpusOptions) -> float:
+        """About how long `samples` takes on this machine; 0: that is not known before."""
+        return 0.0
+
     def info(self, config: CorpusOptions) -> dict[str, Any]:
         """What the index says of the whole set, beside the source."""
         return {}

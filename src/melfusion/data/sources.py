@@ -40,6 +40,14 @@ def ensure_corpus(config: CorpusOptions) -> None:
     _refuse_other(config)
 
 
+def seconds_to_draw(config: CorpusOptions) -> float:
+    """About how long `ensure_corpus` will draw on this machine; 0 where the set is there, or is not drawn."""
+    data, source = config.data, SOURCES[config.data.source]
+    if data.stream or is_url(data.path) or not (source.drawn and data.draw):
+        return 0.0
+    return 0.0 if (Path(local_name(data)) / replacing.INDEX).is_file() else source.seconds(config)
+
+
 def build_corpus(
     name: str, config: CorpusOptions, inputs: Path | None = None, unless: Callable[[], bool] = lambda: False
 ) -> dict[str, int]:

@@ -12,7 +12,7 @@ What is read are the keys and values of self-attention (MeLFusion §3.2), with t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -30,9 +30,16 @@ from melfusion.models.synapse.layers import attention_layers, is_unet_layer
 from melfusion.models.trained import TrainedModule
 
 
+class AllRead(Exception):
+    """Every layer is read: what the pass would still compute is not needed."""
+
+
 @contextmanager
-def read_self_attention(unet: UNet2DConditionModel, layers: list[str]) -> Iterator[VisualFeatures]:
-    """Within it, each forward pass fills the yielded dict: layer → (key_BND, value_BND) of `attn1`, before the heads split."""
+def read_self_attention(unet: UNet2DConditionModel, layers: list[str], stop: bool = False) -> Iterator[VisualFeatures]:
+    """Within it, each forward pass fills the yielded dict: layer → (key_BND, value_BND) of `attn1`, before the heads split.
+
+    stop: AllRead ends a pass behind the last of the layers.
+    """
     seen: VisualFeatures = {}
     halves: dict[str, Tensor] = {}
 
@@ -40,7 +47,12 @@ def read_self_attention(unet: UNet2DConditionModel, layers: list[str]) -> Iterat
         return lambda module, args, output: halves.__setitem__(name, output)
 
     def keep_value(name: str) -> Any:
-        return lambda module, args, output: seen.__setitem__(name, (halves.pop(name), output))
+        def keep(module: Any, args: Any, output: Tensor) -> None:
+            seen[name] = (halves.pop(name), output)
+            if stop and len(seen) == len(layers):
+                raise AllRead
+
+        return keep
 
     handles = []
     try:
@@ -183,7 +195,7 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
         else:
             latents, seen_at = diffusion.add_noise(image_latents[:, 0], present(noise), self.alpha_bar[timesteps]), timesteps
         layers = attention_layers(self.unet) if layers is None else layers
-        with read_self_attention(self.unet, layers) as seen:
+        with read_self_attention(self.unet, layers, stop=True) as seen, suppress(AllRead):
             self.denoise(latents, seen_at)
         return {layer: seen[layer] for layer in layers}
 

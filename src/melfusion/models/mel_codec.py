@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from melfusion.media.mel import LogMel
@@ -12,6 +13,8 @@ from melfusion.models.codec import MusicCodec
 from melfusion.models.frozen import digest
 from melfusion.models.music_vae import MusicVAE
 from melfusion.models.vocoder import Vocoder
+
+CPU_AT_ONCE = 8  # clips: spectrograms of more do not stay in the caches, and are above what memory.keep_freed_memory keeps
 
 
 class MelCodec(MusicCodec):
@@ -48,7 +51,8 @@ class MelCodec(MusicCodec):
         return self.music_vae.decode(latents)
 
     def vocode(self, decoded: Tensor) -> Tensor:
-        return self.vocoder(decoded)
+        at_once = CPU_AT_ONCE if decoded.device.type == "cpu" else len(decoded)
+        return torch.cat([self.vocoder(part) for part in decoded.split(at_once)])
 
     def latent_state(self) -> dict[str, Tensor]:
         return self.music_vae.latent_state()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from melfusion.assembly.devices import accumulation, world_size
 from melfusion.assembly.schema import Config
-from melfusion.batch import MusicBatch
+from melfusion.batch import MusicBatch, present
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import ShardSet
@@ -47,7 +47,8 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
     if config.evaluation.items:
         rows = 1 if system.image_encoder is None else 3
         few = first_batch(data, config).first(PROBED)
-        wanted["evaluation"] = rows * config.evaluation.items * seconds_of_a_clip(config, system, few)
+        each = rows * seconds_of_a_clip(config, system, few) + seconds_of_a_reconstruction(system, few)
+        wanted["evaluation"] = config.evaluation.items * each
     return wanted
 
 
@@ -91,6 +92,13 @@ def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> f
     system.eval()
     one, three = seconds(generate(1)), seconds(generate(3), warm=True)
     return (one + (s.num_inference_steps - 1) * max(0.0, three - one) / 2) / len(batch)
+
+
+@torch.no_grad()
+def seconds_of_a_reconstruction(system: MeLFusion, batch: MusicBatch) -> float:
+    """Seconds of one real clip through the codec, a row of every evaluation; the system is warm from `seconds_of_a_clip`."""
+    waveform = present(batch.waveform).to(system.device)
+    return seconds(lambda: system.vocode(system.codec.decode(system.codec.encode(waveform))), warm=True) / len(batch)
 
 
 def repeated(tensor: Tensor, n: int) -> Tensor:

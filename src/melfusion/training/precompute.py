@@ -18,7 +18,7 @@ from rich.progress import track
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.memory import keep_freed_memory, telling_memory
 from melfusion.assembly.schema import Config
 from melfusion.batch import MusicBatch, Prompt, present
 from melfusion.data.collate import collate, collate_cached
@@ -99,6 +99,7 @@ def precompute(config: Config, system: MeLFusion) -> Path:
     The numbers are those that live training would compute. DataError where too many samples cannot be read.
     """
     attention_in_float32_on_cpu()
+    keep_freed_memory()
     system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), resolve_precision(config.trainer))
     wanted = provenance(config, system)
     out = precomputed_path(config, wanted)

@@ -11,15 +11,15 @@ import torch
 from lightning import Callback
 
 from melfusion.assembly.configuration import overlay
-from melfusion.assembly.memory import telling_memory
+from melfusion.assembly.memory import keep_freed_memory, telling_memory
 from melfusion.assembly.parts import PARTS
 from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import Config
-from melfusion.data.sources import ensure_corpus
+from melfusion.data.sources import ensure_corpus, seconds_to_draw
 from melfusion.errors import ConfigError, shown
 from melfusion.files import locked
 from melfusion.state.run_directory import RunDirectory
-from melfusion.training.fit import StageClock, fit_part, fit_system
+from melfusion.training.fit import StageClock, fit_part, fit_system, print_plan, wants_a_plan
 from melfusion.training.lightning_private import rank
 from melfusion.training.precision import attention_in_float32_on_cpu, resolve_precision
 from melfusion.training.preemption import leaving_on_signal
@@ -103,9 +103,12 @@ def _train(
         return results
     resolve_precision(config.trainer)  # an impossible one is refused here, before anything is made
     attention_in_float32_on_cpu()
+    keep_freed_memory()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     with clock("corpus"):
+        if wants_a_plan(config, run) and (drawing := seconds_to_draw(config)):
+            print_plan({"corpus": drawing})
         ensure_corpus(config)
     if config.stages:
         with clock("parts"):

@@ -78,12 +78,13 @@ def check(options: Options, more: list[str]) -> None:
 def _run(options: Options, more: list[str]) -> dict[str, Any]:
     from melfusion.assembly.configuration import load_config
     from melfusion.assembly.load import load_system
-    from melfusion.assembly.memory import telling_memory
+    from melfusion.assembly.memory import keep_freed_memory, telling_memory
     from melfusion.evaluation import scores as scoring
     from melfusion.evaluation.clips import CONDITIONS
     from melfusion.evaluation.pages import pages
     from melfusion.evaluation.tables import learned, table
 
+    keep_freed_memory()
     system, config = None, None
     if not options.wavs:
         import torch

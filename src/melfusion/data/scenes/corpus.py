@@ -32,7 +32,7 @@ from melfusion.data.scenes.music import MODES, TONICS, Note
 from melfusion.data.scenes.scene import Scene
 from melfusion.data.shards import Sample
 
-VERSION = 1
+VERSION = 2  # of the bytes: 2 packs the pixels of 1 into another png
 
 PLACES = tuple(scenes_music.INSTRUMENTS)
 
@@ -156,7 +156,7 @@ def sample(
     scene = describe(seed, index)
     audio, image = io.BytesIO(), io.BytesIO()
     soundfile.write(audio, render(scene, duration_s, sample_rate_hz), sample_rate_hz, format="FLAC", subtype="PCM_16")
-    draw(scene, image_size_px).save(image, "png")
+    draw(scene, image_size_px).save(image, "png", compress_level=1)  # 1.4 in place of 4.1 ms, for 9 % more bytes
     labels = {name: getattr(scene, name) for name in ("place", "time", "weather", "tonic", "mode")}
     meta = {
         "caption": caption(scene),

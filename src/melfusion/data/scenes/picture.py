@@ -155,8 +155,21 @@ def _clouds(pen: Pen, rng: np.random.Generator) -> None:
         for dx, dy, r in PUFFS:
             cx, cy, cr = (v * CANVAS_PX / 4 for v in (x + dx * size, y + dy * size, r * size))
             ink.ellipse([cx - cr, cy - 0.7 * cr, cx + cr, cy + 0.7 * cr], fill=colour)
-    layer = layer.filter(ImageFilter.GaussianBlur(1.2)).resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BICUBIC)
-    pen.image.paste(layer, (0, 0), layer)
+    layer = layer.filter(ImageFilter.GaussianBlur(1.2))
+    if part := enlarged(layer):
+        pen.image.paste(part, (0, 0), part)
+
+
+def enlarged(layer: Image.Image) -> Image.Image | None:
+    """The rows of an RGBA layer down to the last that is not empty, four times as large; None where all are empty.
+
+    The pixels are those of the whole layer enlarged: bicubic sees the same rows (hence 4 more), along x first, as in a square.
+    """
+    if not (painted := layer.getbbox()):
+        return None
+    rows = min(layer.height, painted[3] + 4)
+    wide = layer.convert("RGBa").resize((4 * layer.width, rows), Image.Resampling.BICUBIC, (0, 0, layer.width, rows))
+    return wide.resize((4 * layer.width, 4 * rows), Image.Resampling.BICUBIC).convert("RGBA")
 
 
 def _sea(pen: Pen, sun_x: float, rng: np.random.Generator) -> None:
