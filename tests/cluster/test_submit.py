@@ -251,6 +251,7 @@ def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directo
         f"data.path={tiny_corpus}",
         "name=long",
         "trainer.max_steps=60",
+        "image.reading=fixed",
         "trainer.media_items=0",
         "cluster.gpus_per_node=0",
         "trainer.checkpoint_every_n_steps=1000",

@@ -94,6 +94,8 @@ def test_a_resumed_run_counts_on_in_tensorboard_and_metrics(bad_set, tiny, tmp_p
         f"runs_dir={tmp_path}",
         "trainer.media_items=0",
         "trainer.val_every_n_steps=4",
+        "trainer.checkpoint_every_n_steps=100",
+        "image.reading=fixed",
         "data.max_bad_ratio=0.9",
     )
     whole = train(tiny(*options, "name=whole", "trainer.max_steps=8"))["replaced"]
@@ -147,7 +149,7 @@ def two_ranks(start, bad_set, tmp_path, *options):
 
 
 def test_two_ranks_count_what_one_counts(bad_set, tiny, tmp_path):
-    options = ("data.max_bad_ratio=0.9", "trainer.max_steps=8")
+    options = ("data.max_bad_ratio=0.9", "trainer.max_steps=8", "trainer.checkpoint_every_n_steps=100", "image.reading=fixed")
     assert two_ranks(["-m", "melfusion"], bad_set, tmp_path, *options)[0] == 0
     config = tiny(f"data.path={bad_set}", f"runs_dir={tmp_path}", "name=one", "trainer.media_items=0", *options)
     one, two = train(config)["replaced"], json.loads((tmp_path / "two" / "results.json").read_text())["replaced"]

@@ -35,6 +35,14 @@ def runs(tiny_corpus, tmp_path):
     return lambda name: Run(tmp_path / name, tiny_corpus)
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_corpus, tmp_path_factory):
+    """A run of seven steps that no signal came to."""
+    run = Run(tmp_path_factory.mktemp("whole"), tiny_corpus)
+    assert run(steps=7, val=3, every=100) == 0
+    return run
+
+
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
     """What was asked of `scontrol` by job 4242 of a stub SLURM whose batch script does not requeue."""
@@ -53,10 +61,9 @@ REST = [("sigusr1@3", 4, 1), *((f"sigterm@{saved - 1}", saved, every) for saved 
 
 
 @pytest.mark.parametrize(("fault", "saved", "every"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
-def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(runs, capsys, scontrol, fault, saved, every):
+def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(whole, runs, capsys, scontrol, fault, saved, every):
     """The signal is read one step later, or where a checkpoint or a validation (of steps 3 and 6) wants to know at once."""
-    whole, parts = runs("whole"), runs("parts")
-    assert whole(steps=7, val=3) == 0
+    parts = runs("parts")
     capsys.readouterr()
     # no best is kept, so that nobody else saves a validated step
     assert parts("trainer.keep_best=0", steps=7, val=3, every=every, plant=[fault]) == PREEMPTED == 75
@@ -157,7 +164,8 @@ import json, sys
 from pathlib import Path
 from melfusion.torture.faults import Fault
 from melfusion.torture.jobs import Job, spans
-job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16"), world=2)
+options = (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed", "trainer.max_steps=8")
+job = Job(Path(sys.argv[1]), options, world=2)
 codes = job.start([Fault("sigusr1@5:1")])
 codes += job.start()
 print(json.dumps([codes, spans(job), job.log]))
