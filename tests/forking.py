@@ -7,6 +7,7 @@ in common: a test of imports or of start-up needs `sys.executable`.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import gc
@@ -84,7 +85,7 @@ class Server:
                     self.reap()
                 elif key.fileobj in self.children:  # the command was killed
                     self.selector.unregister(key.fileobj)
-                    os.killpg(self.children[key.fileobj], signal.SIGKILL)
+                    kill(self.children[key.fileobj])
                 elif key.fileobj is self.listening and self.is_child():
                     return
 
@@ -106,7 +107,7 @@ class Server:
             return True
         for handle in handles:
             os.close(handle)
-        client.sendall(pid.to_bytes(8, "big"))
+        tell(client, pid)
         self.children[client] = pid
         self.selector.register(client, selectors.EVENT_READ)
         return False
@@ -118,15 +119,28 @@ class Server:
             if done:
                 if client in {key.fileobj for key in self.selector.get_map().values()}:
                     self.selector.unregister(client)
-                    client.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
+                    tell(client, os.waitstatus_to_exitcode(status))
                 client.close()
                 del self.children[client]
 
     def leave(self) -> None:
         for pid in self.children.values():
-            os.killpg(pid, signal.SIGKILL)
+            kill(pid)
         shutil.rmtree(Path(self.command).parent)
         os._exit(0)
+
+
+def kill(pid: int) -> None:
+    """A child and the processes of its session."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has none yet
+        os.kill(pid, signal.SIGKILL)
+
+
+def tell(client: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # the command may be gone
+        client.sendall(number.to_bytes(8, "big", signed=True))
 
 
 def received(client: socket.socket):
