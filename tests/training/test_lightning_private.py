@@ -17,7 +17,7 @@ from melfusion.training import lightning_private
 from melfusion.training.lightning_private import forget_writer, leave_signals_alone, log_validation_at, rank, set_rank
 
 RANK = """
-import os, sys, torch  # but not Lightning: its import reads the environment
+import os, sys, torch._dynamo, torch.distributed.fsdp, torchmetrics  # all but Lightning: its import reads the environment
 for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
     if not os.fork():
         os.environ[variable] = "3"
