@@ -3,8 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from forking import python
 
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import reported
@@ -32,6 +33,7 @@ class Run:
             f"trainer.keep_last={keep}",
             "trainer.media_items=0",
             f"trainer.val_every_n_steps={val}",
+            "image.reading=fixed",  # inversion would be a quarter of the time
             *options,
         ]
         return reported("train", lambda: train(load_config("tiny", overrides), evaluate_run, callbacks))
@@ -64,9 +66,15 @@ def once(text):
     return fault
 
 
-def fresh(code, *args, timeout=300, **environment):
-    """Run Python code, which may fork, in a process that has computed nothing; the last line that it prints, from JSON."""
+def fresh(code, *args, timeout=300, start=None, **environment):
+    """Run Python code, which may fork, in a process that has computed nothing; the last line that it prints, from JSON.
+
+    Args:
+        start: the Python to run it; a fork of one that has imported training where none is given.
+    """
     env = {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=timeout, env=env)
+    done = subprocess.run(
+        [start or python(), "-c", code, *map(str, args)], capture_output=True, text=True, timeout=timeout, env=env
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -5,13 +5,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import slurm_stubs
 import torch
 from data_fixtures import one_sentence
+from forking import python
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from melfusion.cluster.slurm import check_tasks, environment_plugin, requeue
@@ -126,6 +126,8 @@ def command(tiny_corpus, tmp_path_factory):
         "trainer.media_items=0",
         "data.val_items=3",
         "trainer.max_steps=3",
+        "trainer.checkpoint_every_n_steps=100",
+        "image.reading=fixed",
         "optim.grad_clip_norm=0",
         "trainer.val_every_n_steps=3",
     ]
@@ -140,7 +142,7 @@ def command(tiny_corpus, tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(command):
     """Weights of one process on the joint batch."""
-    subprocess.run([sys.executable, *command("one")], env=environment(), check=True, capture_output=True, timeout=300)
+    subprocess.run([python(), *command("one")], env=environment(), check=True, capture_output=True, timeout=300)
     return weights(command, "one")
 
 
@@ -183,7 +185,7 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 def test_torchrun_trains_what_one_process_trains(command, one):
     run = [
-        sys.executable,
+        python(),
         "-m",
         "torch.distributed.run",
         "--nnodes=1",
@@ -198,9 +200,7 @@ def test_torchrun_trains_what_one_process_trains(command, one):
 def test_two_tasks_of_srun_train_what_one_process_trains(command, one):
     on_this = {"SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
     tasks = [environment(**step(2, SLURM_PROCID=rank, SLURM_LOCALID=rank), **on_this) for rank in ("0", "1")]
-    finish(
-        [subprocess.Popen([sys.executable, *command("srun", *TWO)], env=task, stderr=subprocess.PIPE, text=True) for task in tasks]
-    )
+    finish([subprocess.Popen([python(), *command("srun", *TWO)], env=task, stderr=subprocess.PIPE, text=True) for task in tasks])
     same(weights(command, "srun"), one)
 
 
@@ -248,7 +248,7 @@ def test_two_hosts_train_what_one_process_trains(hosts, command, one):
             SLURM_NODELIST="10.77.0.[1-2]",
             GLOO_SOCKET_IFNAME=interface,
         )
-        run = ["ip", "netns", "exec", host, sys.executable, *command("hosts", "trainer.devices=1", "trainer.num_nodes=2", TWO[1])]
+        run = ["ip", "netns", "exec", host, python(), *command("hosts", "trainer.devices=1", "trainer.num_nodes=2", TWO[1])]
         ranks.append(subprocess.Popen(run, env=environment(**task), stderr=subprocess.PIPE, text=True))
     finish(ranks)
     same(weights(command, "hosts"), one)

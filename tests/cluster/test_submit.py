@@ -17,6 +17,7 @@ import pytest
 import slurm_stubs
 import yaml
 from data_fixtures import one_sentence
+from forking import python
 
 from melfusion import __main__ as cli
 from melfusion import __version__
@@ -243,12 +244,14 @@ def test_only_a_job_that_saved_its_state_is_requeued(code, option, requeued, slu
     assert ("requeue" in asked(script())) == (option == "true") != ("no-requeue" in asked(script()))
 
 
-def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directory(slurm, tiny_corpus):
+def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directory(slurm, tiny_corpus, monkeypatch):
+    monkeypatch.setattr("sys.executable", python())
     (slurm / "run").touch()
     options = [
         f"data.path={tiny_corpus}",
         "name=long",
         "trainer.max_steps=60",
+        "image.reading=fixed",
         "trainer.media_items=0",
         "cluster.gpus_per_node=0",
         "trainer.checkpoint_every_n_steps=1000",

@@ -43,7 +43,8 @@ BASE = """base: tiny
 data: {path: data/small, splits: {train: 16, val: 12, test: 12}}
 judge: {attributes: {place: [sea, forest, desert, city, mountains, meadow], time: [dawn, noon, dusk, night]}}
 synapse: {kind: concat}
-trainer: {media_items: 0}
+image: {reading: fixed}
+trainer: {media_items: 0, checkpoint_every_n_steps: 100}
 evaluation: {embedders: {judge: same}}
 ablation: {seeds: [0, 1], items: 12, search_items: 12, baseline: text, guidance: [1, 3]}
 """

@@ -199,7 +199,7 @@ RANKS = """
 import json, resource, sys
 from pathlib import Path
 from melfusion.torture.jobs import Job
-job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16"), world=2)
+job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed"), world=2)
 codes = job.start(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)))
 print(json.dumps([codes, job.log]))
 """

@@ -1,5 +1,6 @@
 """Guards: a bad step changes nothing, is told of one step later, and too many of them stop the run; spikes; what it costs."""
 
+import functools
 import json
 import statistics
 import time
@@ -58,9 +59,22 @@ def described(run, step):
 # --- a step that is not finite --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def struck(tiny_corpus, tmp_path_factory):
+    """struck(fault) → the run whose fourth step had it."""
+
+    @functools.cache
+    def made(fault):
+        run = Run(tmp_path_factory.mktemp(fault), tiny_corpus)
+        assert run("optim.warmup_steps=20", plant=[f"{fault}@3"]) == 0
+        return run
+
+    return made
+
+
 @pytest.mark.parametrize("fault", SEEN)
-def test_a_bad_step_changes_nothing_and_is_described(run, tiny, fault):
-    assert run("optim.warmup_steps=20", plant=[f"{fault}@3"]) == 0
+def test_a_bad_step_changes_nothing_and_is_described(struck, tiny, fault):
+    run = struck(fault)
     assert not changed(run, 3, 4) and changed(run, 2, 3) and changed(run, 4, 5)
     rates = [run.curve("lr/group0")[step] for step in range(1, 7)]
     assert rates == pytest.approx([1e-3 * k / 20 for k in (1, 2, 3, 4, 4, 5)])  # step 5 has the rate of step 4
@@ -77,9 +91,8 @@ def test_a_bad_step_changes_nothing_and_is_described(run, tiny, fault):
     assert len(list((run.path / "guards").iterdir())) == 1
 
 
-def test_rates_go_by_applied_steps_and_steps_by_samples(run):
-    run(plant=["nan-loss@3"], steps=4)
-    stored = torch.load(run.file(4), weights_only=True)
+def test_rates_go_by_applied_steps_and_steps_by_samples(struck):
+    stored = torch.load(struck("nan-loss").file(4), weights_only=True)
     assert stored["lr_schedulers"][0]["last_epoch"] == 3 and stored["global_step"] == 4
     guard = next(v for k, v in stored["callbacks"].items() if "StepGuard" in k)
     assert (guard["applied"], guard["skipped"], guard["in_a_row"], len(guard["usual"])) == (3, 1, 1, 3)
@@ -101,18 +114,18 @@ def test_one_bad_micro_batch_of_two_makes_the_step_bad(run, fault):
 
 
 def test_too_many_in_a_row_are_one_sentence_and_exit_code_2(run, capsys):
-    assert run("guards.max_bad_steps=3", plant=["nan-loss@1", "nan-loss@2", "nan-loss@4"], steps=8) == 0
+    assert run("guards.max_bad_steps=3", plant=["nan-loss@1", "nan-loss@2", "nan-loss@4"], steps=8, every=100) == 0
     assert run.curve("guards/skipped_steps") == {2: 1, 3: 2, 5: 3}  # three, but not in a row
     capsys.readouterr()
-    assert run("guards.max_bad_steps=3", plant=["nan-loss@9", "nan-loss@10", "nan-loss@11"], steps=20) == 2
+    assert run("guards.max_bad_steps=3", plant=["nan-loss@9", "nan-loss@10", "nan-loss@11"], steps=20, every=100) == 2
     words = capsys.readouterr().err.strip().splitlines()[-1]
     assert words.startswith("melfusion train: 3 optimizer steps in a row had an output that is not finite, the last one step 12: ")
     assert str(run.path / "guards" / "step-000000012-rank0.json") in words and words.count(". ") == 0
 
 
 def test_the_state_of_the_guard_survives_a_resume(run):
-    assert run(plant=["nan-loss@1"], steps=3) == 0
-    assert run(plant=["nan-loss@4"], steps=6) == 0
+    assert run(plant=["nan-loss@1"], steps=3, every=100) == 0
+    assert run(plant=["nan-loss@4"], steps=6, every=100) == 0
     assert run.curve("guards/skipped_steps") == {2: 1, 5: 2}
     stored = torch.load(run.file(6), weights_only=True)
     guard = next(v for k, v in stored["callbacks"].items() if "StepGuard" in k)
@@ -133,10 +146,10 @@ class Draws(Callback):
 
 def test_torchs_own_generator_draws_the_same_after_a_resume(run, tiny_corpus, tmp_path):
     whole, parts = Draws(), Draws()
-    Run(tmp_path / "whole", tiny_corpus)(plant=[whole], steps=5)
-    run(plant=[parts], steps=2)
+    Run(tmp_path / "whole", tiny_corpus)(plant=[whole], steps=5, every=100)
+    run(plant=[parts], steps=2, every=100)
     torch.rand(7)
-    run(plant=[parts], steps=5)
+    run(plant=[parts], steps=5, every=100)
     assert whole.seen == parts.seen and len({tuple(v) for v in whole.seen.values()}) == 5
     assert len({randomness.torch_seed(seed, number) for seed in range(3) for number in range(3)}) == 9
 
@@ -304,12 +317,12 @@ def test_a_rollback_brings_all_of_an_older_state_back(run, monkeypatch, rollback
 
 def test_without_a_factor_nothing_is_a_spike(run, monkeypatch):
     monkeypatch.setattr(guards, "WINDOW", 5)
-    assert run("guards.spike_factor=0", plant=["spike@8"], steps=12) == 0
+    assert run("guards.spike_factor=0", plant=["spike@8"], steps=12, every=100) == 0
     assert run.curve("guards/spikes") == {} and not (run.path / "guards").exists()
 
 
 def test_what_the_right_picture_is_worth_is_told_at_each_validation(run):
-    assert run(steps=4, val=2) == 0
+    assert run(steps=4, val=2, every=100) == 0
     gains = run.curve("val/picture_gain")
     assert gains.keys() == {2, 4} and gains == pytest.approx(
         {s: run.curve("val/loss_other_picture")[s] - run.curve("val/loss")[s] for s in (2, 4)}, abs=1e-6

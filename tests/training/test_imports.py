@@ -1,5 +1,7 @@
 """Importing changes nothing; functions that say so set what a training needs in its process."""
 
+import sys
+
 import pytest
 from training_jobs import fresh
 
@@ -37,7 +39,7 @@ print(json.dumps(seen))
 @pytest.fixture(scope="module")
 def seen():
     """When → what a fresh process finds of torch, Lightning, warnings and logging."""
-    return fresh(CODE)
+    return fresh(CODE, start=sys.executable)
 
 
 def test_importing_every_module_changes_nothing(seen):

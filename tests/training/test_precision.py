@@ -49,6 +49,8 @@ def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(
             f"runs_dir={tmp_path}",
             f"name={name}",
             f"trainer.max_steps={steps}",
+            "trainer.checkpoint_every_n_steps=100",
+            "trainer.val_every_n_steps=100",
             "trainer.precision=bf16-true",
             "synapse.kind=decoupled",
             *options,

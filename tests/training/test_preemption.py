@@ -5,12 +5,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from forking import python
 from lightning import Callback
 from slurm_stubs import install
 from training_jobs import Run, fresh
@@ -23,7 +22,6 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import CheckpointError, ConfigError, Preempted, RankLost
 from melfusion.media import pictures as image
 from melfusion.state.run_directory import RunDirectory
-from melfusion.torture import faults
 from melfusion.training import fit
 from melfusion.training import run as training_run
 from melfusion.training.fit import naming_lost_ranks
@@ -35,6 +33,14 @@ from melfusion.training.preemption import leaving_on_signal
 def runs(tiny_corpus, tmp_path):
     """runs(name) → Run"""
     return lambda name: Run(tmp_path / name, tiny_corpus)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_corpus, tmp_path_factory):
+    """A run of seven steps that no signal came to."""
+    run = Run(tmp_path_factory.mktemp("whole"), tiny_corpus)
+    assert run(steps=7, val=3, every=100) == 0
+    return run
 
 
 @pytest.fixture
@@ -55,10 +61,9 @@ REST = [("sigusr1@3", 4, 1), *((f"sigterm@{saved - 1}", saved, every) for saved 
 
 
 @pytest.mark.parametrize(("fault", "saved", "every"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
-def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(runs, capsys, scontrol, fault, saved, every):
+def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(whole, runs, capsys, scontrol, fault, saved, every):
     """The signal is read one step later, or where a checkpoint or a validation (of steps 3 and 6) wants to know at once."""
-    whole, parts = runs("whole"), runs("parts")
-    assert whole(steps=7, val=3) == 0
+    parts = runs("parts")
     capsys.readouterr()
     # no best is kept, so that nobody else saves a validated step
     assert parts("trainer.keep_best=0", steps=7, val=3, every=every, plant=[fault]) == PREEMPTED == 75
@@ -159,7 +164,8 @@ import json, sys
 from pathlib import Path
 from melfusion.torture.faults import Fault
 from melfusion.torture.jobs import Job, spans
-job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16"), world=2)
+options = (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed", "trainer.max_steps=8")
+job = Job(Path(sys.argv[1]), options, world=2)
 codes = job.start([Fault("sigusr1@5:1")])
 codes += job.start()
 print(json.dumps([codes, spans(job), job.log]))
@@ -176,57 +182,37 @@ def test_a_signal_to_rank_1_of_two_saves_one_step_on_both(tmp_path, tiny_corpus,
 # --- the loaders of a signalled job ---------------------------------------------------------------------------------
 
 
-def command(folder, data, *options):
-    return [
-        sys.executable,
-        "-m",
-        "melfusion",
-        "train",
-        "tiny",
-        f"runs_dir={folder}",
-        "name=job",
-        f"data.path={data}",
-        "trainer.media_items=0",
-        "trainer.max_steps=1000000",
-        "trainer.val_every_n_steps=100000",
-        "trainer.checkpoint_every_n_steps=100000",
-        *options,
-    ]
+TOLD = "import os, sys; print(os.getpid(), flush=True); from melfusion.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 
 @contextlib.contextmanager
 def started(folder, data, *options):
-    """The command in a process group of its own, at work: some steps are logged."""
-    environment = {"PYTHONPATH": str(Path(faults.__file__).parents[2])} | os.environ
-    process = subprocess.Popen(
-        command(folder, data, *options),
-        start_new_session=True,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
+    """(the command, its process) of an endless training in a process group of its own, at work: some steps are logged."""
+    endless = ("trainer.max_steps=1000000", "trainer.val_every_n_steps=100000", "trainer.checkpoint_every_n_steps=100000")
+    run = (f"runs_dir={folder}", "name=job", f"data.path={data}", "trainer.media_items=0")
+    call = [python(), "-c", TOLD, "train", "tiny", *run, *endless, *options]
+    process = subprocess.Popen(call, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    number = int(process.stdout.readline())
     try:
         deadline, lines = time.monotonic() + 120, folder / "job" / "metrics.jsonl"
         while not (lines.is_file() and lines.read_text().count("\n") > 4):
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
             time.sleep(0.05)
-        yield process
+        yield process, number
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+            os.killpg(number, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_leaves_the_loaders_to_the_run(tmp_path, tiny_corpus, number):
-    with started(tmp_path, tiny_corpus, "data.num_workers=2") as process:
-        os.killpg(process.pid, number)
+    with started(tmp_path, tiny_corpus, "data.num_workers=2") as (process, leader):
+        os.killpg(leader, number)
         words = process.communicate(timeout=120)[1]
         assert process.returncode == PREEMPTED and "has saved step" in words and "DataLoader worker" not in words
         with pytest.raises(ProcessLookupError):  # nobody of the group is left
-            os.killpg(process.pid, 0)
+            os.killpg(leader, 0)
 
 
 def test_the_loader_itself_can_still_end_its_processes(tiny, tiny_corpus):
@@ -249,13 +235,13 @@ def test_the_loader_itself_can_still_end_its_processes(tiny, tiny_corpus):
 def test_a_second_job_gets_a_sentence_and_a_killed_one_frees_the_lock(tmp_path, tiny_corpus, monkeypatch, capsys):
     options = (f"runs_dir={tmp_path}", "name=job", f"data.path={tiny_corpus}", "trainer.media_items=0", "trainer.max_steps=1000000")
     monkeypatch.setattr(RunDirectory.hold.__wrapped__, "__defaults__", (0.5,))
-    with started(tmp_path, tiny_corpus) as process:
+    with started(tmp_path, tiny_corpus) as (process, holder):
         assert main(["train", "tiny", *options]) == 2
         words = capsys.readouterr().err.strip().splitlines()[-1]
-        assert words.startswith(f"melfusion train: {tmp_path}/job is in use by process {process.pid} on ")
+        assert words.startswith(f"melfusion train: {tmp_path}/job is in use by process {holder} on ")
         assert words.endswith(": wait for it, stop it, or choose another name=….")
-        process.kill()
-        process.wait()
+        os.kill(holder, signal.SIGKILL)
+        process.communicate()
         with run_directory(load_config("tiny", list(options))).hold(wait_s=0.5):
             assert f"process {os.getpid()} on " in (tmp_path / "job" / ".lock").read_text()
 

@@ -202,16 +202,18 @@ def test_where_a_value_comes_from():
 # --- completion -------------------------------------------------------------------------------------------------------
 
 
-def complete(*words):
-    """What bash offers behind these words."""
-    script = """source <("$0" -m melfusion completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); compopt() { :; }
-        _melfusion; printf '%s\\n' "${COMPREPLY[@]}" """
-    done = subprocess.run(["bash", "-c", script, sys.executable, *words], capture_output=True, text=True)
-    assert not done.stderr
-    return done.stdout.split()
+def test_bash_completes_verbs_options_configurations_and_keys(tmp_path):
+    with (tmp_path / "script").open("w") as to:
+        subprocess.run([sys.executable, "-m", "melfusion", "completion", "bash"], stdout=to, check=True)
 
+    def complete(*words):
+        """What bash offers behind these words."""
+        call = """source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); compopt() { :; }
+            _melfusion; printf '%s\\n' "${COMPREPLY[@]}" """
+        done = subprocess.run(["bash", "-c", call, tmp_path / "script", *words], capture_output=True, text=True)
+        assert not done.stderr
+        return done.stdout.split()
 
-def test_bash_completes_verbs_options_configurations_and_keys():
     assert complete("melfusion", "tr") == ["train"] and set(VERBS) <= set(complete("melfusion", ""))
     assert complete("melfusion", "generate", "ima") == ["image=", "image_guidance_scale="]
     assert complete("melfusion", "train", "gam") == ["games"]
