@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from melfusion import randomness
 from melfusion.data import order
 from melfusion.data.reading import SampleReader
-from melfusion.data.shards import Entry
+from melfusion.data.shards import CACHE_EXT, Entry
 from melfusion.errors import BadSample, DataError
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,11 @@ class MusicDataset(Dataset):
         n = len(self.entries)
         index = order.sample_index(self.seed, position, n) if self.training else position % n
         random_crop = self.training and self.reader.data.crop == "random"
-        crop = randomness.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
         replaced: list[tuple[str, str]] = []
         for attempt in range(MAX_SUBSTITUTES):
             entry = self.entries[index]
+            cropped = random_crop and CACHE_EXT not in entry.members
+            crop = randomness.generator(self.seed, "crop", 0, position).random() if cropped else 0.0
             try:
                 item = self.reader(entry, crop)
                 draws = randomness.draws(self.seed, position, self.noise_shapes)

@@ -23,6 +23,13 @@ from melfusion.media.sound import crop_clip, normalise_level, pad_clip, read_aud
 
 CACHED = ("latent_moments", "text_embeds", "text_mask", "has_image")  # tensors that every precomputed member holds
 
+EXPONENTS = {  # type → the integer of its size, and the bits of its exponent
+    torch.float16: (torch.int16, np.int16(0x7C00)),
+    torch.bfloat16: (torch.int16, np.int16(0x7F80)),
+    torch.float32: (torch.int32, np.int32(0x7F800000)),
+    torch.float64: (torch.int64, np.int64(0x7FF << 52)),
+}
+
 VOTERS = 5  # precomputed samples that decide by majority which layout all must have
 
 
@@ -56,9 +63,17 @@ def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
         raise BadSample(f"unreadable {CACHE_EXT}") from error
     if not tensors.keys() >= set(CACHED):
         raise BadSample(f"{CACHE_EXT} lacks tensors")
-    if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+    if not all(map(finite, tensors.values())):
         raise BadSample(f"{CACHE_EXT} holds NaN or infinity")
     return tensors
+
+
+def finite(tensor: torch.Tensor) -> bool:
+    """Is no element NaN or infinity? Those have all bits of their exponent set. torch.isfinite takes 30 times as long on a CPU."""
+    if tensor.dtype not in EXPONENTS:
+        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    integer, exponent = EXPONENTS[tensor.dtype]
+    return tensor.numel() == 0 or bool((tensor.view(integer).numpy() & exponent).max() != exponent)
 
 
 def digest_of(provenance: dict[str, Any], source: bool = False) -> str:
@@ -104,9 +119,10 @@ def decode_sample(
     )
     item["waveform"] = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
     item["has_image"] = np.float32(image_ext is not None)
-    item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
     if image_ext is not None:
         item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels, data.max_image_work)
+    else:
+        item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
     return item
 
 
