@@ -18,7 +18,7 @@ from melfusion.data.options import DataConfig
 from melfusion.data.partners import WithPartners
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
-from melfusion.data.shards import ShardSet
+from melfusion.data.shards import IMAGE_EXTS, ShardSet
 from melfusion.errors import DataError, shown
 from melfusion.media.options import AudioConfig
 
@@ -98,7 +98,7 @@ class MusicDataModule(lightning.LightningDataModule):
         """DataError where a split that is read by its index, for training or validation, has no picture at all."""
         for split in ("val",) if self.data.stream else ("train", "val"):
             dataset = self.dataset(split)
-            if not any(map(dataset.reader.has_picture, dataset.entries)):
+            if not dataset.entries.having(IMAGE_EXTS):
                 raise DataError(
                     f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
                     "model on: give pictures, or image.weights= of a trained one."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 
+from melfusion.data.entries import Entries, Entry
 from melfusion.data.options import DataConfig
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, Entry, ShardSet
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, ShardSet
 from melfusion.errors import BadSample
 from melfusion.media.options import AudioConfig
 from melfusion.media.pictures import read_image
@@ -137,7 +138,7 @@ class SampleReader:
     entries: those that decide which layout precomputed tensors must have; without any, no entry may have such tensors.
     """
 
-    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig, entries: Sequence[Entry] = ()):
+    def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig, entries: Entries | None = None):
         self.shards, self.audio, self.data, self.entries = shards, audio, data, entries
 
     def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:
@@ -149,8 +150,8 @@ class SampleReader:
     @cached_property
     def layout(self) -> tuple:
         """The layout of most of a few samples, taken evenly over all entries: the same in every process."""
-        cached = [entry for entry in self.entries if CACHE_EXT in entry.members]
-        if 2 * len(cached) <= len(self.entries):
+        cached = self.entries.having([CACHE_EXT]) if self.entries is not None else []
+        if self.entries is None or 2 * len(cached) <= len(self.entries):
             return ()
         votes: Counter[tuple] = Counter()
         for i in range(min(VOTERS, len(cached))):
