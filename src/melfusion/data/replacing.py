@@ -17,11 +17,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from melfusion.data.index import Index, parse_index
 from melfusion.data.options import DataConfig
 from melfusion.errors import DataError
 from melfusion.files import locked, sync_folder
+
+if TYPE_CHECKING:
+    from melfusion.data.index import Index
 
 INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
 
@@ -101,6 +104,8 @@ def move(folder: Path) -> None:
 
 def parsed(index: Path) -> Index:
     """An index of ours, checked."""
+    from melfusion.data.index import parse_index  # numpy, which help does without
+
     return parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members)
 
 

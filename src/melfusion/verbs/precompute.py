@@ -8,13 +8,13 @@ from typing import Any
 from melfusion import DEFAULT_CONFIG
 from melfusion.errors import ConfigError
 from melfusion.verbs.imports import heavy_imports
-from melfusion.verbs.options import configuration
+from melfusion.verbs.options import configuration, option
 
 
 @dataclass
 class Options:
     config: str = configuration(DEFAULT_CONFIG)
-    prune: str = "false"  # list: sets and predictions that no run and no config refers to, with sizes | true: remove them, too
+    prune: str = option("false", "list: name sets that no run and no config refers to, with sizes; true: remove them, too")
 
 
 MORE = "It also takes every key of the configuration, such as those of the data set:"
