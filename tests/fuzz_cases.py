@@ -208,7 +208,7 @@ def index(rng: np.random.Generator, tree: dict) -> bytes:
     """An index in which some nodes are not what they should be."""
     tree = copy.deepcopy(tree)
     for _ in range(rng.integers(1, 3)):
-        node, value = tree, ODD[rng.integers(len(ODD))]
+        node, value = tree, copy.deepcopy(ODD[rng.integers(len(ODD))])
         while True:
             keys = list(node) if isinstance(node, dict) else range(len(node))
             if not keys:

@@ -51,6 +51,14 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
+def shared(path: Path) -> IO[bytes]:
+    """An open file that is locked, together with other readers, until it is closed; not locked where the file system cannot."""
+    file = path.open("rb")
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return file
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock file. Of several processes that would build the same thing, one builds it and the others wait.

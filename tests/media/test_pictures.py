@@ -103,6 +103,12 @@ def test_generation_and_training_read_a_picture_alike(tmp_path):
         generate.open_shown(str(tmp_path / "none.png"), config)
 
 
+def test_pixels_are_the_bits_of_the_formula():
+    every = Image.fromarray(np.arange(768, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3))
+    wanted = np.asarray(every, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+    assert to_pixels(every, 16).tobytes() == wanted.tobytes()
+
+
 def test_the_centre_is_kept():
     bars = np.zeros((8, 24, 3), np.uint8)
     bars[:, 8:16] = (0, 255, 0)

@@ -80,6 +80,12 @@ def test_log_mel_equals_the_formulas(audio):
         np.testing.assert_allclose(got, wanted, atol=1e-3)
 
 
+def test_a_batch_has_the_log_mel_bits_of_its_spectrogram():
+    mel = LogMel(AudioConfig())
+    waveform = torch.randn(3, 16000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mel(waveform), mel.mel(mel.spectrum(waveform).abs()).log()[:, None])
+
+
 def test_the_centred_log_mel_is_that_of_another_library():
     """As Tango's code computes it: `center=True` with n_fft/2 reflected, and 1025 frames cut to 1024."""
     waveform = chord(TANGO.clip_duration_s, TANGO.sample_rate_hz).astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
+from typing import IO, Any
 
 import lightning
 import torch
@@ -18,8 +18,11 @@ from melfusion.data.options import DataConfig
 from melfusion.data.partners import WithPartners
 from melfusion.data.reading import SampleReader, digest_of
 from melfusion.data.replacements import Replacements
-from melfusion.data.shards import ShardSet
+from melfusion.data.replacing import INDEX
+from melfusion.data.shards import IMAGE_EXTS, ShardSet
+from melfusion.data.storage import Folder
 from melfusion.errors import DataError, shown
+from melfusion.files import shared
 from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class MusicDataModule(lightning.LightningDataModule):
         self.data, self.audio, self.seed, self.accumulate = data, audio, seed, accumulate
         self.noise_shapes, self.provenance, self.partners = noise_shapes or {}, provenance, partners
         self.shards: ShardSet | None = None
+        self.held: IO[bytes] | None = None
         self.replacements = Replacements()
         self.named: set[str] = set()  # reasons that have been logged
 
@@ -66,6 +70,8 @@ class MusicDataModule(lightning.LightningDataModule):
             shards = ShardSet(self.data.path, self.data)
             self._check_provenance(shards.info.get("provenance"))
             self.shards = shards
+            if self.provenance is not None and isinstance(shards.storage, Folder):
+                self.held = shared(shards.storage.folder / INDEX)  # so that no pruning takes the set from under this run
         return self.shards
 
     def _check_provenance(self, stored: dict[str, Any] | None) -> None:
@@ -98,7 +104,7 @@ class MusicDataModule(lightning.LightningDataModule):
         """DataError where a split that is read by its index, for training or validation, has no picture at all."""
         for split in ("val",) if self.data.stream else ("train", "val"):
             dataset = self.dataset(split)
-            if not any(map(dataset.reader.has_picture, dataset.entries)):
+            if not dataset.entries.having(IMAGE_EXTS):
                 raise DataError(
                     f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
                     "model on: give pictures, or image.weights= of a trained one."

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from melfusion import randomness
 from melfusion.data import order
+from melfusion.data.entries import Entries
 from melfusion.data.reading import SampleReader
-from melfusion.data.shards import Entry
+from melfusion.data.shards import CACHE_EXT
 from melfusion.errors import BadSample, DataError
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,8 @@ class MusicDataset(Dataset):
         noise_shapes: shapes of the normal draws of a sample, by stream name.
     """
 
-    def __init__(
-        self, reader: SampleReader, entries: Sequence[Entry], seed: int, training: bool, noise_shapes: dict[str, tuple[int, ...]]
-    ):
-        self.reader, self.entries, self.seed = reader, tuple(entries), seed
+    def __init__(self, reader: SampleReader, entries: Entries, seed: int, training: bool, noise_shapes: dict[str, tuple[int, ...]]):
+        self.reader, self.entries, self.seed = reader, entries, seed
         self.training, self.noise_shapes = training, noise_shapes
 
     def __len__(self) -> int:
@@ -41,8 +40,7 @@ class MusicDataset(Dataset):
 
     def pick(self, places: Iterable[int]) -> MusicDataset:
         """The entries at these places (0 … len - 1), in the order given."""
-        entries = [self.entries[place] for place in places]
-        return MusicDataset(self.reader, entries, self.seed, self.training, self.noise_shapes)
+        return MusicDataset(self.reader, self.entries.pick(places), self.seed, self.training, self.noise_shapes)
 
     def first(self, n: int) -> MusicDataset:
         """At most the first `n` entries."""
@@ -79,10 +77,11 @@ class MusicDataset(Dataset):
         n = len(self.entries)
         index = order.sample_index(self.seed, position, n) if self.training else position % n
         random_crop = self.training and self.reader.data.crop == "random"
-        crop = randomness.generator(self.seed, "crop", 0, position).random() if random_crop else 0.0
         replaced: list[tuple[str, str]] = []
         for attempt in range(MAX_SUBSTITUTES):
             entry = self.entries[index]
+            cropped = random_crop and CACHE_EXT not in entry.members
+            crop = randomness.generator(self.seed, "crop", 0, position).random() if cropped else 0.0
             try:
                 item = self.reader(entry, crop)
                 draws = randomness.draws(self.seed, position, self.noise_shapes)

@@ -70,7 +70,7 @@ class EvalBatches:
                 f"{n} samples cannot be shared by {world_size} ranks: give at least one to each (data.val_items, "
                 "data.splits) or use fewer devices."
             )
-        self.items = list(range(rank, n, world_size))
+        self.items = range(rank, n, world_size)
         self.batch_size = batch_size
         self.batches = min(-(-n // (batch_size * world_size)), n // world_size)
 
@@ -83,4 +83,4 @@ class EvalBatches:
         if -(-n // self.batch_size) != m:  # full batches would be one fewer, or one more, than another rank's
             cuts = [i * n // m for i in range(m + 1)]
         for start, stop in pairwise(cuts):
-            yield self.items[start:stop]
+            yield list(self.items[start:stop])

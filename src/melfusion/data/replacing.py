@@ -17,12 +17,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from melfusion.data.index import parse_index
 from melfusion.data.options import DataConfig
 from melfusion.errors import DataError
 from melfusion.files import locked, sync_folder
+
+if TYPE_CHECKING:
+    from melfusion.data.index import Index
 
 INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
 
@@ -76,7 +78,7 @@ def drop(folder: Path) -> None:
 def move(folder: Path) -> None:
     """Move the whole set in `.building` to the place of the one in `folder`; goes on where an earlier call stopped."""
     building, index, replaced = folder / BUILDING, folder / INDEX, folder / BUILDING / REPLACED
-    new = {shard["name"]: shard["bytes"] for shard in tree_of(building / INDEX)["shards"]}
+    new = {shard["name"]: shard["bytes"] for shard in parsed(building / INDEX).shards}
     for name, size in new.items():
         path = building / name if (building / name).is_file() else folder / name
         if not path.is_file() or path.stat().st_size != size:
@@ -88,7 +90,7 @@ def move(folder: Path) -> None:
         index.replace(replaced)
     sync_folder(building)
     sync_folder(folder)
-    old = {shard["name"] for shard in tree_of(replaced)["shards"]} if replaced.is_file() else set()
+    old = {shard["name"] for shard in parsed(replaced).shards} if replaced.is_file() else set()
     for name in sorted(old - new.keys()):
         (folder / name).unlink(missing_ok=True)
     for name in sorted(new):
@@ -100,15 +102,17 @@ def move(folder: Path) -> None:
     drop(folder)
 
 
-def tree_of(index: Path) -> dict[str, Any]:
+def parsed(index: Path) -> Index:
     """An index of ours, checked."""
+    from melfusion.data.index import parse_index  # numpy, which help does without
+
     return parse_index(index.read_bytes(), str(index), DataConfig().max_shard_members)
 
 
 def foreign_or_ours(folder: Path) -> tuple[list[Path], list[Path]]:
     """The *.tar files of a folder: those that its index does not name, and those that it does."""
     index, tars = folder / INDEX, sorted(folder.glob("*.tar"))
-    ours = {shard["name"] for shard in tree_of(index)["shards"]} if index.is_file() else set()
+    ours = {shard["name"] for shard in parsed(index).shards} if index.is_file() else set()
     return [tar for tar in tars if tar.name not in ours], [tar for tar in tars if tar.name in ours]
 
 

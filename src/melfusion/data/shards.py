@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from melfusion.data import replacing, tars
-from melfusion.data.index import MEMBER_DIGITS, member_digest, parse_index, write_index
+from melfusion.data.entries import Entries, Entry
+from melfusion.data.index import member_digest, parse_index, write_index
 from melfusion.data.options import DataConfig
 from melfusion.data.storage import Folder, Remote, is_url, open_storage
 from melfusion.errors import BadSample, DataError, shown
@@ -54,21 +55,6 @@ class Sample:
         if self.image is not None:
             members[self.image_ext] = self.image
         return members | self.extra
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one sample lies: shard file, its members' (offset, length), and their digests one after another."""
-
-    key: str
-    shard: str
-    members: dict[str, tuple[int, int]]
-    digests: str = ""
-
-    def digest(self, ext: str) -> str:
-        """The digest of one member (index.member_digest); empty where the index has none."""
-        first = list(self.members).index(ext) * MEMBER_DIGITS
-        return self.digests[first : first + MEMBER_DIGITS]
 
 
 def write_shards(
@@ -193,8 +179,8 @@ class ShardSet:
             raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
         if len(text) > limit:
             raise DataError(f"{self.where} is larger than data.max_index_mib={self.data.max_index_mib:g}: raise that limit.")
-        tree = parse_index(text, self.where, self.data.max_shard_members)
-        self.info, self.shards = tree["info"], tree["shards"]
+        index = parse_index(text, self.where, self.data.max_shard_members)
+        self.info, self.shards, self.table = index.info, index.shards, index.table
         if isinstance(self.storage, Remote):
             self.storage.keep(self.shards, text)
             return  # a shard that has changed is found when it is fetched or read
@@ -204,14 +190,9 @@ class ShardSet:
                     f"{self.folder}/{shard['name']} does not match {self.where}: rebuild the index after changing shards."
                 )
 
-    def entries(self, split: str) -> list[Entry]:
+    def entries(self, split: str) -> Entries:
         """All samples of a split, in index order; DataError where there are none."""
-        found = [
-            Entry(sample["key"], shard["name"], {e: tuple(v) for e, v in sample["members"].items()}, sample.get("digests", ""))
-            for shard in self.shards
-            if shard["name"].startswith(f"{split}-")
-            for sample in shard["samples"]
-        ]
+        found = self.table.of_shards([i for i, shard in enumerate(self.shards) if shard["name"].startswith(f"{split}-")])
         if not found:
             have = sorted({shard["name"].rsplit("-", 1)[0] for shard in self.shards})
             raise DataError(
@@ -225,7 +206,7 @@ class ShardSet:
         found: dict[str, int] = {}
         for shard in self.shards:
             split = shard["name"].rsplit("-", 1)[0]
-            found[split] = found.get(split, 0) + len(shard["samples"])
+            found[split] = found.get(split, 0) + shard["samples"]
         return found
 
     def read(self, entry: Entry, ext: str) -> bytes:

@@ -61,9 +61,11 @@ class Folder:
     def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes, or as many as there are. Bytes of a local disk are not checked."""
         try:
-            with (self.folder / name).open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
+            file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _read(file, offset, length)
+            finally:
+                os.close(file)
         except OSError as error:
             raise DataError(
                 f"{self.folder / name} cannot be read ({error.strerror}): check the disk, then start the same command again."
@@ -71,7 +73,15 @@ class Folder:
 
     def whole(self, name: str, limit: int) -> bytes | None:
         """A small file's bytes, at most limit + 1 of them; None where there is none."""
-        return self.read(name, 0, limit + 1) if (self.folder / name).is_file() else None
+        size = self.size(name)
+        return None if size is None else self.read(name, 0, min(size, limit) + 1)
+
+
+def _read(file: int, offset: int, length: int) -> bytes:
+    data = os.pread(file, length, offset)
+    while len(data) < length and (more := os.pread(file, length - len(data), offset + len(data))):
+        data += more  # the system returns at most 2 GiB at once, and a network's file system less
+    return data
 
 
 class Remote:

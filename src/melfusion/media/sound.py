@@ -58,7 +58,7 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     # block by block, since a header may promise more than there is; not so MP3, whose decoder stumbles at each block
     size = file.frames if file.format == "MP3" else 1 << 14
     while len(block := file.read(size, dtype="float32", always_2d=True)):
-        mono = block.mean(axis=1)
+        mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
         if not np.isfinite(mono).all():
             raise BadSample("audio holds NaN or infinity")
         yield mono

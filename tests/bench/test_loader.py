@@ -1,0 +1,43 @@
+"""The loader's figures are measured on samples of full size."""
+
+import pytest
+
+from melfusion.bench import loader
+from melfusion.data.shards import ShardSet
+
+FIGURES = {
+    "precomputed samples/s",
+    "precomputed samples/s with noise",
+    "precomputed MB/s",
+    "sequential samples/s",
+    "webdataset samples/s",
+    "torch samples/s",
+    "raw samples/s",
+    "random over sequential",
+    "million start s",
+    "million start MiB",
+}
+
+
+@pytest.mark.parametrize("samples, most_mib", [(60_000, 120)])
+def test_figures_are_measured_and_a_large_set_starts_in_little_memory(samples, most_mib, tmp_path, monkeypatch):
+    monkeypatch.setitem(loader.SIZES, "tiny", (32, 32, 1, samples))
+    found = loader.measure("tiny", tmp_path)
+    assert found.keys() == FIGURES and all(value > 0 for name, value in found.items() if name != "million start MiB")
+    assert found["million start MiB"] < most_mib  # as Python objects they took 1.3 KiB each
+    size = (tmp_path / "precomputed" / "train-000000.tar").stat().st_size / 32
+    assert 300_000 < size < 330_000 and found["precomputed MB/s"] == pytest.approx(found["precomputed samples/s"] * size / 1e6)
+    shards = ShardSet(tmp_path / "million")
+    assert len(shards.entries("train")) == samples and len(list(tmp_path.glob("unpacked/*"))) == 64
+
+
+def test_runs_alternate_and_the_median_counts(monkeypatch):
+    clock, runs = [0.0], []
+
+    def run(name, seconds):
+        runs.append(name)
+        clock[0] += seconds.pop(0)
+
+    monkeypatch.setattr(loader.time, "process_time", lambda: clock[0])
+    kinds = {"a": lambda s=[9, 1, 2, 4]: run("a", s), "b": lambda s=[9, 5, 5, 5]: run("b", s)}  # noqa: B006
+    assert loader.alternating(kinds, 10, 3) == {"a": 5, "b": 2} and "".join(runs) == "ab" * 4
