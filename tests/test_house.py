@@ -17,7 +17,7 @@ FLOORS = (
     {"listeners"},
     {"assembly"},
     {"training", "evaluation"},
-    {"lab", "torture"},
+    {"lab", "torture", "bench"},
     {"verbs"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
