@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable
 from itertools import chain
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from melfusion.batch import Conditioning, MusicBatch, join
+from melfusion.batch import Conditioning, MusicBatch, join, present
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.system import MeLFusion
 
@@ -40,12 +41,8 @@ def on_meta(system: MeLFusion) -> MeLFusion:
     return twin
 
 
-def of_text(system: MeLFusion, captions: list[str]) -> float:
-    """FLOPs of encoding captions, counted where the encoder lies; on a CPU without its attention, some hundredths of it."""
-    return flops(lambda: system.conditioner(captions))
-
-
 def flops(work: Callable[[], object]) -> float:
+    """FLOPs of a call."""
     with FlopCounterMode(display=False) as counter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there is no trainer to log to
         work()
@@ -53,10 +50,22 @@ def flops(work: Callable[[], object]) -> float:
 
 
 def of_a_sample(system: MeLFusion, batch: MusicBatch) -> float:
-    """FLOPs of a training step, forward and backward, over its samples."""
-    twin, shapes = on_meta(system), batch.to("meta")
-    text = of_text(system, batch.captions) if batch.text_embeds is None else 0.0
-    return (text + flops(lambda: twin.training_step(shapes, 0)["loss"].backward())) / len(batch)
+    """FLOPs of a training step, forward and backward, over its samples.
+
+    Text and waveforms are encoded where the system lies: tokenizers and front ends know no meta tensors.
+    """
+    twin, total = on_meta(system), 0.0
+    with torch.no_grad():
+        if batch.text_embeds is None:
+            total += flops(lambda: system.conditioner(batch.captions))
+            text, mask = twin.conditioner(batch.captions)
+            batch = dataclasses.replace(batch, text_embeds=text, text_mask=mask)
+        if batch.latent_moments is None:
+            made: list[Tensor] = []
+            total += flops(lambda: made.append(system.codec.encode_moments(present(batch.waveform))))
+            batch = dataclasses.replace(batch, latent_moments=made[0])
+    shapes = batch.to("meta")
+    return (total + flops(lambda: twin.training_step(shapes, 0)["loss"].backward())) / len(batch)
 
 
 Denoise = Callable[[MeLFusion, Tensor, Tensor, Conditioning], Tensor]
@@ -81,5 +90,7 @@ def of_a_clip(system: MeLFusion, image: Tensor, steps: int, denoise: Denoise = M
         latents = torch.empty(2, *twin.latent_shape(), device="meta")
         timesteps = torch.zeros(2, dtype=torch.long, device="meta")
         each = flops(lambda: denoise(twin, latents, timesteps, both))
-        after = flops(lambda: twin.vocode(twin.codec.decode(latents[:1])))
-    return of_text(system, ["a tune"]) + once + steps * each + after
+        decoded = system.codec.decode(torch.zeros(1, *system.latent_shape(), device=system.device))
+        after = flops(lambda: twin.codec.decode(latents[:1])) + flops(lambda: system.vocode(decoded))
+        text = flops(lambda: system.conditioner(["a tune"]))
+    return text + once + steps * each + after

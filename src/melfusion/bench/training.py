@@ -6,6 +6,7 @@ The reference, ours in a bare loop, and then ours through the real Trainer and i
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,12 @@ class BareLoop:
 
 
 def measure(size: str, folder: Path, keys: Sequence[str] = ()) -> dict[str, Figure | float]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*self.log.*")  # a bare loop has no Trainer to log to
+        return _measure(size, folder, keys)
+
+
+def _measure(size: str, folder: Path, keys: Sequence[str]) -> dict[str, Figure | float]:
     found: dict[str, Figure | float] = {}
     configs = {way: ours(size, folder, [*keys, f"image.reading={reading}"]) for way, reading in READINGS.items()}
     floor = min(_flops(config) for config in configs.values())
