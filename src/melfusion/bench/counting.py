@@ -1,4 +1,8 @@
-"""FLOPs, counted on the meta device: on a CPU torch's counter misses attention."""
+"""FLOPs by torch's counter, which misses attention on a CPU: both UNets and the decoder are counted on the meta device.
+
+The prompt, the picture's and the sound's latents, and the vocoder are counted where the system lies: tokenizers, inversion and front
+ends look into their tensors. On a CPU their attention is missing, so the sums are a little low.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +38,10 @@ def on_meta(system: MeLFusion) -> MeLFusion:
     """A copy of the system whose tensors have shapes and no memory, with Shapes in place of its conditioner."""
     memo: dict[int, Any] = {}
     for tensor in chain(system.parameters(), system.buffers()):
-        twin = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
-    twin = copy.deepcopy(system, memo).to("meta")
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    twin: MeLFusion = copy.deepcopy(system, memo)
+    twin.to("meta")
     twin.conditioner = Shapes(system.conditioner)
     return twin
 
@@ -50,21 +55,16 @@ def flops(work: Callable[[], object]) -> float:
 
 
 def of_a_sample(system: MeLFusion, batch: MusicBatch) -> float:
-    """FLOPs of a training step, forward and backward, over its samples.
-
-    Text and waveforms are encoded where the system lies: tokenizers and front ends know no meta tensors.
-    """
-    twin, total = on_meta(system), 0.0
+    """FLOPs of a training step, forward and backward, over its samples; of precomputed ones where the batch has them."""
+    made: list[Any] = []
     with torch.no_grad():
-        if batch.text_embeds is None:
-            total += flops(lambda: system.conditioner(batch.captions))
-            text, mask = twin.conditioner(batch.captions)
-            batch = dataclasses.replace(batch, text_embeds=text, text_mask=mask)
+        total = flops(lambda: made.append(system.condition(batch)))
         if batch.latent_moments is None:
-            made: list[Tensor] = []
             total += flops(lambda: made.append(system.codec.encode_moments(present(batch.waveform))))
-            batch = dataclasses.replace(batch, latent_moments=made[0])
-    shapes = batch.to("meta")
+            batch = dataclasses.replace(batch, latent_moments=made[1])
+    known: Conditioning = made[0]
+    batch = dataclasses.replace(batch, text_embeds=known.text_embeds, text_mask=known.text_mask, image_latents=known.image_latents)
+    twin, shapes = on_meta(system), batch.to("meta")
     return (total + flops(lambda: twin.training_step(shapes, 0)["loss"].backward())) / len(batch)
 
 
@@ -78,19 +78,15 @@ def of_a_clip(system: MeLFusion, image: Tensor, steps: int, denoise: Denoise = M
         image: (1, 3, H, W).
         denoise: one pass over both branches.
     """
-    twin = on_meta(system)
-    known: list[Conditioning] = []
-
-    def read() -> None:
-        known.append(twin.read_once(twin.encode_prompt(["a tune"], image.to("meta"), None, [0])))
-
+    twin, made = on_meta(system), []
     with torch.no_grad():
-        once = flops(read)
-        both = join([known[0], twin.null(known[0]).without_image()])
+        once = flops(lambda: made.append(system.encode_prompt(["a tune"], image, None, [0])))
+        once += flops(lambda: made.append(twin.read_once(made[0].to("meta"))))
+        both = join([made[1], twin.null(made[1]).without_image()])
         latents = torch.empty(2, *twin.latent_shape(), device="meta")
         timesteps = torch.zeros(2, dtype=torch.long, device="meta")
         each = flops(lambda: denoise(twin, latents, timesteps, both))
+        once += flops(lambda: twin.codec.decode(latents[:1]))
         decoded = system.codec.decode(torch.zeros(1, *system.latent_shape(), device=system.device))
-        after = flops(lambda: twin.codec.decode(latents[:1])) + flops(lambda: system.vocode(decoded))
-        text = flops(lambda: system.conditioner(["a tune"]))
-    return text + once + steps * each + after
+        once += flops(lambda: system.vocode(decoded))
+    return once + steps * each
