@@ -1,7 +1,7 @@
 """FLOPs by torch's counter, which misses attention on a CPU: both UNets and the decoder are counted on the meta device.
 
-The prompt, the picture's and the sound's latents, and the vocoder are counted where the system lies: tokenizers, inversion and front
-ends look into their tensors. On a CPU their attention is missing, so the sums are a little low.
+The prompt, the picture's and the sound's latents, and the vocoder are counted where the system lies, since tokenizers, inversion
+and front ends look into their tensors. On a CPU their attention is missing, so the sums are a little low.
 """
 
 from __future__ import annotations
