@@ -107,7 +107,7 @@ def test_what_cannot_be_meant_is_one_sentence(given, words, capsys, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_full_size_is_refused_without_a_gpu():
-    with pytest.raises(ConfigError, match="size=full needs a GPU of 70 GiB, and there is none: give size=small"):
+    with pytest.raises(ConfigError, match="size=full needs a GPU of 75 GiB, and there is none: give size=small"):
         bench("full", ["machine"])
 
 

@@ -59,6 +59,6 @@ SIZES = {
         steps=4,
         clips=16,
         clip_rounds=3,
-        least_gib=70,
+        least_gib=75,
     ),
 }
