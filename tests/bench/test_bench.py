@@ -121,7 +121,7 @@ def test_sections_run_alone(monkeypatch):
 
 def test_words_units_and_directions():
     rate = Figure("samples/s", [1.0, 2.0, 3.0], ratio=3.21, of_peak=0.5, of_floor=0.25)
-    assert rate.words() == "2 samples/s (1.5 to 2.5), ratio 3.2×, 50.0% of the matmul peak, 25.0% of the counted floor"
+    assert rate.words() == "2 samples/s (1.5 to 2.5), ratio 3.2×, 50.00% of the matmul peak, 25.00% of the counted floor"
     units = {"raw samples/s": "samples/s", "million start MiB": "MiB", "million start s": "s", "random over sequential": ""}
     assert {name: figure(name, 1).unit for name in units} == units
     assert report.lines("loader", {"start s": figure("start s", 2)}) == ["loader      start s  2 s"]

@@ -53,10 +53,10 @@ class Figure:
     def words(self) -> str:
         """Median, quartiles, ratio and shares."""
         low, high = self.quartiles
-        spread = f" ({low:.3g} to {high:.3g})" if len(self.values) > 1 else ""
+        spread = f" ({low:.4g} to {high:.4g})" if len(self.values) > 1 else ""
         shares = {"the matmul peak": self.of_peak, "the counted floor": self.of_floor}
         more = [] if self.ratio is None else [f"ratio {self.ratio:.1f}×"]
-        more += [f"{share:.1%} of {name}" for name, share in shares.items() if share is not None]
+        more += [f"{share:.2%} of {name}" for name, share in shares.items() if share is not None]
         return ", ".join([f"{self.median:.4g} {self.unit}{spread}".rstrip(), *more])
 
 
