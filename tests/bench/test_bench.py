@@ -11,8 +11,8 @@ import torch
 from melfusion.__main__ import main
 from melfusion.bench import machine, report
 from melfusion.bench.comparing import Slower
-from melfusion.bench.options import SECTIONS
 from melfusion.bench.report import bench
+from melfusion.bench.sections import SECTIONS
 from melfusion.bench.timing import Figure, alternated, figure, peak_memory, speed
 from melfusion.errors import ConfigError
 

@@ -1,6 +1,7 @@
 """`melfusion bench`: how fast training, generation, precompute and loading are, beside the setting of the released code.
 
-    options.py     sizes and sections
+    options.py     sizes
+    sections.py    the sections by name
     setting.py     a size → configurations, systems and batches; the setting of the released code
     timing.py      calls in turn, A B A B …; a figure with its raw values; peak memory
     counting.py    FLOPs on the meta device

@@ -1,18 +1,8 @@
-"""The sizes and sections of a benchmark. No heavy imports."""
+"""The sizes of a benchmark. No heavy imports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-SECTIONS = {  # name → module with `measure`
-    "machine": "melfusion.bench.machine",
-    "training": "melfusion.bench.training",
-    "generation": "melfusion.bench.generation",
-    "precompute": "melfusion.bench.precompute",
-    "loader": "melfusion.bench.loader",
-}
-
-KEYED = ("training", "generation", "precompute")  # sections whose `measure` also takes keys of the configuration
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 import melfusion
 from melfusion.bench.comparing import Slower, read, worse
 from melfusion.bench.machine import machine_name
-from melfusion.bench.options import KEYED, SECTIONS
+from melfusion.bench.sections import KEYED, SECTIONS
 from melfusion.bench.setting import refuse
 from melfusion.bench.timing import Figure, figure
 from melfusion.files import write_json

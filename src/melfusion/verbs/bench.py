@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from melfusion.bench.options import SECTIONS as PARTS
 from melfusion.bench.options import SIZES
+from melfusion.bench.sections import SECTIONS as PARTS
 from melfusion.config.check import nearest
 from melfusion.errors import ConfigError
 from melfusion.verbs.checks import check_out
