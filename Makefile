@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture tensorboard lint test test-slow coverage
+.PHONY: help install train generate evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -75,6 +75,9 @@ release-scenes: install  ## train every shipped part from nothing, hours on a CP
 
 torture: install  ## kill and disturb small trainings, points=200 times and more; a table of what was lost
 	@$(CLI) torture $(ARGS) $(options)
+
+bench: install  ## size=tiny|small|full only=training,generation compare=FILE: speed beside the released setting; a table, runs/bench.json
+	@$(CLI) bench $(ARGS) $(options)
 
 tensorboard: install  ## curves, pictures and clips of all runs; ARGS="--port=6007"
 	@$(CLI) tensorboard $(ARGS) $(options)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import lightning
 import pytest
@@ -14,7 +15,14 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from training_jobs import Run
 
 from melfusion.training import lightning_private
-from melfusion.training.lightning_private import forget_writer, leave_signals_alone, log_validation_at, rank, set_rank
+from melfusion.training.lightning_private import (
+    forget_writer,
+    leave_signals_alone,
+    log_validation_at,
+    rank,
+    set_rank,
+    time_fetching,
+)
 
 RANK = """
 import os, sys, torch._dynamo, torch.distributed.fsdp, torchmetrics  # all but Lightning: its import reads the environment
@@ -134,6 +142,23 @@ def test_a_trainer_whose_signals_are_left_alone_sets_no_handler(tmp_path):
     validated(tmp_path, ours, before=leave_signals_alone)
     validated(tmp_path, theirs)
     assert ours.seen is before is signal.getsignal(signal.SIGTERM) and theirs.seen is not before
+
+
+class Fetched(Callback):
+    """How long the training waited for its loader."""
+
+    def setup(self, trainer, pl_module, stage):
+        self.fetching = time_fetching(trainer)
+
+
+def test_the_time_in_which_a_training_waits_for_data_is_told(tmp_path, monkeypatch):
+    read, slow, quick = torch.Tensor.__getitem__, Fetched(), Fetched()
+    validated(tmp_path, quick)
+    monkeypatch.setattr(
+        torch.utils.data._utils.fetch._MapDatasetFetcher, "fetch", lambda self, i: [time.sleep(0.1), read(self.dataset, i)][1]
+    )
+    validated(tmp_path, slow)
+    assert slow.fetching.seconds > 0.4 and quick.fetching.seconds > 0  # four batches
 
 
 def test_a_logger_whose_writer_is_forgotten_begins_a_new_file(tmp_path):

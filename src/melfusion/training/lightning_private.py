@@ -5,9 +5,11 @@ Each function has a test in tests/training/test_lightning_private.py that fails 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_only
 
 _rank_zero_only: Any = rank_zero_only  # its type is that of a plain function, which has no `rank`
@@ -52,3 +54,28 @@ def forget_writer(logger: TensorBoardLogger) -> None:
     It keeps the SummaryWriter for ever (since 1.0); the writer's own `close` fails as long as the disk is full.
     """
     logger._experiment = None
+
+
+class Fetching(Profiler):
+    """Adds up the seconds in which a training waited for its loader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds, self.started = 0.0, 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name == "[_TrainingEpochLoop].train_dataloader_next":
+            self.started = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name == "[_TrainingEpochLoop].train_dataloader_next":
+            self.seconds += time.perf_counter() - self.started
+
+
+def time_fetching(trainer: Any) -> Fetching:
+    """Let the Trainer tell what it waits for data, from a callback's `setup` on.
+
+    Its profiler is an argument when it is made (since 1.0), which no callback can give. The name of the action is Lightning's own.
+    """
+    trainer.profiler = fetching = Fetching()
+    return fetching
