@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from melfusion.batch import Conditioning, MusicBatch, join, present
+from melfusion.batch import Conditioning, MusicBatch, Prompt, join, present
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.system import MeLFusion
 
@@ -27,11 +27,10 @@ class Shapes(Conditioner):
 
     def __init__(self, encoder: Conditioner):
         super().__init__()
-        self.example = [t.to("meta") for t in encoder([""])]
+        self.example: Prompt = encoder([""]).to("meta")
 
-    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        embeds, mask = (t.expand(len(captions), *t.shape[1:]) for t in self.example)
-        return embeds, mask
+    def forward(self, captions: list[str], fields: list[dict[str, Any]] | None = None) -> Prompt:
+        return Prompt.of({name: t.expand(len(captions), *t.shape[1:]) for name, t in self.example.said().items()})
 
 
 def on_meta(system: MeLFusion) -> MeLFusion:

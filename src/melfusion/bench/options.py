@@ -18,7 +18,7 @@ class Size:
     least_gib: int = 0  # memory of the GPU that it needs; 0: it needs none
 
 
-RANDOM = ("music_vae", "image", "unet")  # parts at full scale whose random twins have the sizes of the published ones
+RANDOM = ("music_vae", "image", "denoiser")  # parts at full scale whose random twins have the sizes of the published ones
 
 SIZES = {
     "tiny": Size(
@@ -43,7 +43,7 @@ SIZES = {
             "data.global_batch_size=32",
             "data.num_workers=2",
             "trainer.micro_batch_size=null",
-            "unet.gradient_checkpointing=false",
+            "denoiser.gradient_checkpointing=false",
         ),
         rounds=5,
         steps=4,

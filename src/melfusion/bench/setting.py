@@ -20,7 +20,6 @@ from melfusion.data.sources import ensure_corpus
 from melfusion.errors import ConfigError
 from melfusion.models.device import best_device
 from melfusion.models.diffusion.guidance import guided
-from melfusion.models.diffusion.samplers import sample
 from melfusion.models.system import MeLFusion
 from melfusion.models.twins import byte_tokenizer
 from melfusion.training.fit import StageClock, training_data
@@ -41,9 +40,9 @@ READINGS = {"live": "inverted", "cached": "fixed"}  # the image model runs in ea
 REFERENCE = (  # the released code: everything live, float32, 200 steps; it has neither average nor texture nor corrections
     "image.reading=noised",
     "synapse.kind=context_mix",
-    "unet.trainable=all",
-    "unet.gradient_checkpointing=false",
-    "unet.compile=false",
+    "denoiser.trainable=all",
+    "denoiser.gradient_checkpointing=false",
+    "denoiser.compile=false",
     "data.precompute.enabled=false",
     "trainer.precision=32-true",
     "optim.ema_decay=0",
@@ -135,5 +134,4 @@ def reference_clip(model: MeLFusion, config: Config, caption: str, image: Tensor
     scale = config.sampling.guidance_scale
     denoise = guided(lambda *args: denoise_both(model, *args), known, model.null(known), scale, scale)
     noise = model.draw("noise", [0], model.latent_shape())
-    latents = sample(denoise, noise, model.scheduler(), config.sampling.num_inference_steps)
-    return model.vocode(model.codec.decode(latents))
+    return model.vocode(model.codec.decode(model.objective.sample(denoise, noise, config.sampling.num_inference_steps)))

@@ -93,12 +93,12 @@ def loop_of(config: Config, size: int, figures: dict[str, Figure | float], name:
     """A warm bare loop. Adds its peak memory to the figures and, where the UNet is compiled, the seconds that this took."""
     with peak_memory() as peak:
         model = built(config)
-        if config.unet.compile:
+        if config.denoiser.compile:
             model.denoiser.compile()
         loop = BareLoop(config, model, size)
         first, second = timed(loop.step), timed(loop.step)
     figures[f"{name}, memory"] = Figure("MiB", [peak.mib])
-    if config.unet.compile:
+    if config.denoiser.compile:
         figures[f"{name}, compilation"] = Figure("s", [first - second])
     return loop
 
