@@ -16,7 +16,15 @@ from torch import Tensor
 from melfusion.batch import VisualFeatures
 from melfusion.models.image_encoder import ImageEncoder
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+# mean and standard deviation of CLIP's training pictures
+STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip_pixels(image: Tensor, side: int, statistics: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it. `statistics`: STATISTICS on the image's device."""
+    pixels = F.interpolate((image + 1) / 2, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (torch.tensor(STATISTICS, device=image.device) if statistics is None else statistics)[..., None, None]
+    return (pixels - mean) / std
 
 
 class ClipFeatures(ImageEncoder):
@@ -26,28 +34,21 @@ class ClipFeatures(ImageEncoder):
         network: transformers' CLIPVisionModel.
     """
 
-    mean: Tensor
-    std: Tensor
+    statistics: Tensor
 
     def __init__(self, network: Any):
         super().__init__()
         self.network = network
-        for name, values in (("mean", MEAN), ("std", STD)):  # copied to the device once, and not with every batch
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        self.register_buffer("statistics", torch.tensor(STATISTICS), persistent=False)  # moved once, not with every batch
 
     def width_of(self, layer: str) -> int:
         return self.network.config.hidden_size
 
-    def pixels(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it."""
-        side = self.network.config.image_size
-        pixels = F.interpolate((image + 1) / 2, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        return (pixels - self.mean) / self.std
-
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """image (B, 3, H, W) in [-1, 1] → patch tokens (B, 1, N, D)."""
-        return self.network(pixel_values=self.pixels(image), output_hidden_states=True).hidden_states[-2][:, None, 1:]
+        pixels = clip_pixels(image, self.network.config.image_size, self.statistics)
+        return self.network(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, None, 1:]
 
     def features(
         self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None, layers: list[str] | None = None
