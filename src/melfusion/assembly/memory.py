@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from melfusion.assembly.devices import accumulation, world_size
+from melfusion.assembly.parts import PARTS
 from melfusion.assembly.schema import Config
 from melfusion.errors import MelfusionError
 from melfusion.models.device import is_out_of_memory
@@ -42,7 +43,7 @@ def footprint(model: nn.Module, config: Config, doing: str) -> str:
         sizes[parameter.requires_grad] += parameter.numel() * parameter.element_size()
     if doing != "training":
         return f"parameters take {gib(sum(sizes.values()))}"
-    average = config.optim.ema_decay > 0 and config.task == "melfusion"
+    average = config.optim.ema_decay > 0 and PARTS[config.task].averaged
     with_all = "gradients, AdamW's two moments and the average" if average else "gradients and AdamW's two moments"
     return (
         f"frozen parameters take {gib(sizes[False])}, those that train {gib(sizes[True])} × {4 + average} with {with_all}, "
@@ -60,20 +61,20 @@ def gib(size: int) -> str:
 
 
 def _training(config: Config) -> list[str]:
-    micro, system, trainable = micro_batch(config), config.task == "melfusion", config.unet.trainable
+    micro, own = micro_batch(config), PARTS[config.task].saves_memory
     same = {
         f"trainer.micro_batch_size={micro // 2} (or a larger trainer.accumulate)": micro > 1,
-        "unet.gradient_checkpointing=true": system and not config.unet.gradient_checkpointing,
+        "unet.gradient_checkpointing=true": "unet.gradient_checkpointing" in own and not config.unet.gradient_checkpointing,
         "trainer.async_checkpoints=false, which saves the machine's own memory": config.trainer.async_checkpoints,
         "fewer data.num_workers": config.data.num_workers > 0,
     }
     other = {
         "trainer.precision=bf16-true": config.trainer.precision != "bf16-true",
         "data.precompute.enabled=true": not config.data.precompute.enabled,
-        "unet.trainable=cross_attn": trainable not in ("cross_attn", "synapse"),
+        "unet.trainable=cross_attn": config.unet.trainable not in ("cross_attn", "synapse"),
         "optim.ema_decay=0": config.optim.ema_decay > 0,
     }
-    changed = [key for key, helps in other.items() if helps and system]
+    changed = [key for key, helps in other.items() if helps and key.partition("=")[0] in own]
     return [key for key, helps in same.items() if helps] + [f"under another name= {', '.join(changed)}"] * bool(changed) + [LARGER]
 
 

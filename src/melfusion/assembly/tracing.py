@@ -58,22 +58,15 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class Fused(torch.autograd.Function):
-    """Attention as fused kernels keep it: the output and a float32 number per query and head, never the matrix of weights.
+class Zeros(TorchDispatchMode):
+    """Within it the host may ask tensors of the meta device for a number, as transformers does of its masks: it is 0, or False."""
 
-    It computes nothing: what comes out has the right shape, type and layout, and no meaning.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        batch, heads, length, _ = query.shape
-        out = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
-        ctx.save_for_backward(query, key, value, mask, out, query.new_empty(batch, heads, length, dtype=torch.float32))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return *(torch.empty_like(t) for t in ctx.saved_tensors[:3]), None
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return torch.zeros((), dtype=args[0].dtype, device="cpu").item()
+        if func is torch.ops.aten.equal.default and args[0].is_meta:
+            return False
+        return func(*args, **(kwargs or {}))
 
 
 # What autocast on CUDA computes in the short type, and what in float32 (PyTorch's manual, "CUDA Ops that can autocast")
@@ -97,7 +90,9 @@ LONG = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, F.
 
 
 class GPUKernels(TorchFunctionMode):
-    """Within it attention is `Fused`, and with `short` the types are those of autocast on CUDA, which the meta device has not."""
+    """Within it attention is the fused kernel of CUDA, which keeps no matrix of weights. With `short` the types are those of autocast
+    on CUDA, which the meta device has not.
+    """
 
     def __init__(self, short: torch.dtype | None = None):
         super().__init__()
@@ -110,12 +105,25 @@ class GPUKernels(TorchFunctionMode):
             args = tuple(cast(a, dtype) for a in args)
             kwargs = {name: cast(a, dtype) for name, a in kwargs.items()}
         if func is F.scaled_dot_product_attention:
-            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            query, key, value = (*args[:3], *(kwargs[n] for n in ("query", "key", "value") if n in kwargs))
-            return Fused.apply(query, key, value, mask)
+            return fused(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
+    """Attention as its GPU kernel allocates: output and a float32 number per query and head are kept."""
+    bias = None if attn_mask is None else attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
 
 
 def cast(value: Any, dtype: torch.dtype) -> Any:
     """A tensor of floats in this type; anything else as it is."""
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def backward(loss: Tensor) -> None:
+    """The backward pass with all modes in force, for activations that it computes again.
+
+    `Tensor.backward` and its kin leave a function mode for as long as they run, and there is no public way around that.
+    """
+    engine: Any = torch.autograd.Variable._execution_engine
+    engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
