@@ -117,6 +117,11 @@ class Conditioning(_Movable):
             text_mask=torch.where(pick, self.text_mask, other.text_mask),
         )
 
+    def saying(self, text: Tensor, mask: Tensor) -> Conditioning:
+        """The same pictures with this text for every sample: (1, L, D) and (1, L)."""
+        n = len(self)
+        return dataclasses.replace(self, text_embeds=text.expand(n, -1, -1), text_mask=mask.expand(n, -1))
+
     def without_image(self) -> Conditioning:
         return dataclasses.replace(self, has_image=torch.zeros_like(self.has_image))
 

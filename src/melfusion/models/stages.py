@@ -68,16 +68,17 @@ class Stages(TrainedModule):
             latents = self.image_encoder.encode(batch.image)
         return dataclasses.replace(conditioning, has_image=batch.has_image, image_latents=latents, visual_features=features)
 
-    def null(self, conditioning: Conditioning, negative_prompt: str = "") -> Conditioning:
-        """The same pictures with ∅ text: the encoded empty string, or a negative prompt; in training and in sampling."""
+    def null_text(self, negative_prompt: str = "") -> tuple[Tensor, Tensor]:
+        """∅ text, (1, L, D) and (1, L): the encoded empty string, or a negative prompt; in training and in sampling."""
         if negative_prompt:
-            text, mask = self.conditioner([negative_prompt])
-        else:
-            if self._null_text is None or self._null_text[0].device != self.device:
-                self._null_text = self.conditioner([""])
-            text, mask = self._null_text
-        n = len(conditioning)
-        return dataclasses.replace(conditioning, text_embeds=text.expand(n, -1, -1), text_mask=mask.expand(n, -1))
+            return self.conditioner([negative_prompt])
+        if self._null_text is None or self._null_text[0].device != self.conditioner.device:
+            self._null_text = self.conditioner([""])
+        return self._null_text
+
+    def null(self, conditioning: Conditioning) -> Conditioning:
+        """The same pictures with ∅ text."""
+        return conditioning.saying(*self.null_text())
 
     def drop(self, conditioning: Conditioning, uniform: Tensor) -> Conditioning:
         """Classifier-free dropout of text, of the picture and of both."""
@@ -116,17 +117,20 @@ class Stages(TrainedModule):
             noisy_latents, timesteps, conditioning.text_embeds, conditioning.text_mask, features, conditioning.has_image
         )
 
-    def encode_prompt(self, captions: list[str], image: Tensor | None, has_image: Tensor | None, seeds: list[int]) -> Conditioning:
-        """Captions and pictures of a user, encoded; `has_image` (B,) is 1 where a sample has one, None for all of them."""
+    def encode_captions(self, captions: list[str], has_image: Tensor | None) -> Conditioning:
+        """Captions of a user, encoded; `has_image` (B,) is 1 where a sample has a picture, None for all of them."""
         text, mask = self.conditioner(captions)
         shown = torch.ones(len(captions)) if has_image is None else has_image
-        conditioning = Conditioning(text, mask, shown.to(self.device))
+        return Conditioning(text, mask, shown.to(text.device))
+
+    def see(self, conditioning: Conditioning, image: Tensor | None, seeds: list[int]) -> Conditioning:
+        """The same text with the pictures of a user, encoded."""
         if image is None or self.image_encoder is None:
             return conditioning.without_image()
-        latents = self.image_encoder.encode(image)
+        latents = self.image_encoder.encode(image.to(self.image_encoder.device))
         if (shape := self.image_encoder.noise_shape(*image.shape[2:])) is None:
             return dataclasses.replace(conditioning, image_latents=latents)
-        noise = self.draw("image_noise", seeds, shape)
+        noise = self.draw("image_noise", seeds, shape).to(latents.device)
         return dataclasses.replace(conditioning, image_latents=latents.expand(len(noise), *latents.shape[1:]), image_noise=noise)
 
     def draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:
