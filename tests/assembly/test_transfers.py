@@ -47,7 +47,9 @@ def precomputed(tiny):
 @pytest.mark.parametrize("kind", sorted(OPTIONS))
 def test_a_step_on_precomputed_samples_leaves_the_host_alone(precomputed, kind):
     match = ["synapse.match=pool_2d"] if kind == "controlnet" else []
-    assert transfers_of_a_step(*precomputed(f"synapse.kind={kind}", *match)) == []
+    seen = transfers_of_a_step(*precomputed(f"synapse.kind={kind}", *match))
+    # transformers asks its GPT-2's mask once a token whether it hides anything
+    assert seen == [] or (kind == "language_of_audio" and set(seen) == {"asked by aten._local_scalar_dense.default"})
 
 
 @pytest.mark.parametrize("reading", READINGS)
@@ -66,7 +68,9 @@ def test_clip_reads_a_picture_without_a_copy_but_for_what_transformers_does(tiny
     assert transfers.seen == []
 
 
-@pytest.mark.parametrize("plant", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t[t > 0], lambda t: t + torch.ones(1).to(t)])
+@pytest.mark.parametrize(
+    "plant", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t[t > 0], lambda t: t + torch.ones(1).to(t)]
+)
 def test_a_planted_wait_or_copy_is_seen_in_a_step(precomputed, monkeypatch, plant):
     system, batch = precomputed()
     losses = system.losses

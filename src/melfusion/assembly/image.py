@@ -19,7 +19,6 @@ from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
 from melfusion.models.twins import random_clip_vision, random_image_vae, random_unet
 
-
 PROMPT_TOKENS = 77  # of Stable Diffusion's empty prompt
 
 

@@ -90,8 +90,9 @@ LONG = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, F.
 
 
 class GPUKernels(TorchFunctionMode):
-    """Within it attention is the fused kernel of CUDA, which keeps no matrix of weights. With `short` the types are those of autocast
-    on CUDA, which the meta device has not.
+    """Within it attention is the fused kernel of CUDA, which keeps no matrix of weights.
+
+    With `short` the types are those of autocast on CUDA, which the meta device has not.
     """
 
     def __init__(self, short: torch.dtype | None = None):

@@ -21,7 +21,10 @@ STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.275
 
 
 def clip_pixels(image: Tensor, side: int, statistics: Tensor | None = None) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it. `statistics`: STATISTICS on the image's device."""
+    """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it.
+
+    statistics: STATISTICS (2, 3) as a tensor on the image's device; None copies them there.
+    """
     pixels = F.interpolate((image + 1) / 2, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(STATISTICS, device=image.device) if statistics is None else statistics)[..., None, None]
     return (pixels - mean) / std

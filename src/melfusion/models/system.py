@@ -177,8 +177,8 @@ class MeLFusion(Stages):
         """Captions ("" for none) and pictures (B or 1, 3, H, W) in [-1, 1] (None for none) → what the codec decodes.
 
         One picture for all captions is read once. Each sample's noise comes from its own seed, so a clip does not depend on
-        what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training. `placement`: where
-        the parts are meanwhile; None leaves them where they are.
+        what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training.
+        `placement`: where the parts are meanwhile; None leaves them where they are.
         """
         place = placement or Placement()
         seeds = seeds or list(range(len(captions)))

@@ -48,7 +48,7 @@ def run(options: Options, more: list[str]) -> None:
     if len(batches) < 2 or sorted(set(batches)) != batches:
         raise ConfigError(f"batches={options.batches} must be two numbers or more, ascending, such as batches=1,8.")
     if not PARTS[config.task].modes:
-        raise ConfigError(f"memory counts the whole system, and task={config.task} is one part of it: choose another configuration.")
+        raise ConfigError(f"memory counts the whole system, and task={config.task} is one part of it: name another configuration.")
 
     with heavy_imports():
         from melfusion.assembly.counting import count, on_meta
@@ -96,9 +96,7 @@ def work(config: Config, system: MeLFusion, stages: dict[str, Work]) -> str:
     return table(["stage, one sample", "TFLOP", "GiB beside weights"], rows)
 
 
-def to_train(
-    config: Config, devices: int, stages: dict[str, Work], ready: MusicBatch, batches: list[int]
-) -> tuple[Totals, Totals]:
+def to_train(config: Config, devices: int, stages: dict[str, Work], ready: MusicBatch, batches: list[int]) -> tuple[Totals, Totals]:
     """Every choice of what trains and of what becomes of activations → bytes; the same where nothing is precomputed."""
     import logging
 
@@ -135,7 +133,10 @@ def to_generate(system: MeLFusion, stages: dict[str, Work], batches: list[int]) 
 
 def in_gib(totals: Totals, live: Totals, batches: list[int]) -> str:
     """The bytes as a table."""
-    rows = {name: [*(gib(by[n]) for n in batches), *(gib(live[name][n]) for n in batches if name in live)] for name, by in totals.items()}
+    rows = {
+        name: [*(gib(by[n]) for n in batches), *(gib(live[name][n]) for n in batches if name in live)]
+        for name, by in totals.items()
+    }
     return table(["", *map(str, batches), *(f"{n}, nothing precomputed" for n in batches)], rows)
 
 
