@@ -98,7 +98,7 @@ def test_a_system_of_other_parts_generates_a_waveform(other):
 
 def test_a_system_of_other_parts_has_a_loss(other):
     latents = other.codec.encode(torch.rand(2, 120))
-    conditioning = other.encode_prompt(["a", "b"], torch.rand(2, 3, 4, 4), None, [0, 1])
+    conditioning = other.see(other.encode_captions(["a", "b"], None), torch.rand(2, 3, 4, 4), [0, 1])
     other.losses(latents, conditioning, torch.tensor([3, 999]), torch.randn(2, 10, 12)).mean().backward()
     assert all(p.grad is not None for p in other.denoiser.parameters())
 

@@ -21,6 +21,7 @@ from melfusion.models.layout_names import PART_FILE
 from melfusion.models.mel_codec import MelCodec
 from melfusion.models.music_vae import MusicVAE
 from melfusion.models.published import load_statistics, pretrained, read_part, save_network, sized, write_part
+from melfusion.models.published_sizes import published
 from melfusion.models.texture import Texture
 from melfusion.models.twins import random_music_vae
 from melfusion.models.vocoder import Vocoder
@@ -47,7 +48,7 @@ def music_vae(config: Config) -> MusicVAE:
             f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
             f"music_vae.latent_channels={c.latent_channels}: set it to what the weights have."
         )
-    if c.trainable != "all" and folder is None:
+    if c.trainable != "all" and c.weights is None:
         raise WeightsError(
             f"music_vae.trainable={c.trainable} keeps the encoder of music_vae.weights, and there are none: give weights."
         )
@@ -87,6 +88,8 @@ def vocoder(config: Config) -> Vocoder:
     """HiFi-GAN from a transformers folder, or Griffin-Lim."""
     c, folder = config.vocoder, weights_folder(config, "vocoder")
     training = (LogMel(config.audio), c.segment_frames, config.optim, config.trainer.max_steps)
+    if folder is None and c.weights is not None:
+        return Vocoder(HifiGan(published(c.weights, "vocoder"), config.audio.hop_length_samples), *training, c.mel_corrections)
     if folder is None:
         griffin_lim = c.kind == "griffin_lim"
         network = GriffinLim(config.audio, c.griffin_lim_iterations) if griffin_lim else Vocos(config.audio, c.width, c.blocks)

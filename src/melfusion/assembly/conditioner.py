@@ -11,6 +11,7 @@ from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.published import loaded, pretrained
+from melfusion.models.published_sizes import published
 from melfusion.models.text_encoder import TextEncoder
 from melfusion.models.twins import byte_tokenizer, random_text_network
 
@@ -19,7 +20,8 @@ def text_encoder(config: Config) -> TextEncoder:
     """T5, CLIP or BERT-like encoder from a transformers folder, or a random twin."""
     c, folder = config.text_encoder, weights_folder(config, "text_encoder")
     if folder is None:
-        return TextEncoder(random_text_network(c), byte_tokenizer(), c.max_length, c.max_words)
+        network = random_text_network(c) if c.weights is None else published(c.weights, "text_encoder")
+        return TextEncoder(network, byte_tokenizer(), c.max_length, c.max_words)
     kind = loaded(AutoConfig, folder).model_type
     cls = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}.get(kind, AutoModel)
     tokenizer = loaded(AutoTokenizer, folder)

@@ -20,6 +20,8 @@ from melfusion.models.options import DiffusionConfig, ImageDiffusionConfig, Visi
 from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
 from melfusion.models.twins import random_clip_vision, random_image_vae, random_unet
 
+PROMPT_TOKENS = 77  # of Stable Diffusion's empty prompt
+
 
 def image_features(config: Config) -> ImageFeatureExtractor:
     """The image-diffusion model from a pipeline folder (unet, vae, text_encoder, tokenizer) or random init."""
@@ -29,7 +31,7 @@ def image_features(config: Config) -> ImageFeatureExtractor:
     if folder is None:
         unet = random_unet(c, 4 if c.vae else 3, c.cross_attention_dim)
         vae = random_image_vae(c) if c.vae else None
-        prompt = torch.zeros(1, 1, c.cross_attention_dim)
+        prompt = torch.zeros(1, 1 if c.weights is None else PROMPT_TOKENS, c.cross_attention_dim)
     else:
         check_pipeline(folder)
         unet = pretrained(UNet2DConditionModel, folder / "unet")

@@ -64,7 +64,7 @@ def footprint(model: nn.Module, config: Config, doing: str) -> str:
         sizes[parameter.requires_grad] += parameter.numel() * parameter.element_size()
     if doing != "training":
         return f"parameters take {gib(sum(sizes.values()))}"
-    average = config.optim.ema_decay > 0 and PARTS[config.task].whole
+    average = config.optim.ema_decay > 0 and PARTS[config.task].averaged
     with_all = "gradients, AdamW's two moments and the average" if average else "gradients and AdamW's two moments"
     return (
         f"frozen parameters take {gib(sizes[False])}, those that train {gib(sizes[True])} × {4 + average} with {with_all}, "
@@ -82,20 +82,21 @@ def gib(size: int) -> str:
 
 
 def _training(config: Config) -> list[str]:
-    micro, system, trainable = micro_batch(config), PARTS[config.task].whole, config.denoiser.trainable
+    micro, own = micro_batch(config), PARTS[config.task].saves_memory
+    checkpointing = "denoiser.gradient_checkpointing"
     same = {
         f"trainer.micro_batch_size={micro // 2} (or a larger trainer.accumulate)": micro > 1,
-        "denoiser.gradient_checkpointing=true": system and not config.denoiser.gradient_checkpointing,
+        f"{checkpointing}=true": checkpointing in own and not config.denoiser.gradient_checkpointing,
         "trainer.async_checkpoints=false, which saves the machine's own memory": config.trainer.async_checkpoints,
         "fewer data.num_workers": config.data.num_workers > 0,
     }
     other = {
         "trainer.precision=bf16-true": config.trainer.precision != "bf16-true",
         "data.precompute.enabled=true": not config.data.precompute.enabled,
-        "denoiser.trainable=cross_attn": trainable not in ("cross_attn", "synapse"),
+        "denoiser.trainable=cross_attn": config.denoiser.trainable not in ("cross_attn", "synapse"),
         "optim.ema_decay=0": config.optim.ema_decay > 0,
     }
-    changed = [key for key, helps in other.items() if helps and system]
+    changed = [key for key, helps in other.items() if helps and key.partition("=")[0] in own]
     return [key for key, helps in same.items() if helps] + [f"under another name= {', '.join(changed)}"] * bool(changed) + [LARGER]
 
 

@@ -36,6 +36,9 @@ class Part:
         export: module, configuration, folder → the files that `weights: run:NAME` reads.
         depends_on: sections of the configuration that its training depends on; None: all.
         free: keys in them that it does not depend on.
+        averaged: an average of its weights is kept while it trains, where optim.ema_decay is above 0.
+        saves_memory: keys by which its training can take less memory, at a price; all parts share some others (memory.py).
+        modes: values of a key that say what of it trains.
     """
 
     section: str
@@ -44,6 +47,9 @@ class Part:
     export: Callable[[Any, Config, Path], None]
     depends_on: tuple[str, ...] | None = None
     free: tuple[str, ...] = ()
+    averaged: bool = False
+    saves_memory: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -52,7 +58,21 @@ class Part:
 
 
 PARTS = {
-    "melfusion": Part("denoiser", late(SYSTEM, "system"), late(SYSTEM, "noise_shapes"), late(SYSTEM, "export")),
+    "melfusion": Part(
+        "denoiser",
+        late(SYSTEM, "system"),
+        late(SYSTEM, "noise_shapes"),
+        late(SYSTEM, "export"),
+        averaged=True,
+        saves_memory=(
+            "denoiser.gradient_checkpointing",
+            "trainer.precision",
+            "data.precompute.enabled",
+            "denoiser.trainable",
+            "optim.ema_decay",
+        ),
+        modes=tuple(f"denoiser.trainable={what}" for what in ("all", "decoder", "cross_attn", "synapse")),
+    ),
     "music_vae": Part(
         "music_vae",
         late(CODEC, "music_vae"),

@@ -10,6 +10,7 @@ import torch
 
 from melfusion.assembly.schema import Config
 from melfusion.errors import WeightsError
+from melfusion.models.device import only_sizes
 from melfusion.models.weights import resolve
 
 
@@ -40,8 +41,11 @@ def check_front_end(made_for: dict, config: Config, name: str) -> None:
 
 
 def weights_folder(config: Config, name: str) -> Path | None:
+    """Where a part's weights lie; None where it has none, or where they are on the hub and only sizes are wanted."""
     weights = getattr(config, name).weights
-    return None if weights is None else resolve(weights, name, config.runs_dir)
+    if weights is None or (only_sizes() and weights.startswith("hub:")):
+        return None
+    return resolve(weights, name, config.runs_dir)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def of_a_clip(system: MeLFusion, image: Tensor, steps: int, denoise: Denoise = M
     """
     twin, made = on_meta(system), []
     with torch.no_grad():
-        once = flops(lambda: made.append(system.encode_prompt(["a tune"], image, None, [0])))
+        once = flops(lambda: made.append(system.see(system.encode_captions(["a tune"], None), image, [0])))
         once += flops(lambda: made.append(twin.read_once(made[0].to("meta"))))
         both = join([made[1], twin.null(made[1]).without_image()])
         latents = torch.empty(2, *twin.latent_shape(), device="meta")

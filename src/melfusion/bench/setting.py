@@ -130,7 +130,7 @@ def denoise_both(model: MeLFusion, latents: Tensor, timesteps: Tensor, condition
 @torch.no_grad()
 def reference_clip(model: MeLFusion, config: Config, caption: str, image: Tensor) -> Tensor:
     """One clip as the released code makes it: 200 steps, both networks under guidance; returns the waveform (1, S)."""
-    known = model.encode_prompt([caption], image, None, [0])
+    known = model.see(model.encode_captions([caption], None), image, [0])
     scale = config.sampling.guidance_scale
     denoise = guided(lambda *args: denoise_both(model, *args), known, model.null(known), scale, scale)
     noise = model.draw("noise", [0], model.latent_shape())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,12 @@ class AudioGeometry:
     def latent_shape(self, channels: int, downsampling: int) -> tuple[int, int, int]:
         """(C, T, F) of the music latents of one clip."""
         return channels, self.num_frames // downsampling, self.audio.n_mels // downsampling
+
+
+def in_float32(like: Tensor) -> AbstractContextManager[Any]:
+    """Within it autocast is off on the device of this tensor; the meta device has none."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def mel_matrix(audio: AudioConfig) -> np.ndarray:
@@ -72,7 +80,7 @@ class LogMel(nn.Module):
         return num_samples // self.hop, self.filters.shape[1]
 
     def forward(self, waveform: Tensor) -> Tensor:
-        with torch.autocast(waveform.device.type, enabled=False):  # logs of small magnitudes need float32
+        with in_float32(waveform):  # logs of small magnitudes need float32
             return self._log_mel(waveform)
 
     def spectrum(self, waveform: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def only_sizes() -> bool:
+    """Are networks built on the meta device now, so that their sizes count and no weight is read?"""
+    return torch.get_default_device().type == "meta"
+
+
 def device_name() -> str:
     """Of the machine that computes: the GPU's name, or the CPU and how many cores this process may use."""
     if torch.cuda.is_available():

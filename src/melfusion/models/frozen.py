@@ -47,7 +47,9 @@ def digest(module: nn.Module | dict[str, torch.Tensor]) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of all weights and persistent buffers, as hex."""
     total = hashlib.sha256()
     for name, tensor in sorted((module if isinstance(module, dict) else module.state_dict()).items()):
+        total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if tensor.is_meta:  # which has no bytes
+            continue
         flat = tensor.detach().cpu().contiguous()
-        total.update(f"{name}{tuple(flat.shape)}{flat.dtype}".encode())
         total.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")
     return total.hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melfusion.media.mel import mel_matrix
+from melfusion.media.mel import in_float32, mel_matrix
 from melfusion.media.options import AudioConfig
 from melfusion.randomness import fixed_generator
 
@@ -47,7 +47,7 @@ class GriffinLim(nn.Module):
 
     @torch.no_grad()
     def forward(self, log_mel: Tensor) -> Tensor:
-        with torch.autocast(log_mel.device.type, enabled=False):
+        with in_float32(log_mel):
             return self._waveform(log_mel)
 
     def _waveform(self, log_mel: Tensor) -> Tensor:

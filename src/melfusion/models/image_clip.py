@@ -16,13 +16,17 @@ from torch import Tensor
 from melfusion.batch import VisualFeatures
 from melfusion.models.image_encoder import ImageEncoder
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+# mean and standard deviation of CLIP's training pictures
+STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def clip_pixels(image: Tensor, side: int) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it."""
+def clip_pixels(image: Tensor, side: int, statistics: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] → (B, 3, side, side) as CLIP was trained to see it.
+
+    statistics: STATISTICS (2, 3) as a tensor on the image's device; None copies them there.
+    """
     pixels = F.interpolate((image + 1) / 2, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (MEAN, STD))
+    mean, std = (torch.tensor(STATISTICS, device=image.device) if statistics is None else statistics)[..., None, None]
     return (pixels - mean) / std
 
 
@@ -33,9 +37,12 @@ class ClipFeatures(ImageEncoder):
         network: transformers' CLIPVisionModel.
     """
 
+    statistics: Tensor
+
     def __init__(self, network: Any):
         super().__init__()
         self.network = network
+        self.register_buffer("statistics", torch.tensor(STATISTICS), persistent=False)  # moved once, not with every batch
 
     def width_of(self, layer: str) -> int:
         return self.network.config.hidden_size
@@ -43,7 +50,7 @@ class ClipFeatures(ImageEncoder):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """image (B, 3, H, W) in [-1, 1] → patch tokens (B, 1, N, D)."""
-        pixels = clip_pixels(image, self.network.config.image_size)
+        pixels = clip_pixels(image, self.network.config.image_size, self.statistics)
         return self.network(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, None, 1:]
 
     def features(

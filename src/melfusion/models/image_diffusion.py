@@ -82,7 +82,7 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
     needs_pictures = True
     empty_prompt: Tensor
     alpha_bar: Tensor
-    grid: Tensor
+    device_grid: Tensor
 
     def __init__(
         self,
@@ -103,7 +103,8 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
         self.register_buffer("empty_prompt", empty_prompt)
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.prediction_type, self.reading, self.val_items = prediction_type, reading, val_items
-        self.register_buffer("grid", self._grid(grid_steps, fixed_timestep), persistent=False)
+        self.grid = self._grid(grid_steps, fixed_timestep)  # on the host, which walks along it without asking the device
+        self.register_buffer("device_grid", self.grid.clone(), persistent=False)
         self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
 
     @property
@@ -140,7 +141,7 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
         }
 
     def _full_grid(self, grid_steps: int) -> Tensor:
-        return torch.arange(grid_steps, device=self.alpha_bar.device) * len(self.alpha_bar) // grid_steps
+        return torch.arange(grid_steps, device="cpu") * len(self.alpha_bar) // grid_steps
 
     def _grid(self, grid_steps: int, fixed_timestep: int) -> Tensor:
         """Timesteps a picture is inverted along, 0 first."""
@@ -148,8 +149,8 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
             return self._full_grid(grid_steps)
         if self.reading == "fixed" and fixed_timestep > 0:
             moves = min(grid_steps, fixed_timestep)
-            return torch.linspace(0, fixed_timestep, moves + 1).round().long()
-        return torch.zeros(1, dtype=torch.long)
+            return torch.linspace(0, fixed_timestep, moves + 1, device="cpu").round().long()
+        return torch.zeros(1, dtype=torch.long, device="cpu")
 
     @torch.no_grad()
     def to_latents(self, image: Tensor) -> Tensor:
@@ -188,10 +189,10 @@ class ImageFeatureExtractor(ImageEncoder, TrainedModule):
     ) -> VisualFeatures:
         """image_latents (B, G, C, h, w) and the music's timesteps (B,) → layer → (image_key, image_value), (B, N, D)."""
         if self.reading == "inverted":
-            index = torch.searchsorted(self.grid, timesteps.contiguous(), right=True) - 1
-            latents, seen_at = image_latents[torch.arange(len(index), device=index.device), index], self.grid[index]
+            index = torch.searchsorted(self.device_grid, timesteps.contiguous(), right=True) - 1
+            latents, seen_at = image_latents[torch.arange(len(index), device=index.device), index], self.device_grid[index]
         elif self.reading == "fixed":
-            latents, seen_at = image_latents[:, 0], self.grid[-1].expand(len(timesteps))
+            latents, seen_at = image_latents[:, 0], self.device_grid[-1].expand(len(timesteps))
         else:
             latents, seen_at = diffusion.add_noise(image_latents[:, 0], present(noise), self.alpha_bar[timesteps]), timesteps
         layers = attention_layers(self.unet) if layers is None else layers

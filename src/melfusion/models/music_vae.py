@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from melfusion.batch import MusicBatch, present
-from melfusion.media.mel import LOG_FLOOR, LogMel
+from melfusion.media.mel import LOG_FLOOR, LogMel, in_float32
 from melfusion.models.texture import Texture
 from melfusion.models.trained import TrainedModule
 
@@ -184,7 +184,7 @@ def modulation_distance(log_mel: Tensor, wanted: Tensor) -> Tensor:
     bands = [x.float()[:, 0].transpose(1, 2).flatten(0, 1) for x in (log_mel, wanted)]
     sizes = [size for size in WINDOWS if size <= 2 * wanted.shape[2] - 2]  # half a window is mirrored at each end
     total = wanted.new_zeros(())
-    with torch.autocast(log_mel.device.type, enabled=False):
+    with in_float32(log_mel):
         for size in sizes:
             window = torch.hann_window(size, device=wanted.device)
             made, real = (torch.stft(x, size, size // 4, window=window, normalized=True, return_complex=True) for x in bands)

@@ -14,11 +14,12 @@ import torch
 from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer, CLIPTextModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
 from melfusion.errors import WeightsError
 from melfusion.files import as_json
 from melfusion.media.options import AudioConfig
+from melfusion.models.device import only_sizes
 from melfusion.models.layout_names import PART, PART_FILE, PIPELINE
 from melfusion.models.layouts import misfit, unstored, variant
 from melfusion.models.state_dicts import fill, read_state, some, unwrapped
@@ -58,6 +59,8 @@ def pretrained(cls: Any, folder: Path) -> Any:
 
     Weights that are there in fp16 or bf16 alone are read too: float32 holds their values exactly.
     """
+    if only_sizes():
+        return described(cls, folder)
     if wrong := misfit(folder, cls.__name__) or unstored(folder, cls.__name__):
         raise WeightsError(wrong)
     ours = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": torch.float32}
@@ -72,6 +75,16 @@ def pretrained(cls: Any, folder: Path) -> Any:
             raise WeightsError(f"{folder} has weights that its config.json does not describe ({some(unknown)}): copy both again.")
         log.warning("%s holds more than a %s, which is not used: %s.", folder, cls.__name__, some(unknown))
     return network
+
+
+def described(cls: Any, folder: Path) -> Any:
+    """A network of the sizes in the folder's config.json, without its weights."""
+    if wrong := misfit(folder, cls.__name__):
+        raise WeightsError(wrong)
+    if issubclass(cls, ModelMixin):
+        return cls.from_config(cls.load_config(folder, local_files_only=True))
+    config = loaded(getattr(cls, "config_class", None) or AutoConfig, folder)
+    return cls.from_config(config) if cls is AutoModel else cls(config)
 
 
 def save_network(network: ModelMixin, folder: Path) -> None:
@@ -161,7 +174,7 @@ def load_statistics(vae: nn.Module, file: Path, names: tuple[str, ...]) -> dict[
     try:
         stored = json.loads(file.read_text())
         for name in names:
-            value = torch.tensor(stored[name], dtype=torch.float32)
+            value = torch.tensor(stored[name], dtype=torch.float32, device="cpu")
             if value.shape != getattr(vae, name).shape or not value.isfinite().all():
                 raise ValueError(f"{name}={stored[name]!r:.60}")
             getattr(vae, name).copy_(value)

@@ -127,24 +127,23 @@ class Stages(TrainedModule):
             conditioning.extra,
         )
 
-    def encode_prompt(
-        self,
-        captions: list[str],
-        image: Tensor | None,
-        has_image: Tensor | None,
-        seeds: list[int],
-        fields: list[dict[str, Any]] | None = None,
+    def encode_captions(
+        self, captions: list[str], has_image: Tensor | None, fields: list[dict[str, Any]] | None = None
     ) -> Conditioning:
-        """Captions and pictures of a user, encoded; `has_image` (B,) is 1 where a sample has one, None for all of them."""
+        """Captions of a user, encoded; `has_image` (B,) is 1 where a sample has a picture, None for all of them."""
         prompt = self.conditioner(captions, fields)
         shown = torch.ones(len(captions)) if has_image is None else has_image
-        conditioning = Conditioning(prompt.text_embeds, prompt.text_mask, shown.to(self.device), extra=prompt.extra)
+        shown = shown.to(prompt.text_embeds.device)
+        return Conditioning(prompt.text_embeds, prompt.text_mask, shown, extra=prompt.extra)
+
+    def see(self, conditioning: Conditioning, image: Tensor | None, seeds: list[int]) -> Conditioning:
+        """The same text with the pictures of a user, encoded."""
         if image is None or self.image_encoder is None:
             return conditioning.without_image()
-        latents = self.image_encoder.encode(image)
+        latents = self.image_encoder.encode(image.to(self.image_encoder.device))
         if (shape := self.image_encoder.noise_shape(*image.shape[2:])) is None:
             return dataclasses.replace(conditioning, image_latents=latents)
-        noise = self.draw("image_noise", seeds, shape)
+        noise = self.draw("image_noise", seeds, shape).to(latents.device)
         return dataclasses.replace(conditioning, image_latents=latents.expand(len(noise), *latents.shape[1:]), image_noise=noise)
 
     def draw(self, stream: str, seeds: list[int], shape: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,7 @@ from melfusion.models.diffusion.objective import Objective
 from melfusion.models.frozen import digest
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.options import ObjectiveConfig, OptimConfig
+from melfusion.models.placement import Placement
 from melfusion.models.stages import Stages
 from melfusion.models.stored_names import WEIGHTS, rename_stored
 
@@ -154,20 +155,32 @@ class MeLFusion(Stages):
         has_image: Tensor | None = None,
         progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
         duration_s: float | None = None,
+        placement: Placement | None = None,
     ) -> Tensor:
         """Captions ("" for none) and pictures (B or 1, 3, H, W) in [-1, 1] (None for none) → what the codec decodes.
 
         One picture for all captions is read once. Each sample's noise comes from its own seed, so a clip does not depend on
         what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training.
+        `placement`: where the parts are meanwhile; None leaves them where they are.
         """
+        place = placement or Placement()
         seeds = seeds or list(range(len(captions)))
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
-        conditioning = self.read_once(self.encode_prompt(captions, image, has_image, seeds))
-        null = self.null(conditioning, negative_prompt)
-        denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
+        with place.needed(self.conditioner):
+            prompt = self.encode_captions(captions, has_image)
+            null = self.null(prompt, negative_prompt).said()
+        with place.needed(self.image_encoder):
+            conditioning = self.read_once(self.see(prompt, image, seeds))
+        denoise = guided(self.denoise, conditioning, conditioning.saying(null), guidance_scale, s_image)
         noise = self.draw("noise", seeds, self.latent_shape(duration_s))
-        return self.codec.decode(self.objective.sample(denoise, noise, num_inference_steps, progress))
+        here = conditioning.has_image.device
+        looking = None if conditioning.image_latents is None else self.image_encoder
+        with place.needed(self.denoiser, looking):
+            latents = self.objective.sample(denoise, noise.to(here), num_inference_steps, progress)
+        with place.needed(self.codec):
+            return self.codec.decode(latents)
 
-    def vocode(self, decoded: Tensor) -> Tensor:
+    def vocode(self, decoded: Tensor, placement: Placement | None = None) -> Tensor:
         """What `generate` gives → waveform (B, S)."""
-        return self.codec.vocode(decoded)
+        with (placement or Placement()).needed(self.codec):
+            return self.codec.vocode(decoded)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from melfusion.media.mel import in_float32
 from melfusion.randomness import fixed_generator
 
 OCTAVES = 8  # of the waves that encode t
@@ -53,7 +54,7 @@ class Texture(nn.Module):
     @torch.no_grad()
     def forward(self, log_mel: Tensor, latents: Tensor, steps: int) -> Tensor:
         """The decoder's log_mel and latents → residual to add; every clip of every call has the same noise, as in Griffin-Lim."""
-        with torch.autocast(log_mel.device.type, enabled=False):
+        with in_float32(log_mel):
             condition = self.condition(log_mel.float(), latents.float())
             noise = torch.randn(self.noise_shape(*log_mel.shape[2:]), generator=fixed_generator("texture"))
             point = noise.to(condition).expand(len(condition), -1, -1, -1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from melfusion.batch import MusicBatch, present
-from melfusion.media.mel import LogMel
+from melfusion.media.mel import LogMel, in_float32
 from melfusion.models.trained import TrainedModule
 from melfusion.models.vocos import inverse_stft
 
@@ -20,7 +20,7 @@ def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
 
     Magnitudes alone change, at most tenfold; the phases stay the vocoder's.
     """
-    with torch.autocast(waveform.device.type, enabled=False):
+    with in_float32(waveform):
         spectrum = front_end.spectrum(waveform)
         parts = torch.view_as_real(spectrum)  # four times as fast as complex arithmetic, and this is where vocoding takes its time
         magnitude = torch.addcmul(parts[..., 0].square(), parts[..., 1], parts[..., 1]).sqrt_()

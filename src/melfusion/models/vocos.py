@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from melfusion.media.mel import reflected_samples
+from melfusion.media.mel import in_float32, reflected_samples
 from melfusion.media.options import AudioConfig
 
 
@@ -36,7 +36,7 @@ class Vocos(nn.Module):
         return torch.polar(log_magnitude.clamp(max=7).exp(), phase)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        with torch.autocast(log_mel.device.type, enabled=False):
+        with in_float32(log_mel):
             return inverse_stft(self.spectrum(log_mel.float()), self.hop, self.window, self.reflected)
 
 

@@ -26,8 +26,8 @@ class Options:
 
 
 MORE = "It also takes every key of the configuration, laid over that of the size, such as:"
-SECTIONS = ("unet", "trainer")
-EXAMPLES = ("melfusion bench", "melfusion bench size=small only=training,generation compare=runs/before.json unet.compile=true")
+SECTIONS = ("denoiser", "trainer")
+EXAMPLES = ("melfusion bench", "melfusion bench size=small only=training,generation compare=runs/before.json denoiser.compile=true")
 
 
 def run(options: Options, more: list[str]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from melfusion.assembly.schema import Config
+    from melfusion.models.placement import Placement
     from melfusion.models.system import MeLFusion
 
 CLIPS_AT_ONCE = 8  # of one batch; its memory grows with them
@@ -38,6 +39,7 @@ class Options:
     image_guidance_scale: float | None = option(None, "weight of the picture; null: the model's sampling.image_guidance_scale")
     negative_prompt: str | None = option(None, "a sentence on what to avoid; null: the model's sampling.negative_prompt")
     duration_s: float | None = option(None, f"length of a clip, s, at most {LONGEST_S:g}; null: the model's own", least=0.1)
+    offload: bool = option(False, "keep each part of the model on the CPU until it is needed: less memory of the GPU, more time")
     limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
 
 
@@ -68,7 +70,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
     picture = open_shown(options.image, config)
     files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
     with telling_memory(config, "generation", lambda: system):
-        system = system.to(device())
+        system = system if options.offload else system.to(device())
     seconds = system.codec.duration_s(system.latent_shape(options.duration_s))
     write_clips(options, system, config, picture, files, seconds)
     made = time.perf_counter()
@@ -106,6 +108,13 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def placement(options: Options) -> Placement:
+    """Where the parts are meanwhile."""
+    from melfusion.models.placement import Offload, Placement
+
+    return Offload(device()) if options.offload else Placement()
+
+
 def write_clips(options: Options, system: MeLFusion, config: Config, picture: Any, files: list[Path], seconds: float) -> None:
     """Make the clips in batches; write each with its spectrogram."""
     from melfusion.assembly.memory import telling_memory
@@ -120,7 +129,7 @@ def write_clips(options: Options, system: MeLFusion, config: Config, picture: An
         seeds = [options.seed + start + i for i in range(len(some))]
         with telling_memory(config, "generation", lambda: system):
             log_mel = render(system, config, options, pixels, options.prompt or "", seeds)
-            waveforms = system.vocode(log_mel).cpu()
+            waveforms = system.vocode(log_mel, placement(options)).cpu()
         for file, seed, mel, waveform in zip(some, seeds, log_mel.cpu(), waveforms, strict=True):
             write_wav(file, waveform, config.audio.sample_rate_hz)
             png = draw(file, mel[0], seed, options, config, picture)
@@ -158,6 +167,7 @@ def render(system: MeLFusion, config: Config, options: Options, image: Tensor | 
         seeds,
         progress=lambda steps: track(list(steps), description="sampling", transient=True),
         duration_s=options.duration_s,
+        placement=placement(options),
         **{name: getattr(config.sampling, name) if value is None else value for name, value in said.items()},
     )
 

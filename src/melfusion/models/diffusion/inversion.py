@@ -13,7 +13,7 @@ from melfusion.models.diffusion.process import ddim_step, to_epsilon
 def ddim_invert(
     denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, grid: Tensor, alpha_bar: Tensor, prediction_type: str = "epsilon"
 ) -> Tensor:
-    """Deterministic DDIM run from clean latents (B, C, h, w) up the grid (G,), grid[0] = 0 being the clean latent.
+    """Deterministic DDIM run from clean latents (B, C, h, w) up the grid (G,) on the host, grid[0] = 0 being the clean latent.
 
     Returns (B, G, C, h, w). Each move uses the ε at its start (Song et al. eq. 14, Euler): sampling back along the
     same grid reconstructs up to the change of ε over one move.

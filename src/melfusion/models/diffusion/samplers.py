@@ -46,17 +46,17 @@ def sample(
     from_pure_noise: the network was trained to expect it at the last timestep (`diffusion.pure_noise_share`). What it makes
         of the noise there is then put under it, as at that timestep x_0 is, before the scheduler's first move.
     """
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    scheduler.set_timesteps(num_inference_steps)  # on the host: it looks timesteps up, and the device would have to be waited for
     latents, first = noise * scheduler.init_noise_sigma, from_pure_noise
-    for timestep in progress(scheduler.timesteps):
-        model_output = denoise(scheduler.scale_model_input(latents, timestep), timestep)
+    for timestep, at in zip(progress(scheduler.timesteps.to(noise.device)), scheduler.timesteps.tolist(), strict=True):
+        model_output = denoise(scheduler.scale_model_input(latents, at), timestep)
         if first:
-            alpha_bar = scheduler.alphas_cumprod[int(timestep)].to(noise).expand(len(noise))
+            alpha_bar = noise.new_full((len(noise),), scheduler.alphas_cumprod[at].item())
             clean = to_clean(model_output, noise, alpha_bar, scheduler.config.prediction_type)
             latents = add_noise(clean, noise, alpha_bar)
             model_output = target(clean, noise, alpha_bar, scheduler.config.prediction_type)
             first = False
-        latents = scheduler.step(model_output, timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(model_output, at, latents, return_dict=False)[0]
     return latents
 
 

@@ -1,0 +1,132 @@
+"""No step of training or sampling waits for the device or copies to it; each network is run as often as it must be."""
+
+import dataclasses
+import warnings
+
+import building as build
+import pytest
+import torch
+from transfers import Transfers
+
+from melfusion.assembly.counting import a_batch, count, on_meta
+from melfusion.models.synapse.options import OPTIONS
+
+READINGS = ("inverted", "fixed", "noised")
+
+
+def step(system, batch):
+    """What Lightning does with a micro-batch, up to the optimizer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no trainer is there to log to
+        system.training_step(batch, 0)["loss"].backward()
+
+
+def transfers_of_a_step(system, batch, clip=True):
+    system.train()
+    with Transfers():  # the empty caption is encoded in the first step alone
+        step(system, batch)
+    with Transfers() as transfers:
+        step(system, batch)
+        torch.nn.utils.clip_grad_norm_(system.denoiser.other_parameters(), 1.0)
+    return transfers.seen
+
+
+@pytest.fixture
+def precomputed(tiny):
+    """precomputed(overrides…) → a system on the meta device and two samples from precomputed shards."""
+
+    def make(*overrides):
+        config = tiny(*overrides)
+        system = on_meta(config)
+        ready = count(config, system)[1]
+        return system, ready
+
+    return make
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIONS))
+def test_a_step_on_precomputed_samples_leaves_the_host_alone(precomputed, kind):
+    match = ["synapse.match=pool_2d"] if kind == "controlnet" else []
+    seen = transfers_of_a_step(*precomputed(f"synapse.kind={kind}", *match))
+    # transformers asks its GPT-2's mask once a token whether it hides anything
+    assert seen == [] or (kind == "language_of_audio" and set(seen) == {"asked by aten._local_scalar_dense.default"})
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_reading_sound_and_picture_in_the_step_leaves_the_host_alone(tiny, reading):
+    config = tiny(f"image.reading={reading}", "image.fixed_timestep=500")
+    system = on_meta(config)
+    raw = a_batch(config, system, 2)
+    text, mask = torch.empty(2, 12, 16, device="meta"), torch.empty(2, 12, dtype=torch.bool, device="meta")
+    assert transfers_of_a_step(system, dataclasses.replace(raw, text_embeds=text, text_mask=mask)) == []
+
+
+def test_clip_reads_a_picture_without_a_copy_but_for_what_transformers_does(tiny):
+    system = on_meta(tiny("image.model=clip", "synapse.kind=concat"))
+    with Transfers() as transfers:
+        system.image_encoder.encode(torch.empty(2, 3, 16, 16, device="meta"))
+    assert transfers.seen == []
+
+
+@pytest.mark.parametrize(
+    "plant", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t[t > 0], lambda t: t + torch.ones(1).to(t)]
+)
+def test_a_planted_wait_or_copy_is_seen_in_a_step(precomputed, monkeypatch, plant):
+    system, batch = precomputed()
+    losses = system.losses
+
+    def planted(latents, *args):
+        plant(latents)
+        return losses(latents, *args)
+
+    monkeypatch.setattr(system, "losses", planted)
+    assert len(transfers_of_a_step(system, batch)) == 1
+
+
+def transfers_of_a_clip(system, steps):
+    image = torch.empty(1, 3, 16, 16, device="meta")
+    with Transfers() as transfers:
+        system.vocode(system.generate(["a", "b"], image, num_inference_steps=steps))
+    return transfers.seen
+
+
+@pytest.mark.parametrize("overrides", [(), ("image.reading=fixed",), ("image.reading=noised", "diffusion.loss_space=v")])
+def test_steps_of_the_sampler_leave_the_host_alone(tiny, overrides):
+    pure = ["diffusion.pure_noise_share=0.1"] if "diffusion.loss_space=v" in overrides else []
+    system = on_meta(tiny(*overrides, *pure)).eval()
+    transfers_of_a_clip(system, 1)
+    few, many = (transfers_of_a_clip(system, steps) for steps in (2, 20))
+    assert few == many  # what there is belongs to the clip: its caption and its noise, and what guidance has to run
+
+
+@pytest.mark.parametrize("plant", [lambda t: t.sum().item(), lambda t: t.cpu()])
+def test_a_planted_wait_or_copy_is_seen_in_the_sampler(tiny, monkeypatch, plant):
+    system = on_meta(tiny()).eval()
+    before, denoise = len(transfers_of_a_clip(system, 5)), system.denoise
+    monkeypatch.setattr(system, "denoise", lambda latents, *args: (plant(latents), denoise(latents, *args))[1])
+    assert len(transfers_of_a_clip(system, 5)) >= before - 2 + 5
+
+
+@pytest.mark.parametrize(("reading", "looks"), [("inverted", 4), ("noised", 4), ("fixed", 1)])
+def test_a_clip_runs_each_network_as_often_as_it_must(tiny, monkeypatch, reading, looks):
+    system = build.system(tiny(f"image.reading={reading}")).eval()
+    rows = {}
+
+    def counted(owner, name, method):
+        work = getattr(owner, method)
+
+        def wrapped(first, *args, **kwargs):
+            rows.setdefault(name, []).append(len(first))
+            return work(first, *args, **kwargs)
+
+        monkeypatch.setattr(owner, method, wrapped)
+
+    counted(system.conditioner, "caption", "forward")
+    counted(system.image_encoder, "encode", "encode")
+    counted(system.image_encoder, "features", "features")
+    counted(system.denoiser, "denoiser", "forward")
+    counted(system.codec, "decode", "decode")
+    system.generate(["a", "b", "c"], torch.zeros(1, 3, 16, 16), num_inference_steps=4)
+    pictures = 3 if reading == "noised" else 1  # each clip has its own noise on the picture
+    wanted = {"encode": [1], "features": [pictures] * looks, "denoiser": [6] * 4, "decode": [3]}
+    assert {name: rows[name] for name in wanted} == wanted and sorted(rows["caption"]) == [1, 3]
