@@ -3,7 +3,7 @@
 from melfusion.assembly.codec import mel_codec, music_vae, vocoder
 from melfusion.assembly.conditioner import text_encoder
 from melfusion.assembly.denoiser import synaptic_unet
-from melfusion.assembly.image import clip_features, image_features
+from melfusion.assembly.image import image_features, vision_features
 from melfusion.assembly.listeners import judge, towers
 from melfusion.assembly.parts import export_part, noise_shapes, part
 from melfusion.assembly.system import system
@@ -12,7 +12,6 @@ from melfusion.models.twins import byte_tokenizer, random_unet
 
 __all__ = [
     "byte_tokenizer",
-    "clip_features",
     "mel_codec",
     "export_part",
     "image_features",
@@ -26,5 +25,6 @@ __all__ = [
     "system",
     "text_encoder",
     "towers",
+    "vision_features",
     "vocoder",
 ]

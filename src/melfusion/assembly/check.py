@@ -35,6 +35,7 @@ POSITIVE = (
 
 NOT_NEGATIVE = (
     "seed",
+    "denoiser.lora_rank",
     "data.corpus_seed",
     "data.num_workers",
     "data.retries",

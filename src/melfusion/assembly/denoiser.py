@@ -71,13 +71,20 @@ def listening(cls: type[Backbone], network: Any, config: Config, folder: Path | 
     """A network with the synapse of the configuration."""
     s = config.synapse
     made = cls(network, image_encoder, s.kind, s.layers, trainable(config, folder), **s.own())
+    if config.denoiser.lora_rank:
+        made.adapt(config.denoiser.lora_rank, config.denoiser.lora_targets)
     if config.denoiser.gradient_checkpointing:
         made.checkpoint_activations()
     return made
 
 
 def trainable(config: Config, folder: Path | None) -> str:
-    """What of the backbone trains: `auto` is AUTO of its options on top of weights, and everything without weights or pictures."""
+    """What of the backbone trains: `auto` is AUTO of its options on top of weights, and everything without weights or pictures.
+
+    Beside a LoRA nothing does.
+    """
+    if config.denoiser.lora_rank:
+        return "synapse"
     chosen, all_of_it = config.denoiser.trainable, folder is None or config.synapse.kind == "none"
     return ("all" if all_of_it else config.denoiser.AUTO) if chosen == "auto" else chosen
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPVisionModel
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.models.diffusion.process import alphas_cumprod
-from melfusion.models.image_clip import ClipFeatures
 from melfusion.models.image_diffusion import ImageFeatureExtractor
+from melfusion.models.image_efficientnet import EfficientNetFeatures, efficientnet
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import DiffusionConfig, ImageDiffusionConfig, VisionConfig
+from melfusion.models.image_vision import Preprocessing, VisionFeatures, preprocessing, vision_network
+from melfusion.models.options import DiffusionConfig, EfficientNetConfig, ImageDiffusionConfig, VisionConfig
 from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
-from melfusion.models.twins import random_clip_vision, random_image_vae, random_unet
+from melfusion.models.twins import random_image_vae, random_unet, random_vision
 
 PROMPT_TOKENS = 77  # of Stable Diffusion's empty prompt
 
@@ -58,12 +58,22 @@ def schedule(config: Config) -> DiffusionConfig:
     return config.diffusion if isinstance(config.diffusion, DiffusionConfig) else DiffusionConfig()
 
 
-def clip_features(config: Config) -> ClipFeatures:
-    """CLIP's vision transformer from a transformers folder, or a random twin of 8×8 patches."""
+def vision_features(config: Config) -> VisionFeatures:
+    """A vision transformer from a transformers folder, or a random twin of 8×8 patches."""
     c, folder = config.image, weights_folder(config, "image")
     assert isinstance(c, VisionConfig)
-    network = random_clip_vision(c, config.data.image_size_px) if folder is None else pretrained(CLIPVisionModel, folder)
-    return ClipFeatures(network)
+    if folder is None:
+        side = config.data.image_size_px
+        return VisionFeatures(random_vision(c, side), Preprocessing(side), c.layer)
+    network = vision_network(folder)
+    return VisionFeatures(network, preprocessing(folder, network.config), c.layer)
+
+
+def efficientnet_features(config: Config) -> EfficientNetFeatures:
+    """EfficientNet-Lite0 with weights of ImageNet, of a file, or random ones."""
+    c = config.image
+    assert isinstance(c, EfficientNetConfig)
+    return EfficientNetFeatures(efficientnet(c.weights, "image.kind"), c.side_px)
 
 
 def image_noise(config: Config, module: ImageFeatureExtractor) -> dict[str, tuple[int, ...]]:
@@ -82,4 +92,9 @@ def export_image_diffusion(module: ImageFeatureExtractor, config: Config, folder
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
 
 
-BUILD: dict[str, Callable[[Config], ImageEncoder]] = {"diffusion": image_features, "clip": clip_features}
+BUILD: dict[str, Callable[[Config], ImageEncoder]] = {
+    "diffusion": image_features,
+    "vision": vision_features,
+    "clip": vision_features,
+    "efficientnet": efficientnet_features,
+}

@@ -93,7 +93,8 @@ def _training(config: Config) -> list[str]:
     other = {
         "trainer.precision=bf16-true": config.trainer.precision != "bf16-true",
         "data.precompute.enabled=true": not config.data.precompute.enabled,
-        "denoiser.trainable=cross_attn": config.denoiser.trainable not in ("cross_attn", "synapse"),
+        "denoiser.trainable=cross_attn": config.denoiser.trainable not in ("cross_attn", "synapse")
+        and not config.denoiser.lora_rank,
         "optim.ema_decay=0": config.optim.ema_decay > 0,
     }
     changed = [key for key, helps in other.items() if helps and key.partition("=")[0] in own]

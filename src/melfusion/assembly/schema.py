@@ -104,6 +104,7 @@ CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kin
     "data.crop": ("random", "start"),
     "data.precompute.dtype": ("float32", "float16"),
     "text_encoder.family": ("bert", "t5", "clip"),
+    "image.family": ("clip", "siglip", "dinov3"),
     "image.prediction_type": ("epsilon", "v_prediction"),
     "image.reading": ("inverted", "fixed", "noised"),
     "synapse.alpha_share": ("all", "block", "layer", "head"),

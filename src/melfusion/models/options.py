@@ -98,7 +98,7 @@ class TextEncoderConfig:
 class ImageConfig(Kind):
     """The frozen model that reads the picture."""
 
-    kind: str = "diffusion"  # diffusion (the paper) | clip (its vision transformer)
+    kind: str = "diffusion"  # diffusion (the paper) | vision (CLIP, SigLIP 2, DINOv3) | clip (its name of before) | efficientnet
     weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
 
     TINY: ClassVar[dict[str, Any]] = {"weights": None}
@@ -108,9 +108,24 @@ class ImageConfig(Kind):
 class VisionConfig(ImageConfig):
     """A vision transformer."""
 
+    layer: int = -2  # hidden state that is read, counted as Python does: -1 is the last
+    family: str = "clip"  # clip | siglip | dinov3: architecture of a random twin
     hidden_size: int = 768  # width of a random twin
 
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "hidden_size": 16}
+
+
+@dataclass
+class EfficientNetConfig(ImageConfig):
+    """EfficientNet-Lite0."""
+
+    weights: str | None = "imagenet"  # imagenet, from its package | a file; null: random init
+    side_px: int = 224  # to which pictures are resized; a token is 32×32 of these pixels
+
+    TINY: ClassVar[dict[str, Any]] = {"weights": None, "side_px": 64}
+
+    def misfit(self, config: Any) -> str | None:
+        return None if self.side_px >= 32 else f"image.side_px={self.side_px} must be at least 32, the pixels of one token."
 
 
 @dataclass
@@ -151,7 +166,12 @@ class ImageDiffusionConfig(ImageConfig):
         return levels_misfit("image", self.attention_blocks, self.block_out_channels)
 
 
-IMAGE_ENCODERS: dict[str, type[ImageConfig]] = {"diffusion": ImageDiffusionConfig, "clip": VisionConfig}
+IMAGE_ENCODERS: dict[str, type[ImageConfig]] = {
+    "diffusion": ImageDiffusionConfig,
+    "vision": VisionConfig,
+    "clip": VisionConfig,
+    "efficientnet": EfficientNetConfig,
+}
 
 
 @dataclass

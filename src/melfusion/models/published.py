@@ -33,15 +33,19 @@ UNUSED = {
     "T5EncoderModel": ("decoder.", "lm_head."),
     "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
     "CLIPVisionModel": ("text_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "SiglipVisionModel": ("text_model.", "logit_scale", "logit_bias"),
     "AutoModel": ("cls.", "lm_head.", "classifier.", "vocab_", "discriminator_predictions."),  # heads of BERT's family
 }
 
 TANGO_UNUSED = ("text_encoder.",)  # frozen FLAN-T5, which text_encoder.weights names
 
 
-def loaded(cls: Any, folder: Path, **kwargs: Any) -> Any:
-    """from_pretrained on a local folder, never with code from it; whatever the libraries raise becomes one sentence."""
-    if wrong := misfit(folder, cls.__name__):
+def loaded(cls: Any, folder: Path, wanted: str | None = None, **kwargs: Any) -> Any:
+    """from_pretrained on a local folder, never with code from it; whatever the libraries raise becomes one sentence.
+
+    `wanted`: what layout_names.py calls it, where that is not the name of the class.
+    """
+    if wrong := misfit(folder, wanted or cls.__name__):
         raise WeightsError(wrong)
     if cls.__name__.startswith("Auto"):  # these would otherwise ask at the terminal whether to run it
         kwargs["trust_remote_code"] = False

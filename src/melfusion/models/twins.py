@@ -14,7 +14,11 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
 )
@@ -104,19 +108,19 @@ def random_image_vae(c: ImageDiffusionConfig) -> AutoencoderKL:
     )
 
 
-def random_clip_vision(c: VisionConfig, image_size: int) -> CLIPVisionModel:
+def random_vision(c: VisionConfig, image_size: int) -> Any:
     """Sees 8×8 patches."""
-    d = c.hidden_size
-    return CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=d,
-            intermediate_size=2 * d,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=image_size,
-            patch_size=image_size // 8,
-        )
-    )
+    sizes: dict[str, Any] = {
+        "hidden_size": c.hidden_size,
+        "intermediate_size": 2 * c.hidden_size,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "patch_size": image_size // 8,
+    }
+    if c.family == "dinov3":
+        return DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=4))
+    return SiglipVisionModel(SiglipVisionConfig(**sizes)) if c.family == "siglip" else CLIPVisionModel(CLIPVisionConfig(**sizes))
 
 
 def random_text_network(c: TextEncoderConfig) -> nn.Module:

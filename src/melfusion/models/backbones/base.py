@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from melfusion.batch import VisualFeatures
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
+from melfusion.models.lora import add_lora, merged, stock_name
 from melfusion.models.published import save_network
 from melfusion.models.synapse.kinds import SYNAPSES
 from melfusion.models.synapse.layers import Site, layer_specs
@@ -53,6 +54,13 @@ class Backbone(Denoiser):
         attach(network, self.synapse, self.sight, self.processor)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self.trains(name))
+
+    def adapt(self, rank: int, targets: list[str] | None = None) -> None:
+        """Train a LoRA of that rank in place of the network. `targets`: globs over its linear layers; none: the attentions that
+        listen, or could where there is no synapse.
+        """
+        places = [spec.attention for spec in self.synapse.specs.values()] or [site.path for site in self.sites()]
+        add_lora(self.network, targets or [f"{place}.*" for place in places], rank)
 
     @property
     def network(self) -> Any:
@@ -118,7 +126,11 @@ class Backbone(Denoiser):
         self.network.enable_gradient_checkpointing(self.sight.checkpointed)
 
     def export(self, folder: Path) -> None:
-        save_network(self.network, folder / self.attribute)
+        with merged(self.network):
+            save_network(self.network, folder / self.attribute)
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        return {stock_name(name): tensor for name, tensor in super().frozen_state().items()}
 
     def alphas(self) -> dict[str, nn.Parameter]:
         return dict(self.synapse.alphas.items())

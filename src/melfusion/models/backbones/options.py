@@ -21,6 +21,8 @@ class DenoiserConfig(Kind):
     gradient_checkpointing: bool = False  # compute activations twice, for less memory
     compile: bool = False  # torch.compile the backbone
     trainable: str = "auto"  # auto | all | decoder | cross_attn (where it listens) | synapse; auto: all, but on top of weights AUTO
+    lora_rank: int = 0  # of a LoRA, which then trains in place of the backbone, beside the synapse (extra `adapter`); 0: none
+    lora_targets: list[str] = field(default_factory=list)  # globs over linear layers; []: the attentions that listen
 
     AUTO: ClassVar[str] = "synapse"
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
@@ -29,6 +31,14 @@ class DenoiserConfig(Kind):
     def frames_multiple(self) -> int:
         """The latents' frames must be a multiple of this."""
         return 1
+
+    def misfit(self, config: Any) -> str | None:
+        if self.lora_rank == 0 or self.trainable in ("auto", "synapse"):
+            return None
+        return (
+            f"denoiser.trainable={self.trainable} does not go with denoiser.lora_rank={self.lora_rank}, which trains in place "
+            "of the backbone: give auto, or lora_rank=0."
+        )
 
 
 @dataclass
@@ -54,7 +64,7 @@ class UNetConfig(DenoiserConfig):
         return 2 ** (len(self.block_out_channels) - 1)
 
     def misfit(self, config: Any) -> str | None:
-        return levels_misfit("denoiser", self.attention_blocks, self.block_out_channels)
+        return super().misfit(config) or levels_misfit("denoiser", self.attention_blocks, self.block_out_channels)
 
 
 @dataclass
@@ -68,7 +78,7 @@ class TransformerConfig(DenoiserConfig):
 
     def misfit(self, config: Any) -> str | None:
         if self.trainable != "decoder":
-            return None
+            return super().misfit(config)
         return "denoiser.trainable=decoder: a transformer has no decoder; give all, cross_attn or synapse."
 
 
