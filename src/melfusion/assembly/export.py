@@ -22,7 +22,8 @@ tags: [music, image-to-music, melfusion]
 ---
 # {name}
 
-A model for image + text → music, {holds}. The backbone is `{backbone}`, the synapse `{synapse}`: {millions:.2f} M parameters were trained.
+A model for image + text → music, {holds}.
+The backbone is `{backbone}`, the synapse `{synapse}`: {millions:.2f} M parameters were trained.
 
 ```python
 import melfusion
@@ -97,9 +98,7 @@ def card(system: MeLFusion, config: Config, parts: dict[str, tuple[str, str]], s
     """The card of a folder."""
     count = sum(p.numel() for p in system.denoiser.parameters() if p.requires_grad)
     holds = "with all its parts" if whole else "as what it learned on top of the parts below"
-    rows = [
-        f"| {name} | `{weights}` | {known} | {ALLOWS.get(known, ALLOWS[UNKNOWN])} |" for name, (weights, known) in parts.items()
-    ]
+    rows = [f"| {s} | `{weights}` | {known} | {ALLOWS.get(known, ALLOWS[UNKNOWN])} |" for s, (weights, known) in parts.items()]
     return CARD.format(
         name=config.name or "melfusion",
         license=strict,
