@@ -1,6 +1,7 @@
 """Write what a model learned as a folder that others can load.
 
-`melfusion.load(folder)` and `generate ckpt=folder` use it. The folder names the parts that it needs, with their digests and licences; with whole=true it holds them, too.
+`melfusion.load(folder)` and `generate ckpt=folder` use it. The folder names the parts that it needs, with their digests and
+licences; with whole=true it holds them, too.
 """
 
 from __future__ import annotations
