@@ -11,9 +11,10 @@ from melfusion.batch import Conditioning
 from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.guidance import guidance_weights, guided
 from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
-from melfusion.models.diffusion.samplers import make_scheduler, sample
+from melfusion.models.diffusion.objective import RectifiedFlow
+from melfusion.models.diffusion.samplers import SAMPLERS, make_scheduler, sample, sample_flow
 from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.options import DiffusionConfig
+from melfusion.models.options import DiffusionConfig, FlowConfig
 
 TYPES = ("epsilon", "v_prediction")
 
@@ -371,3 +372,40 @@ def test_noise_instead_of_an_inversion_does_not_reconstruct(trained_extractor):
     pictures, alpha_bar, grid = smooth_pictures(4, seed=999), trained_extractor.alpha_bar, grid_of(20)
     noisy = diffusion.add_noise(pictures, randn(*pictures.shape), alpha_bar[grid[-1:]].expand(4))
     assert psnr(ddim_reverse(trained_extractor.denoise, noisy, grid, alpha_bar), pictures) < 20
+
+
+# --- rectified flow ---------------------------------------------------------------------------------------------------
+
+
+def test_diffusions_samplers_are_those_that_its_options_name():
+    assert tuple(SAMPLERS) == DiffusionConfig.SAMPLERS
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_of_known_velocity_is_followed_to_its_end(shift):
+    """Where x_0 is a point, the velocity (x_t - x_0) / t leads there from any noise, by Euler steps of any number."""
+    goal, noise, seen = torch.tensor([[[1.5, -0.5]]]), randn(1, 1, 2, seed=3), []
+
+    def denoise(latents, time):
+        seen.append(float(time))
+        return (latents - goal) / time
+
+    torch.testing.assert_close(sample_flow(denoise, noise, 4, shift), goal)
+    plain = [1.0, 0.75, 0.5, 0.25]
+    assert seen == pytest.approx([shift * t / (1 + (shift - 1) * t) for t in plain])
+
+
+def test_the_flow_is_trained_on_its_velocity_at_shifted_times():
+    flow = RectifiedFlow(FlowConfig(kind="flow", shift=2.0), "euler")
+    latents, noise, uniform = randn(4, 2, 3, seed=1), randn(4, 2, 3, seed=2), torch.tensor([0.0, 0.25, 0.5, 0.999])
+    times = flow.times(uniform)
+    assert times.tolist() == pytest.approx([1.0, 1.5 / 1.75, 1 / 1.5, 0.002 / 1.001], rel=1e-4)
+    shown = []
+    losses = flow.losses(lambda x, t: shown.append(x) or torch.zeros_like(x), latents, noise, times)
+    torch.testing.assert_close(losses, (noise - latents).square().mean((1, 2)))
+    torch.testing.assert_close(shown[0], latents + times[:, None, None] * (noise - latents))
+    perfect = flow.losses(lambda x, t: noise - latents, latents, noise, times)
+    assert perfect.max() == 0
+    strata = flow.stratified(torch.arange(8), 8)
+    assert len(set(strata.tolist())) == 8 and strata.min() > 0 and strata.max() < 1
+    assert flow.steps(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 500, 999]

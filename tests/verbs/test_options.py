@@ -27,7 +27,7 @@ REGISTRIES = {
     "conditioner.kind": ("melfusion.assembly.conditioner", "BUILD"),
     "denoiser.kind": ("melfusion.assembly.denoiser", "BUILD"),
     "synapse.match": ("melfusion.models.synapse.matching", "MATCHES"),
-    "sampling.sampler": ("melfusion.models.diffusion.samplers", "SAMPLERS"),
+    "diffusion.kind": ("melfusion.models.diffusion.objective", "OBJECTIVES"),
     "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),
     "ablation.condition": ("melfusion.evaluation.clips", "CONDITIONS"),
     "ablation.corpus_test": ("melfusion.evaluation.sets", "SUITES"),

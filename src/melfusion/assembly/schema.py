@@ -114,7 +114,7 @@ CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kin
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
     "synapse.match": ("pool", "pool_2d"),
-    "sampling.sampler": ("ddim", "dpm", "euler"),
+    "sampling.sampler": [sampler for objective in OBJECTIVES.values() for sampler in objective.SAMPLERS],
     "judge.kind": ("conv", "recurrent", "pitch"),
     "ablation.condition": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
     "ablation.corpus_test": ("fresh", "split"),
