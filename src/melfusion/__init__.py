@@ -16,6 +16,25 @@ The rooms, from the bottom up; a file imports only from rooms below its own (tes
     torture     faults on purpose                                        verbs      one file per verb of the command line
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melfusion.assembly.pipeline import Pipeline
+
 __version__ = "0.1.0"
 DEFAULT_CONFIG = "scenes"
 PREEMPTED = 75  # exit code EX_TEMPFAIL: the run was asked to leave and has saved its state; the same command goes on
+
+
+def load(path: str | None = None, overrides: list[str] | None = None) -> "Pipeline":
+    """A checkpoint, a run directory, an exported folder or the id of one on the hub → an object that generates.
+
+    Without a path: the shipped model. `overrides`: keys of its configuration, such as ["sampling.guidance_scale=4"].
+    """
+    from melfusion.assembly.load import SHIPPED, load_system
+    from melfusion.assembly.pipeline import Pipeline
+
+    if path is None or Path(path).exists():
+        return Pipeline(*load_system(path or SHIPPED, overrides=overrides))
+    return Pipeline.from_pretrained(path, overrides=overrides)

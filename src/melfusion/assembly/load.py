@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,30 @@ from melfusion.models.state_dicts import some
 from melfusion.models.system import MeLFusion
 from melfusion.state.checkpoint_store import newest
 
+PARTS_FOLDER = "parts"  # in an exported folder that is whole: the weights of each part
+
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "melfusion"
 
 
-def export_system(system: MeLFusion, config: Config, folder: Path) -> None:
-    """What trained (with EMA where `load_system` gave it) → folder: a model on top of the parts its configuration names."""
+def export_system(system: MeLFusion, config: Config, folder: Path, licence: str | None = None) -> None:
+    """What trained (with EMA where `load_system` gave it) → folder: a model on top of the parts its configuration names.
+
+    Args:
+        licence: written into the header of the weights, with a digest of the configuration; None: neither.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     trained = {f"denoiser.{n}": p.detach() for n, p in system.denoiser.named_parameters() if p.requires_grad}
-    save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors")
-    write_json(folder / SYSTEM_FILE, {"config": to_dict(config), "frozen": system.frozen_digests()})
+    tree = to_dict(config)
+    header = {"format": "pt"} if licence is None else {"format": "pt", "licence": licence, "configuration": digest_of(tree)}
+    save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors", header)
+    write_json(folder / SYSTEM_FILE, {"config": tree, "frozen": system.frozen_digests()})
+
+
+def digest_of(tree: dict[str, Any]) -> str:
+    """Twelve hex digits of a configuration."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def load_system(path: str | Path | None = None, ema: bool = True, overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:
@@ -62,6 +76,9 @@ def _exported(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / "model.safetensors")
         tree = json.loads((folder / SYSTEM_FILE).read_text())
+        for section in dict(tree["config"]).values():
+            if isinstance(section, dict) and str(section.get("weights")).startswith(f"{PARTS_FOLDER}/"):
+                section["weights"] = str(folder / section["weights"])
         return {"config": dict(tree["config"]), "frozen": tree["frozen"], "state_dict": {k: t.float() for k, t in tensors.items()}}
     except Exception as error:  # safetensors raises its own; json ValueError
         if is_out_of_memory(error):

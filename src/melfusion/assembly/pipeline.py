@@ -1,0 +1,127 @@
+"""The model as an object in Python: `melfusion.load(…)` gives one, calling it gives music."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from torch import Tensor
+
+from melfusion.assembly.export import export
+from melfusion.assembly.load import load_system
+from melfusion.assembly.schema import Config
+from melfusion.errors import ConfigError
+from melfusion.media.pictures import to_pixels
+from melfusion.media.sound import write_wav
+from melfusion.models.system import MeLFusion
+
+SAMPLING = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")  # that sampling. gives a default of
+
+
+@dataclass
+class Music:
+    """Clips that were made.
+
+    Attributes:
+        audios: (n, S) float32 in [-1, 1], or (n, C, S) where the codec has several channels.
+        sample_rate_hz: samples per second.
+        seeds: of each clip.
+        log_mels: (n, T, F) of a codec that has them, else None.
+    """
+
+    audios: np.ndarray
+    sample_rate_hz: int
+    seeds: list[int]
+    log_mels: np.ndarray | None = None
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write name.wav, or name-0.wav and so on of several clips; returns the files."""
+        path = Path(path)
+        files = [path] if len(self.audios) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.audios))]
+        for file, audio in zip(files, self.audios, strict=True):
+            write_wav(file, torch.from_numpy(audio), self.sample_rate_hz)
+        return files
+
+
+class Pipeline(ModelHubMixin):
+    """A loaded model that generates."""
+
+    def __init__(self, system: MeLFusion, config: Config):
+        self.system, self.config = system, config
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Move it; returns the same pipeline, as torch's modules do."""
+        self.system.to(device)
+        return self
+
+    def __call__(
+        self,
+        prompt: str | list[str] = "",
+        image: Any = None,
+        seed: int | list[int] = 0,
+        n: int | None = None,
+        duration_s: float | None = None,
+        progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+        **sampling: Any,
+    ) -> Music:
+        """Music for a sentence, a picture, or both.
+
+        Args:
+            prompt: one sentence, or one for each clip.
+            image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; None: no picture.
+            seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
+            n: how many clips; None: as many as prompts or seeds.
+            sampling: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not given are the
+                model's own.
+        """
+        if unknown := [name for name in sampling if name not in SAMPLING]:
+            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join(SAMPLING)}.")
+        count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
+        prompts = prompt if isinstance(prompt, list) else [prompt] * count
+        seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]
+        if len(prompts) != count or len(seeds) != count:
+            raise ConfigError(
+                f"{len(prompts)} prompts and {len(seeds)} seeds do not make {count} clips: give one or as many of each."
+            )
+        defaults = {name: getattr(self.config.sampling, name) for name in SAMPLING}
+        given = {name: value for name, value in sampling.items() if value is not None}
+        decoded = self.system.generate(
+            prompts, self.pixels(image), seeds, duration_s=duration_s, progress=progress, **defaults | given
+        )
+        audios = self.system.vocode(decoded)
+        mels = None if decoded.shape == audios.shape else decoded[:, 0].float().cpu().numpy()
+        return Music(audios.float().cpu().numpy(), self.system.codec.sample_rate_hz, seeds, mels)
+
+    def pixels(self, image: Any) -> Tensor | None:
+        """A picture in any of its forms → (1 or n, 3, H, W) on the model's device."""
+        if image is None:
+            return None
+        if self.config.synapse.kind == "none":
+            raise ConfigError("This model was trained from text alone (synapse.kind=none): leave the image out.")
+        if not isinstance(image, Tensor):
+            if isinstance(image, str | Path):
+                from melfusion.media.file_kinds import open_picture
+
+                image = open_picture("image", str(image), self.config.data.max_image_pixels, self.config.data.max_image_work)
+            image = torch.from_numpy(to_pixels(image, self.config.data.image_size_px))[None]
+        return image.to(self.system.device)
+
+    def _save_pretrained(self, save_directory: Path, **options: Any) -> None:
+        export(self.system, self.config, Path(save_directory), **options)
+
+    def save_pretrained(self, save_directory: str | Path, whole: bool = False, licence: str | None = None) -> None:  # type: ignore[override]
+        """Write the folder that `from_pretrained` reads (assembly/export.py)."""
+        self._save_pretrained(Path(save_directory), whole=whole, licence=licence)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> Pipeline:
+        local = Path(model_id)
+        names = ("cache_dir", "force_download", "local_files_only", "token")
+        fetch = {name: value for name, value in options.items() if name in names}
+        path = local if local.exists() else Path(snapshot_download(model_id, revision=revision, **fetch))
+        return cls(*load_system(path, overrides=options.get("overrides")))
