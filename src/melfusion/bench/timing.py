@@ -92,7 +92,10 @@ def alternated(works: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 class Peak:
-    """The most memory that was in use at once, beyond what was in use before, in MiB. Of the GPU, else of the process."""
+    """The most memory in use at once, in MiB: of a GPU beyond what was in use before, else of the whole process.
+
+    A process hands freed memory out again, so that what it grows by says little.
+    """
 
     mib = 0.0
 
@@ -106,13 +109,13 @@ def peak_memory() -> Iterator[Peak]:
     else:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    before = torch.cuda.memory_allocated() if gpu else _resident("VmRSS")
+    before = torch.cuda.memory_allocated() if gpu else 0
     yield peak
-    peak.mib = ((torch.cuda.max_memory_allocated() if gpu else _resident("VmHWM")) - before) / MIB
+    peak.mib = ((torch.cuda.max_memory_allocated() if gpu else _resident()) - before) / MIB
 
 
-def _resident(name: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most."""
+def _resident() -> int:
+    """Bytes of this process at most, since the mark began anew."""
     status = Path("/proc/self/status")
-    found = re.search(rf"{name}:\s*(\d+) kB", status.read_text()) if status.is_file() else None
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
     return int(found[1]) * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
