@@ -166,8 +166,9 @@ class MeLFusion(Stages):
         null = self.null(conditioning, negative_prompt)
         denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
         noise = self.draw("noise", seeds, self.latent_shape(duration_s))
-        return self.codec.decode(self.objective.sample(denoise, noise, num_inference_steps, progress))
+        decoded = self.codec.decode(self.objective.sample(denoise, noise, num_inference_steps, progress))
+        return self.codec.cut(decoded, duration_s or self.clip_duration_s)
 
     def vocode(self, decoded: Tensor) -> Tensor:
-        """What `generate` gives → waveform (B, S)."""
+        """What `generate` gives → waveform (B, S) or (B, 2, S)."""
         return self.codec.vocode(decoded)
