@@ -54,7 +54,7 @@ def wave_codec(config: Config, cls: Any, network: Any, random: Callable[[Any, An
     for key, name in (("sample_rate_hz", "sampling_rate"), ("channels", "audio_channels")):
         if stored[name] != (here := getattr(config.audio, key)):
             raise WeightsError(
-                f"codec.weights: {folder} is a codec of audio.{key}={stored[name]}, but here it is {here}: set that."
+                f"codec.weights: {folder} is of audio.{key}={stored[name]}, but here it is {here}: set that, or use another codec."
             )
     return check_frames(cls(pretrained(network, folder), LogMel(config.audio), c.chunk_s), config)
 
