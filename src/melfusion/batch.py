@@ -51,10 +51,10 @@ class MusicBatch(_Movable):
     captions: list[str]
     position: Tensor  # (B,) int64, global position in the run (training) or item number (evaluation)
     has_image: Tensor  # (B,) float, 1 where the sample has a picture
-    waveform: Tensor | None = None  # (B, S)
+    waveform: Tensor | None = None  # (B, S), or (B, 2, S) where audio.channels is 2
     image: Tensor | None = None  # (B, 3, H, W) in [-1, 1]; zeros where there is none
     draws: dict[str, Tensor] = field(default_factory=dict)  # per-sample random numbers, see data/order.py
-    latent_moments: Tensor | None = None  # (B, 2C, T, F) mean and log-variance of the music VAE
+    latent_moments: Tensor | None = None  # (B, 2C, T, F) or as its codec makes them: mean and log-variance
     text_embeds: Tensor | None = None  # (B, L, D)
     text_mask: Tensor | None = None  # (B, L) bool
     extra: dict[str, Tensor] = field(default_factory=dict)  # what else a Conditioner made of the sample: name → (B, …)

@@ -6,24 +6,29 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderOobleck, AutoencoderSAME
 from transformers import SpeechT5HifiGan
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import check_audio, check_front_end, weights_folder
-from melfusion.errors import WeightsError
+from melfusion.errors import ConfigError, WeightsError
 from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.models.codec import MusicCodec
+from melfusion.models.codecs.oobleck import Oobleck
+from melfusion.models.codecs.options import WaveCodecConfig
+from melfusion.models.codecs.same import Same
+from melfusion.models.codecs.wave import WaveCodec
 from melfusion.models.griffin_lim import GriffinLim
 from melfusion.models.hifigan import HifiGan
 from melfusion.models.layout_names import PART_FILE
 from melfusion.models.mel_codec import MelCodec
 from melfusion.models.music_vae import MusicVAE
-from melfusion.models.published import load_statistics, pretrained, read_part, save_network, sized, write_part
+from melfusion.models.published import load_statistics, pretrained, read_part, save_network, sized, stored_settings, write_part
 from melfusion.models.published_sizes import published
 from melfusion.models.texture import Texture
-from melfusion.models.twins import random_music_vae
+from melfusion.models.twins import random_music_vae, random_oobleck, random_same
 from melfusion.models.vocoder import Vocoder
 from melfusion.models.vocos import Vocos
 
@@ -37,6 +42,33 @@ TEXTURE_FOLDER = "texture"  # in that of a music VAE
 def mel_codec(config: Config) -> MelCodec:
     """VAE and vocoder as one codec."""
     return MelCodec(music_vae(config), vocoder(config), LogMel(config.audio), config.audio)
+
+
+def wave_codec(config: Config, cls: Any, network: Any, random: Callable[[Any, Any], Any]) -> WaveCodec:
+    """A VAE over waveforms from a diffusers folder, or a pipeline's, or random init; refused before its weights are read."""
+    c, folder = config.codec, weights_folder(config, "codec")
+    assert isinstance(c, WaveCodecConfig)
+    if folder is None:
+        return check_frames(cls(random(c, config.audio), LogMel(config.audio), c.chunk_s), config)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    stored = stored_settings(network, folder)
+    for key, name in (("sample_rate_hz", "sampling_rate"), ("channels", "audio_channels")):
+        if stored[name] != (here := getattr(config.audio, key)):
+            raise WeightsError(
+                f"codec.weights: {folder} is of audio.{key}={stored[name]}, but here it is {here}: set that, or use another codec."
+            )
+    return check_frames(cls(pretrained(network, folder), LogMel(config.audio), c.chunk_s), config)
+
+
+def check_frames(codec: WaveCodec, config: Config) -> WaveCodec:
+    """ConfigError where a clip has another number of latent frames than the denoiser takes."""
+    seconds, multiple = config.audio.clip_duration_s, config.denoiser.frames_multiple
+    if codec.latent_shape(seconds) == codec.latent_shape(seconds, multiple):
+        return codec
+    raise ConfigError(
+        f"audio.clip_duration_s={seconds} is {codec.latent_shape(seconds)[1]} latent frames, and the denoiser takes multiples of "
+        f"{multiple}: give {codec.duration_s(codec.latent_shape(seconds, multiple)):g} s."
+    )
 
 
 def music_vae(config: Config) -> MusicVAE:
@@ -137,4 +169,8 @@ def export_vocoder(module: Vocoder, config: Config, folder: Path) -> None:
     write_part(module.network, folder, config.audio, {"width": config.vocoder.width, "blocks": config.vocoder.blocks})
 
 
-BUILD: dict[str, Callable[[Config], MusicCodec]] = {"mel": mel_codec}
+BUILD: dict[str, Callable[[Config], MusicCodec]] = {
+    "mel": mel_codec,
+    "oobleck": lambda config: wave_codec(config, Oobleck, AutoencoderOobleck, random_oobleck),
+    "same": lambda config: wave_codec(config, Same, AutoencoderSAME, random_same),
+}

@@ -8,24 +8,52 @@ from typing import Any
 
 from melfusion.assembly.conditioner import text_encoder
 from melfusion.assembly.schema import Config
-from melfusion.assembly.weights import check_audio, seeded, weights_folder
+from melfusion.assembly.weights import FRONT_END, MEL, check_audio, check_front_end, seeded, weights_folder
+from melfusion.listeners.embedders import Resampled
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork
 from melfusion.listeners.towers import ImageTower, Towers
 from melfusion.media.mel import AudioGeometry, LogMel
+from melfusion.media.options import AudioConfig
 from melfusion.models.frozen import freeze
 from melfusion.models.options import TextEncoderConfig
 from melfusion.models.published import read_part, sized, write_part
 
 
+def heard(config: Config, made_for: dict[str, Any] | None = None, name: str = "") -> AudioConfig:
+    """The audio that a listener hears, in one channel; `made_for`: what its weights were trained for, if it has any.
+
+    Beside a codec over log-mels it must be the configuration's own (WeightsError). What a codec over waveforms makes is brought to
+    what the listener was trained for.
+    """
+    if config.codec.READS_MEL:
+        if made_for is not None:
+            check_audio(made_for, config, name)
+        return config.audio
+    if made_for is None:
+        return dataclasses.replace(config.audio, channels=1)
+    audio = dataclasses.replace(config.audio, channels=1, **{key: made_for[key] for key in MEL})
+    audio.framing = made_for.get("framing", FRONT_END["framing"])
+    check_front_end(made_for, dataclasses.replace(config, audio=audio), name)
+    return audio
+
+
+def at_rate(front_end: Any, config: Config, audio: AudioConfig) -> Any:
+    """The front end for clips of the configuration's rate."""
+    rate = config.audio.sample_rate_hz
+    return front_end if audio.sample_rate_hz == rate else Resampled(front_end, rate, audio.sample_rate_hz)
+
+
 def judge(config: Config) -> Judge:
     """The classifier of clips, from a folder that this project wrote or random init."""
     c, folder = config.judge, weights_folder(config, "judge")
+    made_for, sizes = (None, {}) if folder is None else read_part(folder)
+    audio = heard(config, made_for, "judge")
 
     # the first judges were written before there were kinds
     def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
         front_end, make_network = NETWORKS[kind]
-        log_mel: Any = front_end(config.audio)
+        log_mel: Any = at_rate(front_end(audio), config, audio)
         attributes = {name: list(classes) for name, classes in attributes.items()}
         sizes = {"kind": kind, "width": width, "embedding": embedding, "attributes": attributes}
         network = make_network(log_mel.shape(0)[1], width, embedding)
@@ -33,28 +61,26 @@ def judge(config: Config) -> Judge:
 
     if folder is None:
         return sized_judge(c.width, c.embedding, c.attributes, c.kind)
-    made_for, sizes = read_part(folder)
-    check_audio(made_for, config, "judge")
     return sized(sized_judge, folder, **sizes)
 
 
 def towers(config: Config) -> Towers:
     """The contrastive models with the text encoder they were trained with, from a folder that this project wrote or random init."""
     c, folder = config.towers, weights_folder(config, "towers")
+    made_for, stored = (None, {}) if folder is None else read_part(folder)
+    audio = heard(config, made_for, "towers")
 
     def sized_towers(**sizes: Any) -> Towers:
         width, embedding, text = sizes["width"], sizes["embedding"], TextEncoderConfig(**sizes["text_encoder"])
         with seeded(config.seed):  # so a random twin of the text encoder is the one that the towers were trained with
             encoder = freeze(text_encoder(dataclasses.replace(config, text_encoder=text)))
-        sound = JudgeNetwork(config.audio.n_mels, width, embedding)
+        sound = JudgeNetwork(audio.n_mels, width, embedding)
         pictures, steps = ImageTower(width, embedding), config.trainer.max_steps
-        return Towers(pictures, sound, LogMel(config.audio), encoder, embedding, config.optim, steps, sizes)
+        return Towers(pictures, sound, at_rate(LogMel(audio), config, audio), encoder, embedding, config.optim, steps, sizes)
 
     if folder is None:
         return sized_towers(width=c.width, embedding=c.embedding, text_encoder=dataclasses.asdict(config.text_encoder))
-    made_for, sizes = read_part(folder)
-    check_audio(made_for, config, "towers")
-    return sized(sized_towers, folder, **sizes)
+    return sized(sized_towers, folder, **stored)
 
 
 def augment_noise(config: Config, module: Any) -> dict[str, tuple[int, ...]]:

@@ -31,13 +31,13 @@ class Music:
         audios: (n, S) float32 in [-1, 1], or (n, C, S) where the codec has several channels.
         sample_rate_hz: samples per second.
         seeds: of each clip.
-        log_mels: (n, T, F) of a codec that has them, else None.
+        log_mels: (n, T, F), for a look at them.
     """
 
     audios: np.ndarray
     sample_rate_hz: int
     seeds: list[int]
-    log_mels: np.ndarray | None = None
+    log_mels: np.ndarray
 
     def save(self, path: str | Path) -> list[Path]:
         """Write name.wav, or name-0.wav and so on of several clips; returns the files."""
@@ -94,7 +94,7 @@ class Pipeline(ModelHubMixin):
             prompts, self.pixels(image), seeds, duration_s=duration_s, progress=progress, **defaults | given
         )
         audios = self.system.vocode(decoded)
-        mels = None if decoded.shape == audios.shape else decoded[:, 0].float().cpu().numpy()
+        mels = self.system.codec.spectrogram(decoded)[:, 0].float().cpu().numpy()
         return Music(audios.float().cpu().numpy(), self.system.codec.sample_rate_hz, seeds, mels)
 
     def pixels(self, image: Any) -> Tensor | None:

@@ -29,6 +29,7 @@ SAFE_PREFIXES = (
     "data.val_items",
     "data.max_scenes",
     "vocoder.",
+    "codec.chunk_s",
     "judge.",
     "towers.",
     "evaluation.",

@@ -13,17 +13,15 @@ from melfusion.data.sources import SOURCES
 from melfusion.listeners.options import JudgeConfig, TowersConfig
 from melfusion.media.options import AudioConfig
 from melfusion.models.backbones.options import DENOISERS, DenoiserConfig, UNetConfig
+from melfusion.models.codecs.options import CODECS, CodecConfig, MelCodecConfig
 from melfusion.models.options import (
-    CODECS,
     CONDITIONERS,
     IMAGE_ENCODERS,
     OBJECTIVES,
-    CodecConfig,
     ConditionerConfig,
     DiffusionConfig,
     ImageConfig,
     ImageDiffusionConfig,
-    MelCodecConfig,
     MusicVAEConfig,
     ObjectiveConfig,
     OptimConfig,

@@ -13,10 +13,12 @@ from melfusion.errors import WeightsError
 from melfusion.models.device import only_sizes
 from melfusion.models.weights import resolve
 
+MEL = ("sample_rate_hz", "n_fft_samples", "hop_length_samples", "n_mels", "f_min_hz", "f_max_hz")  # keys of a kind of log-mel
+
 
 def check_audio(made_for: dict, config: Config, name: str) -> None:
     """A part that reads log-mels fits one kind of them."""
-    for key in ("sample_rate_hz", "n_fft_samples", "hop_length_samples", "n_mels", "f_min_hz", "f_max_hz"):
+    for key in MEL:
         if made_for[key] != (here := getattr(config.audio, key)):
             raise WeightsError(
                 f"{name}.weights={getattr(config, name).weights!r} was trained for audio.{key}="

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -44,7 +43,7 @@ def cache_file(listeners: Listeners, dataset: MusicDataset, decoder: Any = None)
         "shards": reader.shards.digest(),
         "keys": [entry.key for entry in dataset.entries],
         "decoder": decoder,
-        "audio": dataclasses.asdict(reader.audio),
+        "audio": reader.audio.stated(),
         "crop": [reader.data.crop, dataset.seed],
         "listeners": listeners.digests(),
         "attributes": listeners.attributes,

@@ -29,7 +29,7 @@ from melfusion.files import read_json, write_json
 from melfusion.media.file_kinds import read_picture
 from melfusion.media.mel import AudioGeometry
 from melfusion.media.options import AudioConfig
-from melfusion.media.sound import read_audio, write_wav
+from melfusion.media.sound import pad_clip, read_audio, write_wav
 from melfusion.models.device import device_name
 from melfusion.models.frozen import digest
 from melfusion.models.system import MeLFusion
@@ -67,14 +67,14 @@ def make_clips(
     s, size = config.sampling, config.evaluation.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(share[0], len(dataset), share[1]) if not clip_file(folder, dataset, i).is_file()]
-    pace = Pace(len(missing), 2 * AudioGeometry(config.audio).num_samples, folder)
+    pace = Pace(len(missing), 2 * AudioGeometry(config.audio).num_samples * config.audio.channels, folder)
     for start in range(0, len(missing), size):
         items = missing[start : start + size]
         with telling_memory(config, "evaluation", lambda: system):
             batch = collate([dataset[i] for i in items]).to(system.device)
             captions = batch.captions if condition.caption == "given" else [""] * len(items)
             image, has_image = PICTURES[condition.picture](config, dataset, items, batch)
-            log_mel = system.generate(
+            decoded = system.generate(
                 captions,
                 image,
                 items,
@@ -84,7 +84,7 @@ def make_clips(
                 s.negative_prompt,
                 has_image,
             )
-            clips = system.vocode(log_mel).cpu()
+            clips = system.vocode(decoded).cpu()
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
             write_wav(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
         pace.tell(start + len(items))
@@ -195,7 +195,7 @@ def clip_file(folder: Path, dataset: MusicDataset, item: int) -> Path:
 
 
 def real_clips(dataset: MusicDataset, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Batches of (keys, waveform (B, S)) of a split."""
+    """Batches of (keys, waveform (B, S) or (B, 2, S)) of a split."""
     for start in range(0, len(dataset), size):
         batch = collate([dataset[i] for i in range(start, min(start + size, len(dataset)))])
         assert batch.waveform is not None, "an evaluation set has waveforms"
@@ -207,17 +207,17 @@ def reconstructions(system: MeLFusion, dataset: MusicDataset, size: int) -> Iter
     """The real clips after VAE and vocoder, as `real_clips` gives them: no generated clip can be nearer to the real ones."""
     for keys, waveform in real_clips(dataset, size):
         latents = system.codec.encode(waveform.to(system.device))
-        yield keys, system.vocode(system.codec.decode(latents)).cpu()
+        decoded = system.codec.cut(system.codec.decode(latents), waveform.shape[-1] / system.codec.sample_rate_hz)
+        yield keys, system.vocode(decoded).cpu()
 
 
 def read_clips(files: list[Path], audio: AudioConfig, size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Batches of (file stems, waveform (B, S)) of sound files, resampled, and cut or padded to one clip."""
+    """Batches of (file stems, waveform (B, S) or (B, 2, S)) of sound files, resampled, and cut or padded to one clip."""
     length = AudioGeometry(audio).num_samples
     for start in range(0, len(files), size):
         batch = files[start : start + size]
-        clips = [_clip(file, audio)[:length] for file in batch]
-        padded = [np.pad(clip, (0, length - len(clip))) for clip in clips]
-        yield [file.stem for file in batch], torch.from_numpy(np.stack(padded))
+        clips = [_clip(file, audio)[..., :length] for file in batch]
+        yield [file.stem for file in batch], torch.from_numpy(np.stack([pad_clip(clip, audio) for clip in clips]))
 
 
 def _clip(file: Path, audio: AudioConfig) -> np.ndarray:

@@ -18,7 +18,7 @@ from melfusion.evaluation.scoring import levelled
 from melfusion.evaluation.study import StudyClip, write_blind, write_page
 from melfusion.media.figures import save, spectrogram_figure
 from melfusion.media.mel import LogMel
-from melfusion.media.sound import write_wav
+from melfusion.media.sound import mono, write_wav
 
 SHOWN = 12  # items on a page
 
@@ -70,4 +70,4 @@ def alike(clip: StudyClip, out: Path, config: Config) -> StudyClip:
 def draw(wav: Path, config: Config) -> None:
     """Save the spectrogram of a clip beside it."""
     _, waveform = next(read_clips([wav], config.audio, 1))
-    save(spectrogram_figure({wav.parent.name: LogMel(config.audio)(waveform)[0, 0]}, config.audio), wav.with_suffix(".png"))
+    save(spectrogram_figure({wav.parent.name: LogMel(config.audio)(mono(waveform))[0, 0]}, config.audio), wav.with_suffix(".png"))

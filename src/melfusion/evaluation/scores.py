@@ -28,6 +28,7 @@ from melfusion.evaluation.tables import learned, table
 from melfusion.files import write_json, write_whole
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding, clip, embedder
 from melfusion.listeners.judge import Judge
+from melfusion.media.options import AudioConfig
 from melfusion.media.sound import stated_level
 from melfusion.models.device import best_device, device_name
 from melfusion.models.frozen import freeze
@@ -90,10 +91,10 @@ def load_listeners(config: Config, embedders: bool = True) -> Listeners:
     if not embedders:
         return Listeners(config.audio, judge, text_judge=_judge(config, config.evaluation.text_judge))
     towers = freeze(build.towers(config)).to(device) if config.towers.weights else None
-    made = []
+    made, of_mel = [], config.audio if config.codec.READS_MEL else AudioConfig()  # AudioLDM's, whatever rate the codec has
     for name, weights in config.evaluation.embedders.items():
         if name != "judge":
-            made.append(embedder(name, weights, config.audio).to(device))
+            made.append(embedder(name, weights, of_mel).to(device))
         elif judge is not None:
             made.append(Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz)).to(device))
     text_judge = _judge(config, config.evaluation.text_judge)

@@ -24,7 +24,7 @@ from melfusion.listeners.embedders import MEASURES, ClipImage, Embedder
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.towers import Towers
 from melfusion.media.options import AudioConfig
-from melfusion.media.sound import normalise_level
+from melfusion.media.sound import mono, normalise_level
 from melfusion.metrics.intervals import mean_interval
 from melfusion.metrics.sets import AttributeAccuracy
 from melfusion.models.frozen import digest
@@ -141,14 +141,14 @@ class Listeners:
 
     @torch.no_grad()
     def predict(self, clips: Iterable[tuple[list[str], Tensor]]) -> Predictions:
-        """Batches of (keys, waveform (B, S)) → what all networks say of all clips.
+        """Batches of (keys, waveform (B, S) or (B, 2, S)) → what all networks say of all clips, each in one channel.
 
         Where both judges predict an attribute, the first one counts.
         """
         found, towers = Predictions(), []
         parts: dict[str, list[Tensor]] = {e.name: [] for e in self.embedders}
         for keys, waveform in clips:
-            waveform = levelled(waveform, self.audio).to(self.device)
+            waveform = levelled(mono(waveform), self.audio).to(self.device)
             found.keys += keys
             for of_judges in zip(*(judge.predict(waveform) for judge in reversed(self.judges)), strict=True):
                 for name, value in {k: v for one in of_judges for k, v in one.items()}.items():
@@ -162,7 +162,7 @@ class Listeners:
 
 
 def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
-    """Every clip of (B, S) at the level of the data (audio.level); a silent clip stays as it is."""
+    """Every clip of (B, S) or (B, 2, S) at the level of the data (audio.level); a silent clip stays as it is."""
     clips = []
     for clip in waveform.float().cpu():
         try:

@@ -64,6 +64,21 @@ def resample(waveform: Tensor, rate: int, wanted: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(made.T)).to(waveform.device)
 
 
+class Resampled(nn.Module):
+    """A front end that takes clips of another rate than its own. It has no part in the state of what it stands in."""
+
+    def __init__(self, front_end: Any, rate: int, wanted: int):
+        super().__init__()
+        self.front_end, self.rate, self.wanted = front_end, rate, wanted
+
+    def shape(self, num_samples: int) -> tuple[int, int]:
+        """(T, F) of a clip of so many samples at `rate`."""
+        return self.front_end.shape(round(num_samples * self.wanted / self.rate))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.front_end(resample(waveform, self.rate, self.wanted))
+
+
 class JudgeEmbedding(nn.Module):
     """A judge's embedding (B, 1, D), before its heads."""
 

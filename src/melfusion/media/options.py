@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -10,6 +12,7 @@ class AudioConfig:
     """From waveform to log-mel. Defaults are AudioLDM's (MeLFusion's released code, too)."""
 
     sample_rate_hz: int = 16000  # samples per second of the waveform, Hz
+    channels: int = 1  # of the waveform: 1, the mean of what a file has | 2, for a codec that wants stereo; mono files are doubled
     n_fft_samples: int = 1024  # FFT size and window length
     hop_length_samples: int = 160  # samples between two frames of the log-mel
     n_mels: int = 64  # F: mel bins
@@ -22,3 +25,7 @@ class AudioConfig:
     peak_dbfs: float = -1.0  # highest peak of a clip, dB below full scale
     silence_dbfs: float = -55.0  # a clip whose RMS is below this is silent and is replaced
     min_duration_s: float = 1.0  # shorter audio is replaced; between this and the clip it is padded with silence
+
+    def stated(self) -> dict[str, Any]:
+        """Every key with its value, as what is stored states them: older files name no channels, and have one."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if (name, value) != ("channels", 1)}

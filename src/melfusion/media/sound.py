@@ -27,7 +27,9 @@ def read_audio(
     max_channels: int = 32,
     max_samples: int = 250_000_000,
 ) -> np.ndarray:
-    """Encoded bytes → float32 (S,): mean of the channels, resampled with soxr. Raises BadSample with the reason.
+    """Encoded bytes → float32 (S,), or (2, S) where `audio.channels` is 2, resampled with soxr. Raises BadSample with the reason.
+
+    One channel is the mean of all that there are. Two are those of a stereo file; of any other file both are that mean.
 
     The limits are data.max_audio_*; the header is checked against them before anything is decoded. Blocks are resampled one by one,
     with the same bits as the whole would give, so that memory holds the result and one block.
@@ -43,50 +45,51 @@ def read_audio(
                 raise BadSample(f"audio longer than data.max_audio_s={max_audio_s:g} s")
             if file.frames * file.channels > max_samples:
                 raise BadSample(f"audio of more frames × channels than data.max_audio_samples={max_samples}")
-            resample = _resampler(rate, audio.sample_rate_hz)
-            parts = [resample(block, False) for block in _mono_blocks(file)]
-            waveform = np.concatenate([*parts, resample(np.zeros(0, np.float32), True)])
+            resample = _resampler(rate, audio.sample_rate_hz, audio.channels)
+            parts = [resample(block, False) for block in _blocks(file, audio.channels)]
+            waveform = np.concatenate([*parts, resample(np.zeros((0, 2) if audio.channels == 2 else 0, np.float32), True)])
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample("unreadable audio") from error
-    return waveform
+    return np.ascontiguousarray(waveform.T)
 
 
-def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """float32 (S,) each: the mean of the channels."""
+def _blocks(file: soundfile.SoundFile, channels: int) -> Iterator[np.ndarray]:
+    """float32 each: (S,), the mean of the file's channels, or (S, 2)."""
     # block by block, since a header may promise more than there is; not so MP3, whose decoder stumbles at each block
     size = file.frames if file.format == "MP3" else 1 << 14
     while len(block := file.read(size, dtype="float32", always_2d=True)):
-        mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-        if not np.isfinite(mono).all():
+        mixed = block if channels == file.channels == 2 else block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+        if not np.isfinite(mixed).all():
             raise BadSample("audio holds NaN or infinity")
-        yield mono
+        yield np.repeat(mixed[:, None], 2, axis=1) if channels > mixed.ndim else mixed
 
 
-def _resampler(rate: int, wanted: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """(block (S,), is it the last?) → the resampled samples that are ready by then."""
+def _resampler(rate: int, wanted: int, channels: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """(block (S,) or (S, 2), is it the last?) → the resampled samples that are ready by then."""
     if rate == wanted:
         return lambda block, last: block
-    return soxr.ResampleStream(rate, wanted, 1, dtype="float32").resample_chunk
+    return soxr.ResampleStream(rate, wanted, channels, dtype="float32").resample_chunk
 
 
 def crop_clip(waveform: np.ndarray, audio: AudioConfig, where: float) -> np.ndarray:
-    """(S,) → at most one clip, starting at the share `where` in [0, 1) of what can be left out; BadSample if too short."""
+    """(…, S) → at most one clip, starting at the share `where` in [0, 1) of what can be left out; BadSample if too short."""
     length = AudioGeometry(audio).num_samples
-    if len(waveform) < audio.min_duration_s * audio.sample_rate_hz:
+    if waveform.shape[-1] < audio.min_duration_s * audio.sample_rate_hz:
         raise BadSample(f"audio shorter than audio.min_duration_s={audio.min_duration_s:g} s")
-    start = int(where * (max(len(waveform) - length, 0) + 1))
-    return waveform[start : start + length]
+    start = int(where * (max(waveform.shape[-1] - length, 0) + 1))
+    return waveform[..., start : start + length]
 
 
 def pad_clip(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
-    """(S,) → one clip, with silence at its end. Call it after normalise_level, which must not measure that silence."""
-    return np.pad(waveform, (0, AudioGeometry(audio).num_samples - len(waveform)))
+    """(…, S) → one clip, with silence at its end. Call it after normalise_level, which must not measure that silence."""
+    missing = AudioGeometry(audio).num_samples - waveform.shape[-1]
+    return np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, missing)])
 
 
 def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
-    """(S,) → (S,) at the level of `audio.level`; BadSample for silence.
+    """(S,) or (2, S) → the same at the level of `audio.level`; BadSample for silence. Channels are measured together.
 
     rms: the RMS becomes `loudness_dbfs`, but no peak rises above `peak_dbfs`.
     peak: the mean is removed and the peak becomes `peak_dbfs`. AudioLDM's data set (haoheliu/AudioLDM-training-finetuning,
@@ -94,7 +97,7 @@ def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     with a peak of 0.5.
     """
     if audio.level == "peak":
-        waveform = waveform - waveform.mean(dtype=np.float64).astype(np.float32)
+        waveform = waveform - waveform.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
     rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
     if rms <= 10 ** (audio.silence_dbfs / 20):
         raise BadSample(f"silence (RMS below audio.silence_dbfs={audio.silence_dbfs:g} dBFS)")
@@ -109,8 +112,13 @@ def stated_level(audio: AudioConfig) -> dict[str, str | float]:
     return {"level": audio.level, "loudness_dbfs": audio.loudness_dbfs if audio.level == "rms" else audio.peak_dbfs}
 
 
+def mono(waveform: Tensor) -> Tensor:
+    """(B, S) or (B, 2, S) → (B, S), the mean of the channels: what all that listens is given."""
+    return waveform.mean(1) if waveform.ndim == 3 else waveform
+
+
 def write_wav(path: str | Path, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
-    """(S,) → 16-bit PCM, whole or not at all; the caller's directory must exist."""
+    """(S,) or (2, S) → 16-bit PCM, whole or not at all; the caller's directory must exist."""
     data, clip = io.BytesIO(), np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
-    soundfile.write(data, clip, sample_rate_hz, subtype="PCM_16", format="WAV")
+    soundfile.write(data, clip.T, sample_rate_hz, subtype="PCM_16", format="WAV")
     write_whole(Path(path), data.getvalue())

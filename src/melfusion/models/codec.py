@@ -11,11 +11,13 @@ from torch import Tensor
 class MusicCodec(lightning.LightningModule):
     """Base of all codecs; frozen in the system. waveform → moments → latents → decoded → waveform.
 
-    B batch, S samples of audio, C channels, T frames, F bins of the latents. "Decoded" is what the decoder makes: a log_mel
-    (B, 1, T, F) that a vocoder turns into sound, or the waveform (B, S) itself.
+    B batch, S samples of audio, C channels, T frames, F bins of the latents; latents of a codec over waveforms have no F. A
+    waveform is (B, S), and (B, 2, S) where `channels` is 2. "Decoded" is what the decoder makes: a log_mel (B, 1, T, F) that a
+    vocoder turns into sound, or the waveform itself.
     """
 
     sample_rate_hz: int
+    channels: int = 1  # of the waveform
 
     def latent_shape(self, duration_s: float, multiple: int = 1) -> tuple[int, ...]:
         """(C, T, F) of a clip of about this duration, with T a multiple of `multiple` and at least that."""
@@ -26,11 +28,14 @@ class MusicCodec(lightning.LightningModule):
         raise NotImplementedError
 
     def encode_moments(self, waveform: Tensor) -> Tensor:
-        """waveform (B, S) → (B, 2C, T, F): mean and log-variance of the posterior, which precompute stores."""
+        """waveform (B, S) → (B, 2C, T, F): mean and log-variance of the posterior, which precompute stores.
+
+        A codec without a posterior gives what `sample_latents` takes instead.
+        """
         raise NotImplementedError
 
     def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Moments → latents (B, C, T, F) of unit variance per channel; `noise` draws from the posterior, None takes its mean."""
+        """Moments → latents (B, C, T, F) of unit variance or near it; `noise` draws from the posterior, None takes its mean."""
         raise NotImplementedError
 
     def encode(self, waveform: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -41,6 +46,10 @@ class MusicCodec(lightning.LightningModule):
         """Latents → decoded."""
         raise NotImplementedError
 
+    def cut(self, decoded: Tensor, duration_s: float) -> Tensor:
+        """Decoded → the same without what the frames of the latents hold beyond the seconds that were asked for."""
+        return decoded
+
     def vocode(self, decoded: Tensor) -> Tensor:
         """Decoded → waveform (B, S) in [-1, 1]."""
         return decoded
@@ -48,6 +57,10 @@ class MusicCodec(lightning.LightningModule):
     def log_mel(self, waveform: Tensor) -> Tensor:
         """waveform (B, S) → log_mel (B, 1, T, F), for spectrograms of real clips."""
         raise NotImplementedError
+
+    def spectrogram(self, decoded: Tensor) -> Tensor:
+        """Decoded → log_mel (B, 1, T, F), for spectrograms of generated clips."""
+        return self.log_mel(decoded)
 
     def latent_state(self) -> dict[str, Tensor]:
         """All tensors that latents depend on, by name. Another decoder may follow them without a new training."""

@@ -34,6 +34,8 @@ CLIP = {"clip", "CLIPModel"}
 FITS = {  # class → what a config.json may call a network that holds its weights; classes that are not here are not checked
     "AutoencoderKL": {"AutoencoderKL"},
     "UNet2DConditionModel": {"UNet2DConditionModel"},
+    "AutoencoderOobleck": {"AutoencoderOobleck"},
+    "AutoencoderSAME": {"AutoencoderSAME"},
     "SpeechT5HifiGan": {"SpeechT5HifiGan", "speecht5_hifigan", "hifigan"},
     "CLIPTextModel": CLIP | {"CLIPTextModel", "clip_text_model"},
     "CLIPVisionModel": CLIP | {"CLIPVisionModel", "clip_vision_model"},
@@ -51,6 +53,8 @@ UNUSUAL = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 ELSE = "configs/melfusion.yaml names published weights of each part"
 
 ELSE_OF = {
+    "AutoencoderOobleck": "give the VAE of Stable Audio Open or ACE-Step, or choose another codec.kind",
+    "AutoencoderSAME": "give the VAE of Stable Audio 3, or choose another codec.kind",
     PART: "give shipped or run:NAME",
     VISION: "give CLIP, SigLIP 2 or DINOv3 as its authors publish it",
     "CLIPModel": "give hub:openai/clip-vit-large-patch14@COMMIT or a folder like it",

@@ -41,6 +41,9 @@ class MelCodec(MusicCodec):
     def log_mel(self, waveform: Tensor) -> Tensor:
         return self.front_end(waveform)
 
+    def spectrogram(self, decoded: Tensor) -> Tensor:
+        return decoded
+
     def encode_moments(self, waveform: Tensor) -> Tensor:
         return self.music_vae.encode_moments(self.front_end(waveform))
 

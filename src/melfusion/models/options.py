@@ -1,7 +1,7 @@
 """Options of the models, one dataclass per part or per kind of part. No heavy imports.
 
-TINY: sizes of the random twin, which `twins: true` in a YAML file lays over. The tables CODECS, CONDITIONERS, IMAGE_ENCODERS and
-DENOISERS say which kinds there are; a kind is built by the line of its name in assembly/.
+TINY: sizes of the random twin, which `twins: true` in a YAML file lays over. The tables CONDITIONERS and IMAGE_ENCODERS, DENOISERS
+(backbones/) and CODECS (codecs/) say which kinds there are; a kind is built by the line of its name in assembly/.
 """
 
 from __future__ import annotations
@@ -172,34 +172,6 @@ IMAGE_ENCODERS: dict[str, type[ImageConfig]] = {
     "clip": VisionConfig,
     "efficientnet": EfficientNetConfig,
 }
-
-
-@dataclass
-class CodecConfig(Kind):
-    """What turns sound into latents and back."""
-
-    kind: str = "mel"  # mel: music_vae and vocoder, which have sections of their own
-
-
-@dataclass
-class MelCodecConfig(CodecConfig):
-    """A VAE over log-mels and a vocoder."""
-
-    def misfit(self, config: Any) -> str | None:
-        audio, vae_down = config.audio, config.music_vae.downsampling
-        if audio.n_mels % vae_down:
-            return f"audio.n_mels={audio.n_mels} must be a multiple of {vae_down}, since the music VAE shrinks it that much."
-        samples = round(audio.clip_duration_s * audio.sample_rate_hz)
-        frame = audio.hop_length_samples * vae_down * config.denoiser.frames_multiple
-        if samples % frame == 0:
-            return None
-        return (
-            f"audio.clip_duration_s={audio.clip_duration_s} is {samples / audio.hop_length_samples:g} mel frames, which VAE and "
-            f"denoiser cannot halve evenly: choose a multiple of {frame / audio.sample_rate_hz:g} s."
-        )
-
-
-CODECS: dict[str, type[CodecConfig]] = {"mel": MelCodecConfig}
 
 
 @dataclass

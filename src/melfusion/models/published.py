@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import json
 import logging
 import re
@@ -91,6 +91,18 @@ def described(cls: Any, folder: Path) -> Any:
     return cls.from_config(config) if cls is AutoModel else cls(config)
 
 
+def stored_settings(cls: Any, folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says of a network of diffusers, with the defaults of its class; no weight is read."""
+    if wrong := misfit(folder, cls.__name__):
+        raise WeightsError(wrong)
+    try:
+        stored = cls.load_config(folder, local_files_only=True)
+    except Exception as error:  # diffusers raises OSError, EnvironmentError, …
+        raise WeightsError(f"{folder} holds no readable config.json of a {cls.__name__} ({type(error).__name__}).") from error
+    given = inspect.signature(cls.__init__).parameters.items()
+    return {name: one.default for name, one in given if one.default is not one.empty} | dict(stored)
+
+
 def save_network(network: ModelMixin, folder: Path) -> None:
     """diffusers' own layout, without the path on this machine that a network was loaded from."""
     network.save_pretrained(folder)
@@ -113,7 +125,7 @@ def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict
     that all checks here would stand around it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PART_FILE).write_text(as_json({"audio": dataclasses.asdict(audio), "sizes": sizes}))
+    (folder / PART_FILE).write_text(as_json({"audio": audio.stated(), "sizes": sizes}))
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
 
 

@@ -178,9 +178,9 @@ class MeLFusion(Stages):
         with place.needed(self.denoiser, looking):
             latents = self.objective.sample(denoise, noise.to(here), num_inference_steps, progress)
         with place.needed(self.codec):
-            return self.codec.decode(latents)
+            return self.codec.cut(self.codec.decode(latents), duration_s or self.clip_duration_s)
 
     def vocode(self, decoded: Tensor, placement: Placement | None = None) -> Tensor:
-        """What `generate` gives → waveform (B, S)."""
+        """What `generate` gives → waveform (B, S) or (B, 2, S)."""
         with (placement or Placement()).needed(self.codec):
             return self.codec.vocode(decoded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderOobleck, AutoencoderSAME, UNet2DConditionModel
 from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 from torch import nn
 from transformers import (
@@ -23,7 +23,9 @@ from transformers import (
     T5EncoderModel,
 )
 
+from melfusion.media.options import AudioConfig
 from melfusion.models.backbones.options import AudioLDM2Config, UNetConfig
+from melfusion.models.codecs.options import WaveCodecConfig
 from melfusion.models.options import ImageDiffusionConfig, MusicVAEConfig, TextEncoderConfig, VisionConfig
 
 
@@ -93,6 +95,19 @@ def random_music_vae(c: MusicVAEConfig) -> AutoencoderKL:
         scaling_factor=1.0,
         mid_block_add_attention=c.mid_block_attention,
     )
+
+
+def random_oobleck(c: WaveCodecConfig, audio: AudioConfig) -> AutoencoderOobleck:
+    return AutoencoderOobleck(**c.sizes(), sampling_rate=audio.sample_rate_hz, audio_channels=audio.channels)
+
+
+def random_same(c: WaveCodecConfig, audio: AudioConfig) -> AutoencoderSAME:
+    """Its residual branches begin at zero, so that no sound would reach the latents: these are drawn, too."""
+    network = AutoencoderSAME(**c.sizes(), sampling_rate=audio.sample_rate_hz, audio_channels=audio.channels)
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.xavier_normal_(module.weight)
+    return network
 
 
 def random_image_vae(c: ImageDiffusionConfig) -> AutoencoderKL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import os
 import time
@@ -123,6 +124,7 @@ def print_plan(stages: dict[str, float]) -> None:
 
 def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train a part on its own, then export it to the place where `weights: run:NAME` finds it; returns the results."""
+    config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, channels=1))  # no part hears more
     part = build_part(config)
     shapes = noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)

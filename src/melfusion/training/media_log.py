@@ -16,7 +16,7 @@ from melfusion.data.collate import collate
 from melfusion.data.dataset import MusicDataset
 from melfusion.media.figures import as_array, save, spectrogram_figure
 from melfusion.media.options import AudioConfig
-from melfusion.media.sound import write_wav
+from melfusion.media.sound import mono, write_wav
 from melfusion.models.options import SamplingConfig
 from melfusion.training.ema import EMA
 from melfusion.training.loggers import Board, Trouble
@@ -90,11 +90,11 @@ class Media(Callback):
         self._show(trainer.loggers[0], log_mel, waveform)
 
     def _generate(self, trainer: Any, system: Any) -> tuple[Tensor, Tensor]:
-        """log_mel (B, 1, T, F) and waveform (B, S) on the host."""
+        """log_mel (B, 1, T, F) and waveform (B, S) or (B, 2, S) on the host."""
         s, image = self.sampling, self.batch.image
         system.eval()
         with between_steps(trainer.precision_plugin):
-            log_mel = system.generate(
+            decoded = system.generate(
                 self.batch.captions,
                 None if image is None else image.to(system.device),
                 num_inference_steps=s.num_inference_steps,
@@ -103,9 +103,9 @@ class Media(Callback):
                 negative_prompt=s.negative_prompt,
                 has_image=self.batch.has_image,
             ).float()
-        waveform = system.vocode(log_mel).cpu()
+        waveform = system.vocode(decoded).cpu()
         system.train()
-        return log_mel.cpu(), waveform
+        return system.codec.spectrogram(decoded).cpu(), waveform
 
     def _show(self, board: Board, log_mel: Tensor, waveform: Tensor) -> None:
         """Write to TensorBoard and to files. On a full disk each of them fails alone."""
@@ -127,4 +127,4 @@ class Media(Callback):
         return as_array(spectrogram_figure(log_mels, self.audio))
 
     def _clip(self, board: Any, tag: str, waveform: Tensor, step: int) -> None:
-        board.add_audio(tag, waveform.clamp(-1, 1)[None], step, sample_rate=self.audio.sample_rate_hz)
+        board.add_audio(tag, mono(waveform.clamp(-1, 1)[None]), step, sample_rate=self.audio.sample_rate_hz)

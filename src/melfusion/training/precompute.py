@@ -53,7 +53,7 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         "crop": "start",
         "dtype": config.data.precompute.dtype,
         "precision": resolve_precision(config.trainer),
-        "audio": dataclasses.asdict(config.audio),
+        "audio": config.audio.stated(),
         "image_size_px": config.data.image_size_px,
         "music_vae": digests["codec"],
         "text_encoder": digests["conditioner"],

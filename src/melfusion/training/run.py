@@ -37,8 +37,8 @@ def stage_config(config: Config, stage: str) -> Config:
         raise ConfigError(
             f"stages names {stage}, but {part}.weights={shown(weights)!r} is not a run: write run:NAME, or remove the stage."
         )
-    shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data, denoiser=config.denoiser)
-    for section in PARTS[stage].depends_on or ():
+    shared = Config(seed=config.seed, runs_dir=config.runs_dir, audio=config.audio, data=config.data)
+    for section in ("codec", "denoiser", *(PARTS[stage].depends_on or ())):  # the first two say what fits `audio`
         setattr(shared, section, getattr(config, section))
     for name in ("accelerator", "threads", "progress_bar"):
         setattr(shared.trainer, name, getattr(config.trainer, name))

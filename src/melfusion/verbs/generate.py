@@ -72,7 +72,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
     with telling_memory(config, "generation", lambda: system):
         system = system if options.offload else system.to(device())
     seconds = system.codec.duration_s(system.latent_shape(options.duration_s))
-    write_clips(options, system, config, picture, files, seconds)
+    seconds = write_clips(options, system, config, picture, files, seconds)
     made = time.perf_counter()
     print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     return files
@@ -115,26 +115,28 @@ def placement(options: Options) -> Placement:
     return Offload(device()) if options.offload else Placement()
 
 
-def write_clips(options: Options, system: MeLFusion, config: Config, picture: Any, files: list[Path], seconds: float) -> None:
-    """Make the clips in batches; write each with its spectrogram."""
+def write_clips(options: Options, system: MeLFusion, config: Config, picture: Any, files: list[Path], seconds: float) -> float:
+    """Make the clips, of about `seconds`, in batches; write each with its spectrogram. Returns the seconds of a clip."""
     from melfusion.assembly.memory import telling_memory
     from melfusion.evaluation.pace import Pace
     from melfusion.media.sound import write_wav
 
-    pace = Pace(len(files), round(2 * seconds * config.audio.sample_rate_hz) + PNG_BYTES, files[0].parent)
+    pace = Pace(len(files), round(2 * seconds * config.audio.sample_rate_hz * config.audio.channels) + PNG_BYTES, files[0].parent)
     at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
     pixels = None if picture is None else to_tensor(picture, config)
     for start in range(0, len(files), at_once):
         some = files[start : start + at_once]
         seeds = [options.seed + start + i for i in range(len(some))]
         with telling_memory(config, "generation", lambda: system):
-            log_mel = render(system, config, options, pixels, options.prompt or "", seeds)
-            waveforms = system.vocode(log_mel, placement(options)).cpu()
-        for file, seed, mel, waveform in zip(some, seeds, log_mel.cpu(), waveforms, strict=True):
+            decoded = render(system, config, options, pixels, options.prompt or "", seeds)
+            waveforms = system.vocode(decoded, placement(options)).cpu()
+            log_mel = system.codec.spectrogram(decoded.to(system.codec.device)).cpu()
+        for file, seed, mel, waveform in zip(some, seeds, log_mel, waveforms, strict=True):
             write_wav(file, waveform, config.audio.sample_rate_hz)
             png = draw(file, mel[0], seed, options, config, picture)
             print(f"{file} and {png.name}")
         pace.tell(start + len(some))
+    return waveforms.shape[-1] / config.audio.sample_rate_hz
 
 
 def draw(wav: Path, mel: Tensor, seed: int, options: Options, config: Config, shown: Any) -> Path:
@@ -156,7 +158,7 @@ def picture_file(wav: Path, image: str | None) -> Path:
 
 
 def render(system: MeLFusion, config: Config, options: Options, image: Tensor | None, prompt: str, seeds: list[int]) -> Tensor:
-    """One prompt and picture, several seeds → log_mel (n, 1, T, F); options not given come from `config.sampling`."""
+    """One prompt and picture, several seeds → what the codec decodes; options not given come from `config.sampling`."""
     from rich.progress import track
 
     names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")

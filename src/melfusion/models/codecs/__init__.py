@@ -1,0 +1,1 @@
+"""Codecs: the options of all, and those over waveforms."""

@@ -1,0 +1,64 @@
+"""Long clips piece by piece: how far a network sees, and its result from overlapping windows, equal to that of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+Span = tuple[int, int]  # first and last index
+
+Sees = Callable[[Span], Span]  # places of a layer's output → the places of its input that they depend on
+
+
+def reach(layers: Iterable[Sees], output: Span, frame: int) -> int:
+    """Latent frames to each side that one latent frame of the result depends on.
+
+    Args:
+        layers: in forward order.  output: one latent frame, in places of the result.  frame: places of a latent frame in the input.
+    """
+    span = output
+    for sees in reversed(list(layers)):
+        span = sees(span)
+    first, last = span
+    return max(0, -(first // frame), last // frame)
+
+
+def convolutions(network: nn.Module) -> list[Sees]:
+    """The convolutions of a network that calls them in the order in which they are registered, one after another."""
+    kinds: dict[type, Callable[..., Sees]] = {nn.Conv1d: _convolution, nn.ConvTranspose1d: _transposed}
+    found: list[Any] = [module for module in network.modules() if type(module) in kinds]
+    return [kinds[type(m)](m.kernel_size[0], m.stride[0], m.padding[0], m.dilation[0]) for m in found]
+
+
+def _convolution(kernel: int, stride: int, padding: int, dilation: int) -> Sees:
+    return lambda span: (span[0] * stride - padding, span[1] * stride - padding + (kernel - 1) * dilation)
+
+
+def _transposed(kernel: int, stride: int, padding: int, dilation: int) -> Sees:
+    return lambda span: (-((-span[0] - padding + (kernel - 1) * dilation) // stride), (span[1] + padding) // stride)
+
+
+def windowed(run: Callable[[Tensor], Tensor], x: Tensor, window: int, overlap: int, frame: Span) -> Tensor:
+    """`run(x)` from windows of at most `window` latent frames; they overlap by `overlap` frames to each side.
+
+    The result is that of the whole where `overlap` is at least the network's reach. Memory holds x, the result and one window.
+
+    Args:
+        frame: places of a latent frame in x (…, S), which holds whole frames, and in the result.
+    """
+    frames, (taken, made) = x.shape[-1] // frame[0], frame
+    if frames <= window:
+        return run(x)
+    core, whole = window - 2 * overlap, None
+    if core < 1:
+        raise ValueError(f"A window of {window} latent frames has nothing left between overlaps of {overlap}.")
+    for start in range(0, frames, core):
+        stop = min(start + core, frames)
+        first, last = max(0, start - overlap), min(frames, stop + overlap)
+        part = run(x[..., first * taken : last * taken])
+        whole = part.new_empty(*part.shape[:-1], frames * made) if whole is None else whole
+        whole[..., start * made : stop * made] = part[..., (start - first) * made : (stop - first) * made]
+    assert whole is not None
+    return whole
