@@ -75,9 +75,9 @@ def test_a_length_that_is_no_multiple_of_the_hop_is_filled_with_silence_and_cut_
     samples = 20 * codec.hop - 37
     waveform = noise(1, 2, samples)
     latents = codec.encode(waveform)
-    assert latents.shape[1:] == codec.latent_shape(samples / RATE) == (4, 20)
+    assert latents.shape[1:] == codec.latent_shape(samples / RATE) == (16, 20)
     assert torch.equal(latents, codec.encode(torch.nn.functional.pad(waveform, (0, 37))))
-    assert codec.latent_shape(samples / RATE, 8) == (4, 24) and codec.duration_s((4, 20)) == 20 * codec.hop / RATE
+    assert codec.latent_shape(samples / RATE, 8) == (16, 24) and codec.duration_s((16, 20)) == 20 * codec.hop / RATE
     decoded = codec.decode(latents)
     assert decoded.shape == (1, 2, 20 * codec.hop)
     assert torch.equal(codec.cut(decoded, samples / RATE), decoded[..., :samples])
@@ -162,7 +162,7 @@ def test_the_reach_is_how_far_a_frame_depends_and_no_further(codec):
     (seen,) = torch.autograd.grad(codec.encode_moments(waveform)[..., middle].square().sum(), waveform)
     frames_seen = seen.abs().sum((0, 1)).unflatten(0, (-1, hop)).amax(1).nonzero().flatten() - middle
     assert max(-frames_seen.min(), frames_seen.max()) == codec.encoder_reach
-    latents = noise(1, 4, frames, seed=1).double().requires_grad_()
+    latents = noise(1, 16, frames, seed=1).double().requires_grad_()
     (seen,) = torch.autograd.grad(codec.decode(latents)[..., middle * hop : (middle + 1) * hop].square().sum(), latents)
     frames_seen = seen.abs().sum((0, 1)).nonzero().flatten() - middle
     assert max(-frames_seen.min(), frames_seen.max()) == codec.decoder_reach
@@ -222,7 +222,7 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tiny, overrides, wa
 
 def test_a_clip_whose_frames_the_denoiser_cannot_take_is_refused(tiny, kind):
     config = config_of(tiny, kind, "audio.clip_duration_s=1.03")
-    assert BUILD[kind](config).latent_shape(1.03) == (4, 129)
+    assert BUILD[kind](config).latent_shape(1.03) == (16, 129)
     config.denoiser = dataclasses.make_dataclass("Halving", [], namespace={"frames_multiple": 4})()
     with pytest.raises(ConfigError, match="is 129 latent frames, and the denoiser takes multiples of 4: give 1.056 s"):
         BUILD[kind](config)

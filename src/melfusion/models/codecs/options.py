@@ -85,11 +85,11 @@ class OobleckConfig(WaveCodecConfig):
     decoder_input_channels: int = 64  # channels of the latents
 
     TINY: ClassVar[dict[str, Any]] = WaveCodecConfig.TINY | {
-        "encoder_hidden_size": 8,
+        "encoder_hidden_size": 32,
         "downsampling_ratios": [2, 4, 8],
         "channel_multiples": [1, 1, 1],
         "decoder_channels": 4,
-        "decoder_input_channels": 4,
+        "decoder_input_channels": 16,
     }
 
     def misfit(self, config: Any) -> str | None:
@@ -129,7 +129,7 @@ class SameConfig(WaveCodecConfig):
         "encoder_c_mults": [2],
         "encoder_strides": [4],
         "encoder_transformer_depths": [2],
-        "latent_dim": 4,
+        "latent_dim": 16,
         "dim_heads": 8,
     }
 
