@@ -154,19 +154,22 @@ class MeLFusion(Stages):
         has_image: Tensor | None = None,
         progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
         duration_s: float | None = None,
+        fields: list[dict[str, Any]] | None = None,
     ) -> Tensor:
         """Captions ("" for none) and pictures (B or 1, 3, H, W) in [-1, 1] (None for none) → what the codec decodes.
 
         One picture for all captions is read once. Each sample's noise comes from its own seed, so a clip does not depend on
         what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training.
+        `fields`: what each caption's request names of what the conditioner `takes`; ConfigError where it takes another.
         """
         seeds = seeds or list(range(len(captions)))
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
-        conditioning = self.read_once(self.encode_prompt(captions, image, has_image, seeds))
-        null = self.null(conditioning, negative_prompt)
-        denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image)
+        requests = self.conditioner.requests(fields or [{}] * len(captions), duration_s)
+        conditioning = self.read_once(self.encode_prompt(captions, image, has_image, seeds, requests))
+        null = self.null(conditioning, negative_prompt, requests)
+        denoise = guided(self.denoise, conditioning, null, guidance_scale, s_image, self.objective.guidance())
         noise = self.draw("noise", seeds, self.latent_shape(duration_s))
-        return self.codec.decode(self.objective.sample(denoise, noise, num_inference_steps, progress))
+        return self.codec.decode(self.objective.sample(denoise, noise, num_inference_steps, progress, seeds))
 
     def vocode(self, decoded: Tensor) -> Tensor:
         """What `generate` gives → waveform (B, S)."""
