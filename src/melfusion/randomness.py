@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 # One stream per purpose: adding a purpose never shifts another's numbers.
-STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch")
+STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch", "sampler")
 
 KEY = 0x6D656C66  # second half of every generator's key
 
@@ -29,6 +29,13 @@ def fixed_generator(stream: str) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(FIXED[stream])
+
+
+def torch_generators(seeds: list[int], stream: str) -> list[torch.Generator]:
+    """One new torch generator per seed, on the CPU: what is drawn for a clip does not depend on the clips beside it."""
+    import torch
+
+    return [torch.Generator().manual_seed(int(generator(seed, stream).integers(2**63))) for seed in seeds]
 
 
 def torch_seed(seed: int, number: int) -> int:

@@ -5,16 +5,19 @@ import itertools
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from synapse_fixtures import PROMPT_WIDTH, empty_caption, randn, seeded
 
 from melfusion.batch import Conditioning
+from melfusion.errors import ConfigError
 from melfusion.models.diffusion import process as diffusion
-from melfusion.models.diffusion.guidance import guidance_weights, guided
+from melfusion.models.diffusion.guidance import Projected, guidance_weights, guided
 from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
-from melfusion.models.diffusion.objective import RectifiedFlow
-from melfusion.models.diffusion.samplers import SAMPLERS, make_scheduler, sample, sample_flow
+from melfusion.models.diffusion.objective import Cosine, RectifiedFlow
+from melfusion.models.diffusion.samplers import SAMPLERS, flow_times, make_scheduler, sample, sample_flow
 from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.options import DiffusionConfig, FlowConfig
+from melfusion.models.options import CosineConfig, DiffusionConfig, FlowConfig
+from melfusion.randomness import torch_generators
 
 TYPES = ("epsilon", "v_prediction")
 
@@ -409,3 +412,84 @@ def test_the_flow_is_trained_on_its_velocity_at_shifted_times():
     strata = flow.stratified(torch.arange(8), 8)
     assert len(set(strata.tolist())) == 8 and strata.min() > 0 and strata.max() < 1
     assert flow.steps(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 500, 999]
+
+
+def test_a_ping_pong_step_goes_to_the_end_and_back_with_noise_of_the_samples_own():
+    goal, noise = torch.tensor([[[1.5, -0.5]]]), randn(2, 1, 2, seed=3)
+    seen = []
+
+    def denoise(latents, time):
+        seen.append(latents)
+        return (latents - goal) / time
+
+    made = sample_flow(denoise, noise, 2, 1.0, generators=torch_generators([5, 6], "sampler"))
+    torch.testing.assert_close(made, goal.expand(2, 1, 2))
+    fresh = [torch.randn(1, 2, generator=g) for g in torch_generators([5, 6], "sampler")]
+    torch.testing.assert_close(seen[1], 0.5 * goal + 0.5 * torch.stack(fresh))
+
+
+def test_times_even_in_log_snr():
+    times = flow_times(4, 1.0, [-6.2, 2.0])
+    assert times[0] == 1 and times[-1] == 0
+    assert torch.logit(times[1:-1]).tolist() == pytest.approx([4.15, 2.1, 0.05], abs=1e-4)
+
+
+# --- the cosine schedule ----------------------------------------------------------------------------------------------
+
+
+def cosine(sampler="dpm"):
+    return Cosine(CosineConfig(kind="cosine"), sampler)
+
+
+def test_the_cosine_objective_is_trained_on_its_v():
+    latents, noise, uniform = randn(3, 2, 4, seed=1), randn(3, 2, 4, seed=2), torch.tensor([0.0, 0.5, 0.9])
+    times = cosine().times(uniform)
+    angle = (times * torch.pi / 2)[:, None, None]
+    seen = []
+
+    def perfect(noisy, time):
+        seen.append(noisy)
+        return angle.cos() * noise - angle.sin() * latents
+
+    assert cosine().losses(perfect, latents, noise, times).max() < 1e-9
+    torch.testing.assert_close(seen[0], angle.cos() * latents + angle.sin() * noise)
+    strata = cosine().stratified(torch.arange(8), 8)
+    assert len(set(strata.tolist())) == 8 and strata.min() > 0 and strata.max() < 1
+    assert cosine().steps(torch.tensor([0.1, 1.0])).tolist() == [100, 999]
+
+
+def test_the_cosine_schedule_is_sampled_without_new_noise():
+    """Data of one normal distribution: v is known in closed form."""
+    mean, std = 2.0, 0.5
+
+    def denoise(noisy, time):
+        alpha, sigma = (time * torch.pi / 2).cos(), (time * torch.pi / 2).sin()
+        clean = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (noisy - alpha * mean)
+        return alpha * (noisy - alpha * clean) / sigma - sigma * clean
+
+    made = cosine().sample(denoise, randn(1, 4, 4096, seed=4), 60)
+    assert made.mean().item() == pytest.approx(mean, rel=0.01) and made.std().item() == pytest.approx(std, rel=0.05)
+
+
+def test_a_missing_package_is_said_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="dpm_sde needs the package torchsde: run `pip install torchsde`, or give dpm"):
+        cosine("dpm_sde")
+
+
+# --- projected guidance -----------------------------------------------------------------------------------------------
+
+
+def test_projected_guidance_of_three_branches_adds_both_differences():
+    outputs = {name: randn(2, 3, 8, seed=i) for i, name in enumerate(("null", "text", "full"))}
+    guide, first = Projected(), None
+    for _ in range(2):  # the second step feels the first
+        made = guide(outputs, guidance_weights(4.0, 2.0))
+        if first is None:
+            first, buffers = made, [MomentumBuffer(-0.75), MomentumBuffer(-0.75)]
+        more = {"eta": 0.0, "norm_threshold": 2.5, "use_original_formulation": True, "norm_dim": (2,)}
+        picture = normalized_guidance(outputs["full"], outputs["text"], 1.0, buffers[0], **more) - outputs["full"]
+        text = normalized_guidance(outputs["text"], outputs["null"], 1.0, buffers[1], **more) - outputs["text"]
+        torch.testing.assert_close(made, outputs["full"] + picture + 3 * text)
+    assert not torch.allclose(made, first)
+    assert torch.equal(guide({"full": outputs["full"]}, {"full": 1.0}), outputs["full"])

@@ -14,11 +14,10 @@ from melfusion.listeners.options import JudgeConfig, TowersConfig
 from melfusion.media.options import AudioConfig
 from melfusion.models.backbones.options import DENOISERS, DenoiserConfig, UNetConfig
 from melfusion.models.codecs.options import CODECS, CodecConfig, MelCodecConfig
+from melfusion.models.conditioners.options import CONDITIONERS, ConditionerConfig
 from melfusion.models.options import (
-    CONDITIONERS,
     IMAGE_ENCODERS,
     OBJECTIVES,
-    ConditionerConfig,
     DiffusionConfig,
     ImageConfig,
     ImageDiffusionConfig,
@@ -109,11 +108,12 @@ CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kin
     "denoiser.trainable": ("auto", "all", "decoder", "cross_attn", "synapse"),
     "diffusion.loss_space": ("output", "v"),
     "diffusion.prediction_type": ("epsilon", "v_prediction"),
+    "diffusion.guidance": ("cfg", "apg"),
     "optim.schedule": ("constant", "cosine"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
     "synapse.match": ("pool", "pool_2d"),
-    "sampling.sampler": [sampler for objective in OBJECTIVES.values() for sampler in objective.SAMPLERS],
+    "sampling.sampler": list(dict.fromkeys(sampler for objective in OBJECTIVES.values() for sampler in objective.SAMPLERS)),
     "judge.kind": ("conv", "recurrent", "pitch"),
     "ablation.condition": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
     "ablation.corpus_test": ("fresh", "split"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from melfusion.assembly import codec, conditioner, denoiser, image
+from melfusion.assembly import codec, conditioner, denoiser, image, published
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.assembly.weights import seeded
 from melfusion.errors import WeightsError
@@ -22,13 +22,14 @@ def system(config: Config, seed_parts: bool = True) -> MeLFusion:
         encoder = freeze(image.BUILD[config.image.kind](config)) if config.synapse.kind != "none" else None
         backbone = denoiser.BUILD[config.denoiser.kind](config, text.width, encoder)
         music = freeze(codec.BUILD[config.codec.kind](config))
+    published.warn(config)
     check_fit(config, backbone, text.width, music.latent_shape(config.audio.clip_duration_s))
     return MeLFusion(
         denoiser=backbone,
         codec=music,
         conditioner=text,
         image_encoder=encoder,
-        objective=OBJECTIVES[config.diffusion.kind](config.diffusion, config.sampling.sampler),
+        objective=OBJECTIVES[config.diffusion.kind](config.diffusion, config.sampling.sampler, published.scheduler(config)),
         diffusion=config.diffusion,
         optim=config.optim,
         clip_duration_s=config.audio.clip_duration_s,

@@ -83,6 +83,7 @@ def make_clips(
                 s.image_guidance_scale,
                 s.negative_prompt,
                 has_image,
+                fields=system.conditioner.fields_of(batch.labels),
             )
             clips = system.vocode(decoded).cpu()
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
@@ -164,14 +165,20 @@ def decoder_identity(system: MeLFusion) -> list[Any]:
 def made_with(identity: dict[str, Any], config: Config, keys: list[str], condition: Condition) -> dict[str, Any]:
     """All that the clips of these items depend on, as JSON stores it."""
     outside = hashlib.sha256(outside_picture(config).read_bytes()).hexdigest() if condition.picture == "outside" else None
-    return identity | {
-        "condition": dataclasses.asdict(condition),
-        "sampling": dataclasses.asdict(config.sampling),
-        "reading": {name: value for name, value in dataclasses.asdict(config.image).items() if name != "weights"},
-        "outside_picture": outside,
-        "items": hashlib.sha256("".join(keys).encode()).hexdigest(),
-        "seed": config.seed,
-    }
+    d = config.diffusion
+    own = {"objective": dataclasses.asdict(d)} if d.kind != "diffusion" else {}  # ways of sampling stand among its options
+    return (
+        identity
+        | own
+        | {
+            "condition": dataclasses.asdict(condition),
+            "sampling": dataclasses.asdict(config.sampling),
+            "reading": {name: value for name, value in dataclasses.asdict(config.image).items() if name != "weights"},
+            "outside_picture": outside,
+            "items": hashlib.sha256("".join(keys).encode()).hexdigest(),
+            "seed": config.seed,
+        }
+    )
 
 
 def differing(folder: Path, made: dict[str, Any]) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import lightning
+import torch
+from torch import Tensor
 
 from melfusion.batch import Prompt
+from melfusion.errors import ConfigError, shown
 
 
 class Conditioner(lightning.LightningModule):
@@ -15,12 +18,18 @@ class Conditioner(lightning.LightningModule):
     B prompts, L text tokens, D width of a token.
     """
 
+    takes: tuple[str, ...] = ()  # fields beside the caption that it reads: labels of a sample, options of a request
+    duration = ""  # the one of them that tells how long the clip is, in seconds
+
     @property
     def width(self) -> int:
         """D."""
         raise NotImplementedError
 
-    takes: tuple[str, ...] = ()  # fields beside the caption that it reads: labels of a sample, options of a request
+    @property
+    def length(self) -> int:
+        """L."""
+        raise NotImplementedError
 
     def forward(self, captions: list[str], fields: list[dict[str, Any]] | None = None) -> Prompt:
         """Captions and their fields → Prompt, without a gradient. Shapes are the same for every batch.
@@ -31,9 +40,50 @@ class Conditioner(lightning.LightningModule):
 
     def without_text(self, prompt: Prompt) -> Prompt:
         """The same requests without their text, as the backbone was trained to see none: here the encoded empty string."""
-        if self._nothing is None or self._nothing.text_embeds.device != prompt.text_embeds.device:
+        n, nothing = len(prompt), self.nothing(prompt.text_embeds.device)
+        return prompt.saying({name: t.expand(n, *t.shape[1:]) for name, t in nothing.said().items()})
+
+    def nothing(self, device: torch.device) -> Prompt:
+        """The empty string, encoded once."""
+        if self._nothing is None or self._nothing.text_embeds.device != device:
             self._nothing = self([""])
-        n = len(prompt)
-        return prompt.saying({name: t.expand(n, *t.shape[1:]) for name, t in self._nothing.said().items()})
+        return self._nothing
+
+    def frame_context(self, latents: Tensor) -> dict[str, Tensor]:
+        """What the backbone takes beside each frame of noisy latents (B, C, T): name → (B, T, …)."""
+        return {}
+
+    def fields_of(self, labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What of the labels of some samples it reads."""
+        return [{name: known[name] for name in self.takes if name in known} for known in labels]
+
+    def requests(self, fields: list[dict[str, Any]], duration_s: float | None) -> list[dict[str, Any]]:
+        """The fields of some requests, with the duration where they name none; ConfigError where one is not taken."""
+        for name, value in (pair for request in fields for pair in request.items()):
+            if name not in self.takes:
+                takes = f"it takes {', '.join(self.takes)}" if self.takes else "it takes the prompt alone"
+                raise ConfigError(f"{name}={shown(str(value))} means nothing to this model: {takes}.")
+        default = {self.duration: duration_s} if self.duration and duration_s is not None else {}
+        return [default | request for request in fields]
 
     _nothing: Prompt | None = None
+
+
+def number(fields: dict[str, Any], name: str, default: Any) -> Any:
+    """A field as a number; the default where it is not there or empty. ConfigError where it is none."""
+    given = fields.get(name)
+    if given is None or given == "":
+        return default
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name}={shown(str(given))} is no number: give one that is not negative, or leave it out.")
+    return value
+
+
+def words(fields: dict[str, Any], name: str, default: str = "") -> str:
+    """A field as text; the default where it is not there or empty."""
+    given = fields.get(name)
+    return default if given is None or not str(given).strip() else str(given)

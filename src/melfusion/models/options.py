@@ -1,7 +1,7 @@
 """Options of the models, one dataclass per part or per kind of part. No heavy imports.
 
-TINY: sizes of the random twin, which `twins: true` in a YAML file lays over. The tables CONDITIONERS and IMAGE_ENCODERS, DENOISERS
-(backbones/) and CODECS (codecs/) say which kinds there are; a kind is built by the line of its name in assembly/.
+TINY: sizes of the random twin, which `twins: true` in a YAML file lays over. The tables IMAGE_ENCODERS and OBJECTIVES, and those of
+conditioners/, codecs/ and backbones/, say which kinds there are; a kind is built by the line of its name in assembly/.
 """
 
 from __future__ import annotations
@@ -175,20 +175,10 @@ IMAGE_ENCODERS: dict[str, type[ImageConfig]] = {
 
 
 @dataclass
-class ConditionerConfig(Kind):
-    """What turns the request into what the denoiser attends to."""
-
-    kind: str = "text"  # text: text_encoder, which has a section of its own
-
-
-CONDITIONERS: dict[str, type[ConditionerConfig]] = {"text": ConditionerConfig}
-
-
-@dataclass
 class ObjectiveConfig(Kind):
     """What the denoiser learns to predict; what all objectives share."""
 
-    kind: str = "diffusion"  # diffusion (the paper) | flow: a rectified flow
+    kind: str = "diffusion"  # diffusion (the paper) | cosine (Stable Audio Open) | flow: a rectified flow
     num_train_timesteps: int = 1000  # timesteps of the noise schedule; of a flow: into which the time is divided
     text_drop_prob: float = 0.1  # text alone
     image_drop_prob: float = 0.1  # picture alone
@@ -214,7 +204,7 @@ class DiffusionConfig(ObjectiveConfig):
     min_snr_gamma: float | None = None  # 5 in the release; null: no weighting
     pure_noise_share: float = 0.0  # of samples seen as pure noise at the last timestep, as in sampling; with loss_space v
 
-    SAMPLERS: ClassVar[tuple[str, ...]] = ("ddim", "dpm")
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("ddim", "dpm", "published")
     TINY: ClassVar[dict[str, Any]] = {"loss_space": "output", "pure_noise_share": 0.0}
 
     def misfit(self, config: Any) -> str | None:
@@ -228,14 +218,35 @@ class FlowConfig(ObjectiveConfig):
     """A rectified flow."""
 
     shift: float = 1.0  # of its times towards the noise, in training and sampling; 1: none
+    logsnr: list[float] | None = None  # sampling times evenly spread in log-SNR between these; null: in time
+    guidance: str = "cfg"  # cfg: classifier-free | apg: projected, with momentum (ACE-Step's)
 
-    SAMPLERS: ClassVar[tuple[str, ...]] = ("euler",)
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("euler", "ping_pong")
 
     def misfit(self, config: Any) -> str | None:
-        return super().misfit(config) if self.shift > 0 else f"diffusion.shift={self.shift} must be greater than 0."
+        if not self.shift > 0:
+            return f"diffusion.shift={self.shift} must be greater than 0."
+        if self.logsnr is not None and (len(self.logsnr) != 2 or not self.logsnr[0] < self.logsnr[1]):
+            return f"diffusion.logsnr={self.logsnr} must be two numbers, the smaller one first, or null."
+        return super().misfit(config)
 
 
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"diffusion": DiffusionConfig, "flow": FlowConfig}
+@dataclass
+class CosineConfig(ObjectiveConfig):
+    """Diffusion in continuous time with α = cos(tπ/2) and σ = sin(tπ/2); v is predicted."""
+
+    sigma_min: float = 0.3  # σ/α where sampling ends, before its last step to 0
+    sigma_max: float = 500.0  # σ/α where sampling starts
+
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("dpm_sde", "dpm", "published")
+
+    def misfit(self, config: Any) -> str | None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            return f"diffusion.sigma_min={self.sigma_min} must be greater than 0 and less than sigma_max={self.sigma_max}."
+        return super().misfit(config)
+
+
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"diffusion": DiffusionConfig, "flow": FlowConfig, "cosine": CosineConfig}
 
 
 @dataclass
@@ -252,7 +263,9 @@ class OptimConfig:
 
 @dataclass
 class SamplingConfig:
-    sampler: str = "dpm"  # ddim | dpm (DPM-Solver++, 2M) | euler (of a flow)
+    sampler: str = (
+        "dpm"  # ddim | dpm (DPM-Solver++, 2M) | dpm_sde (of cosine) | euler, ping_pong (of a flow) | published (the weights' own)
+    )
     num_inference_steps: int = 25  # sampling steps
     guidance_scale: float = 3.0  # s_T
     image_guidance_scale: float | None = None  # s_I; null: the same as guidance_scale (two passes)

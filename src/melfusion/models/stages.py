@@ -124,7 +124,7 @@ class Stages(TrainedModule):
             conditioning.text_mask,
             features,
             conditioning.has_image,
-            conditioning.extra,
+            conditioning.extra | self.conditioner.frame_context(noisy_latents),
         )
 
     def encode_captions(

@@ -156,27 +156,31 @@ class MeLFusion(Stages):
         progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
         duration_s: float | None = None,
         placement: Placement | None = None,
+        fields: list[dict[str, Any]] | None = None,
     ) -> Tensor:
         """Captions ("" for none) and pictures (B or 1, 3, H, W) in [-1, 1] (None for none) → what the codec decodes.
 
         One picture for all captions is read once. Each sample's noise comes from its own seed, so a clip does not depend on
         what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training.
         `placement`: where the parts are meanwhile; None leaves them where they are.
+        `fields`: what each caption's request names of what the conditioner `takes`; ConfigError where it takes another.
         """
         place = placement or Placement()
         seeds = seeds or list(range(len(captions)))
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
+        requests = self.conditioner.requests(fields or [{}] * len(captions), duration_s)
         with place.needed(self.conditioner):
-            prompt = self.encode_captions(captions, has_image)
-            null = self.null(prompt, negative_prompt).said()
+            prompt = self.encode_captions(captions, has_image, requests)
+            null = self.null(prompt, negative_prompt, requests).said()
         with place.needed(self.image_encoder):
             conditioning = self.read_once(self.see(prompt, image, seeds))
-        denoise = guided(self.denoise, conditioning, conditioning.saying(null), guidance_scale, s_image)
+        guidance = self.objective.guidance()
+        denoise = guided(self.denoise, conditioning, conditioning.saying(null), guidance_scale, s_image, guidance)
         noise = self.draw("noise", seeds, self.latent_shape(duration_s))
         here = conditioning.has_image.device
         looking = None if conditioning.image_latents is None else self.image_encoder
         with place.needed(self.denoiser, looking):
-            latents = self.objective.sample(denoise, noise.to(here), num_inference_steps, progress)
+            latents = self.objective.sample(denoise, noise.to(here), num_inference_steps, progress, seeds)
         with place.needed(self.codec):
             return self.codec.cut(self.codec.decode(latents), duration_s or self.clip_duration_s)
 

@@ -23,6 +23,8 @@ class TextEncoder(Conditioner):
     words are cut without a warning, since the configuration asks for it.
     """
 
+    option = "text_encoder.max_length"  # that gives L
+
     def __init__(self, network: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, max_words: int | None = None):
         super().__init__()
         self.network, self.tokenizer, self.max_length, self.max_words = network, tokenizer, max_length, max_words
@@ -33,6 +35,11 @@ class TextEncoder(Conditioner):
         """D."""
         return self.network.config.hidden_size
 
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.max_length
+
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Captions → token ids and mask, both (B, L), on the encoder's device."""
         captions = [c.encode("utf-8", "replace").decode() for c in captions]  # half a surrogate breaks tokenizers
@@ -41,9 +48,7 @@ class TextEncoder(Conditioner):
         lengths = [len(ids) for ids in self.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
         cut = sum(length > self.max_length for length in lengths)
         if cut and not self.num_cut:
-            log.warning(
-                "Captions longer than text_encoder.max_length=%d tokens are cut (one has %d).", self.max_length, max(lengths)
-            )
+            log.warning("Captions longer than %s=%d tokens are cut (one has %d).", self.option, self.max_length, max(lengths))
         self.num_cut += cut
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt")
         return tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)

@@ -57,14 +57,16 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         "image_size_px": config.data.image_size_px,
         "music_vae": digests["codec"],
         "text_encoder": digests["conditioner"],
-        "max_length": config.text_encoder.max_length,
+        "max_length": system.conditioner.length,
     }
+    if config.conditioner.kind != "text":
+        stored["conditioner"] = {name: value for name, value in dataclasses.asdict(config.conditioner).items() if name != "weights"}
     if config.text_encoder.max_words is not None:
         stored["max_words"] = config.text_encoder.max_words
     if (encoder := system.image_encoder) is not None:
         stored |= {"extractor": digests["image_encoder"]} | encoder.provenance()
         if encoder.reads_once:
-            stored |= system.denoiser.provenance(config.text_encoder.max_length)
+            stored |= system.denoiser.provenance(system.conditioner.length)
     return stored
 
 
@@ -138,7 +140,7 @@ def computed_samples(config: Config, system: MeLFusion, made_with: str) -> Itera
 
 def with_prompts(conditioner: Conditioner, batch: MusicBatch, encoded: dict[str, dict[str, Tensor]]) -> MusicBatch:
     """The batch with its requests encoded; `encoded` gets those that are new."""
-    fields = [{name: labels[name] for name in conditioner.takes if name in labels} for labels in batch.labels]
+    fields = conditioner.fields_of(batch.labels)
     keys = [json.dumps([caption, said], sort_keys=True) for caption, said in zip(batch.captions, fields, strict=True)]
     if new := {key: i for i, key in enumerate(keys) if key not in encoded}:
         said = conditioner([batch.captions[i] for i in new.values()], [fields[i] for i in new.values()]).said()

@@ -40,6 +40,13 @@ class Options:
     negative_prompt: str | None = option(None, "a sentence on what to avoid; null: the model's sampling.negative_prompt")
     duration_s: float | None = option(None, f"length of a clip, s, at most {LONGEST_S:g}; null: the model's own", least=0.1)
     offload: bool = option(False, "keep each part of the model on the CPU until it is needed: less memory of the GPU, more time")
+    lyrics: str | None = option(None, "words that are sung (ACE-Step); null: none", variable="LYRICS")
+    bpm: float | None = option(None, "tempo, beats a minute (ACE-Step); null: the model chooses", least=1)
+    key: str | None = option(None, "key, such as C major (ACE-Step); null: the model chooses")
+    timesignature: str | None = option(None, "beats in a bar, such as 3 (ACE-Step); null: the model chooses")
+    language: str | None = option(None, "of the lyrics, such as en (ACE-Step); null: en")
+    seconds_start: float | None = option(None, "where in a piece the clip starts, s (Stable Audio Open); null: 0", least=0)
+    seconds_total: float | None = option(None, "where the piece ends, s (Stable Audio Open); null: duration_s", least=0)
     limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
 
 
@@ -67,6 +74,8 @@ def run(options: Options, more: list[str]) -> list[Path]:
     if not options.ckpt:
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
     check_steps(options, config)
+    system.conditioner.requests([asked(options)], None)
+    print(settings(options, config))
     picture = open_shown(options.image, config)
     files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
     with telling_memory(config, "generation", lambda: system):
@@ -92,6 +101,30 @@ def check(options: Options) -> None:
     check_checkpoint(options.ckpt)
     words = options.prompt or Path(options.image or "").stem
     check_out(clip_files(options.out, words, options.seed, options.n)[0].parent, options.out)
+
+
+FIELDS = ("lyrics", "bpm", "key", "timesignature", "language", "seconds_start", "seconds_total")  # of a request, by the model
+
+
+def asked(options: Options) -> dict[str, Any]:
+    """The fields that a call names."""
+    return {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
+
+
+def settings(options: Options, config: Config) -> str:
+    """How the clips are sampled, and what the weights were made for where that differs, as one line."""
+    from melfusion.assembly.published import differences, told
+
+    said = {name: value for name, value in sampling(options, config).items() if value not in (None, "")}
+    line = f"sampling: {', '.join(f'{name}={value}' for name, value in {'sampler': config.sampling.sampler, **said}.items())}"
+    found = {key: value for key, value in differences(config).items() if said.get(key.partition(".")[2]) != value}
+    return f"{line}; {config.denoiser.weights} was made for {told(found)}" if found else line
+
+
+def sampling(options: Options, config: Config) -> dict[str, Any]:
+    """Arguments of `generate` that say how to sample; what the call does not give comes from `config.sampling`."""
+    names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")
+    return {name: getattr(config.sampling, name) if (v := getattr(options, name)) is None else v for name in names}
 
 
 def check_steps(options: Options, config: Config) -> None:
@@ -158,11 +191,9 @@ def picture_file(wav: Path, image: str | None) -> Path:
 
 
 def render(system: MeLFusion, config: Config, options: Options, image: Tensor | None, prompt: str, seeds: list[int]) -> Tensor:
-    """One prompt and picture, several seeds → what the codec decodes; options not given come from `config.sampling`."""
+    """One prompt and picture, several seeds → what the codec decodes."""
     from rich.progress import track
 
-    names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")
-    said = {name: getattr(options, name) for name in names}
     return system.generate(
         [prompt] * len(seeds),
         None if image is None else image.to(system.device),
@@ -170,7 +201,8 @@ def render(system: MeLFusion, config: Config, options: Options, image: Tensor | 
         progress=lambda steps: track(list(steps), description="sampling", transient=True),
         duration_s=options.duration_s,
         placement=placement(options),
-        **{name: getattr(config.sampling, name) if value is None else value for name, value in said.items()},
+        fields=[asked(options)] * len(seeds),
+        **sampling(options, config),
     )
 
 

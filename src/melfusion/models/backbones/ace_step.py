@@ -9,20 +9,26 @@ from diffusers import AceStepTransformer1DModel
 from torch import Tensor
 
 from melfusion.models.backbones.transformer import Transformer
-from melfusion.models.synapse.processor import GroupedProcessor
+from melfusion.models.synapse.processor import GroupedProcessor, Masked
 
 
 class AceStep(Transformer):
     """Latents (B, C, T), times in [0, 1]. Extra `context`: (B, T, D), what stood there before and which frames are to be made;
     without it nothing stood there, and all are.
 
-    The network gets no mask of its text: words, lyrics and timbre come packed, and what is padding there is attended to.
+    The network hears no padding, as if each clip were made alone. Its own pipeline gives no mask, so that there a clip changes
+    with the longest lyrics beside it.
     """
 
     transformer: AceStepTransformer1DModel
 
     blocks, attention = "layers", "cross_attn"
     processor = GroupedProcessor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for block in self.transformer.layers:
+            block.cross_attn.set_processor(Masked(block.cross_attn.processor, self.sight))
 
     @property
     def text_width(self) -> int:

@@ -103,7 +103,7 @@ class Backbone(Denoiser):
             prepared = self.prepare(visual_features, text_embeds.shape[1])
             prepared, more = self.synapse.enter(noisy_latents, timesteps, text_embeds, text_mask, prepared, has_image)
             seen = (prepared, has_image)
-        with self.sight.of(seen):
+        with self.sight.of(seen, text_mask):
             return self.run(noisy_latents, timesteps, text_embeds, text_mask, extra or {}, more)
 
     @property

@@ -25,6 +25,7 @@ class DenoiserConfig(Kind):
     lora_targets: list[str] = field(default_factory=list)  # globs over linear layers; []: the attentions that listen
 
     AUTO: ClassVar[str] = "synapse"
+    OWN: ClassVar[dict[str, Any]] = {}  # dotted key → what its published weights were made to be sampled with
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
 
     @property
@@ -98,6 +99,13 @@ class StableAudioConfig(TransformerConfig):
     global_states_input_dim: int = 1536  # width of what tells the seconds
     time_proj_dim: int = 256  # of the time's features
 
+    OWN: ClassVar[dict[str, Any]] = {
+        "diffusion.kind": "cosine",
+        "conditioner.kind": "stable_audio",
+        "sampling.sampler": "dpm_sde",
+        "sampling.num_inference_steps": 100,
+        "sampling.guidance_scale": 7.0,
+    }
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "sample_size": 16,
         "in_channels": 16,
@@ -108,7 +116,7 @@ class StableAudioConfig(TransformerConfig):
         "num_key_value_attention_heads": 2,
         "cross_attention_dim": 16,
         "cross_attention_input_dim": 16,
-        "global_states_input_dim": 16,
+        "global_states_input_dim": 32,
         "time_proj_dim": 8,
     }
 
@@ -130,6 +138,15 @@ class StableAudio3Config(TransformerConfig):
     num_memory_tokens: int = 64  # learned tokens before the latents
     use_differential_attention: bool = True  # differences of two attentions
 
+    OWN: ClassVar[dict[str, Any]] = {  # of the distilled weights
+        "diffusion.kind": "flow",
+        "diffusion.shift": 1.0,
+        "diffusion.logsnr": [-6.2, 2.0],
+        "conditioner.kind": "stable_audio_3",
+        "sampling.sampler": "ping_pong",
+        "sampling.num_inference_steps": 8,
+        "sampling.guidance_scale": 1.0,
+    }
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "io_channels": 16,
         "embed_dim": 32,
@@ -159,6 +176,15 @@ class AceStepConfig(TransformerConfig):
     sliding_window: int = 128  # tokens that every other block sees to each side
     encoder_hidden_size: int | None = None  # width of the text; null: hidden_size
 
+    OWN: ClassVar[dict[str, Any]] = {
+        "diffusion.kind": "flow",
+        "diffusion.shift": 3.0,
+        "diffusion.guidance": "apg",
+        "conditioner.kind": "ace_step",
+        "sampling.sampler": "euler",
+        "sampling.num_inference_steps": 8,
+        "sampling.guidance_scale": 7.0,
+    }
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -180,6 +206,15 @@ class AudioLDM2Config(UNetConfig):
     attention_head_dim: list[int] = field(default_factory=lambda: [4, 8, 12, 20])  # heads per level; one number: of all
     generated_width: int = 768  # of the GPT-2's tokens
 
+    OWN: ClassVar[dict[str, Any]] = {
+        "diffusion.kind": "diffusion",
+        "diffusion.beta_start": 0.0015,
+        "diffusion.beta_end": 0.0195,
+        "conditioner.kind": "audioldm2",
+        "sampling.sampler": "published",
+        "sampling.num_inference_steps": 200,
+        "sampling.guidance_scale": 3.5,
+    }
     TINY: ClassVar[dict[str, Any]] = UNetConfig.TINY | {"generated_width": 8}
 
 

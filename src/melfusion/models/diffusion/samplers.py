@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler
 from torch import Tensor
 
+from melfusion.errors import ConfigError
 from melfusion.models.diffusion.process import add_noise, shifted, target, to_clean
-from melfusion.models.options import DiffusionConfig
+from melfusion.models.options import CosineConfig, DiffusionConfig
 
 # First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
 # at the wrong noise at 400 steps; and without λ-uniform steps the last second-order move leaves noise behind.
 SAMPLERS: dict[str, dict[str, Any]] = {
     "ddim": {"solver_order": 1, "final_sigmas_type": "sigma_min"},
     "dpm": {"solver_order": 2, "use_lu_lambdas": True},
+    "published": {},  # the scheduler that came with the weights, with all its settings
 }
 
 
-def make_scheduler(sampler: str, config: DiffusionConfig) -> DPMSolverMultistepScheduler:
-    """diffusers' scheduler of that name on the training schedule."""
+def make_scheduler(sampler: str, config: DiffusionConfig, published: Any = None) -> Any:
+    """diffusers' scheduler of that name on the training schedule, or a new one like the published."""
+    if sampler == "published":
+        return again(published)
     return DPMSolverMultistepScheduler(
         num_train_timesteps=config.num_train_timesteps,
         beta_start=config.beta_start,
@@ -40,13 +47,16 @@ def sample(
     num_inference_steps: int,
     progress: Callable = iter,
     from_pure_noise: bool = False,
+    generators: list[torch.Generator] | None = None,
 ) -> Tensor:
     """Start from `noise` (B, C, T, F) and follow the scheduler; returns latents.
 
+    generators: of each sample's own noise, where the scheduler draws more of it.
     from_pure_noise: the network was trained to expect it at the last timestep (`diffusion.pure_noise_share`). What it makes
         of the noise there is then put under it, as at that timestep x_0 is, before the scheduler's first move.
     """
     scheduler.set_timesteps(num_inference_steps)  # on the host: it looks timesteps up, and the device would have to be waited for
+    draws = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     latents, first = noise * scheduler.init_noise_sigma, from_pure_noise
     for timestep, at in zip(progress(scheduler.timesteps.to(noise.device)), scheduler.timesteps.tolist(), strict=True):
         model_output = denoise(scheduler.scale_model_input(latents, at), timestep)
@@ -56,16 +66,73 @@ def sample(
             latents = add_noise(clean, noise, alpha_bar)
             model_output = target(clean, noise, alpha_bar, scheduler.config.prediction_type)
             first = False
-        latents = scheduler.step(model_output, at, latents, return_dict=False)[0]
+        latents = scheduler.step(model_output, at, latents, return_dict=False, **draws)[0]
     return latents
 
 
+def again(scheduler: Any) -> Any:
+    """A new scheduler with the same settings: they keep state while they sample."""
+    if scheduler is None:
+        raise ConfigError(
+            "sampling.sampler=published follows the scheduler that came with denoiser.weights, and there is none: give the folder "
+            "of a whole pipeline, or another sampler."
+        )
+    return type(scheduler).from_config(scheduler.config)
+
+
+class CosineODE(EDMDPMSolverMultistepScheduler):
+    """DPM-Solver++ (2M) without new noise, for a network that was trained on α = cos(tπ/2)."""
+
+    def precondition_noise(self, sigma: Any) -> Tensor:
+        """σ/α → t, as CosineDPMSolverMultistepScheduler has it."""
+        return torch.as_tensor(sigma).atan() / math.pi * 2
+
+
+def cosine_scheduler(sampler: str, config: CosineConfig, published: Any = None) -> Any:
+    """A scheduler in σ/α, which takes v; ConfigError where a package is missing."""
+    if sampler == "published":
+        return again(published)
+    sigmas = {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max, "sigma_schedule": "exponential"}
+    if sampler == "dpm":
+        return CosineODE(**sigmas, sigma_data=1.0, prediction_type="v_prediction", num_train_timesteps=config.num_train_timesteps)
+    if importlib.util.find_spec("torchsde") is None:
+        raise ConfigError("sampling.sampler=dpm_sde needs the package torchsde: run `pip install torchsde`, or give dpm.")
+    from diffusers import CosineDPMSolverMultistepScheduler
+
+    return CosineDPMSolverMultistepScheduler(**sigmas, num_train_timesteps=config.num_train_timesteps)
+
+
+def flow_times(num_steps: int, shift: float, logsnr: list[float] | None = None) -> Tensor:
+    """(num_steps + 1,) times of a flow from 1 to 0: evenly spread, or even in log-SNR from the noise on; shifted after."""
+    times = torch.linspace(1, 0, num_steps + 1)
+    if logsnr is not None:
+        low, high = logsnr
+        times = torch.sigmoid(times * (high - low) - high)
+        times[0], times[-1] = 1, 0
+    return shifted(times, shift)
+
+
 def sample_flow(
-    denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int, shift: float, progress: Callable = iter
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    num_steps: int,
+    shift: float,
+    progress: Callable = iter,
+    logsnr: list[float] | None = None,
+    generators: list[torch.Generator] | None = None,
 ) -> Tensor:
-    """Euler steps of a rectified flow from `noise` at time 1 down to 0, with evenly spread times that are shifted after."""
-    times = shifted(torch.linspace(1, 0, num_steps + 1, device=noise.device), shift)
+    """From `noise` at time 1 down to 0 along a rectified flow, by Euler steps; with `generators`, one a sample, by ping-pong.
+
+    A ping-pong step goes all the way to x_0 and back to the next time with new noise, for networks that are distilled for it.
+    """
+    times = flow_times(num_steps, shift, logsnr).to(noise.device)
     latents = noise
     for i in progress(range(num_steps)):
-        latents = latents + (times[i + 1] - times[i]) * denoise(latents, times[i])
+        velocity = denoise(latents, times[i])
+        if generators is None:
+            latents = latents + (times[i + 1] - times[i]) * velocity
+        else:
+            clean = latents - times[i] * velocity
+            fresh = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(clean)
+            latents = (1 - times[i + 1]) * clean + times[i + 1] * fresh
     return latents

@@ -18,7 +18,8 @@ from melfusion.models.synapse.base import VisualSynapse
 
 
 class Sight:
-    """What the layers of one backbone see: prepared features (layer → key and value) and has_image (B,), or nothing.
+    """What the layers of one backbone see: prepared features (layer → key and value) and has_image (B,), or nothing; and the
+    text's mask (B, L), for a network that takes none.
 
     It is set for one pass. Activation checkpointing runs layers again during `backward`, when later passes may have seen other
     pictures: `checkpointed` shows them what their own pass saw.
@@ -26,21 +27,23 @@ class Sight:
 
     def __init__(self) -> None:
         self.now: tuple[VisualFeatures, Tensor] | None = None
+        self.mask: Tensor | None = None
 
     @contextlib.contextmanager
-    def of(self, now: tuple[VisualFeatures, Tensor] | None) -> Iterator[None]:
-        before, self.now = self.now, now
+    def of(self, now: tuple[VisualFeatures, Tensor] | None, mask: Tensor | None = None) -> Iterator[None]:
+        before = self.now, self.mask
+        self.now, self.mask = now, mask
         try:
             yield
         finally:
-            self.now = before
+            self.now, self.mask = before
 
     def checkpointed(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """For diffusers' `enable_gradient_checkpointing`."""
-        now = self.now
+        now, mask = self.now, self.mask
 
         def run(*again: Any) -> Any:
-            with self.of(now):
+            with self.of(now, mask):
                 return module(*again, **kwargs)
 
         return checkpoint(run, *args, use_reentrant=False)
@@ -128,6 +131,19 @@ class GroupedProcessor(SynapseProcessor):
 
     def own_mask(self, mask: Tensor | None) -> Tensor | None:
         return None if mask is None else mask[:, None]
+
+
+class Masked:
+    """Around the processor of a cross-attention whose network takes no mask of its text: it brings the mask of the pass."""
+
+    def __init__(self, inner: Any, sight: Sight):
+        self.inner, self.sight = inner, sight
+
+    def __call__(self, attention: Any, hidden_states: Tensor, *args: Any, **given: Any) -> Tensor:
+        given |= dict(zip((SynapseProcessor.context, SynapseProcessor.mask), args, strict=False))
+        if (mask := self.sight.mask) is not None:
+            given[SynapseProcessor.mask] = (~mask.bool()).to(hidden_states.dtype)[:, None, None] * -1e4
+        return self.inner(attention, hidden_states, **given)
 
 
 class DifferentialProcessor(SynapseProcessor):

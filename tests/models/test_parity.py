@@ -1,0 +1,107 @@
+"""With random weights and the synapse off, a published model's own pipeline and ours make the same of the same noise."""
+
+import importlib.util
+
+import pipelines
+import pytest
+import torch
+
+from melfusion.randomness import torch_generators
+
+SEEDS = [3, 4]
+needs_torchsde = pytest.mark.skipif(importlib.util.find_spec("torchsde") is None, reason="torchsde is an extra (sde)")
+
+
+def compared(pipe, system, captions, ours, theirs, transposed=False):
+    """(our latents, those of the pipeline) from the same noise; both decoded by its VAE lie as near to each other."""
+    noise = system.draw("noise", SEEDS[: len(captions)], system.latent_shape())
+    made = system.generate(captions, seeds=SEEDS[: len(captions)], **ours)
+    pipe.set_progress_bar_config(disable=True)
+    decoded, decode = [], pipe.vae.decode
+    pipe.vae.decode = lambda latents, **more: [decoded.append((latents, decode(latents, **more))), decoded[0][1]][1]
+    drawn = torch_generators(SEEDS[: len(captions)], "sampler")
+    pipe(captions, latents=noise.transpose(1, 2) if transposed else noise, generator=drawn, **theirs)
+    (latents, sound), scale = decoded[0], getattr(pipe.vae.config, "scaling_factor", 1.0)
+    with torch.no_grad():
+        near(decode(made / scale).sample, sound.sample)
+    near(made / scale, latents)
+    return made, latents * scale
+
+
+def near(ours, theirs, most=1e-4):
+    """At most this share of the reference's RMS, at the largest difference."""
+    assert ours.shape == theirs.shape and torch.isfinite(theirs).all()
+    assert share(ours, theirs) <= most
+
+
+def share(ours, theirs):
+    return ((ours - theirs).abs().max() / theirs.square().mean().sqrt()).item()
+
+
+def changes(made, other):
+    """What was asked for otherwise is heard, beyond what counts as the same."""
+    assert share(other, made) > 3e-4
+
+
+def default(steps):
+    """Few steps, and those that the pipeline takes by default."""
+    return pytest.mark.parametrize("steps", [4, pytest.param(steps, marks=pytest.mark.slow)])  # minutes on a slow core
+
+
+@needs_torchsde
+@default(100)
+def test_stable_audio_open(steps):
+    pipe, system = pipelines.stable_audio()
+    captions, asked = ["rain", "a long calm tune"], [{"seconds_start": 0.1, "seconds_total": 0.7}] * 2
+    ours = {"num_inference_steps": steps, "guidance_scale": 7.0, "fields": asked}  # 7 is its default
+    theirs = {"num_inference_steps": steps, "audio_start_in_s": 0.1, "audio_end_in_s": 0.7}
+    compared(pipe, system, captions, ours | {"negative_prompt": "noise"}, theirs | {"negative_prompt": ["noise"] * 2})
+    made, _ = compared(pipe, system, captions, ours, theirs)
+    near(system.generate(captions[1:], seeds=SEEDS[1:], **ours | {"fields": asked[1:]}), made[1:])  # each has its own noise
+    changes(made, system.generate(captions, seeds=SEEDS, **ours | {"fields": [{"seconds_total": 400}] * 2}))
+    changes(made, system.generate(["sun", "drums"], seeds=SEEDS, **ours))
+
+
+def test_stable_audio_3_as_it_is_distilled():
+    pipe, system = pipelines.stable_audio_3()
+    ours, captions = {"num_inference_steps": 8, "guidance_scale": 1.0}, ["rain", "a long calm tune"]  # its defaults
+    made, _ = compared(pipe, system, captions, ours | {"fields": [{"duration_s": 0.8}] * 2}, {"duration": 0.8})
+    changes(made, system.generate(captions, seeds=SEEDS, **ours, fields=[{"duration_s": 300}] * 2))
+    near(system.generate(captions[1:], seeds=SEEDS[1:], **ours), made[1:])  # each has its own noise
+
+
+@default(100)
+def test_stable_audio_3_as_its_base_is_sampled_with_guidance(steps):
+    pipe, system = pipelines.stable_audio_3("sampling.sampler=euler", stochastic=False)
+    ours, captions = {"num_inference_steps": steps, "guidance_scale": 5.0}, ["rain", "a long calm tune"]
+    theirs = {"num_inference_steps": steps, "duration": pipelines.SECONDS, "guidance_scale": 5.0}
+    made, _ = compared(pipe, system, captions, ours, theirs)
+    changes(made, system.generate(captions, seeds=SEEDS, **ours | {"guidance_scale": 2.0}))
+
+
+ASKED = {"lyrics": "la la", "bpm": 120, "key": "C major", "timesignature": "3", "language": "de", "duration_s": 0.8}
+OTHERS = {"lyrics": "oh", "bpm": 60, "key": "A minor", "timesignature": "4", "language": "en", "duration_s": 9}
+
+
+def test_ace_step():
+    """One clip: with several its pipeline lets each hear the padding that the longest brings."""
+    pipe, system = pipelines.ace_step()
+    ours = {"num_inference_steps": 8, "guidance_scale": 7.0, "fields": [ASKED]}  # its defaults, as is the shift of 3
+    names = {"bpm": "bpm", "keyscale": "key", "timesignature": "timesignature", "vocal_language": "language"}
+    theirs = {name: ASKED[field] for name, field in names.items()} | {"audio_duration": 0.8, "lyrics": ["la la"]}
+    made, _ = compared(pipe, system, ["rain"], ours, theirs, transposed=True)
+    both = system.generate(["rain", "much longer"], seeds=SEEDS, **ours | {"fields": [ASKED, ASKED | {"lyrics": "la " * 9}]})
+    near(both[:1], made)
+    for name, other in OTHERS.items():
+        changes(made, system.generate(["rain"], seeds=SEEDS[:1], **ours | {"fields": [ASKED | {name: other}]}))
+
+
+@default(200)
+def test_audioldm2(steps):
+    """One clip: with several the GPT-2 of its pipeline counts the padding that the longest brings."""
+    pipe, system = pipelines.audioldm2()
+    ours, captions = {"num_inference_steps": steps, "guidance_scale": 3.5}, ["calm rain"]  # 3.5 is its default
+    theirs = {"num_inference_steps": steps, "audio_length_in_s": pipelines.FRAMES * 4 * 8 / 1280, "transcription": captions}
+    made, _ = compared(pipe, system, captions, ours, theirs)
+    near(system.generate(["calm rain", "a long sunny tune"], seeds=SEEDS, **ours)[:1], made)
+    changes(made, system.generate(["sun"], seeds=SEEDS[:1], **ours))
