@@ -7,7 +7,7 @@ before the last is read where no other is asked for, as Ye et al. 2023 (IP-Adapt
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class VisionFeatures(OneLayer):
         return tokens[:, None, tokens.shape[1] - patches :]  # class and register tokens stand before them
 
     def provenance(self) -> dict[str, Any]:
-        return {"reading": "vision", "layer": self.layer, "preprocessing": asdict(self.preprocessing)}
+        see = self.preprocessing  # lists, since what is stored beside the features becomes lists
+        return {"reading": "vision", "layer": self.layer, **vars(see), "mean": list(see.mean), "std": list(see.std)}
 
 
 def vision_network(folder: Path) -> Any:
