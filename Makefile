@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate export memory evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
+.PHONY: help install train generate export fetch-weights memory evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -48,6 +48,9 @@ generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/
 
 export: install  ## CKPT=runs/name OUT=folder: what the model learned, as a folder that melfusion.load reads; whole=true with all parts
 	@$(CLI) export $(ARGS) $(options)
+
+fetch-weights: install  ## CONFIG=ace_step: get the published weights that a configuration names, with their licences
+	@$(CLI) fetch-weights $(ARGS) $(options)
 
 memory: install  ## CONFIG=melfusion: parameters, FLOPs, and the GPU memory that training and generation take; nothing is fetched
 	@$(CLI) memory $(ARGS) $(options)

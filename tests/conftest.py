@@ -43,7 +43,8 @@ def make_batch():
         for i in range(n):
             draws = {"timestep": np.float32(rng.random()), "drop": np.float32(rng.random())}
             draws |= {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
-            waveform = 0.1 * rng.standard_normal(AudioGeometry(config.audio).num_samples, dtype=np.float32)
+            channels = () if config.audio.channels == 1 else (config.audio.channels,)
+            waveform = 0.1 * rng.standard_normal((*channels, AudioGeometry(config.audio).num_samples), dtype=np.float32)
             item = {
                 "key": f"k{i}",
                 "caption": f"tune {i}",

@@ -62,9 +62,9 @@ def from_dict(tree: dict[str, Any]) -> Config:
     known = set(valid_keys(config))
     kept: dict[str, Any] = {}
     for key, value in flat.items():
-        # below a known key lie the entries of a dict, such as data.splits.train
-        if key in known or any(key.startswith(f"{k}.") for k in known):
-            *path, last = key.split(".")
+        # below a known key lie the entries of a dict, such as data.splits.train, whose names may hold dots
+        if above := next((k for k in known if key == k or key.startswith(f"{k}.")), ""):
+            *path, last = [*above.split("."), *([key[len(above) + 1 :]] if key != above else [])]
             functools.reduce(lambda node, name: node.setdefault(name, {}), path, kept)[last] = value
         elif not kinds.kinds_with(key):  # stored configurations of before had the options of all kinds
             log.warning("A stored configuration has %s=%r, which this version does not know; it is left out.", key, value)

@@ -17,6 +17,7 @@ SAFE_PREFIXES = (
     "name",
     "runs_dir",
     "stages",
+    "sources",
     "sampling.",
     "data.num_workers",
     "data.max_bad_ratio",

@@ -42,6 +42,9 @@ class Config:
     task: str = "melfusion"  # what is trained: key of PARTS (parts.py)
     seed: int = 0  # of crops, noise and random initial weights
     runs_dir: str = "runs"  # folder of the run directories
+    sources: dict[str, str] = field(
+        default_factory=dict
+    )  # folder of weights → OWNER/NAME[@COMMIT] that `fetch-weights` gets it from
     stages: list[str] = field(default_factory=list)  # parts that are trained first where they are missing
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)

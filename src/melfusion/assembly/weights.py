@@ -11,6 +11,7 @@ import torch
 from melfusion.assembly.schema import Config
 from melfusion.errors import WeightsError
 from melfusion.models.device import only_sizes
+from melfusion.models.licences import ALLOWS, PUBLISHED, UNKNOWN
 from melfusion.models.weights import resolve
 
 MEL = ("sample_rate_hz", "n_fft_samples", "hop_length_samples", "n_mels", "f_min_hz", "f_max_hz")  # keys of a kind of log-mel
@@ -45,8 +46,19 @@ def check_front_end(made_for: dict, config: Config, name: str) -> None:
 def weights_folder(config: Config, name: str) -> Path | None:
     """Where a part's weights lie; None where it has none, or where they are on the hub and only sizes are wanted."""
     weights = getattr(config, name).weights
-    if weights is None or (only_sizes() and weights.startswith("hub:")):
+    if weights is None:
         return None
+    folder = weights.partition(":")[0]
+    absent = folder in config.sources and not Path(folder).is_dir()
+    if only_sizes() and (absent or weights.startswith("hub:")):
+        return None
+    if absent:
+        source = config.sources[folder]
+        allows = ALLOWS[PUBLISHED.get(source.partition("@")[0], UNKNOWN)]
+        raise WeightsError(
+            f"{name}.weights={weights}: there is no folder {folder}, which is {source} of the hub ({allows}): run `melfusion "
+            "fetch-weights` with this configuration where there is a network, or copy that repository there."
+        )
     return resolve(weights, name, config.runs_dir)
 
 

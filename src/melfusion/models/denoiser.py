@@ -80,5 +80,7 @@ class Denoiser(lightning.LightningModule):
         return [p for p in self.parameters() if p.requires_grad and id(p) not in alphas]
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """Parameters that do not train, by name: checkpoints leave them out and name their digest."""
-        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+        """What does not train, by name, with stored buffers: checkpoints leave it out and name its digest."""
+        stored = self.state_dict().keys()
+        buffers = {name: buffer for name, buffer in self.named_buffers() if name in stored}
+        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad} | buffers

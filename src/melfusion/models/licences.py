@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,15 +26,19 @@ ALLOWS = {
 
 PUBLISHED = {  # repository of the hub → its licence
     "cvssp/audioldm-s-full-v2": "cc-by-nc-sa-4.0",
+    "ACE-Step/acestep-v15-turbo-diffusers": "mit",
     "cvssp/audioldm2": "cc-by-nc-sa-4.0",
     "cvssp/audioldm2-music": "cc-by-nc-sa-4.0",
     "declare-lab/tango-full-ft-audio-music-caps": "cc-by-nc-sa-4.0",
     "google/flan-t5-large": "apache-2.0",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stabilityai/stable-audio-open-1.0": "stabilityai-ai-community",
+    "stabilityai/stable-audio-3-medium": "stabilityai-ai-community",
     "sentence-transformers/all-MiniLM-L6-v2": "apache-2.0",
     "openai/clip-vit-large-patch14": "mit",
 }
+
+SOURCE_FILE = "source.json"  # in a folder that `fetch-weights` has written: repository, commit, licence
 
 NAMED = re.compile(r"^(?:license|licence)\s*:\s*['\"]?([\w.+-]+)", re.MULTILINE | re.IGNORECASE)
 CARD_BYTES = 1 << 20
@@ -48,10 +54,21 @@ def licence_of(weights: str | None, folder: Path | None) -> str:
         return PUBLISHED["sentence-transformers/all-MiniLM-L6-v2"]
     if weights.startswith("hub:") and (known := PUBLISHED.get(weights.removeprefix("hub:").partition("@")[0])):
         return known
+    if folder is not None and (noted := fetched_licence(folder)):
+        return noted
     for card in () if folder is None else (folder / "README.md", folder.parent / "README.md"):
         if card.is_file() and (found := NAMED.search(card.read_text("utf-8", "replace")[:CARD_BYTES])):
             return found[1].lower()
     return UNKNOWN
+
+
+def fetched_licence(folder: Path) -> str | None:
+    """The licence of a folder that `fetch-weights` has written, or of one inside it."""
+    for place in (folder, folder.parent):
+        if (file := place / SOURCE_FILE).is_file():
+            with contextlib.suppress(ValueError, KeyError, OSError):
+                return str(json.loads(file.read_text())["licence"])
+    return None
 
 
 def strictest(licences: Iterable[str]) -> str:

@@ -105,7 +105,7 @@ def random_same(c: WaveCodecConfig, audio: AudioConfig) -> AutoencoderSAME:
     """Its residual branches begin at zero, so that no sound would reach the latents: these are drawn, too."""
     network = AutoencoderSAME(**c.sizes(), sampling_rate=audio.sample_rate_hz, audio_channels=audio.channels)
     for module in network.modules():
-        if isinstance(module, nn.Linear) and not module.weight.any():
+        if isinstance(module, nn.Linear) and not module.weight.is_meta and not module.weight.any():
             nn.init.xavier_normal_(module.weight)
     return network
 

@@ -25,6 +25,21 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 NO_DEPS_COMMAND = no_deps_command()
 
+IGNORED = [  # of a repository: one format of each weight is enough, and code is never run
+    "*.py",
+    "*.pkl",
+    "*.msgpack",
+    "*.h5",
+    "*.ot",
+    "*.ckpt",
+    "*.onnx",
+    "*.pb",
+    "*.fp16.*",
+    "*.non_ema.*",
+    "safety_checker/*",
+    "v1-5-*",
+]
+
 SHIPPED = {"denoiser": "unet"}  # part → its folder in weights/, where that has another name
 
 
@@ -70,22 +85,7 @@ def _from_hub(weights: str, part: str, said: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, revision, sub = match.groups()
-    # one format of each weight is enough, and code is never run; only Tango's published UNet needs a .bin
-    ignored = [
-        "*.py",
-        "*.pkl",
-        "*.msgpack",
-        "*.h5",
-        "*.ot",
-        "*.ckpt",
-        "*.onnx",
-        "*.pb",
-        "*.fp16.*",
-        "*.non_ema.*",
-        "safety_checker/*",
-        "v1-5-*",
-        *([] if part == "denoiser" else ["*.bin"]),
-    ]
+    ignored = [*IGNORED, *([] if part == "denoiser" else ["*.bin"])]  # only Tango's published UNet needs a .bin
     patterns: dict[str, Any] = {"allow_patterns": [f"{sub}/*"] if sub else None, "ignore_patterns": ignored}
     try:
         return Path(snapshot_download(repo, revision=revision, **patterns)) / (sub or "")

@@ -53,7 +53,9 @@ class Backbone(Denoiser):
         self.synapse.grow(network, self.text_width)
         attach(network, self.synapse, self.sight, self.processor)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(self.trains(name))
+            parameter.requires_grad_(
+                parameter.requires_grad and self.trains(name)
+            )  # some, such as frequencies of a time, never train
 
     def adapt(self, rank: int, targets: list[str] | None = None) -> None:
         """Train a LoRA of that rank in place of the network. `targets`: globs over its linear layers; none: the attentions that

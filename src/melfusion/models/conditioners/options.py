@@ -58,7 +58,7 @@ class AceStepConditionerConfig(PublishedConfig):
     frames_per_s: float = 25.0  # latent frames in a second, of the timbre
     seconds_of_timbre: float = 30.0  # of the silence that stands for no timbre
 
-    TINY: ClassVar[dict[str, Any]] = PublishedConfig.TINY | {"max_length": 256, "lyrics_length": 64, "latent_channels": 4}
+    TINY: ClassVar[dict[str, Any]] = PublishedConfig.TINY | {"max_length": 256, "lyrics_length": 64, "latent_channels": 16}
 
 
 @dataclass

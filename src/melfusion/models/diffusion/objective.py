@@ -117,7 +117,8 @@ class Cosine(Objective):
     def __init__(self, config: CosineConfig, sampler: str, published: Any = None):
         super().__init__(config.num_train_timesteps)
         self.scheduler = partial(cosine_scheduler, sampler, config, published)
-        self.scheduler()  # what is missing is said now
+        with torch.device("cpu"):  # whatever the system is built on
+            self.scheduler()  # what is missing is said now
 
     def times(self, uniform: Tensor) -> Tensor:
         return 1 - uniform  # in (0, 1]

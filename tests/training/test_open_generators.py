@@ -1,0 +1,69 @@
+"""Every configuration of an open generator, over random twins: it trains, resumes, generates, and is exported alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.counting import on_meta, parameters
+from melfusion.assembly.load import load_system
+from melfusion.assembly.pipeline import Pipeline
+from melfusion.errors import WeightsError
+from melfusion.evaluation.scores import evaluate_run
+from melfusion.training.run import train
+
+NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "tango")
+
+MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 1575, "tango": 866}  # of the published backbones
+
+
+@pytest.fixture
+def run(tmp_path, tiny_corpus):
+    def run(name, *more):
+        keys = (
+            f"runs_dir={tmp_path}",
+            "name=job",
+            f"data.path={tiny_corpus}",
+            "data.source=manifest",
+            "denoiser.trainable=synapse",
+        )
+        config = load_config(f"{name},tiny", [*keys, *more])
+        return config, train(config, evaluate_run)
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_resumes_generates_and_is_exported(name, run, tmp_path):
+    config, results = run(name, "trainer.max_steps=1")
+    assert results["step"] == 1
+    config, results = run(name, "trainer.max_steps=2")
+    assert results["step"] == 2 and np.isfinite(results["val/loss"]) and "val/picture_gain" in results
+    logged = {key for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
+    assert any(key.startswith("synapse/alpha/") for key in logged)
+    pipe = Pipeline(*load_system(tmp_path / "job"))
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    made = pipe("a tune", picture, seed=1, image_guidance_scale=2.0, guidance_scale=3.0)
+    assert made.audios.shape[1:] == ((2, 8192) if config.audio.channels == 2 else (8192,)) and np.isfinite(made.audios).all()
+    pipe.save_pretrained(tmp_path / "out")
+    again = Pipeline(*load_system(tmp_path / "out"))("a tune", picture, seed=1, image_guidance_scale=2.0, guidance_scale=3.0)
+    assert np.array_equal(again.audios, made.audios)
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_at_full_scale_it_has_the_published_size_and_a_synapse_in_every_block(name):
+    system = on_meta(load_config(name))
+    trained = parameters(system.denoiser, trained=True)
+    total = parameters(system.denoiser.network) / 1e6
+    assert total == pytest.approx(MILLIONS[name], rel=0.002)
+    assert trained == parameters(system.denoiser.synapse) > 0
+    assert len(system.denoiser.synapse.specs) == (9 if name == "tango" else 24)
+
+
+def test_weights_that_are_not_there_are_named_with_what_to_do():
+    with pytest.raises(WeightsError, match="ACE-Step/acestep-v15-turbo-diffusers of the hub .any use.*fetch-weights"):
+        from melfusion.assembly.system import system
+
+        system(load_config("ace_step"))
