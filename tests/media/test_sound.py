@@ -1,5 +1,6 @@
 """Sound bytes → waveform → log-mel, against formulas written out here and with the inputs people really have."""
 
+import dataclasses
 import io
 import math
 import tracemalloc
@@ -317,3 +318,59 @@ def test_a_long_sound_of_a_high_rate_takes_the_memory_of_its_result():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(waveform) == round(16_000_000 / 24) and peak < 12e6
+
+
+# --- two channels ----------------------------------------------------------------------------------------------------
+
+STEREO = dataclasses.replace(SMALL, channels=2)
+
+
+def pair(rate: int, seconds: float = 1.0) -> np.ndarray:
+    """(S, 2): another tone in each channel."""
+    return np.stack([tone(seconds, rate, 300, 0.3), tone(seconds, rate, 500, 0.1)], axis=1)
+
+
+def test_two_channels_are_kept_in_order_and_resampled_each_alone():
+    waveform = read_audio(sound(pair(8000), subtype="FLOAT"), STEREO)
+    assert waveform.shape == (2, 8000) and waveform.flags.c_contiguous
+    assert np.array_equal(waveform, pair(8000).astype(np.float32).T)
+    resampled = read_audio(sound(pair(11025), 11025, subtype="FLOAT"), STEREO)
+    for channel, alone in zip(resampled, pair(11025).T, strict=True):
+        np.testing.assert_allclose(channel, read_audio(sound(alone, 11025, subtype="FLOAT"), SMALL), atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_not_stereo_is_doubled(channels):
+    file = sound(np.stack([tone(1, 8000, 300 + 100 * i, 0.2) for i in range(channels)], axis=1))
+    waveform = read_audio(file, STEREO)
+    assert waveform.shape == (2, 8000) and all(np.array_equal(channel, read_audio(file, SMALL)) for channel in waveform)
+
+
+@pytest.mark.parametrize("level", ["rms", "peak"])
+def test_the_level_is_that_of_both_channels_together(level):
+    audio = dataclasses.replace(STEREO, level=level)
+    waveform = pair(8000).astype(np.float32).T + np.float32([[0.05], [-0.02]])
+    made = normalise_level(waveform, audio)
+    steady = waveform - waveform.mean(1, keepdims=True) if level == "peak" else waveform
+    np.testing.assert_allclose(made / made[0, 100], steady / steady[0, 100], rtol=1e-3, atol=1e-4)  # one gain for both
+    assert db(rms(made) if level == "rms" else np.abs(made).max()) == pytest.approx(-20 if level == "rms" else -1, abs=0.01)
+    one_is_silent = np.stack([waveform[0], np.zeros(8000, np.float32)])
+    assert normalise_level(one_is_silent, audio).shape == (2, 8000)
+    with pytest.raises(BadSample, match="silence"):
+        normalise_level(one_is_silent[::-1] * 1e-4, audio)
+
+
+def test_clips_of_two_channels_are_cut_filled_and_written(tmp_path):
+    waveform = pair(8000, 3.0).astype(np.float32).T
+    assert np.array_equal(crop_clip(waveform, STEREO, 0.5), waveform[:, 7904 : 7904 + 8192])
+    short = pad_clip(waveform[:, :8100], STEREO)
+    assert short.shape == (2, 8192) and not short[:, 8100:].any()
+    with pytest.raises(BadSample, match="shorter"):
+        crop_clip(waveform[:, :100], STEREO, 0.0)
+    write_wav(tmp_path / "a.wav", short, 8000)
+    np.testing.assert_allclose(soundfile.read(tmp_path / "a.wav")[0].T, short, atol=1 / 32000)
+
+
+def test_what_is_stored_names_channels_only_where_there_are_two():
+    assert "channels" not in SMALL.stated() and set(SMALL.stated()) | {"channels"} == set(dataclasses.asdict(SMALL))
+    assert STEREO.stated() == dataclasses.asdict(STEREO)
