@@ -137,7 +137,7 @@ def test_two_passes_before_backward_keep_their_own_pictures(tiny, name):
         torch.testing.assert_close(again, grad, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["audioldm2", "stable_audio", "stable_audio_3"])  # ACE-Step attends to all of its text
+@pytest.mark.parametrize("name", CLASSES)
 def test_hidden_words_are_not_heard_with_and_without_a_picture(tiny, name):
     model = build(tiny, name).eval()
     latents, times, text, mask, extra = inputs(name)

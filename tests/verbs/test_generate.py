@@ -71,6 +71,13 @@ def test_a_batch_gives_what_single_calls_give(run, tmp_path):
     assert np.corrcoef(a, b)[0, 1] > 0.99
 
 
+def test_a_field_that_the_model_does_not_take_is_refused_and_the_sampling_is_told(run, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"bpm=90.0 means nothing to this model: it takes the prompt alone"):
+        generate(ckpt=run, prompt="x", bpm=90.0, out=str(tmp_path / "a.wav"))
+    generate(ckpt=run, prompt="x", num_inference_steps=1, out=str(tmp_path / "a.wav"))
+    assert "sampling: sampler=dpm, num_inference_steps=1, guidance_scale=3.0\n" in capsys.readouterr().out
+
+
 def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, picture, tmp_path, monkeypatch, capsys):
     seen, render = [], module.render
     monkeypatch.setattr(module, "CLIPS_AT_ONCE", 2)

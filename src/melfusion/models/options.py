@@ -263,9 +263,8 @@ class OptimConfig:
 
 @dataclass
 class SamplingConfig:
-    sampler: str = (
-        "dpm"  # ddim | dpm (DPM-Solver++, 2M) | dpm_sde (of cosine) | euler, ping_pong (of a flow) | published (the weights' own)
-    )
+    # ddim | dpm (DPM-Solver++, 2M) | dpm_sde (of cosine) | euler, ping_pong (of a flow) | published (the scheduler of the weights)
+    sampler: str = "dpm"
     num_inference_steps: int = 25  # sampling steps
     guidance_scale: float = 3.0  # s_T
     image_guidance_scale: float | None = None  # s_I; null: the same as guidance_scale (two passes)
