@@ -23,8 +23,9 @@ from melfusion.assembly.counting import (
 from melfusion.assembly.tracing import GPUKernels, LiveBytes
 from melfusion.errors import WeightsError
 
-# TFLOP for one clip of 10.24 s: what its published parts take by any count; 512 × 512 pixels, 77 tokens
-TFLOP = {CAPTION: 0.048, PICTURE: 1.117, LOOK: 0.804, ENCODE: 0.345, DENOISE: 0.804, LEARN: 2.409, DECODE: 0.670, VOCODE: 1.027}
+# TFLOP for one clip of 10.24 s: what its published parts take by any count; 512 × 512 pixels, 77 tokens. Reading a picture at a
+# timestep is Stable Diffusion's .804 without what comes after the last layer that is read.
+TFLOP = {CAPTION: 0.048, PICTURE: 1.117, LOOK: 0.768, ENCODE: 0.345, DENOISE: 0.804, LEARN: 2.409, DECODE: 0.670, VOCODE: 1.027}
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,12 @@ def test_flops_of_every_stage_of_full_scale(full):
     config, system, stages = full
     assert {name: stages[name].flops / 1e12 for name in TFLOP} == pytest.approx(TFLOP, rel=2e-3)
     once = 2 * 0.048 + 1.117 + 0.670 + 1.027
-    assert clip_flops(config, system, stages) / 1e12 == pytest.approx(once + 25 * (0.804 + 2 * 0.804), rel=2e-3)
+    assert clip_flops(config, system, stages) / 1e12 == pytest.approx(once + 25 * (0.768 + 2 * 0.804), rel=2e-3)
 
 
 def test_a_step_with_the_picture_live_is_one_pass_more(full):
     _, _, stages = full
-    assert (stages[LEARN].flops + stages[LOOK].flops) / 1e12 == pytest.approx(3.213, rel=1e-3)
+    assert (stages[LEARN].flops + stages[LOOK].flops) / 1e12 == pytest.approx(2.409 + 0.768, rel=1e-3)
 
 
 def test_weights_on_the_hub_of_unknown_sizes_are_named():
@@ -84,17 +85,18 @@ def test_what_a_backward_pass_needs_is_alive():
     x = torch.empty(64, 128, device="meta", requires_grad=True)
     with LiveBytes() as live:
         y = x.sin().exp()
-        assert live.now == 2 * x.nbytes  # exp keeps its result; sin keeps x, which is no new tensor; y is the result
+        assert live.now == x.nbytes and live.peak == 2 * x.nbytes  # exp keeps its result, which is y; sin keeps x
         y.sum().backward()
-    assert x.grad is not None and live.peak >= 3 * x.nbytes
+        del y
+        assert live.now == x.grad.nbytes
 
 
 def test_attention_on_a_gpu_keeps_no_matrix_and_autocast_has_its_types():
-    query, key = (torch.empty(2, 4, n, 32, device="meta", requires_grad=True) for n in (4096, 77))
-    mask = torch.empty(2, 1, 1, 77, device="meta")
+    query, key = (torch.empty(2, 4, n, 32, device="meta", requires_grad=True) for n in (4096, 1024))
+    mask = torch.empty(2, 1, 1, 1024, device="meta")
     with LiveBytes() as live, GPUKernels(torch.bfloat16):
         out = F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
         assert out.dtype == torch.bfloat16 and F.layer_norm(out, [32]).dtype == torch.float32
-        assert live.peak < 4 * 4096 * 77 * 2 * 2  # one matrix of weights in bfloat16
+        assert live.peak < 2 * 4 * 4096 * 1024 * 2 / 2  # half a matrix of weights in bfloat16
     out.sum().backward()
     assert query.grad.shape == query.shape and query.grad.dtype == torch.float32

@@ -113,7 +113,7 @@ def test_precompute_generation_and_evaluation_say_it_too(tiny, tiny_corpus, tmp_
 
 
 def make_nothing():
-    return type("Nothing", (), {"to": lambda self, device: self, "captions": [""], "image": None})()
+    return type("Nothing", (), {"to": lambda self, device: self, "captions": [""], "labels": [{}], "image": None})()
 
 
 # --- how a step is cut ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 
 from melfusion.assembly.parts import PARTS
 from melfusion.errors import ConfigError
+from melfusion.training.footprint import Footprint
 from melfusion.verbs import memory
 
 
@@ -32,5 +33,8 @@ def test_a_part_on_its_own_and_odd_numbers_are_refused():
             memory.run(options, more)
 
 
-def test_the_most_samples_that_fit_lie_on_a_line():
-    assert [memory.most({1: 10, 8: 80}, room) for room in (9, 10, 25, 800)] == [0, 1, 2, 80]
+def test_the_most_samples_that_fit_are_never_too_many():
+    bytes_at = memory.between({n: Footprint(10, 0, 0, 0, work) for n, work in ((1, 5), (8, 40))})
+    assert [memory.most(bytes_at, room) for room in (14, 15, 30, 55, 800)] == [0, 1, 4, 9, 158]
+    bent = memory.between({n: Footprint(10, 0, 0, 0, work) for n, work in ((1, 12), (8, 40))})  # 40 = 8 × 5: the slope beyond
+    assert bent(9) == 10 + 45 and bent(4) == 10 + 24

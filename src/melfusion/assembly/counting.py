@@ -132,7 +132,7 @@ def count(config: Config, system: MeLFusion) -> tuple[dict[str, Work], MusicBatc
             ready = dataclasses.replace(ready, image_latents=None, visual_features=features)
     latents = torch.empty(1, *system.latent_shape(), device=META)
     found[DENOISE] = measured(system, lambda: system.denoise(latents, timesteps, conditioning))[1]
-    with FlopCounterMode(display=False) as flops:
+    with Zeros(), FlopCounterMode(display=False) as flops:
         system.denoise(latents, timesteps, conditioning).sum().backward()
     system.zero_grad(set_to_none=True)
     found[LEARN] = Work(flops.get_total_flops(), 0)

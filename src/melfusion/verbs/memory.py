@@ -6,6 +6,7 @@ come on top; the table of GPUs leaves a tenth of each free for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from melfusion.assembly.schema import Config
     from melfusion.batch import MusicBatch
     from melfusion.models.system import MeLFusion
+    from melfusion.training.footprint import Footprint
 
 FREE = 0.1  # of a GPU, for what is not counted
 CHECKPOINTING = {"kept": "false", "computed again": "true"}  # activations → denoiser.gradient_checkpointing
 
-Totals = dict[str, dict[int, int]]  # what is done → samples at once → bytes
+Needs = dict[str, Callable[[int], float]]  # what is done → samples at once → bytes
 
 
 @dataclass
@@ -56,11 +58,12 @@ def run(options: Options, more: list[str]) -> None:
     system = on_meta(config)
     stages, ready = count(config, system)
     print(f"{parts(config, system)}\n\n{work(config, system, stages)}\n")
-    (trained, live), made = to_train(config, options.fsdp, stages, ready, batches), to_generate(system, stages, batches)
+    trained, live = to_train(config, options.fsdp, stages, ready, batches)
+    needs = {name: between(by) for name, by in trained.items()} | to_generate(system, stages)
     share = f" on each of {options.fsdp} devices" if options.fsdp > 1 else ""
     print(f"GiB{share} to train ({precision(config)}) and to generate (32-true), by samples at once:\n")
-    print(f"{in_gib(trained | made, live, batches)}\n\nSamples at once that fit a GPU, with a tenth of it left free:\n")
-    print(fitting(trained | made, gpus))
+    print(f"{in_gib(needs, live, batches)}\n\nSamples at once that fit a GPU, with a tenth of it left free:\n")
+    print(fitting(needs, gpus))
 
 
 def numbers(name: str, text: str) -> list[int]:
@@ -96,8 +99,12 @@ def work(config: Config, system: MeLFusion, stages: dict[str, Work]) -> str:
     return table(["stage, one sample", "TFLOP", "GiB beside weights"], rows)
 
 
-def to_train(config: Config, devices: int, stages: dict[str, Work], ready: MusicBatch, batches: list[int]) -> tuple[Totals, Totals]:
-    """Every choice of what trains and of what becomes of activations → bytes; the same where nothing is precomputed."""
+def to_train(
+    config: Config, devices: int, stages: dict[str, Work], ready: MusicBatch, batches: list[int]
+) -> tuple[dict[str, dict[int, Footprint]], dict[str, list[int]]]:
+    """Every choice of what trains and of what becomes of activations → samples at once → what is taken; and the bytes for each
+    number of samples where nothing is precomputed.
+    """
     import logging
 
     from melfusion.assembly.configuration import override
@@ -107,7 +114,8 @@ def to_train(config: Config, devices: int, stages: dict[str, Work], ready: Music
     from melfusion.training.precision import keep_frozen
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # it names the networks that bf16-true casts
-    found, live = Totals(), Totals()
+    found: dict[str, dict[int, Footprint]] = {}
+    live: dict[str, list[int]] = {}
     for mode in PARTS[config.task].modes:
         for activations, again in CHECKPOINTING.items():
             chosen = override(config, [mode, f"denoiser.gradient_checkpointing={again}"])
@@ -118,44 +126,64 @@ def to_train(config: Config, devices: int, stages: dict[str, Work], ready: Music
             for n in batches:
                 more = n * devices < config.data.global_batch_size  # micro-batches to a step
                 made = sharded(training(chosen, module, repeated(ready, n), precision(config), more), module, devices)
-                found.setdefault(name, {})[n] = made.total
-                live.setdefault(name, {})[n] = max(made.total, made.total - made.work + live_encoding(stages, n))
+                found.setdefault(name, {})[n] = made
+                live.setdefault(name, []).append(max(made.total, made.total - made.work + live_encoding(stages, n)))
     return found, live
 
 
-def to_generate(system: MeLFusion, stages: dict[str, Work], batches: list[int]) -> Totals:
-    """Generation, with all parts on the device or each while it is needed → bytes."""
+def to_generate(system: MeLFusion, stages: dict[str, Work]) -> Needs:
+    """Generation, with all parts on the device or each while it is needed."""
     from melfusion.training.footprint import generation
 
-    names = {"generate": False, "generate offload=true": True}
-    return {name: {n: generation(system, stages, n, offload) for n in batches} for name, offload in names.items()}
-
-
-def in_gib(totals: Totals, live: Totals, batches: list[int]) -> str:
-    """The bytes as a table."""
-    rows = {
-        name: [*(gib(by[n]) for n in batches), *(gib(live[name][n]) for n in batches if name in live)]
-        for name, by in totals.items()
+    return {
+        "generate": lambda n: generation(system, stages, n),
+        "generate offload=true": lambda n: generation(system, stages, n, offload=True),
     }
+
+
+def between(by: dict[int, Footprint]) -> Callable[[int], float]:
+    """Samples at once → bytes, never too few: between what was counted on a straight line, above it in proportion to the last.
+
+    The most that is alive at once is the largest of several sums that grow with the samples, so it bends upwards alone.
+    """
+
+    def bytes_at(n: int) -> float:
+        low = max((m for m in by if m <= n), default=min(by))
+        high = min((m for m in by if m >= n), default=None)
+        if high is None:
+            return by[low].total + by[low].work * (n - low) / low
+        return by[low].total + (by[high].total - by[low].total) * (n - low) / max(1, high - low)
+
+    return bytes_at
+
+
+def in_gib(needs: Needs, live: dict[str, list[int]], batches: list[int]) -> str:
+    """The bytes as a table."""
+    rows = {name: [gib(size) for size in (*map(bytes_at, batches), *live.get(name, ()))] for name, bytes_at in needs.items()}
     return table(["", *map(str, batches), *(f"{n}, nothing precomputed" for n in batches)], rows)
 
 
-def gib(size: int) -> str:
+def gib(size: float) -> str:
     return f"{size / 2**30:.1f}" if size >= 2**30 else f"{size / 2**30:.2g}"
 
 
-def fitting(totals: Totals, gpus: list[int]) -> str:
+def fitting(needs: Needs, gpus: list[int]) -> str:
     """GPU → the most samples at once."""
-    rows = {name: [str(most(by, (1 - FREE) * gb * 2**30) or "-") for gb in gpus] for name, by in totals.items()}
+    room = [(1 - FREE) * gb * 2**30 for gb in gpus]
+    rows = {name: [str(most(bytes_at, r) or "-") for r in room] for name, bytes_at in needs.items()}
     return table(["", *(f"{gb} GB" for gb in gpus)], rows)
 
 
-def most(by: dict[int, int], room: float) -> int:
-    """The most samples at once within these bytes, on the line through the first and the last number."""
-    (first, low), (last, high) = min(by.items()), max(by.items())
-    each = max(1.0, (high - low) / (last - first))
-    n = int(first + (room - low) // each)
-    return n if n >= 1 else 0
+def most(bytes_at: Callable[[int], float], room: float) -> int:
+    """The most samples at once within these bytes; 0 where one is too many."""
+    high = 1
+    while bytes_at(high) <= room:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bytes_at(middle) <= room else (low, middle)
+    return low
 
 
 def table(head: list[str], rows: dict[str, list[str]]) -> str:
