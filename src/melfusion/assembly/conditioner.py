@@ -86,7 +86,7 @@ def stable_audio(config: Config) -> StableAudioConditioner:
         byte_tokenizer(),
         StableAudioProjectionModel(c.hidden_size, c.width, 0, c.longest_s),
     ]
-    return StableAudioConditioner(*parts, max_length=c.max_length, clip_duration_s=config.audio.clip_duration_s)
+    return StableAudioConditioner(*[*parts, c.max_length, config.audio.clip_duration_s])
 
 
 def stable_audio_3(config: Config) -> StableAudio3Conditioner:
@@ -99,7 +99,7 @@ def stable_audio_3(config: Config) -> StableAudio3Conditioner:
         byte_tokenizer(),
         StableAudio3DurationEmbedder(output_dim=c.width, max_val=c.longest_s),
     ]
-    return StableAudio3Conditioner(*parts, max_length=c.max_length, clip_duration_s=config.audio.clip_duration_s)
+    return StableAudio3Conditioner(*[*parts, c.max_length, config.audio.clip_duration_s])
 
 
 def ace_step(config: Config) -> AceStepConditioner:
@@ -109,8 +109,7 @@ def ace_step(config: Config) -> AceStepConditioner:
     wanted = {"text_encoder": Qwen3Model, "tokenizer": None, "condition_encoder": AceStepConditionEncoder}
     parts = of_pipeline(config, wanted) or [twins.random_qwen3(c.hidden_size), byte_tokenizer(), random_condition_encoder(c)]
     frames = round(c.frames_per_s * c.seconds_of_timbre)
-    lengths = {"max_length": c.max_length, "lyrics_length": c.lyrics_length, "timbre_frames": frames}
-    return AceStepConditioner(*parts, **lengths, clip_duration_s=config.audio.clip_duration_s)
+    return AceStepConditioner(*[*parts, c.max_length, c.lyrics_length, frames, config.audio.clip_duration_s])
 
 
 def random_condition_encoder(c: AceStepConditionerConfig) -> AceStepConditionEncoder:
@@ -148,7 +147,7 @@ def audioldm2(config: Config) -> AudioLDM2Conditioner:
         AudioLDM2ProjectionModel(c.hidden_size, c.width, c.generated_width),
         twins.random_gpt2(c.generated_width, positions),
     ]
-    return AudioLDM2Conditioner(*parts, max_length=c.max_length, written=c.generated_length)
+    return AudioLDM2Conditioner(*[*parts, c.max_length, c.generated_length])
 
 
 BUILD: dict[str, Callable[[Config], Conditioner]] = {
