@@ -76,15 +76,15 @@ def parts_of(name, *overrides, seed=5):
 
 def system_of(config, conditioner, backbone, scheduler=None):
     """The system of these parts."""
-    shape = (4, FRAMES, 4) if config.denoiser.kind == "audioldm2" else (4, FRAMES)
+    shape = (4, FRAMES, 4) if config.denoiser.kind == "audioldm2" else (16, FRAMES)
     objective = OBJECTIVES[config.diffusion.kind](config.diffusion, config.sampling.sampler, scheduler)
     made = {"objective": objective, "diffusion": config.diffusion, "optim": config.optim}
     return MeLFusion(backbone, freeze(Latents(shape)), conditioner, None, **made, clip_duration_s=SECONDS, max_steps=1).eval()
 
 
 def oobleck():
-    sizes = {"encoder_hidden_size": 4, "downsampling_ratios": [2, 4], "channel_multiples": [1, 2], "decoder_channels": 4}
-    return AutoencoderOobleck(**sizes, decoder_input_channels=4, audio_channels=1, sampling_rate=RATE).eval()
+    sizes = {"encoder_hidden_size": 32, "downsampling_ratios": [2, 4], "channel_multiples": [1, 2], "decoder_channels": 4}
+    return AutoencoderOobleck(**sizes, decoder_input_channels=16, audio_channels=1, sampling_rate=RATE).eval()
 
 
 def flow_scheduler(stochastic):
@@ -108,7 +108,7 @@ def stable_audio_3(*overrides, stochastic=True):
     assert isinstance(backbone.network, StableAudio3DiTModel)
     c.tokenizer.model_max_length = c.max_length
     same = {"patch_size": 2, "encoder_channels": 16, "encoder_c_mults": [1], "encoder_strides": [4], "dim_heads": 8}
-    vae = AutoencoderSAME(**same, audio_channels=1, encoder_transformer_depths=[1], latent_dim=4, sampling_rate=RATE).eval()
+    vae = AutoencoderSAME(**same, audio_channels=1, encoder_transformer_depths=[1], latent_dim=16, sampling_rate=RATE).eval()
     pipe = StableAudio3Pipeline(vae, c.network, c.tokenizer, c.embedder, backbone.network, flow_scheduler(stochastic))
     return pipe, system_of(config, c, backbone)
 
