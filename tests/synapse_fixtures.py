@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from melfusion.models.backbones.unet import SynapticUNet
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.options import DiffusionConfig
 from melfusion.models.synapse.options import synapse_config
 
 CHANNELS, TEXT_WIDTH, PROMPT_WIDTH, LENGTH = 4, 12, 8, 6

@@ -15,9 +15,9 @@ from weights_fixtures import SCHEDULER, TANGO_AUDIO, clip_text, error_of, music_
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError, WeightsError
 from melfusion.models import twins
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.frozen import digest
-from melfusion.models.options import DiffusionConfig
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,10 @@ from melfusion.batch import MusicBatch
 from melfusion.media.pictures import read_image
 from melfusion.models.backbones.unet import SynapticUNet
 from melfusion.models.diffusion import process as diffusion
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.frozen import freeze
 from melfusion.models.image_diffusion import ImageFeatureExtractor, read_self_attention
-from melfusion.models.options import DiffusionConfig, OptimConfig
+from melfusion.models.options import OptimConfig
 from melfusion.models.synapse.layers import attention_layers
 
 READINGS = ("inverted", "fixed", "noised")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from melfusion.models.diffusion import process as diffusion
-from melfusion.models.options import DiffusionConfig
+from melfusion.models.diffusion.options import DiffusionConfig
 
 TYPES = ("epsilon", "v_prediction")
 

@@ -14,9 +14,9 @@ from melfusion.models.diffusion import process as diffusion
 from melfusion.models.diffusion.guidance import Projected, guidance_weights, guided
 from melfusion.models.diffusion.inversion import ddim_invert, ddim_reverse
 from melfusion.models.diffusion.objective import Cosine, RectifiedFlow
+from melfusion.models.diffusion.options import CosineConfig, DiffusionConfig, FlowConfig
 from melfusion.models.diffusion.samplers import SAMPLERS, flow_times, make_scheduler, sample, sample_flow
 from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.options import CosineConfig, DiffusionConfig, FlowConfig
 from melfusion.randomness import torch_generators
 
 TYPES = ("epsilon", "v_prediction")

@@ -9,9 +9,10 @@ from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.diffusion.objective import Diffusion
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.frozen import digest, freeze
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import DiffusionConfig, OptimConfig
+from melfusion.models.options import OptimConfig
 from melfusion.models.stored_names import rename_stored
 from melfusion.models.system import MeLFusion
 

@@ -19,9 +19,9 @@ from synapse_fixtures import (
     text_masks,
 )
 
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_diffusion import ImageFeatureExtractor
-from melfusion.models.options import DiffusionConfig
 from melfusion.models.synapse.processor import SynapseProcessor
 
 ALPHA = ("kv_mix", "kv_mix_proj", "decoupled", "context_mix")

@@ -11,12 +11,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_diffusion import ImageFeatureExtractor
 from melfusion.models.image_efficientnet import EfficientNetFeatures, efficientnet
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.image_vision import Preprocessing, VisionFeatures, preprocessing, vision_network
-from melfusion.models.options import DiffusionConfig, EfficientNetConfig, ImageDiffusionConfig, VisionConfig
+from melfusion.models.options import EfficientNetConfig, ImageDiffusionConfig, VisionConfig
 from melfusion.models.published import check_pipeline, empty_prompt, pretrained, save_network, stored_schedule
 from melfusion.models.twins import random_image_vae, random_unet, random_vision
 

@@ -13,7 +13,7 @@ import diffusers
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import ConfigError, WeightsError
-from melfusion.models.options import DiffusionConfig
+from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.published import loaded
 
 log = logging.getLogger(__name__)

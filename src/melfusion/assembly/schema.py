@@ -15,14 +15,12 @@ from melfusion.media.options import AudioConfig
 from melfusion.models.backbones.options import DENOISERS, DenoiserConfig, UNetConfig
 from melfusion.models.codecs.options import CODECS, CodecConfig, MelCodecConfig
 from melfusion.models.conditioners.options import CONDITIONERS, ConditionerConfig
+from melfusion.models.diffusion.options import OBJECTIVES, DiffusionConfig, ObjectiveConfig
 from melfusion.models.options import (
     IMAGE_ENCODERS,
-    OBJECTIVES,
-    DiffusionConfig,
     ImageConfig,
     ImageDiffusionConfig,
     MusicVAEConfig,
-    ObjectiveConfig,
     OptimConfig,
     SamplingConfig,
     TextEncoderConfig,

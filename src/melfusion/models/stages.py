@@ -14,8 +14,8 @@ from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.diffusion import process
 from melfusion.models.diffusion.objective import Objective
+from melfusion.models.diffusion.options import ObjectiveConfig
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import ObjectiveConfig
 from melfusion.models.trained import TrainedModule
 from melfusion.randomness import generator
 

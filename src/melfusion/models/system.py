@@ -17,9 +17,10 @@ from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.diffusion.guidance import guided
 from melfusion.models.diffusion.objective import Objective
+from melfusion.models.diffusion.options import ObjectiveConfig
 from melfusion.models.frozen import digest
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.options import ObjectiveConfig, OptimConfig
+from melfusion.models.options import OptimConfig
 from melfusion.models.placement import Placement
 from melfusion.models.stages import Stages
 from melfusion.models.stored_names import WEIGHTS, rename_stored

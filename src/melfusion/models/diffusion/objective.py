@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from melfusion.models.diffusion import process
 from melfusion.models.diffusion.guidance import Combine, Projected, weighted
+from melfusion.models.diffusion.options import CosineConfig, DiffusionConfig, FlowConfig
 from melfusion.models.diffusion.samplers import cosine_scheduler, make_scheduler, sample, sample_flow
-from melfusion.models.options import CosineConfig, DiffusionConfig, FlowConfig
 from melfusion.randomness import torch_generators
 
 Denoise = Callable[[Tensor, Tensor], Tensor]

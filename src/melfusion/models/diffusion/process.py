@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from melfusion.models.options import DiffusionConfig
+from melfusion.models.diffusion.options import DiffusionConfig
 
 
 def alphas_cumprod(config: DiffusionConfig) -> Tensor:

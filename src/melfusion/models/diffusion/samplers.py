@@ -13,8 +13,8 @@ from diffusers import DPMSolverMultistepScheduler, EDMDPMSolverMultistepSchedule
 from torch import Tensor
 
 from melfusion.errors import ConfigError
+from melfusion.models.diffusion.options import CosineConfig, DiffusionConfig
 from melfusion.models.diffusion.process import add_noise, shifted, target, to_clean
-from melfusion.models.options import CosineConfig, DiffusionConfig
 
 # First-order DPM-Solver++ is DDIM. diffusers' own DDIMScheduler steps by 1000 // n whatever the spacing, so that it starts
 # at the wrong noise at 400 steps; and without λ-uniform steps the last second-order move leaves noise behind.
