@@ -16,6 +16,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
 from melfusion.assembly.devices import accumulation
+from melfusion.assembly.load import load_system
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.parts import export_part, noise_shapes
 from melfusion.assembly.parts import part as build_part
@@ -29,6 +30,7 @@ from melfusion.state.checkpoint_store import CheckpointStore, newest
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.checkpoints import SaveCheckpoints
 from melfusion.training.ema import EMA
+from melfusion.training.fsdp import strategy_of
 from melfusion.training.guard import StepGuard
 from melfusion.training.lightning_private import leave_signals_alone, rank
 from melfusion.training.loggers import Board, JSONLines, log_hparams
@@ -90,8 +92,7 @@ def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequ
     with clock("training"):
         results = _fit(config, run, system, data, guard, callbacks, first)
     if config.synapse.kind == "none" and rank() == 0:  # conditioned models start from a text-only one
-        with ema.averaged(system) if ema else contextlib.nullcontext():
-            export_part(system, config, run.export)
+        export_part(load_system(run.path)[0], config, run.export)
     return results
 
 
@@ -204,7 +205,7 @@ def make_trainer(
         accelerator=t.accelerator,
         devices=int(devices) if devices.lstrip("-").isdigit() else devices,
         num_nodes=t.num_nodes,
-        strategy=t.strategy,
+        strategy=strategy_of(config),
         max_steps=t.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
