@@ -15,13 +15,13 @@ import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
-from melfusion.assembly.devices import accumulation
+from melfusion.assembly.devices import accumulation, devices_of
 from melfusion.assembly.load import load_system
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.parts import export_part, noise_shapes
 from melfusion.assembly.parts import part as build_part
 from melfusion.assembly.schema import Config, to_dict
-from melfusion.cluster.slurm import check_tasks, environment_plugin, requeue
+from melfusion.cluster.slurm import environment_plugin, requeue
 from melfusion.config.check import flatten
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import RankLost
@@ -198,12 +198,11 @@ def make_trainer(
     t, accumulate = config.trainer, accumulation(config)
     board = Board(run.path, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
-    devices = check_tasks(t.devices, t.num_nodes, os.environ)
     slurm, precision = environment_plugin(os.environ), precision_of(t)
     precision["plugins"] += [store, *([slurm] if slurm else [])]
     trainer = lightning.Trainer(
         accelerator=t.accelerator,
-        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        devices=devices_of(t),
         num_nodes=t.num_nodes,
         strategy=strategy_of(config),
         max_steps=t.max_steps,
