@@ -68,7 +68,7 @@ submit: install  ## VERB=train as a SLURM job: the verb's own variables, and clu
 	@$(CLI) submit "$(or $(VERB),train)" $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 precompute: install  ## store latents, text embeddings and inverted pictures beside the samples
-	@$(CLI) precompute $(ARGS) $(options)
+	@$(CLI) precompute $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 shards: install  ## MANIFEST= AUDIO_DIR= IMAGE_DIR= OUT=: your own files, MeLBench or MusicCaps → shards
 	@$(CLI) shards $(ARGS) $(options)

@@ -25,6 +25,12 @@ def world_size(trainer: TrainerConfig, environment: Mapping[str, str] = os.envir
     return (count_devices(check_tasks(trainer.devices, trainer.num_nodes, environment)) or here) * trainer.num_nodes
 
 
+def devices_of(trainer: TrainerConfig, environment: Mapping[str, str] = os.environ) -> int | str:
+    """What Lightning takes as its devices. ConfigError where SLURM started another number of tasks."""
+    devices = check_tasks(trainer.devices, trainer.num_nodes, environment)
+    return int(devices) if devices.lstrip("-").isdigit() else devices
+
+
 def accumulation(config: Config, world: int | None = None) -> int:
     """Micro-batches of a step: trainer.accumulate, or the fewest for which none is above trainer.micro_batch_size.
 

@@ -41,7 +41,7 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | cuda | mps
     devices: str = "auto"  # devices on each machine: a number, a list such as 0,1, or auto
     num_nodes: int = 1  # machines
-    strategy: str = "auto"  # Lightning's: auto | ddp | …
+    strategy: str = "auto"  # auto | ddp | fsdp2 (what trains is divided among the devices) | another of Lightning's
     # auto (bf16-mixed on cuda, 32-true elsewhere) | 32-true | bf16-mixed | 16-mixed (GPUs) | bf16-true: bf16-mixed, with text
     # encoder and image model kept in bfloat16, at half their memory
     precision: str = "auto"

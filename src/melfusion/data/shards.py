@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from melfusion.data import replacing, tars
 from melfusion.data.entries import Entries, Entry
 from melfusion.data.index import member_digest, parse_index, write_index
 from melfusion.data.options import DataConfig
+from melfusion.data.ranks import Ranks
 from melfusion.data.storage import Folder, Remote, is_url, open_storage
 from melfusion.errors import BadSample, DataError, shown
 
@@ -64,8 +65,9 @@ def write_shards(
     info: dict[str, Any] | None = None,
     unless: Callable[[], bool] = lambda: False,
     named_by: str = "",
+    ranks: Ranks | None = None,
 ) -> dict[str, int]:
-    """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples each split got.
+    """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples this process gave each split.
 
     They replace an older set only when the new one is whole (replacing.py). One process builds there at a time; the others wait.
 
@@ -73,50 +75,64 @@ def write_shards(
         info: what the index says of the whole set.
         unless: asked when no other process builds there any more. Where it says True, nothing is written and {} is returned.
         named_by: the key that names `out`, for errors.
+        ranks: processes that build the set together. All call this, each with samples of its own, which go into its own shards.
     Raises DataError where the folder holds shards of others, cannot be written, or no sample came.
     """
     if is_url(out):
         raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
-    out = Path(out)
-    with replacing.held(out, named_by):
-        if unless():
+    out, ranks = Path(out), ranks or Ranks()
+    explaining = partial(replacing.explaining, out, named_by)
+    with ExitStack() as stack:
+        with ranks.together():
+            wanted = ranks.first and _begin(stack, out, unless, named_by)
+        if not ranks.meet(wanted)[0]:
             return {}
-        if foreign := replacing.foreign_or_ours(out)[0]:
-            raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
-        with replacing.explaining(out, named_by):
-            building = Building(replacing.begin(out), samples_per_shard)
+        building = Building(out / replacing.BUILDING, samples_per_shard, ranks)
         try:
-            _write(samples, building, info or {}, lambda: replacing.explaining(out, named_by))
+            with ranks.together():
+                _write(samples, building, explaining)
+            if not any(ranks.meet(building.counts)):
+                raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
+            with ranks.together(), explaining():
+                if ranks.first:
+                    write_index(building.folder, info or {})
         except Exception:
             building.abandon()
-            replacing.drop(out)
+            if ranks.first:
+                replacing.drop(out)
             raise
-        with replacing.explaining(out, named_by):
-            replacing.move(out)
+        with ranks.together(), explaining():
+            if ranks.first:
+                replacing.move(out)
     return building.counts
 
 
-def _write(
-    samples: Iterable[Sample], building: Building, info: dict[str, Any], explaining: Callable[[], AbstractContextManager]
-) -> None:
-    """All shards and their index. `explaining` is for errors of writing; errors of a source that reads pass as they are."""
+def _begin(stack: ExitStack, out: Path, unless: Callable[[], bool], named_by: str) -> bool:
+    """Hold the folder, and make room in it for a new set; False where none is wanted."""
+    stack.enter_context(replacing.held(out, named_by))
+    if unless():
+        return False
+    if foreign := replacing.foreign_or_ours(out)[0]:
+        raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
+    with replacing.explaining(out, named_by):
+        replacing.begin(out)
+    return True
+
+
+def _write(samples: Iterable[Sample], building: Building, explaining: Callable[[], AbstractContextManager]) -> None:
+    """All shards of a process. `explaining` is for errors of writing; errors of a source that reads pass as they are."""
     for sample in samples:
         with explaining():
             building.add(sample)
     with explaining():
         building.close()
-        if not building.counts:
-            raise DataError(
-                f"{building.folder.parent}: no sample could be written; see the reasons above and check the paths of the source."
-            )
-        write_index(building.folder, info)
 
 
 class Building:
     """Shards that are being written: samples go into one open tar for each split."""
 
-    def __init__(self, folder: Path, samples_per_shard: int):
-        self.folder, self.samples_per_shard = folder, samples_per_shard
+    def __init__(self, folder: Path, samples_per_shard: int, ranks: Ranks):
+        self.folder, self.samples_per_shard, self.ranks = folder, samples_per_shard, ranks
         self.counts: dict[str, int] = {}
         self.keys: set[str] = set()
         self.tars: dict[str, tuple[Any, IO[bytes]]] = {}  # webdataset's writer and its file
@@ -134,6 +150,7 @@ class Building:
             if split in self.tars:
                 self._close(split)
             # an open file, since with security enforced webdataset itself opens none
+            number = number * self.ranks.world + self.ranks.number
             file = (self.folder / f"{split}-{number:06d}.tar").open("wb")
             self.tars[split] = self.writer(file, encoder=False, mtime=0), file
         self.tars[split][0].write({"__key__": sample.key, **sample.members()})

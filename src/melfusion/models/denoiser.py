@@ -62,6 +62,10 @@ class Denoiser(lightning.LightningModule):
         """Compute activations twice, for less memory."""
         raise NotImplementedError
 
+    def pieces(self) -> list[nn.Module]:
+        """The pieces that run one after the other; where training divides the weights, each is gathered alone."""
+        return []
+
     def export(self, folder: Path) -> None:
         """Write the backbone, without its synapse, as `denoiser.weights` reads it."""
         raise NotImplementedError

@@ -22,6 +22,7 @@ from melfusion.models.frozen import digest
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.options import OptimConfig
 from melfusion.models.placement import Placement
+from melfusion.models.sharding import divide
 from melfusion.models.stages import Stages
 from melfusion.models.stored_names import WEIGHTS, rename_stored
 
@@ -95,6 +96,10 @@ class MeLFusion(Stages):
             self.log("val/picture_gain", other - self.val_loss.compute())
         self.val_other.reset()
         self.val_unlike.reset()
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # the strategy is fsdp2 (training/fsdp.py)
+            divide(self.denoiser, self.device_mesh["data_parallel"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [

@@ -12,6 +12,7 @@ from torch import nn
 
 from melfusion.batch import MusicBatch
 from melfusion.models.options import OptimConfig
+from melfusion.models.sharding import is_divided
 
 
 def configure_optimizer(
@@ -34,6 +35,20 @@ def configure_optimizer(
     # a plain function, since the state of a callable object is stored and would bring an old max_steps back on resume
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def clip(params: list[Any], limit: float) -> torch.Tensor:
+    """Scale the gradients so that their norm is at most `limit`; returns the norm () that they had.
+
+    Gradients that are divided among processes (sharding.py) and those that are not are added up apart: torch mixes no two of them.
+    """
+    kinds = [kind for flag in (True, False) if (kind := [p for p in params if is_divided(p.grad) is flag])]
+    norms: list[Any] = [torch.nn.utils.get_total_norm([p.grad for p in kind]) for kind in kinds]
+    norms = [n.full_tensor() if is_divided(n) else n for n in norms]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for kind in kinds:
+        torch.nn.utils.clip_grads_with_norm_(kind, limit, norm)
+    return norm
 
 
 class LearningRate:
@@ -84,8 +99,7 @@ class TrainedModule(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        limit = self.optim.grad_clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(params, limit)
+        norm = clip(params, self.optim.grad_clip_norm or float("inf"))
         if self.guard is None:
             self.log("train/grad_norm", norm)
         else:

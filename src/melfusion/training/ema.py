@@ -10,10 +10,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from melfusion.models.sharding import like, local, whole
+
 
 class EMA(Callback):
     """Exponential moving average of the parameters that train. Validation and generation use it.
 
+    Where training divides the weights among processes (models/sharding.py), the average is divided in the same way.
     The decay is warmed up by step, min(decay, (1 + step) / (10 + step)), so that early averages forget random init.
     The guard calls `update` once it knows that a step is sound (guard.py).
     """
@@ -28,14 +31,15 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trained = self._trained(pl_module)
-        self.shadow = {n: self.shadow.get(n, p).detach().clone().to(p.device) for n, p in trained.items()}
+        self.shadow = {n: like(self.shadow.get(n, p).detach(), p).clone() for n, p in trained.items()}
 
     @torch.no_grad()
     def update(self, pl_module: LightningModule, step: int) -> None:
         """Move towards the weights as they are after the `step`-th applied step."""
         decay = min(self.decay, (1 + step) / (10 + step))
         trained = self._trained(pl_module)
-        torch._foreach_lerp_(list(self.shadow.values()), [trained[n].detach() for n in self.shadow], 1 - decay)
+        averages = [local(t) for t in self.shadow.values()]
+        torch._foreach_lerp_(averages, [local(trained[n].detach()) for n in self.shadow], 1 - decay)
 
     @contextlib.contextmanager
     def averaged(self, module: LightningModule) -> Iterator[None]:
@@ -49,8 +53,11 @@ class EMA(Callback):
     @torch.no_grad()
     def _swap(self, module: LightningModule) -> None:
         for name, parameter in self._trained(module).items():
-            if name in self.shadow:
-                parameter.data, self.shadow[name] = self.shadow[name], parameter.data
+            if name in self.shadow:  # in place: what divides a parameter keeps its memory
+                mine, average = local(parameter), local(self.shadow[name])
+                kept = mine.clone()
+                mine.copy_(average)
+                average.copy_(kept)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap(pl_module)
@@ -59,11 +66,11 @@ class EMA(Callback):
         self._swap(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = dict(self.shadow)
+        checkpoint["ema"] = {name: whole(tensor) for name, tensor in self.shadow.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.shadow = dict(checkpoint.get("ema", {}))
 
     def restore(self, stored: dict[str, Tensor]) -> None:
         """Take the average of a checkpoint, onto the devices where this one lies."""
-        self.shadow = {n: stored[n].to(t.device) for n, t in self.shadow.items()}
+        self.shadow = {n: like(stored[n], t) for n, t in self.shadow.items()}

@@ -16,12 +16,13 @@ import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
 
-from melfusion.assembly.devices import accumulation
+from melfusion.assembly.devices import accumulation, devices_of
+from melfusion.assembly.load import load_system
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.parts import export_part, noise_shapes
 from melfusion.assembly.parts import part as build_part
 from melfusion.assembly.schema import Config, to_dict
-from melfusion.cluster.slurm import check_tasks, environment_plugin, requeue
+from melfusion.cluster.slurm import environment_plugin, requeue
 from melfusion.config.check import flatten
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import RankLost
@@ -30,6 +31,7 @@ from melfusion.state.checkpoint_store import CheckpointStore, newest
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.checkpoints import SaveCheckpoints
 from melfusion.training.ema import EMA
+from melfusion.training.fsdp import strategy_of
 from melfusion.training.guard import StepGuard
 from melfusion.training.lightning_private import leave_signals_alone, rank
 from melfusion.training.loggers import Board, JSONLines, log_hparams
@@ -91,8 +93,7 @@ def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequ
     with clock("training"):
         results = _fit(config, run, system, data, guard, callbacks, first)
     if config.synapse.kind == "none" and rank() == 0:  # conditioned models start from a text-only one
-        with ema.averaged(system) if ema else contextlib.nullcontext():
-            export_part(system, config, run.export)
+        export_part(load_system(run.path)[0], config, run.export)
     return results
 
 
@@ -199,14 +200,13 @@ def make_trainer(
     t, accumulate = config.trainer, accumulation(config)
     board = Board(run.path, purge_step=step + 1)
     bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
-    devices = check_tasks(t.devices, t.num_nodes, os.environ)
     slurm, precision = environment_plugin(os.environ), precision_of(t)
     precision["plugins"] += [store, *([slurm] if slurm else [])]
     trainer = lightning.Trainer(
         accelerator=t.accelerator,
-        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        devices=devices_of(t),
         num_nodes=t.num_nodes,
-        strategy=t.strategy,
+        strategy=strategy_of(config),
         max_steps=t.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,

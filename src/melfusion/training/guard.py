@@ -196,7 +196,7 @@ class StepGuard(Callback):
             return
         stored = trainer.strategy.load_checkpoint(path, weights_only=True)
         module.on_load_checkpoint(stored)
-        module.load_state_dict(stored["state_dict"])
+        trainer.strategy.load_model_state_dict(stored)
         trainer.strategy.load_optimizer_state_dict(stored)
         for entry, state in zip(trainer.lr_scheduler_configs, stored["lr_schedulers"], strict=True):
             entry.scheduler.load_state_dict(state)

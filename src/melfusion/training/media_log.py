@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from melfusion.data.collate import collate
@@ -18,6 +17,7 @@ from melfusion.media.figures import as_array, save, spectrogram_figure
 from melfusion.media.options import AudioConfig
 from melfusion.media.sound import mono, write_wav
 from melfusion.models.options import SamplingConfig
+from melfusion.models.sharding import gathered
 from melfusion.training.ema import EMA
 from melfusion.training.loggers import Board, Trouble
 from melfusion.training.precision import between_steps
@@ -80,14 +80,14 @@ class Media(Callback):
         if trainer.global_step != self.written:
             self._write(trainer, pl_module)
 
-    @rank_zero_only
     def _write(self, trainer: Any, pl_module: Any) -> None:
-        if self.batch is None:
+        if self.items == 0:
             return
         self.written = trainer.global_step
-        with self.ema.averaged(pl_module) if self.ema else contextlib.nullcontext():
-            log_mel, waveform = self._generate(trainer, pl_module)
-        self._show(trainer.loggers[0], log_mel, waveform)
+        with self.ema.averaged(pl_module) if self.ema else contextlib.nullcontext(), gathered(pl_module):
+            made = self._generate(trainer, pl_module) if trainer.is_global_zero else None
+        if made is not None:
+            self._show(trainer.loggers[0], *made)
 
     def _generate(self, trainer: Any, system: Any) -> tuple[Tensor, Tensor]:
         """log_mel (B, 1, T, F) and waveform (B, S) or (B, 2, S) on the host."""

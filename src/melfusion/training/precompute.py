@@ -9,21 +9,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
 from rich.progress import track
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from melfusion.assembly.devices import device_type, devices_of, world_size
 from melfusion.assembly.memory import keep_freed_memory, telling_memory
 from melfusion.assembly.schema import Config
 from melfusion.batch import MusicBatch, Prompt, present
+from melfusion.cluster.slurm import environment_plugin
 from melfusion.data.collate import collate, collate_cached
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.dataset import MusicDataset
+from melfusion.data.ranks import Ranks
 from melfusion.data.reading import digest_of
 from melfusion.data.replacing import settle
 from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, write_shards
@@ -95,42 +101,76 @@ def with_stored(batch: MusicBatch, tensors: dict[str, Tensor]) -> MusicBatch:
 
 
 @leaving_on_signal(lambda: "during precompute, which begins anew")
-def precompute(config: Config, system: MeLFusion) -> Path:
+def precompute(config: Config, system: MeLFusion, fabric: Fabric | None = None) -> Path:
     """Write precomputed shards of all splits, unless their folder holds just these; returns the folder.
 
     The numbers are those that live training would compute. DataError where too many samples cannot be read.
+
+    Args:
+        fabric: of several processes, all of which call this; each computes every so many batches, on its own device.
     """
+    ranks = Ranks(fabric.global_rank, fabric.world_size, meeting) if fabric else Ranks()
+    device = fabric.device if fabric else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention_in_float32_on_cpu()
     keep_freed_memory()
-    system = keep_frozen(system.to("cuda" if torch.cuda.is_available() else "cpu").eval(), resolve_precision(config.trainer))
+    system = keep_frozen(system.to(device).eval(), resolve_precision(config.trainer))
     wanted = provenance(config, system)
     out = precomputed_path(config, wanted)
     if out.resolve() == Path(local_name(config.data)).resolve():
         raise DataError(f"data.precompute.path={out} is the data set itself, which would be overwritten: give another folder.")
     with telling_memory(config, "precompute", lambda: system):
         write_shards(
-            computed_samples(config, system, digest_of(wanted)),
+            computed_samples(config, system, digest_of(wanted), ranks),
             out,
             config.data.samples_per_shard,
             {"provenance": wanted},
             lambda: held(out, config) == wanted,
             "data.precompute.path",
+            ranks,
         )
     return out
 
 
-def computed_samples(config: Config, system: MeLFusion, made_with: str) -> Iterator[Sample]:
+def launched(config: Config) -> Fabric | None:
+    """Start the processes that trainer.devices and trainer.num_nodes ask for, as training does; None: this one is enough.
+
+    torchrun or srun may have started them. Each of the others runs the same command from its beginning.
+    """
+    t = config.trainer
+    if world_size(t) == 1:
+        return None
+    slurm = environment_plugin(os.environ)
+    fabric = Fabric(
+        accelerator=device_type(t),
+        devices=devices_of(t),
+        num_nodes=t.num_nodes,
+        strategy="ddp",  # nothing is learned here, so all others are the same
+        plugins=[slurm] if slurm else None,
+    )
+    fabric.launch()
+    return fabric
+
+
+def meeting(value: Any) -> list[Any]:
+    """A plain value of each rank → those of all."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def computed_samples(config: Config, system: MeLFusion, made_with: str, ranks: Ranks | None = None) -> Iterator[Sample]:
     """The stored form of every sample that can be read, split by split.
 
     Args:
         made_with: digest of the provenance, which each stored member carries.
+        ranks: share the batches.
     """
     data = MusicDataModule(dataclasses.replace(config.data, crop="start"), config.audio, config.seed)
     data.setup()
     dtype = getattr(torch, config.data.precompute.dtype)
     encoded: dict[str, dict[str, Tensor]] = {}  # many clips share a caption: each is encoded once
     for split in sorted(ShardSet(config.data.path, config.data).counts()):
-        for batch in readable_batches(config, data.dataset(split), split):
+        for batch in readable_batches(config, data.dataset(split), split, ranks or Ranks()):
             with autocast(resolve_precision(config.trainer), system.device.type):
                 batch = with_prompts(system.conditioner, batch, encoded)
                 tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
@@ -149,10 +189,11 @@ def with_prompts(conditioner: Conditioner, batch: MusicBatch, encoded: dict[str,
     return dataclasses.replace(batch, text_embeds=prompt.text_embeds, text_mask=prompt.text_mask, extra=prompt.extra)
 
 
-def readable_batches(config: Config, dataset: MusicDataset, split: str) -> Iterator[MusicBatch]:
-    """Batches of the samples that can be read; DataError above data.max_bad_ratio of others."""
+def readable_batches(config: Config, dataset: MusicDataset, split: str, ranks: Ranks) -> Iterator[MusicBatch]:
+    """A rank's batches of the samples that can be read; DataError above data.max_bad_ratio of others."""
     size, left = config.data.precompute.batch_size, 0
-    for start in track(range(0, len(dataset), size), description=f"precompute {split}"):
+    starts = range(ranks.number * size, len(dataset), ranks.world * size)
+    for start in track(starts, description=f"precompute {split}", disable=not ranks.first):
         some = range(start, min(start + size, len(dataset)))
         items = readable(dataset, some)
         left += len(some) - len(items)

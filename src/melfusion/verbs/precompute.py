@@ -19,7 +19,11 @@ class Options:
 
 MORE = "It also takes every key of the configuration, such as those of the data set:"
 SECTIONS = ("data",)
-EXAMPLES = ("melfusion precompute games data.crop=start data.precompute.dtype=float16", "melfusion precompute prune=list")
+EXAMPLES = (
+    "melfusion precompute games data.crop=start data.precompute.dtype=float16",
+    "melfusion precompute melbench trainer.devices=8",
+    "melfusion precompute prune=list",
+)
 
 
 def run(options: Options, more: list[str]) -> None:
@@ -36,12 +40,16 @@ def run(options: Options, more: list[str]) -> None:
     with heavy_imports():
         from melfusion.assembly import system as build
         from melfusion.data.sources import describe, ensure_corpus
-        from melfusion.training.precompute import precompute
+        from melfusion.training.precompute import launched, precompute
         from melfusion.training.run import ensure_stages
 
     ensure_corpus(config)
     ensure_stages(config)
-    print(describe(str(precompute(config, build.system(config)))))
+    fabric = launched(config)  # last: what the others need is there when they start
+    folder = precompute(config, build.system(config), fabric)
+    if fabric and not fabric.is_global_zero:
+        return
+    print(describe(str(folder)))
     if not config.data.precompute.enabled:
         print("Training uses these shards only with data.precompute.enabled=true, which this configuration does not set.")
 

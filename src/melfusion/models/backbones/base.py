@@ -127,6 +127,16 @@ class Backbone(Denoiser):
         """Compute activations twice, for less memory."""
         self.network.enable_gradient_checkpointing(self.sight.checkpointed)
 
+    def pieces(self) -> list[nn.Module]:
+        """The items of the network's lists, and what has lists in it."""
+        found = []
+        for child in self.network.children():
+            if isinstance(child, nn.ModuleList):
+                found += list(child)
+            elif any(isinstance(module, nn.ModuleList) for module in child.modules()):
+                found.append(child)
+        return found
+
     def export(self, folder: Path) -> None:
         with merged(self.network):
             save_network(self.network, folder / self.attribute)
