@@ -32,15 +32,19 @@ DEFECTS = {
         "(model_output.float() - wanted.float()).mean(0, keepdim=True).expand_as(wanted).square()",
         "test_opposite_errors_of_two_samples_do_not_cancel",
     ),
-    "4 pixels in [-1, 509]": ("/ 127.5 - 1.0", "* 2 - 1.0", "test_pixels_lie_between_minus_one_and_one_and_use_it"),
+    "4 pixels in [-1, 509]": (
+        "pixels /= np.float32(127.5)",
+        "pixels *= np.float32(2)",
+        "test_pixels_lie_between_minus_one_and_one_and_use_it",
+    ),
     "4 unscaled image latents": (
         ".latent_dist.mean.float() * self.vae.config.scaling_factor",
         ".latent_dist.mean.float()",
         "test_latents_are_the_vaes_mean_times_its_scaling_factor",
     ),
     "5 every layer gets one layer's feature": (
-        "visual_features[self.layer]",
-        "next(iter(visual_features.values()))",
+        "self.sight.now[0][self.layer]",
+        "next(iter(self.sight.now[0].values()))",
         "test_every_layer_reads_its_own_feature",
     ),
     "6 the weight of ε for v": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from melfusion.assembly.configuration import from_dict, override
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.assembly.system import system as build_system
+from melfusion.data.reading import digest_of
 from melfusion.errors import CheckpointError
 from melfusion.files import write_json
 from melfusion.models.device import is_out_of_memory
@@ -36,14 +36,11 @@ def export_system(system: MeLFusion, config: Config, folder: Path, licence: str 
     folder.mkdir(parents=True, exist_ok=True)
     trained = {f"denoiser.{n}": p.detach() for n, p in system.denoiser.named_parameters() if p.requires_grad}
     tree = to_dict(config)
-    header = {"format": "pt"} if licence is None else {"format": "pt", "licence": licence, "configuration": digest_of(tree)}
+    header = (
+        {"format": "pt"} if licence is None else {"format": "pt", "licence": licence, "configuration": digest_of(tree, source=True)}
+    )
     save_file({n: p.contiguous() for n, p in trained.items()}, folder / "model.safetensors", header)
     write_json(folder / SYSTEM_FILE, {"config": tree, "frozen": system.frozen_digests()})
-
-
-def digest_of(tree: dict[str, Any]) -> str:
-    """Twelve hex digits of a configuration."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def load_system(path: str | Path | None = None, ema: bool = True, overrides: list[str] | None = None) -> tuple[MeLFusion, Config]:

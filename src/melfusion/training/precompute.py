@@ -7,7 +7,6 @@ shards whose provenance differs from what it would compute itself.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -181,7 +180,7 @@ def computed_samples(config: Config, system: MeLFusion, made_with: str, ranks: R
 def with_prompts(conditioner: Conditioner, batch: MusicBatch, encoded: dict[str, dict[str, Tensor]]) -> MusicBatch:
     """The batch with its requests encoded; `encoded` gets those that are new."""
     fields = conditioner.fields_of(batch.labels)
-    keys = [json.dumps([caption, said], sort_keys=True) for caption, said in zip(batch.captions, fields, strict=True)]
+    keys = [repr((caption, sorted(said.items()))) for caption, said in zip(batch.captions, fields, strict=True)]
     if new := {key: i for i, key in enumerate(keys) if key not in encoded}:
         said = conditioner([batch.captions[i] for i in new.values()], [fields[i] for i in new.values()]).said()
         encoded.update({key: {name: t[row] for name, t in said.items()} for row, key in enumerate(new)})

@@ -1,4 +1,4 @@
-"""Tell what a configuration takes before a GPU is there: parameters, FLOPs, and memory to train and to generate.
+"""Tell what a configuration takes before a GPU is there: parameters, FLOPs, memory to train and to generate.
 
 All is counted on the meta device: no weights are read, and none are fetched from the hub. CUDA's context, workspaces and fragments
 come on top; the table of GPUs leaves a tenth of each free for them.
