@@ -295,6 +295,14 @@ def test_parts_train_and_their_exports_are_found(tiny_run, tmp_path):
     assert train(config)["step"] == 2
 
 
+def test_a_text_only_model_exports_its_average_for_those_that_start_from_it(tiny_run):
+    config = tiny_run("text", "synapse.kind=none")
+    train(config)
+    started = build.system(tiny_run("next", "denoiser.weights=run:text")).denoiser.unet.state_dict()
+    average = {name.removeprefix("denoiser.unet."): tensor for name, tensor in checkpoint(config)["ema"].items()}
+    assert average and all(torch.equal(started[name], tensor) for name, tensor in average.items())
+
+
 def test_an_image_model_is_not_trained_where_there_is_no_picture(tiny_run, tmp_path):
     picture = encoded(noise_picture())
     given = (("train", picture), ("val", None))

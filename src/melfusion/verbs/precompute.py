@@ -19,7 +19,7 @@ class Options:
 
 MORE = "It also takes every key of the configuration, such as those of the data set:"
 SECTIONS = ("data",)
-EXAMPLES = ("melfusion precompute melbench trainer.devices=8", "melfusion precompute prune=list")
+EXAMPLES = ("melfusion precompute games trainer.devices=8 data.precompute.dtype=float16", "melfusion precompute prune=list")
 
 
 def run(options: Options, more: list[str]) -> None:
