@@ -15,6 +15,7 @@ from melfusion.bench.report import bench
 from melfusion.bench.sections import SECTIONS
 from melfusion.bench.timing import Figure, alternated, figure, peak_memory, speed
 from melfusion.errors import ConfigError
+from melfusion.verbs.bench import Options
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def section(monkeypatch, clock):
         module, shares = types.ModuleType("planted"), itertools.cycle((0.98, 1.0, 1.02, 0.99, 1.01))
         work = {"work": lambda: clock.sleep(seconds * next(shares))}
         module.measure = lambda size, folder: {"work": speed(alternated(work, 5)["work"], 1), "memory MiB": 3}
+        assert "planted" not in Options.__dataclass_fields__["only"].metadata["about"]  # its help was made before
         monkeypatch.setitem(SECTIONS, "planted", "planted")
         monkeypatch.setitem(sys.modules, "planted", module)
 
