@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from melfusion.assembly.configuration import load_config
-from melfusion.assembly.counting import on_meta, parameters
+from melfusion.assembly.counting import DENOISE, LEARN, clip_flops, count, on_meta, parameters
 from melfusion.assembly.load import load_system
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import WeightsError
@@ -60,6 +60,15 @@ def test_at_full_scale_it_has_the_published_size_and_a_synapse_in_every_block(na
     assert total == pytest.approx(MILLIONS[name], rel=0.002)
     assert trained == parameters(system.denoiser.synapse) > 0
     assert len(system.denoiser.synapse.specs) == (9 if name == "tango" else 24)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_takes_is_counted(name):
+    config = load_config(f"{name},tiny")
+    system = on_meta(config)
+    stages, ready = count(config, system)
+    assert stages[DENOISE].flops > 0 and stages[LEARN].flops > stages[DENOISE].flops and ready.latent_moments is not None
+    assert clip_flops(config, system, stages) > config.sampling.num_inference_steps * stages[DENOISE].flops
 
 
 def test_weights_that_are_not_there_are_named_with_what_to_do():

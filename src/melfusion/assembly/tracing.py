@@ -112,6 +112,8 @@ class GPUKernels(TorchFunctionMode):
 
 def fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
     """Attention as its GPU kernel allocates: output and a float32 number per query and head are kept."""
+    if groups := query.shape[-3] // key.shape[-3] - 1:  # heads of queries that share a key
+        key, value = (t.repeat_interleave(groups + 1, -3) for t in (key, value))
     bias = None if attn_mask is None else attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
 

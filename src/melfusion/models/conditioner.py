@@ -38,6 +38,11 @@ class Conditioner(lightning.LightningModule):
         """
         raise NotImplementedError
 
+    def shapes(self, n: int) -> Prompt:
+        """What `forward` gives for n requests, without its values, on this module's device."""
+        text = torch.empty(n, self.length, self.width, device=self.device)
+        return Prompt(text, torch.empty(text.shape[:2], dtype=torch.bool, device=self.device))
+
     def without_text(self, prompt: Prompt) -> Prompt:
         """The same requests without their text, as the backbone was trained to see none: here the encoded empty string."""
         n, nothing = len(prompt), self.nothing(prompt.text_embeds.device)

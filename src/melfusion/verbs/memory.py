@@ -118,7 +118,10 @@ def to_train(
     live: dict[str, list[int]] = {}
     for mode in PARTS[config.task].modes:
         for activations, again in CHECKPOINTING.items():
-            chosen = override(config, [mode, f"denoiser.gradient_checkpointing={again}"])
+            try:
+                chosen = override(config, [mode, f"denoiser.gradient_checkpointing={again}"])
+            except ConfigError:  # such as a decoder that this backbone does not have
+                continue
             module = keep_frozen(on_meta(chosen), precision(config))
             if not parameters(module, True):
                 continue

@@ -52,6 +52,11 @@ class AudioLDM2Conditioner(TextEncoder):
         rows = [self.read(ids[i, : int(mask[i].sum())], mask[i], heard[i]) for i in range(len(captions))]
         return Prompt.of({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
+    def shapes(self, n: int) -> Prompt:
+        prompt = super().shapes(n)
+        generated = torch.empty(n, self.written, self.writer.config.n_embd, device=self.device)
+        return prompt.saying(prompt.said() | {"extra.generated": generated})
+
     def heard(self, captions: list[str]) -> Tensor:
         """(B, 1, D) of CLAP."""
         longest = min(self.clap_tokenizer.model_max_length, self.clap.config.text_config.max_position_embeddings - 2)
