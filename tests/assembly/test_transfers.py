@@ -8,10 +8,14 @@ import pytest
 import torch
 from transfers import Transfers
 
+from melfusion.assembly.configuration import load_config
 from melfusion.assembly.counting import a_batch, count, on_meta
 from melfusion.models.synapse.options import OPTIONS
 
 READINGS = ("inverted", "fixed", "noised")
+
+# the paper's kind and the one with tokens in every run of the tests; the others take ten seconds each
+KINDS = [pytest.param(kind, marks=[] if kind in ("kv_mix", "concat") else pytest.mark.slow) for kind in sorted(OPTIONS)]
 
 
 def step(system, batch):
@@ -44,7 +48,15 @@ def precomputed(tiny):
     return make
 
 
-@pytest.mark.parametrize("kind", sorted(OPTIONS))
+@pytest.fixture(scope="module")
+def ready():
+    """The tiny system on the meta device and two samples from precomputed shards, for all plants."""
+    config = load_config("tiny")
+    system = on_meta(config)
+    return system, count(config, system)[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_on_precomputed_samples_leaves_the_host_alone(precomputed, kind):
     match = ["synapse.match=pool_2d"] if kind == "controlnet" else []
     seen = transfers_of_a_step(*precomputed(f"synapse.kind={kind}", *match))
@@ -71,8 +83,8 @@ def test_clip_reads_a_picture_without_a_copy_but_for_what_transformers_does(tiny
 @pytest.mark.parametrize(
     "plant", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t[t > 0], lambda t: t + torch.ones(1).to(t)]
 )
-def test_a_planted_wait_or_copy_is_seen_in_a_step(precomputed, monkeypatch, plant):
-    system, batch = precomputed()
+def test_a_planted_wait_or_copy_is_seen_in_a_step(ready, monkeypatch, plant):
+    system, batch = ready
     losses = system.losses
 
     def planted(latents, *args):
@@ -101,11 +113,11 @@ def test_steps_of_the_sampler_leave_the_host_alone(tiny, overrides):
 
 @pytest.mark.parametrize("plant", [lambda t: t.sum().item(), lambda t: t.cpu()])
 def test_a_planted_wait_or_copy_is_seen_in_the_sampler(tiny, monkeypatch, plant):
-    system = on_meta(tiny()).eval()
+    system = on_meta(tiny("image.reading=fixed")).eval()
     transfers_of_a_clip(system, 1)  # the empty caption is encoded in the first clip alone
-    before, denoise = len(transfers_of_a_clip(system, 5)), system.denoise
+    before, denoise = len(transfers_of_a_clip(system, 3)), system.denoise
     monkeypatch.setattr(system, "denoise", lambda latents, *args: (plant(latents), denoise(latents, *args))[1])
-    assert len(transfers_of_a_clip(system, 5)) == before + 5
+    assert len(transfers_of_a_clip(system, 3)) == before + 3
 
 
 @pytest.mark.parametrize(("reading", "looks"), [("inverted", 4), ("noised", 4), ("fixed", 1)])
