@@ -72,7 +72,7 @@ def test_what_it_takes_is_counted(name):
 
 
 def test_weights_that_are_not_there_are_named_with_what_to_do():
-    with pytest.raises(WeightsError, match="ACE-Step/acestep-v15-turbo-diffusers of the hub .any use.*fetch-weights"):
+    with pytest.raises(WeightsError, match="ACE-Step/acestep-v15-xl-turbo-diffusers of the hub .*fetch-weights"):
         from melfusion.assembly.system import system
 
         system(load_config("ace_step"))

@@ -26,7 +26,6 @@ ALLOWS = {
 
 PUBLISHED = {  # repository of the hub → its licence
     "cvssp/audioldm-s-full-v2": "cc-by-nc-sa-4.0",
-    "ACE-Step/acestep-v15-turbo-diffusers": "mit",
     "cvssp/audioldm2": "cc-by-nc-sa-4.0",
     "cvssp/audioldm2-music": "cc-by-nc-sa-4.0",
     "declare-lab/tango-full-ft-audio-music-caps": "cc-by-nc-sa-4.0",
