@@ -25,7 +25,7 @@ def hub(monkeypatch):
 
     def download(repository, revision, local_dir, ignore_patterns):
         asked.append((repository, revision, "*.py" in ignore_patterns))
-        local_dir.mkdir(parents=True)
+        local_dir.mkdir(parents=True, exist_ok=True)
         (local_dir / "model_index.json").write_text("{}")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -48,3 +48,17 @@ def test_what_cannot_be_had_is_one_sentence(hub, tmp_path):
         fetch("nobody/model", tmp_path / "model")
     one_sentence(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_fetch_that_was_cut_short_goes_on_and_what_is_whole_stays(hub, tmp_path, capsys):
+    from melfusion.models import fetching
+    from melfusion.verbs.fetch_weights import Options, run
+
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    cut.mkdir()
+    fetching.fetch("somebody/whole", whole)
+    hub.clear()
+    (cut / "half.safetensors").write_bytes(b"")
+    run(Options(config="tiny"), [f"sources={{{cut}: somebody/cut, {whole}: somebody/whole}}"])
+    assert [repository for repository, *_ in hub] == ["somebody/cut"] and (cut / "source.json").is_file()
+    assert f"{whole}: somebody/whole, licence cc-by-nc-4.0" in (told := capsys.readouterr().out) and told.count("was there") == 1

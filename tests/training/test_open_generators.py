@@ -47,6 +47,8 @@ def test_it_trains_resumes_generates_and_is_exported(name, run, tmp_path):
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     made = pipe("a tune", picture, seed=1, image_guidance_scale=2.0, guidance_scale=3.0)
     assert made.audios.shape[1:] == ((2, 8192) if config.audio.channels == 2 else (8192,)) and np.isfinite(made.audios).all()
+    if "bpm" in pipe.system.conditioner.takes:
+        assert not np.array_equal(pipe("a tune", picture, seed=1, bpm=70).audios, pipe("a tune", picture, seed=1, bpm=140).audios)
     pipe.save_pretrained(tmp_path / "out")
     again = Pipeline(*load_system(tmp_path / "out"))("a tune", picture, seed=1, image_guidance_scale=2.0, guidance_scale=3.0)
     assert np.array_equal(again.audios, made.audios)

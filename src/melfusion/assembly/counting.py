@@ -116,10 +116,10 @@ def count(config: Config, system: MeLFusion) -> tuple[dict[str, Work], MusicBatc
     """Stage → its work for one sample; and that sample as precomputed shards give it."""
     raw = a_batch(config, system, 1)
     found: dict[str, Work] = {}
-    try:
-        prompt, found[CAPTION] = measured(system, lambda: system.conditioner(raw.captions, raw.labels))
-    except (NotImplementedError, RuntimeError):  # it looks at its values, which are not there: its work is left out
+    if system.conditioner.looks_at_values:  # which are not there: its work is left out
         prompt = system.conditioner.shapes(1).to(META)
+    else:
+        prompt, found[CAPTION] = measured(system, lambda: system.conditioner(raw.captions, raw.labels))
     ready = dataclasses.replace(raw, text_embeds=prompt.text_embeds, text_mask=prompt.text_mask, extra=prompt.extra)
     if (encoder := system.image_encoder) is not None:
         kept, found[PICTURE] = measured(system, lambda: encoder.encode(present(raw.image)))

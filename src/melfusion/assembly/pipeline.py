@@ -67,7 +67,7 @@ class Pipeline(ModelHubMixin):
         n: int | None = None,
         duration_s: float | None = None,
         progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-        **sampling: Any,
+        **options: Any,
     ) -> Music:
         """Music for a sentence, a picture, or both.
 
@@ -76,11 +76,13 @@ class Pipeline(ModelHubMixin):
             image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; None: no picture.
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
-            sampling: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not given are the
-                model's own.
+            options: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not given are the
+                model's own. And what else the model takes of a request, such as lyrics or bpm.
         """
-        if unknown := [name for name in sampling if name not in SAMPLING]:
-            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join(SAMPLING)}.")
+        takes = self.system.conditioner.takes
+        if unknown := [name for name in options if name not in (*SAMPLING, *takes)]:
+            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join((*SAMPLING, *takes))}.")
+        options = {name: value for name, value in options.items() if value is not None}
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
         prompts = prompt if isinstance(prompt, list) else [prompt] * count
         seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]
@@ -89,9 +91,10 @@ class Pipeline(ModelHubMixin):
                 f"{len(prompts)} prompts and {len(seeds)} seeds do not make {count} clips: give one or as many of each."
             )
         defaults = {name: getattr(self.config.sampling, name) for name in SAMPLING}
-        given = {name: value for name, value in sampling.items() if value is not None}
+        given = {name: value for name, value in options.items() if name in SAMPLING}
+        fields = [{name: value for name, value in options.items() if name in takes}] * count
         decoded = self.system.generate(
-            prompts, self.pixels(image), seeds, duration_s=duration_s, progress=progress, **defaults | given
+            prompts, self.pixels(image), seeds, duration_s=duration_s, progress=progress, fields=fields, **defaults | given
         )
         audios = self.system.vocode(decoded)
         mels = self.system.codec.spectrogram(decoded)[:, 0].float().cpu().numpy()

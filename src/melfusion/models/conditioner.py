@@ -19,6 +19,7 @@ class Conditioner(lightning.LightningModule):
     """
 
     takes: tuple[str, ...] = ()  # fields beside the caption that it reads: labels of a sample, options of a request
+    looks_at_values = False  # does `forward` branch on what it computes, so that it cannot run on the meta device?
     duration = ""  # the one of them that tells how long the clip is, in seconds
 
     @property

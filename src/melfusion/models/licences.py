@@ -43,10 +43,8 @@ NAMED = re.compile(r"^(?:license|licence)\s*:\s*['\"]?([\w.+-]+)", re.MULTILINE 
 CARD_BYTES = 1 << 20
 
 
-def licence_of(weights: str | None, folder: Path | None) -> str:
+def licence_of(weights: str, folder: Path | None) -> str:
     """The licence of a part, from what `weights:` names, or the front matter of a card beside the weights."""
-    if weights is None:
-        return "mit"  # random init: this project's own
     if weights.startswith("shipped"):
         return "mit"
     if weights == "all-MiniLM-L6-v2":

@@ -35,9 +35,9 @@ def run(options: Options, more: list[str]) -> None:
         from melfusion.models.fetching import fetch
         from melfusion.models.licences import ALLOWS, UNKNOWN, fetched_licence, licence_of
     for folder, source in config.sources.items():
-        there = Path(folder).is_dir() and not options.again
-        licence = (fetched_licence(Path(folder)) or UNKNOWN) if there else fetch(source, Path(folder))
-        print(f"{folder}: {source}, licence {licence} ({ALLOWS.get(licence, ALLOWS[UNKNOWN])}){', was there' if there else ''}")
+        known = None if options.again else fetched_licence(Path(folder))  # noted at last: a fetch that was cut short goes on
+        licence = known or fetch(source, Path(folder))
+        print(f"{folder}: {source}, licence {licence} ({ALLOWS.get(licence, ALLOWS[UNKNOWN])}){', was there' if known else ''}")
     for part in parts:
         weights = getattr(getattr(config, part), "weights", None) or ""
         if weights.startswith("hub:") and used(config, part):

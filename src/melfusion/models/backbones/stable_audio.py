@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
@@ -43,9 +44,8 @@ class StableAudio(Transformer):
         if seconds is None:
             seconds = noisy_latents.new_zeros(batch, 1, config.global_states_input_dim)
         text = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
-        length = noisy_latents.shape[2] + seconds.shape[1]
-        rotary = get_1d_rotary_pos_embed(config.attention_head_dim // 2, length, use_real=True, repeat_interleave_real=False)
-        rotary = tuple(part.to(noisy_latents.device) for part in rotary)
+        places: Any = torch.arange(noisy_latents.shape[2] + seconds.shape[1], device=noisy_latents.device)  # no copy
+        rotary = get_1d_rotary_pos_embed(config.attention_head_dim // 2, places, use_real=True, repeat_interleave_real=False)
         return self.transformer(
             noisy_latents, timesteps, encoder_hidden_states=text, global_hidden_states=seconds, rotary_embedding=rotary, **more
         ).sample

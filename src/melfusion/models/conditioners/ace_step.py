@@ -32,6 +32,7 @@ class AceStepConditioner(Conditioner):
     """
 
     takes = ("lyrics", "bpm", "key", "timesignature", "language", "duration_s")
+    looks_at_values = True  # it sorts by them
     duration = "duration_s"
 
     def __init__(

@@ -28,6 +28,7 @@ class AudioLDM2Conditioner(TextEncoder):
     """
 
     option = "conditioner.max_length"
+    looks_at_values = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -106,8 +107,8 @@ class SynapseProcessor:
             kept.append(attention.to_q(hidden_states))
             return kept[0]
 
-        def out(heard: Tensor) -> Tensor:
-            return attention.to_out[0](heard + self.synapse.look(self.layer, kept[0], features, has_image, attention.heads))
+        def out(attended: Tensor) -> Tensor:
+            return attention.to_out[0](attended + self.synapse.look(self.layer, kept[0], features, has_image, attention.heads))
 
         return {"to_q": to_q, "to_out": [out, *attention.to_out[1:]]}
 
@@ -157,8 +158,6 @@ class DifferentialProcessor(SynapseProcessor):
         return made[..., :-width], made[..., -width:]
 
     def with_key_value(self, attention: Any, key: Tensor, value: Tensor) -> dict[str, Any]:
-        import torch
-
         return {"to_kv": lambda _: torch.cat([key, value], -1)}
 
     def additive(self, mask: Tensor | None) -> Tensor | None:
