@@ -6,13 +6,14 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from data_fixtures import encoded, noise_picture
 from PIL import Image
 
 from melfusion.assembly.configuration import load_config
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import BadSample, ConfigError
 from melfusion.media.pictures import open_image, read_image, to_pixels
-from melfusion.verbs import generate
 
 
 def flat(mode: str, colour, size=(6, 4), **options) -> bytes:
@@ -94,13 +95,15 @@ def test_generation_and_training_read_a_picture_alike(tmp_path):
     config = load_config("tiny")
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(noise_picture(1).convert("RGBA")))
-    given = generate.to_tensor(generate.open_shown(str(path), config), config)
+    pipe = Pipeline(torch.nn.Linear(1, 1), config)
+    pipe.system.device = "cpu"
+    given = pipe.pixels(str(path))
     np.testing.assert_array_equal(given.numpy()[0], read_image(path.read_bytes(), 16))
     path.write_bytes(b"no picture")
     with pytest.raises(ConfigError, match="photo.png is an unreadable image: give a PNG"):
-        generate.open_shown(str(path), config)
+        pipe.pixels(path)
     with pytest.raises(ConfigError, match="no such file"):
-        generate.open_shown(str(tmp_path / "none.png"), config)
+        pipe.pixels(tmp_path / "none.png")
 
 
 def test_pixels_are_the_bits_of_the_formula():

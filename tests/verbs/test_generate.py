@@ -9,6 +9,7 @@ from PIL import Image
 
 from melfusion.__main__ import main
 from melfusion.assembly.configuration import load_config
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.run import train
@@ -79,12 +80,12 @@ def test_a_field_that_the_model_does_not_take_is_refused_and_the_sampling_is_tol
 
 
 def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, picture, tmp_path, monkeypatch, capsys):
-    seen, render = [], module.render
+    seen, call = [], Pipeline.__call__
     monkeypatch.setattr(module, "CLIPS_AT_ONCE", 2)
-    monkeypatch.setattr(module, "render", lambda *args: [seen.append(args[-1]), render(*args)][1])
+    monkeypatch.setattr(Pipeline, "__call__", lambda *args, **more: [call(*args, **more), seen.append(args[3:5])][0])
     options = {"ckpt": run, "image": picture(1), "seed": 4, "num_inference_steps": 1, "duration_s": 0.5}
     files = generate(**options | {"n": 5, "out": str(tmp_path / "many")})
-    assert seen == [[4, 5], [6, 7], [8]] and [len(soundfile.read(f)[0]) for f in files] == [4096] * 5
+    assert seen == [(4, 2), (6, 2), (8, 1)] and [len(soundfile.read(f)[0]) for f in files] == [4096] * 5
     assert "2 of 5 clips are made; the others take about" in capsys.readouterr().out
     alone = generate(**options | {"seed": 8, "out": str(tmp_path / "alone.wav")})
     assert alone[0].read_bytes() == files[4].read_bytes()  # a batch of one, as a call of its own

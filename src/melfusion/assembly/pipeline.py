@@ -18,6 +18,7 @@ from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
 from melfusion.media.pictures import to_pixels
 from melfusion.media.sound import write_wav
+from melfusion.models.placement import Offload, Placement
 from melfusion.models.system import MeLFusion
 
 SAMPLING = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")  # that sampling. gives a default of
@@ -49,14 +50,25 @@ class Music:
 
 
 class Pipeline(ModelHubMixin):
-    """A loaded model that generates."""
+    """A loaded model that generates.
+
+    Attributes:
+        placement: where the parts are while it generates; None: where they lie.
+    """
+
+    placement: Placement | None = None
 
     def __init__(self, system: MeLFusion, config: Config):
         self.system, self.config = system, config
 
-    def to(self, device: str | torch.device) -> Pipeline:
-        """Move it; returns the same pipeline, as torch's modules do."""
-        self.system.to(device)
+    def to(self, device: str | torch.device, offload: bool = False) -> Pipeline:
+        """Generate on a device; returns the same pipeline, as torch's modules do.
+
+        Args:
+            offload: each part waits on the CPU until it is needed: less of the device's memory, more time.
+        """
+        self.placement = Offload(device) if offload else None
+        self.system.to("cpu" if offload else device)
         return self
 
     def __call__(
@@ -79,10 +91,7 @@ class Pipeline(ModelHubMixin):
             options: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not given are the
                 model's own. And what else the model takes of a request, such as lyrics or bpm.
         """
-        takes = self.system.conditioner.takes
-        if unknown := [name for name in options if name not in (*SAMPLING, *takes)]:
-            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join((*SAMPLING, *takes))}.")
-        options = {name: value for name, value in options.items() if value is not None}
+        sampling, fields = self.sampling(**options), self.fields(**options)
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
         prompts = prompt if isinstance(prompt, list) else [prompt] * count
         seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]
@@ -90,15 +99,42 @@ class Pipeline(ModelHubMixin):
             raise ConfigError(
                 f"{len(prompts)} prompts and {len(seeds)} seeds do not make {count} clips: give one or as many of each."
             )
-        defaults = {name: getattr(self.config.sampling, name) for name in SAMPLING}
-        given = {name: value for name, value in options.items() if name in SAMPLING}
-        fields = [{name: value for name, value in options.items() if name in takes}] * count
         decoded = self.system.generate(
-            prompts, self.pixels(image), seeds, duration_s=duration_s, progress=progress, fields=fields, **defaults | given
+            prompts,
+            self.pixels(image),
+            seeds,
+            duration_s=duration_s,
+            progress=progress,
+            placement=self.placement,
+            fields=[fields] * count,
+            **sampling,
         )
-        audios = self.system.vocode(decoded)
-        mels = self.system.codec.spectrogram(decoded)[:, 0].float().cpu().numpy()
+        audios = self.system.vocode(decoded, self.placement)
+        mels = self.system.codec.spectrogram(decoded.to(self.system.codec.device))[:, 0].float().cpu().numpy()
         return Music(audios.float().cpu().numpy(), self.system.codec.sample_rate_hz, seeds, mels)
+
+    def sampling(self, **options: Any) -> dict[str, Any]:
+        """How a call with these options samples: what is not given, or None, is the model's own. ConfigError on unknown ones."""
+        takes = self.system.conditioner.takes
+        if unknown := [name for name in options if name not in (*SAMPLING, *takes)]:
+            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join((*SAMPLING, *takes))}.")
+        given = {name: value for name, value in options.items() if name in SAMPLING and value is not None}
+        if given.get("num_inference_steps", 0) > (most := self.config.diffusion.num_train_timesteps):
+            raise ConfigError(
+                f"num_inference_steps={given['num_inference_steps']} must be at most {most}, the timesteps that this model was "
+                "trained with."
+            )
+        return {name: getattr(self.config.sampling, name) for name in SAMPLING} | given
+
+    def fields(self, **options: Any) -> dict[str, Any]:
+        """What of the options the model takes of a request beside the prompt."""
+        return {n: value for n, value in options.items() if n in self.system.conditioner.takes and value is not None}
+
+    def open(self, path: str | Path) -> Any:
+        """A picture file as PIL's, upright, in its own size and colours; ConfigError where it cannot be read."""
+        from melfusion.media.file_kinds import open_picture
+
+        return open_picture("image", str(path), self.config.data.max_image_pixels, self.config.data.max_image_work)
 
     def pixels(self, image: Any) -> Tensor | None:
         """A picture in any of its forms → (1 or n, 3, H, W) on the model's device."""
@@ -107,10 +143,7 @@ class Pipeline(ModelHubMixin):
         if self.config.synapse.kind == "none":
             raise ConfigError("This model was trained from text alone (synapse.kind=none): leave the image out.")
         if not isinstance(image, Tensor):
-            if isinstance(image, str | Path):
-                from melfusion.media.file_kinds import open_picture
-
-                image = open_picture("image", str(image), self.config.data.max_image_pixels, self.config.data.max_image_work)
+            image = self.open(image) if isinstance(image, str | Path) else image
             image = torch.from_numpy(to_pixels(image, self.config.data.image_size_px))[None]
         return image.to(self.system.device)
 

@@ -16,9 +16,8 @@ from melfusion.verbs.options import option
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from melfusion.assembly.pipeline import Pipeline
     from melfusion.assembly.schema import Config
-    from melfusion.models.placement import Placement
-    from melfusion.models.system import MeLFusion
 
 CLIPS_AT_ONCE = 8  # of one batch; its memory grows with them
 PNG_BYTES = 60_000  # of a spectrogram, for the estimate of disk space
@@ -65,23 +64,23 @@ def run(options: Options, more: list[str]) -> list[Path]:
     with heavy_imports():
         from melfusion.assembly.load import load_system
         from melfusion.assembly.memory import telling_memory
+        from melfusion.assembly.pipeline import Pipeline
         from melfusion.assembly.schema import Config
 
     started = time.perf_counter()
     with telling_memory(Config(), "generation"):
-        system, config = load_system(options.ckpt or None)
+        pipe = Pipeline(*load_system(options.ckpt or None))
     loaded = time.perf_counter()
     if not options.ckpt:
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
-    check_steps(options, config)
-    system.conditioner.requests([asked(options)], None)
-    print(settings(options, config))
-    picture = open_shown(options.image, config)
+    print(settings(pipe, options))
+    picture = pipe.open(options.image) if options.image else None
+    if picture is not None:
+        pipe.pixels(picture)  # a model that takes none says so now
     files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
-    with telling_memory(config, "generation", lambda: system):
-        system = system if options.offload else system.to(device())
-    seconds = system.codec.duration_s(system.latent_shape(options.duration_s))
-    seconds = write_clips(options, system, config, picture, files, seconds)
+    with telling_memory(pipe.config, "generation", lambda: pipe.system):
+        pipe.to(device(), options.offload)
+    seconds = write_clips(pipe, options, picture, files)
     made = time.perf_counter()
     print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     return files
@@ -104,34 +103,27 @@ def check(options: Options) -> None:
 
 
 FIELDS = ("lyrics", "bpm", "key", "timesignature", "language", "seconds_start", "seconds_total")  # of a request, by the model
+SAMPLING = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")
 
 
 def asked(options: Options) -> dict[str, Any]:
-    """The fields that a call names."""
-    return {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
+    """The fields that a call names, and how it samples."""
+    return {name: value for name in (*SAMPLING, *FIELDS) if (value := getattr(options, name)) is not None}
 
 
-def settings(options: Options, config: Config) -> str:
-    """How the clips are sampled, and what the weights were made for where that differs, as one line."""
+def settings(pipe: Pipeline, options: Options) -> str:
+    """How the clips are sampled, and what the weights were made for where that differs, as one line.
+
+    ConfigError where the model does not take what is asked for.
+    """
     from melfusion.assembly.published import differences, told
 
-    said = {name: value for name, value in sampling(options, config).items() if value not in (None, "")}
+    config = pipe.config
+    pipe.system.conditioner.requests([{name: value for name, value in asked(options).items() if name in FIELDS}], None)
+    said = {name: value for name, value in pipe.sampling(**asked(options)).items() if value not in (None, "")}
     line = f"sampling: {', '.join(f'{name}={value}' for name, value in {'sampler': config.sampling.sampler, **said}.items())}"
     found = {key: value for key, value in differences(config).items() if said.get(key.partition(".")[2]) != value}
     return f"{line}; {config.denoiser.weights} was made for {told(found)}" if found else line
-
-
-def sampling(options: Options, config: Config) -> dict[str, Any]:
-    """Arguments of `generate` that say how to sample; what the call does not give comes from `config.sampling`."""
-    names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")
-    return {name: getattr(config.sampling, name) if (v := getattr(options, name)) is None else v for name in names}
-
-
-def check_steps(options: Options, config: Config) -> None:
-    """ConfigError where more sampling steps are asked for than the model's schedule has."""
-    steps, most = options.num_inference_steps or 0, config.diffusion.num_train_timesteps
-    if steps > most:
-        raise ConfigError(f"num_inference_steps={steps} must be at most {most}, the timesteps that this model was trained with.")
 
 
 def device() -> str:
@@ -141,35 +133,37 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def placement(options: Options) -> Placement:
-    """Where the parts are meanwhile."""
-    from melfusion.models.placement import Offload, Placement
+def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path]) -> float:
+    """Make the clips in batches; write each with its spectrogram. Returns the seconds of a clip."""
+    from rich.progress import track
+    from torch import from_numpy
 
-    return Offload(device()) if options.offload else Placement()
-
-
-def write_clips(options: Options, system: MeLFusion, config: Config, picture: Any, files: list[Path], seconds: float) -> float:
-    """Make the clips, of about `seconds`, in batches; write each with its spectrogram. Returns the seconds of a clip."""
     from melfusion.assembly.memory import telling_memory
     from melfusion.evaluation.pace import Pace
     from melfusion.media.sound import write_wav
 
-    pace = Pace(len(files), round(2 * seconds * config.audio.sample_rate_hz * config.audio.channels) + PNG_BYTES, files[0].parent)
+    config, codec = pipe.config, pipe.system.codec
+    seconds = codec.duration_s(pipe.system.latent_shape(options.duration_s))
+    pace = Pace(len(files), round(2 * seconds * codec.sample_rate_hz * codec.channels) + PNG_BYTES, files[0].parent)
     at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
-    pixels = None if picture is None else to_tensor(picture, config)
     for start in range(0, len(files), at_once):
         some = files[start : start + at_once]
-        seeds = [options.seed + start + i for i in range(len(some))]
-        with telling_memory(config, "generation", lambda: system):
-            decoded = render(system, config, options, pixels, options.prompt or "", seeds)
-            waveforms = system.vocode(decoded, placement(options)).cpu()
-            log_mel = system.codec.spectrogram(decoded.to(system.codec.device)).cpu()
-        for file, seed, mel, waveform in zip(some, seeds, log_mel, waveforms, strict=True):
-            write_wav(file, waveform, config.audio.sample_rate_hz)
-            png = draw(file, mel[0], seed, options, config, picture)
+        with telling_memory(config, "generation", lambda: pipe.system):
+            music = pipe(
+                options.prompt or "",
+                picture,
+                options.seed + start,
+                len(some),
+                options.duration_s,
+                lambda steps: track(list(steps), description="sampling", transient=True),
+                **asked(options),
+            )
+        for file, seed, mel, waveform in zip(some, music.seeds, music.log_mels, music.audios, strict=True):
+            write_wav(file, waveform, music.sample_rate_hz)
+            png = draw(file, from_numpy(mel), seed, options, config, picture)
             print(f"{file} and {png.name}")
         pace.tell(start + len(some))
-    return waveforms.shape[-1] / config.audio.sample_rate_hz
+    return music.audios.shape[-1] / music.sample_rate_hz
 
 
 def draw(wav: Path, mel: Tensor, seed: int, options: Options, config: Config, shown: Any) -> Path:
@@ -188,43 +182,6 @@ def picture_file(wav: Path, image: str | None) -> Path:
     if image and png.resolve() == Path(image).resolve():
         png = wav.with_name(f"{wav.stem}-spectrogram.png")
     return png
-
-
-def render(system: MeLFusion, config: Config, options: Options, image: Tensor | None, prompt: str, seeds: list[int]) -> Tensor:
-    """One prompt and picture, several seeds → what the codec decodes."""
-    from rich.progress import track
-
-    return system.generate(
-        [prompt] * len(seeds),
-        None if image is None else image.to(system.device),
-        seeds,
-        progress=lambda steps: track(list(steps), description="sampling", transient=True),
-        duration_s=options.duration_s,
-        placement=placement(options),
-        fields=[asked(options)] * len(seeds),
-        **sampling(options, config),
-    )
-
-
-def open_shown(path: str | None, config: Config) -> Any:
-    """The picture as PIL's, upright, in its own size and colours; None without one. It is decoded this once."""
-    if not path:
-        return None
-    if config.synapse.kind == "none":
-        raise ConfigError(f"image={path}: this model was trained from text alone (synapse.kind=none); leave the image out.")
-
-    from melfusion.media.file_kinds import open_picture
-
-    return open_picture("image", path, config.data.max_image_pixels, config.data.max_image_work)
-
-
-def to_tensor(picture: Any, config: Config) -> Tensor:
-    """(1, 3, H, W) in [-1, 1], in the size that the model reads."""
-    import torch
-
-    from melfusion.media.pictures import to_pixels
-
-    return torch.from_numpy(to_pixels(picture, config.data.image_size_px))[None]
 
 
 def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:
