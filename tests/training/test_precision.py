@@ -6,12 +6,14 @@ import building as build
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from melfusion.assembly.load import load_system
 from melfusion.assembly.options import TrainerConfig
 from melfusion.errors import ConfigError
 from melfusion.models.synapse.base import attention
 from melfusion.state.checkpoint_store import newest
+from melfusion.training import precision
 from melfusion.training.precision import attention_in_float32_on_cpu, keep_frozen, resolve_precision
 from melfusion.training.run import train
 
@@ -76,6 +78,34 @@ def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(
     assert system.image_encoder.alpha_bar.dtype == torch.float32
 
 
+def test_auto_follows_the_measurement_on_one_cpu(monkeypatch):
+    for pays, devices, wanted in ((True, "1", "bf16-mixed"), (False, "1", "32-true"), (True, "2", "32-true")):
+        monkeypatch.setattr(precision, "bf16_pays", lambda pays=pays: pays)
+        assert resolve_precision(TrainerConfig(accelerator="cpu", devices=devices)) == wanted
+
+
+def test_bf16_pays_where_a_product_is_faster(monkeypatch):
+    taken = {torch.float32: 3.0, torch.bfloat16: 1.9}
+    monkeypatch.setattr(precision, "seconds_of_a_product", taken.get)
+    assert precision.bf16_pays.__wrapped__()
+    taken[torch.bfloat16] = 2.1
+    assert not precision.bf16_pays.__wrapped__()
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tiny, tiny_corpus, tmp_path, monkeypatch):
+    options = (f"data.path={tiny_corpus}", f"runs_dir={tmp_path}", "name=a", "trainer.precision=auto", "trainer.media_items=0")
+    monkeypatch.setattr(precision, "bf16_pays", lambda: True)
+    train(tiny(*options, "trainer.max_steps=1"))
+    monkeypatch.setattr(precision, "bf16_pays", lambda: False)  # another machine
+    train(tiny(*options, "trainer.max_steps=2"))
+    assert yaml.safe_load((tmp_path / "a/config.yaml").read_text())["trainer"]["precision"] == "bf16-mixed"
+    with pytest.raises(ConfigError, match="trainer.precision: 'bf16-mixed' there, '32-true' now"):
+        train(tiny(*options, "trainer.max_steps=2", "trainer.precision=32-true"))
+    old = {"trainer": {"precision": "auto"}}  # as runs stored it before it was measured
+    monkeypatch.setattr(precision, "bf16_pays", lambda: True)
+    assert precision.settled(tiny("trainer.precision=auto"), old).trainer.precision == "32-true"
+
+
 @pytest.mark.parametrize(
     ("word", "instead"), [("16-true", "16-mixed"), ("64-true", "32-true"), ("64", "32-true"), ("16-mixed", "bf16-mixed")]
 )
@@ -86,7 +116,7 @@ def test_precisions_that_make_no_sense_here_are_refused_with_what_to_write(tiny,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it needs a machine without a GPU")
 def test_precision_is_chosen_by_device():
-    for word, name in (("auto", "32-true"), ("32", "32-true"), ("bf16-true", "bf16-true")):
+    for word, name in (("32", "32-true"), ("bf16-true", "bf16-true")):
         assert resolve_precision(TrainerConfig(precision=word)) == name
     with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
         resolve_precision(TrainerConfig(precision="16-mixed"))

@@ -42,8 +42,8 @@ class TrainerConfig:
     devices: str = "auto"  # devices on each machine: a number, a list such as 0,1, or auto
     num_nodes: int = 1  # machines
     strategy: str = "auto"  # auto | ddp | fsdp2 (what trains is divided among the devices) | another of Lightning's
-    # auto (bf16-mixed on cuda, 32-true elsewhere) | 32-true | bf16-mixed | 16-mixed (GPUs) | bf16-true: bf16-mixed, with text
-    # encoder and image model kept in bfloat16, at half their memory
+    # auto (bf16-mixed on cuda, and on a single CPU that is measured to be faster with it; else 32-true) | 32-true | bf16-mixed |
+    # 16-mixed (GPUs) | bf16-true: bf16-mixed, with text encoder and image model kept in bfloat16, at half their memory
     precision: str = "auto"
     accumulate: int = 1  # micro-batches per optimizer step
     micro_batch_size: int | None = None  # at most so many samples at once on a device; accumulate follows, however many there are

@@ -84,6 +84,8 @@ def differing(config: Config, stored: dict[str, Any]) -> dict[str, tuple[Any, An
     then, new = {now_named(key): value for key, value in flatten(stored).items()}, flatten(to_dict(config))
     known = {section: kind for section in KINDS if (kind := then.get(f"{section}.kind")) in KINDS[section]}
     old = flatten(to_dict(of_kinds(Config(), kinds_of(config) | known))) | then
+    if new["trainer.precision"] == "auto":  # it is what the run was begun with
+        new["trainer.precision"] = old["trainer.precision"]
     return {
         k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and counts(k, config.task)
     }

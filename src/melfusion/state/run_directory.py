@@ -32,10 +32,15 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.samples, self.export, self.results_file = (self.path / n for n in ("samples", "export", "results.json"))
 
+    def stored(self) -> dict[str, Any] | None:
+        """The configuration of the run that lies there; None where there is none."""
+        file = self.path / "config.yaml"
+        return stored_tree(file) if file.exists() else None
+
     def compare(self) -> None:
         """Check that the stored run has this configuration; ConfigError names the keys that differ."""
-        stored = self.path / "config.yaml"
-        if stored.exists() and (differ := self.differing(stored_tree(stored))):
+        stored = self.stored()
+        if stored is not None and (differ := self.differing(stored)):
             words = shown("; ".join(f"{k}: {there!r} there, {now!r} now" for k, (there, now) in differ.items()))
             raise ConfigError(
                 f"{self.path} holds a run of another configuration ({words}): "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import time
 import warnings
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -13,20 +15,61 @@ import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from melfusion.assembly.devices import device_type
+from melfusion.assembly.devices import device_type, world_size
 from melfusion.assembly.options import TrainerConfig
+from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def resolve_precision(trainer: TrainerConfig) -> str:
-    """The precision by its full name: `auto` is bf16-mixed on cuda and 32-true elsewhere. ConfigError for fp16 on a CPU."""
+    """The precision by its full name. ConfigError for fp16 on a CPU.
+
+    `auto` is bf16-mixed on cuda, and on a single CPU that is faster with it; else 32-true.
+    """
     device = device_type(trainer)
     if trainer.precision == "16-mixed" and device == "cpu":  # where Lightning would take bf16-mixed without a word
         raise ConfigError("trainer.precision=16-mixed needs a GPU, and this run is on a CPU: give bf16-mixed or 32-true.")
-    automatic = "bf16-mixed" if device == "cuda" else "32-true"
-    return {"auto": automatic, "32": "32-true"}.get(trainer.precision, trainer.precision)
+    if trainer.precision == "auto":  # several processes would each measure, and might not agree
+        return "bf16-mixed" if device == "cuda" or device == "cpu" and world_size(trainer) == 1 and bf16_pays() else "32-true"
+    return {"32": "32-true"}.get(trainer.precision, trainer.precision)
+
+
+def settled(config: Config, stored: dict[str, Any] | None) -> Config:
+    """The same configuration with the precision by its full name: that of the stored run where it goes on, whose CPU may differ.
+
+    Args:
+        stored: what the run directory holds; None: the run is new.
+    """
+    name = resolve_precision(config.trainer)
+    if config.trainer.precision == "auto" and stored is not None:
+        name = {"auto": "32-true"}.get(then := str(stored.get("trainer", {}).get("precision", name)), then)
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=name))
+
+
+PAYS = 1.5  # of the product alone; what stands around it is no faster in bfloat16
+
+
+@functools.cache
+def bf16_pays() -> bool:
+    """Measured on this CPU, in milliseconds: are products of matrices in bfloat16 PAYS times as fast as in float32?
+
+    Without instructions for it they are 100 times slower; with AMX several times faster.
+    """
+    return seconds_of_a_product(torch.float32) > PAYS * seconds_of_a_product(torch.bfloat16)
+
+
+def seconds_of_a_product(dtype: torch.dtype, size: int = 256) -> float:
+    """Processor time of the shortest of some calls on one thread, so that other work on the machine does not count."""
+    threads, matrix, times = torch.get_num_threads(), torch.ones(size, size, dtype=dtype), []
+    torch.set_num_threads(1)
+    for _ in range(5):
+        started = time.thread_time()
+        matrix @ matrix
+        times.append(time.thread_time() - started)
+    torch.set_num_threads(threads)
+    return min(times)
 
 
 class FrozenHalf(MixedPrecision):

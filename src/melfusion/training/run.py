@@ -21,7 +21,7 @@ from melfusion.files import locked
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.fit import StageClock, fit_part, fit_system, print_plan, wants_a_plan
 from melfusion.training.lightning_private import rank
-from melfusion.training.precision import attention_in_float32_on_cpu, resolve_precision
+from melfusion.training.precision import attention_in_float32_on_cpu, settled
 from melfusion.training.preemption import leaving_on_signal
 
 
@@ -73,6 +73,7 @@ def train(config: Config, evaluate: Evaluate | None = None, callbacks: Sequence[
     Raises Preempted when the process was asked to leave, and the same call then goes on; ConfigError when another process has the
     run, or when it is of another configuration.
     """
+    config = settled(config, run_directory(config).stored())
     run, clock = run_directory(config), StageClock()
     hold = run.hold() if rank() == 0 else contextlib.nullcontext()
     with leaving_on_signal(lambda: what_is_kept(run, clock.stage)), hold:
@@ -101,7 +102,6 @@ def _train(
     if (results := run.results()) is not None:
         print(f"{run.path} is finished; another name=… or more trainer.max_steps= goes on.")
         return results
-    resolve_precision(config.trainer)  # an impossible one is refused here, before anything is made
     attention_in_float32_on_cpu()
     keep_freed_memory()
     if config.trainer.threads:
