@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from melfusion.assembly.configuration import override
-from melfusion.bench import counting, fitting, machine, setting
+from melfusion.bench import fitting, machine, setting
 from melfusion.bench.fitting import turns
-from melfusion.bench.generation import Clips
+from melfusion.bench.generation import Clips, of_a_clip
 from melfusion.bench.options import SIZES
 from melfusion.bench.report import bench
 from melfusion.bench.timing import Figure
-from melfusion.bench.training import BareLoop
+from melfusion.bench.training import BareLoop, flops
 from melfusion.data.reading import SampleReader
 from melfusion.state.checkpoint_store import CheckpointStore
 from melfusion.training import scalars
@@ -91,20 +91,13 @@ def test_the_reference_runs_the_image_model_in_each_step_for_each_branch(trainin
     assert "sampling.num_inference_steps=200" in setting.REFERENCE
 
 
-def test_flops_are_counted_without_memory_and_leave_the_system_as_it_is(training):
+def test_flops_follow_the_setting(training):
     config = released(training)
-    model = build.system(config).eval()
-    twin = counting.on_meta(model)
-    assert all(t.is_meta for t in [*twin.parameters(), *twin.buffers()])
-    assert all(not t.is_meta for t in [*model.parameters(), *model.buffers()])
-    a, b = torch.empty(3, 5), torch.empty(5, 7)
-    assert counting.flops(lambda: a @ b) == 2 * 3 * 5 * 7
-    image = torch.zeros(1, 3, 16, 16)
-    once = counting.of_a_clip(model, image, 1)
-    ten, both = counting.of_a_clip(model, image, 10), counting.of_a_clip(model, image, 10, setting.denoise_both)
-    assert ten > 9 * (once - counting.of_a_clip(model, image, 0)) and both > ten  # the picture is read for a second branch
-    batch = setting.batches(config, model, 2)[0]
-    assert counting.of_a_sample(model, batch) > 0 and all(p.grad is None for p in model.parameters())
+    live, stored = flops(config), flops(override(config, ["data.precompute.enabled=true"]))
+    cached = flops(override(config, ["data.precompute.enabled=true", "image.reading=fixed"]))
+    assert live > stored > cached > 0
+    ten, twenty = (of_a_clip(override(config, [f"sampling.num_inference_steps={n}"])) for n in (10, 20))
+    assert 1.5 * ten < twenty < 2 * ten and of_a_clip(config, read_by_branch=True) > of_a_clip(config)
 
 
 # --- generation ----------------------------------------------------------------------------------------------------------

@@ -145,9 +145,26 @@ def count(config: Config, system: MeLFusion) -> tuple[dict[str, Work], MusicBatc
     return found, ready
 
 
-def clip_flops(config: Config, system: MeLFusion, stages: dict[str, Work]) -> int:
-    """Of one generated clip with caption and picture. The picture is read once for all branches of guidance."""
+def clip_flops(config: Config, system: MeLFusion, stages: dict[str, Work], read_by_branch: bool = False) -> int:
+    """Of one generated clip with caption and picture.
+
+    Args:
+        read_by_branch: the picture is read for each branch of guidance, as the released code does; else once for all of them.
+    """
     steps, encoder = config.sampling.num_inference_steps, system.image_encoder
-    looks = 1 if encoder is not None and encoder.reads_once else steps
+    looks = 1 if encoder is not None and encoder.reads_once else steps * (branches(config) if read_by_branch else 1)
     often = {CAPTION: 2, PICTURE: 1, LOOK: looks, DENOISE: steps * branches(config), DECODE: 1, VOCODE: 1}  # ∅ is a caption, too
+    return total(stages, often)
+
+
+def sample_flops(config: Config, system: MeLFusion, stages: dict[str, Work]) -> int:
+    """Of one sample in a training step, forward and backward, with what is precomputed left out."""
+    encoder, stored = system.image_encoder, config.data.precompute.enabled
+    live = 0 if stored else 1
+    cached = stored and encoder is not None and encoder.reads_once
+    return total(stages, {CAPTION: live, PICTURE: live, ENCODE: live, LOOK: 0 if cached else 1, LEARN: 1})
+
+
+def total(stages: dict[str, Work], often: dict[str, int]) -> int:
+    """FLOPs of the stages that there are, each so many times."""
     return sum(times * stages[stage].flops for stage, times in often.items() if stage in stages)

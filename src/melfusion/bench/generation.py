@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from melfusion.assembly.counting import clip_flops, count, on_meta
 from melfusion.assembly.schema import Config
-from melfusion.bench.counting import of_a_clip
 from melfusion.bench.machine import ratio, shares
 from melfusion.bench.options import SIZES
-from melfusion.bench.setting import built, denoise_both, ours, picture, reference, reference_clip
+from melfusion.bench.setting import built, ours, picture, reference, reference_clip
 from melfusion.bench.timing import Figure, alternated, peak_memory, speed, timed
 from melfusion.models.system import MeLFusion
 from melfusion.training.plan import wait_for_device
@@ -90,19 +90,20 @@ def measure(size: str, folder: Path, keys: Sequence[str] = ()) -> dict[str, Figu
             works[name]()
         found[f"{name}, memory"] = Figure("MiB", [peak.mib])
     spent = alternated({"reference": lambda: reference_clip(then, released, caption, image)} | works, SIZES[size].clip_rounds)
-    flops = {name: of_a_clip(clips.model, image, clips.config.sampling.num_inference_steps) for name, clips in works.items()}
-    floor = flops["one clip"]
-    base = shares(
-        speed(spent["reference"], 1, "clips/s"),
-        of_a_clip(then, image, released.sampling.num_inference_steps, denoise_both),
-        floor,
-        resolve_precision(released.trainer),
-    )
+    flops = {name: of_a_clip(clips.config) for name, clips in works.items()}
+    floor, precision = flops["one clip"], resolve_precision(released.trainer)
+    base = shares(speed(spent["reference"], 1, "clips/s"), of_a_clip(released, read_by_branch=True), floor, precision)
     base.setting |= {"steps": released.sampling.num_inference_steps, "clips": 1}
     rates: dict[str, Figure | float] = {"reference": base}
     for name, clips in works.items():
         rates |= of_clips(name, clips, base, flops[name], floor)
     return rates | found
+
+
+def of_a_clip(config: Config, read_by_branch: bool = False) -> int:
+    """FLOPs of one clip."""
+    twin = on_meta(config)
+    return clip_flops(config, twin, count(config, twin)[0], read_by_branch)
 
 
 def of_clips(name: str, clips: Clips, base: Figure, flops: float, floor: float) -> dict[str, Figure | float]:
