@@ -70,7 +70,8 @@ def tiny_corpus(tmp_path_factory):
     import soundfile
     from PIL import Image
 
-    from melfusion.data.shards import Sample, write_shards
+    from melfusion.data.shards import Sample
+    from melfusion.data.writing import write_shards
 
     def sample(i, split):
         rng = np.random.default_rng(i)

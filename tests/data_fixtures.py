@@ -7,7 +7,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from melfusion.data.shards import Sample, write_shards
+from melfusion.data.shards import Sample
+from melfusion.data.writing import write_shards
 
 
 def one_sentence(error: BaseException) -> str:

@@ -7,7 +7,8 @@ import pytest
 from data_fixtures import make_sample
 
 from melfusion.data.ranks import Ranks
-from melfusion.data.shards import ShardSet, write_shards
+from melfusion.data.shards import ShardSet
+from melfusion.data.writing import write_shards
 from melfusion.errors import DataError
 
 WORLD = 3

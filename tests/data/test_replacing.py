@@ -17,8 +17,9 @@ from data_fixtures import data_set, make_sample, one_sentence
 from melfusion.data import replacing
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.manifest.build import build_from_manifest
-from melfusion.data.shards import ShardSet, write_shards
+from melfusion.data.shards import ShardSet
 from melfusion.data.sources import build_corpus, ensure_corpus
+from melfusion.data.writing import write_shards
 from melfusion.errors import DataError
 from melfusion.files import locked
 from melfusion.training import precompute
@@ -239,7 +240,7 @@ def test_what_is_precomputed_already_is_not_computed_again(tiny, tmp_path, monke
     path = precompute.precompute(config, system)
     assert keys(path).keys() == {"train0", "train1", "val0", "val1"}
     half_moved_back(path)
-    monkeypatch.setattr(precompute, "compute", None)
+    monkeypatch.setattr(precompute, "computed_samples", None)
     assert precompute.precompute(config, system) == path == precompute.ensure_precomputed(config, system)[0]
     assert keys(path).keys() == {"train0", "train1", "val0", "val1"}
     (tmp_path / "file").touch()

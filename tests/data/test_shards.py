@@ -13,7 +13,8 @@ import webdataset
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
 from melfusion.data.index import write_index
-from melfusion.data.shards import Sample, ShardSet, write_shards
+from melfusion.data.shards import Sample, ShardSet
+from melfusion.data.writing import write_shards
 from melfusion.errors import DataError
 
 

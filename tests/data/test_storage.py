@@ -20,10 +20,11 @@ from data_fixtures import data_set, make_sample, one_sentence
 
 from melfusion.data import storage
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.shards import ShardSet, write_shards
+from melfusion.data.shards import ShardSet
 from melfusion.data.sources import ensure_corpus
 from melfusion.data.storage import is_url, local_name
 from melfusion.data.stream import open_url
+from melfusion.data.writing import write_shards
 from melfusion.errors import DataError, shown
 
 

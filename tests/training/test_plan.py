@@ -7,7 +7,7 @@ import torch
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models.frozen import digest
 from melfusion.training.plan import first_batch, in_words, plan, plan_part, repeated
-from melfusion.training.precompute import compute, with_stored
+from melfusion.training.stored_samples import compute, with_stored
 
 
 @pytest.fixture

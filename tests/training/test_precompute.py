@@ -4,11 +4,16 @@ import subprocess
 from pathlib import Path
 
 import building as build
+import numpy as np
+import pytest
 import torch
+from data_fixtures import data_set, make_sample
 from forking import python
 from safetensors.torch import load
 
-from melfusion.data.shards import CACHE_EXT, ShardSet
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.shards import CACHE_EXT, ShardSet, crop_ext
+from melfusion.training import precompute as module
 from melfusion.training.precompute import precompute
 
 
@@ -34,3 +39,72 @@ def test_two_processes_store_what_one_stores(tiny, tiny_corpus, tmp_path):
             torch.testing.assert_close(two[key][name], tensor, rtol=1e-4, atol=1e-5)
     shards = {e.shard for e in ShardSet(tmp_path / "two").entries("train")}
     assert {int(Path(name).stem.rpartition("-")[2]) % 2 for name in shards} == {0, 1}  # both took part
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_build_that_died_goes_on_after_its_last_whole_shard(tiny, tiny_corpus, tmp_path, monkeypatch):
+    given = (f"data.path={tiny_corpus}", "data.precompute.batch_size=3", "data.samples_per_shard=2")
+    once, config = tiny(*given, f"data.precompute.path={tmp_path}/once"), tiny(*given, f"data.precompute.path={tmp_path}/twice")
+    system = build.system(config)
+    precompute(once, system)
+    computed, compute_all = [], module.computed_samples
+
+    def dying(*args):
+        for number, sample in enumerate(compute_all(*args)):
+            if number == 7:
+                raise Killed
+            yield sample
+
+    def counted(*args):
+        for sample in compute_all(*args):
+            computed.append(sample.key)
+            yield sample
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, "computed_samples", dying)
+        precompute(config, system)
+    left = [path.name for path in (tmp_path / "twice/.building").glob("*.tar")]
+    assert left and not (tmp_path / "twice/index.json").exists()
+    monkeypatch.setattr(module, "computed_samples", counted)
+    precompute(config, system)
+    (one, _), (two, _) = stored(tmp_path / "once"), stored(tmp_path / "twice")
+    assert one.keys() == two.keys() and len(computed) == len(one) - 2 * len(left)
+    assert all(torch.equal(tensor, two[key][name]) for key, tensors in one.items() for name, tensor in tensors.items())
+    assert sorted(p.name for p in (tmp_path / "once").iterdir()) == sorted(p.name for p in (tmp_path / "twice").iterdir())
+
+
+def test_what_is_left_of_other_parts_is_not_gone_on_with(tiny, tiny_corpus, tmp_path):
+    config = tiny(f"data.path={tiny_corpus}", f"data.precompute.path={tmp_path}/out", "data.samples_per_shard=2")
+    (tmp_path / "out/.building").mkdir(parents=True)
+    (tmp_path / "out/.building/made_from").write_text("another digest 2 1")
+    (tmp_path / "out/.building/train-000009.tar").write_bytes(b"")
+    precompute(config, build.system(config))
+    assert not (tmp_path / "out/train-000009.tar").exists() and ShardSet(tmp_path / "out").counts()["train"] > 2
+
+
+def test_several_crops_are_stored_and_drawn(tiny, tmp_path):
+    folder = data_set(
+        tmp_path / "set", [make_sample(f"{split}{i}", split, seconds=4.0) for split in ("train", "val") for i in (0, 1)]
+    )
+    crops = ("data.precompute.crops=3", "data.crop=random", "data.precompute.enabled=true", f"data.precompute.path={tmp_path}/out")
+    config = tiny(f"data.path={folder}", "data.source=manifest", *crops)
+    system = build.system(config).eval()
+    path = precompute(config, system)
+    found = ShardSet(path)
+    (entry, *_) = found.entries("train")
+    members = [load(bytes(found.read(entry, ext)))["latent_moments"] for ext in (CACHE_EXT, crop_ext(1), crop_ext(2))]
+    assert crop_ext(3) not in entry.members
+    raw = MusicDataModule(config.data, config.audio).dataset("train")
+    for k, moments in enumerate(members):
+        clip = torch.from_numpy(raw.reader(raw.entries[0], k / 3)["waveform"])[None]
+        torch.testing.assert_close(system.codec.encode_moments(clip)[0], moments, rtol=1e-4, atol=1e-5)
+    config.data.path = str(path)
+    data = MusicDataModule(config.data, config.audio, provenance=found.info["provenance"])
+    training, validation = data.dataset("train", training=True), data.dataset("val")
+    seen = [[int(np.argmin([(m - training[p]["cached"]["latent_moments"]).abs().max() for m in members])) for p in range(60)]]
+    one = [k for p, k in enumerate(seen[0]) if training[p]["key"] == entry.key]
+    assert {one.count(k) > 2 for k in range(3)} == {True}
+    assert validation[0]["cached"]["latent_moments"].equal(validation[2]["cached"]["latent_moments"])

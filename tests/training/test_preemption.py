@@ -108,7 +108,11 @@ def test_a_signal_of_the_last_step_is_obeyed_when_it_is_saved(runs, capsys, scon
     ("number", "where", "words"),
     [
         (signal.SIGTERM, "ensure_corpus", "during corpus of {}: no step is saved yet, and the data set is built anew"),
-        (signal.SIGUSR1, "ensure_precomputed", "during precompute of {}: no step is saved yet, and precomputing begins anew"),
+        (
+            signal.SIGUSR1,
+            "ensure_precomputed",
+            "during precompute of {}: no step is saved yet, and precomputing goes on after its last whole shard",
+        ),
         (signal.SIGTERM, "evaluate_run", "during evaluation of {}: step 1 of 1 is saved, and clips that are made are kept"),
     ],
 )

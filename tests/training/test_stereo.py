@@ -17,8 +17,8 @@ from melfusion.errors import WeightsError
 from melfusion.evaluation.clips import read_clips, real_clips, reconstructions
 from melfusion.evaluation.scoring import Listeners
 from melfusion.listeners.embedders import Embedder
-from melfusion.training.precompute import compute
 from melfusion.training.run import stage_config, train
+from melfusion.training.stored_samples import compute
 from melfusion.verbs import generate
 
 OWN = ("codec.kind=oobleck", "denoiser.kind=stable_audio", "synapse.kind=concat", "synapse.layers=[all]", "audio.channels=2")

@@ -92,10 +92,13 @@ def check_diffusion(config: Config) -> None:
 
 
 def check_data(config: Config) -> None:
-    if config.data.precompute.enabled and config.data.crop == "random":
+    stored = config.data.precompute
+    if stored.crops < 1:
+        raise ConfigError(f"data.precompute.crops={stored.crops} stores no clip: give 1 or more.")
+    if stored.enabled and (config.data.crop == "random") != (stored.crops > 1):
         raise ConfigError(
-            "data.crop=random draws another crop each time, but what is precomputed comes from the start of each clip: "
-            "give data.crop=start or data.precompute.enabled=false."
+            f"data.crop={config.data.crop} does not fit data.precompute.crops={stored.crops}: give data.crop=random for several "
+            "crops of each clip, and data.crop=start for one, or data.precompute.enabled=false."
         )
     if config.data.stream and config.data.leave_out:
         raise ConfigError("data.leave_out has no effect on data.stream: leave one of them out.")

@@ -28,7 +28,8 @@ from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.options import DataConfig
 from melfusion.data.reading import VOTERS
-from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, write_shards
+from melfusion.data.shards import CACHE_EXT, Sample, ShardSet
+from melfusion.data.writing import write_shards
 from melfusion.media.mel import LogMel
 from melfusion.media.options import AudioConfig
 

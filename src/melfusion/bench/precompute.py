@@ -12,7 +12,7 @@ import torch
 from melfusion.bench.setting import READINGS, built, ours
 from melfusion.bench.timing import Figure, timed
 from melfusion.data.shards import Sample
-from melfusion.training.precompute import computed_samples
+from melfusion.training.stored_samples import computed_samples
 
 BATCH = 8  # clips at once
 

@@ -12,7 +12,7 @@ from melfusion import randomness
 from melfusion.data import order
 from melfusion.data.entries import Entries
 from melfusion.data.reading import SampleReader
-from melfusion.data.shards import CACHE_EXT
+from melfusion.data.shards import CACHE_EXT, crop_ext
 from melfusion.errors import BadSample, DataError
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class MusicDataset(Dataset):
         replaced: list[tuple[str, str]] = []
         for attempt in range(MAX_SUBSTITUTES):
             entry = self.entries[index]
-            cropped = random_crop and CACHE_EXT not in entry.members
+            cropped = random_crop and (CACHE_EXT not in entry.members or crop_ext(1) in entry.members)
             crop = randomness.generator(self.seed, "crop", 0, position).random() if cropped else 0.0
             try:
                 item = self.reader(entry, crop)

@@ -12,6 +12,7 @@ class PrecomputeConfig:
     enabled: bool = False  # train from precomputed shards, building them first where they are missing
     path: str | None = None  # default: <data.path>-precomputed/<digest of what it was made from>
     batch_size: int = 32  # samples at once
+    crops: int = 1  # stored of each clip, evenly from its start on; with more than one, data.crop=random draws among them
     dtype: str = "float32"  # float32 gives the numbers of live training; float16 halves the shards
 
 
@@ -30,7 +31,7 @@ class DataConfig:
     )  # sequential webdataset URLs (pipe:, http:) to train on; `path` then holds the validation split
     global_batch_size: int = 32  # samples per optimizer step over all devices and accumulation
     num_workers: int = 0  # loader processes per device
-    crop: str = "random"  # random (drawn from seed, epoch, position; not where latents are precomputed) | start
+    crop: str = "random"  # random (drawn from seed, epoch, position; of precomputed latents among their crops) | start
     image_size_px: int = 512  # height and width of the square that the model gets, px
     max_image_pixels: int = 50_000_000  # a larger picture is refused before it is decoded
     max_image_work: int = 1_000_000_000  # pixels × scans (a progressive JPEG has about 10) above which one is refused, too

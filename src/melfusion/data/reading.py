@@ -16,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 
 from melfusion.data.entries import Entries, Entry
 from melfusion.data.options import DataConfig
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, ShardSet
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, ShardSet, crop_ext
 from melfusion.errors import BadSample
 from melfusion.media.options import AudioConfig
 from melfusion.media.pictures import read_image
@@ -54,19 +54,26 @@ def read_meta(data: bytes, limits: DataConfig) -> dict[str, Any]:
     return meta
 
 
-def read_cached(data: bytes, limits: DataConfig) -> dict[str, torch.Tensor]:
-    """Precomputed tensors; BadSample for a header that is too large, missing names, and values that are not finite."""
+def read_cached(data: bytes, limits: DataConfig, names: Collection[str] = CACHED) -> dict[str, torch.Tensor]:
+    """Precomputed tensors; BadSample where one of `names` is missing, a value is not finite, or the header is too large."""
     if int.from_bytes(data[:8], "little") > limits.max_json_kib * 2**10:
         raise BadSample(f"header of {CACHE_EXT} larger than data.max_json_kib={limits.max_json_kib:g}")
     try:
         tensors = load_safetensors(data)
     except Exception as error:  # safetensors raises its own and several built-in errors
         raise BadSample(f"unreadable {CACHE_EXT}") from error
-    if not tensors.keys() >= set(CACHED):
+    if not tensors.keys() >= set(names):
         raise BadSample(f"{CACHE_EXT} lacks tensors")
     if not all(map(finite, tensors.values())):
         raise BadSample(f"{CACHE_EXT} holds NaN or infinity")
     return tensors
+
+
+def cached_crop(exts: Collection[str], read: Callable[[str], bytes], crop: float, data: DataConfig) -> dict[str, torch.Tensor]:
+    """The tensors of a precomputed sample. Where it has several crops, `crop` in [0, 1) chooses the one that the latents are of."""
+    tensors = read_cached(read(CACHE_EXT), data)
+    number = int(crop * (1 + sum(ext.startswith("crop") for ext in exts)))
+    return tensors | read_cached(read(crop_ext(number)), data, ("latent_moments",)) if number else tensors
 
 
 def finite(tensor: torch.Tensor) -> bool:
@@ -110,7 +117,7 @@ def decode_sample(
     )
     item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
     if CACHE_EXT in exts:
-        return item | {"cached": read_cached(read(CACHE_EXT), data)}
+        return item | {"cached": cached_crop(exts, read, crop, data)}
     audio_ext = next((ext for ext in AUDIO_EXTS if ext in exts), None)
     image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
     if audio_ext is None:

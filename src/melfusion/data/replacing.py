@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 from melfusion.data.options import DataConfig
 from melfusion.errors import DataError
-from melfusion.files import locked, sync_folder
+from melfusion.files import locked, sync_folder, write_whole
 
 if TYPE_CHECKING:
     from melfusion.data.index import Index
 
 INDEX, BUILDING, REPLACED, LOCK = "index.json", ".building", "replaced.json", ".lock"
+RESUMES = "made_from"  # in `.building`: what its shards are made from, where a builder that died may be followed by another
 
 
 @contextmanager
@@ -58,11 +59,25 @@ def halfway(folder: Path) -> bool:
     return (folder / BUILDING / INDEX).is_file() and not (folder / INDEX).is_file()
 
 
-def begin(folder: Path) -> Path:
-    """An empty `.building`. The rest of a builder that died is removed, its index first, so that it never looks whole."""
-    drop(folder)
-    (folder / BUILDING).mkdir()
-    return folder / BUILDING
+def begin(folder: Path, resumes: str = "") -> Path:
+    """`.building`, empty, or as a builder that died left it where it was of the same `resumes`.
+
+    What is removed loses its index first, so that it never looks whole.
+    """
+    building = folder / BUILDING
+    if not resumes or _line(building / RESUMES) != resumes:
+        drop(folder)
+        building.mkdir()
+        if resumes:
+            write_whole(building / RESUMES, resumes)
+    return building
+
+
+def _line(file: Path) -> str | None:
+    """The text of a small file; None where there is none that can be read."""
+    with suppress(OSError, ValueError):
+        return file.read_text()
+    return None
 
 
 def drop(folder: Path) -> None:

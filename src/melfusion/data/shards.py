@@ -1,4 +1,4 @@
-"""The shard format: writing shards, the index beside them, and reading one member by seeking.
+"""The shard format: the index beside the shards, and reading one member by seeking. Shards are written by writing.py.
 
 A data set is a folder of tar files `<split>-000000.tar` (webdataset's layout) and one `index.json`:
 `{"version": 1, "info": {...}, "shards": [{"name", "bytes", "sha256", "samples":
@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from melfusion.data import replacing, tars
+from melfusion.data import tars
 from melfusion.data.entries import Entries, Entry
-from melfusion.data.index import member_digest, parse_index, write_index
+from melfusion.data.index import member_digest, parse_index
 from melfusion.data.options import DataConfig
-from melfusion.data.ranks import Ranks
-from melfusion.data.storage import Folder, Remote, is_url, open_storage
+from melfusion.data.storage import Folder, Remote, open_storage
 from melfusion.errors import BadSample, DataError, shown
 
 AUDIO_EXTS = ("flac", "wav", "mp3", "ogg")
@@ -34,6 +29,11 @@ IMAGE_EXTS = ("png", "jpg", "jpeg", "webp")
 CACHE_EXT = "latents.safetensors"
 
 SPLITS = ("train", "val", "test")
+
+
+def crop_ext(number: int) -> str:
+    """Extension of the member that holds the latents of a further crop, from 1 on, of a precomputed sample."""
+    return f"crop{number}.{CACHE_EXT}"
 
 
 @dataclass
@@ -56,124 +56,6 @@ class Sample:
         if self.image is not None:
             members[self.image_ext] = self.image
         return members | self.extra
-
-
-def write_shards(
-    samples: Iterable[Sample],
-    out: str | Path,
-    samples_per_shard: int = 256,
-    info: dict[str, Any] | None = None,
-    unless: Callable[[], bool] = lambda: False,
-    named_by: str = "",
-    ranks: Ranks | None = None,
-) -> dict[str, int]:
-    """Write samples to `<split>-NNNNNN.tar` in `out` and the index last; returns how many samples this process gave each split.
-
-    They replace an older set only when the new one is whole (replacing.py). One process builds there at a time; the others wait.
-
-    Args:
-        info: what the index says of the whole set.
-        unless: asked when no other process builds there any more. Where it says True, nothing is written and {} is returned.
-        named_by: the key that names `out`, for errors.
-        ranks: processes that build the set together. All call this, each with samples of its own, which go into its own shards.
-    Raises DataError where the folder holds shards of others, cannot be written, or no sample came.
-    """
-    if is_url(out):
-        raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
-    out, ranks = Path(out), ranks or Ranks()
-    explaining = partial(replacing.explaining, out, named_by)
-    with ExitStack() as stack:
-        with ranks.together():
-            wanted = ranks.first and _begin(stack, out, unless, named_by)
-        if not ranks.meet(wanted)[0]:
-            return {}
-        building = Building(out / replacing.BUILDING, samples_per_shard, ranks)
-        try:
-            with ranks.together():
-                _write(samples, building, explaining)
-            if not any(ranks.meet(building.counts)):
-                raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
-            with ranks.together(), explaining():
-                if ranks.first:
-                    write_index(building.folder, info or {})
-        except Exception:
-            building.abandon()
-            if ranks.first:
-                replacing.drop(out)
-            raise
-        with ranks.together(), explaining():
-            if ranks.first:
-                replacing.move(out)
-    return building.counts
-
-
-def _begin(stack: ExitStack, out: Path, unless: Callable[[], bool], named_by: str) -> bool:
-    """Hold the folder, and make room in it for a new set; False where none is wanted."""
-    stack.enter_context(replacing.held(out, named_by))
-    if unless():
-        return False
-    if foreign := replacing.foreign_or_ours(out)[0]:
-        raise DataError(f"{out} holds {foreign[0].name}, which no index of ours names: choose an empty folder.")
-    with replacing.explaining(out, named_by):
-        replacing.begin(out)
-    return True
-
-
-def _write(samples: Iterable[Sample], building: Building, explaining: Callable[[], AbstractContextManager]) -> None:
-    """All shards of a process. `explaining` is for errors of writing; errors of a source that reads pass as they are."""
-    for sample in samples:
-        with explaining():
-            building.add(sample)
-    with explaining():
-        building.close()
-
-
-class Building:
-    """Shards that are being written: samples go into one open tar for each split."""
-
-    def __init__(self, folder: Path, samples_per_shard: int, ranks: Ranks):
-        self.folder, self.samples_per_shard, self.ranks = folder, samples_per_shard, ranks
-        self.counts: dict[str, int] = {}
-        self.keys: set[str] = set()
-        self.tars: dict[str, tuple[Any, IO[bytes]]] = {}  # webdataset's writer and its file
-        self.writer = tars.webdataset_secured().TarWriter
-
-    def add(self, sample: Sample) -> None:
-        split = sample.meta.get("split", "train")
-        if not isinstance(split, str) or not re.fullmatch(r"[A-Za-z0-9_]+", split):
-            raise DataError(f"sample {sample.key}: the split {split!r} must be a word such as train, val or test.")
-        if not sample.key or set(sample.key) & set("./\\") or sample.key in self.keys:
-            raise DataError(f"the key {sample.key!r} must be unique in its data set, not empty, and without dot or slash.")
-        self.keys.add(sample.key)
-        number, place = divmod(self.counts.get(split, 0), self.samples_per_shard)
-        if place == 0:
-            if split in self.tars:
-                self._close(split)
-            # an open file, since with security enforced webdataset itself opens none
-            number = number * self.ranks.world + self.ranks.number
-            file = (self.folder / f"{split}-{number:06d}.tar").open("wb")
-            self.tars[split] = self.writer(file, encoder=False, mtime=0), file
-        self.tars[split][0].write({"__key__": sample.key, **sample.members()})
-        self.counts[split] = self.counts.get(split, 0) + 1
-
-    def _close(self, split: str) -> None:
-        tar, file = self.tars.pop(split)
-        tar.close()
-        file.flush()
-        os.fsync(file.fileno())  # on the disk before the index that says so
-        file.close()
-
-    def close(self) -> None:
-        """End all tars."""
-        for split in list(self.tars):
-            self._close(split)
-
-    def abandon(self) -> None:
-        """Close all files, also where that fails."""
-        for tar, file in self.tars.values():
-            for one in (tar, file):
-                with suppress(Exception):
-                    one.close()
 
 
 class ShardSet:

@@ -57,7 +57,7 @@ def build_corpus(
     """
     from rich.progress import track
 
-    from melfusion.data.shards import write_shards
+    from melfusion.data.writing import write_shards
 
     _refuse_to_replace(config, name)
     source, data = SOURCES[name], config.data

@@ -108,7 +108,7 @@ def training_data(config: Config, system: MeLFusion, clock: StageClock) -> Music
     if data.precompute.enabled:
         with clock("precompute"):
             path, provenance = ensure_precomputed(config, system)
-        data.path, data.crop = str(path), "start"
+        data.path = str(path)
     shapes, partners = noise_shapes(config, system), system.image_encoder is not None
     return MusicDataModule(data, config.audio, config.seed, accumulation(config), shapes, provenance, partners=partners)
 

@@ -19,7 +19,8 @@ from melfusion.data.shards import ShardSet
 from melfusion.models.system import MeLFusion
 from melfusion.models.trained import TrainedModule
 from melfusion.training.precision import autocast, resolve_precision
-from melfusion.training.precompute import compute, held, precomputed_path, provenance, with_stored
+from melfusion.training.precompute import held, precomputed_path, provenance
+from melfusion.training.stored_samples import compute, with_stored
 
 PROBED = 4  # samples of a batch that is not trained on
 

@@ -83,7 +83,7 @@ def train(config: Config, evaluate: Evaluate | None = None, callbacks: Sequence[
 KEPT = {
     "corpus": ", and the data set is built anew",
     "parts": ", and parts that are trained are kept",
-    "precompute": ", and precomputing begins anew",
+    "precompute": ", and precomputing goes on after its last whole shard",
     "evaluation": ", and clips that are made are kept",
 }
 

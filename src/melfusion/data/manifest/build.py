@@ -27,9 +27,10 @@ from melfusion.data.index import write_index
 from melfusion.data.manifest.files import Folders, Report, locate
 from melfusion.data.manifest.rows import MUSICCAPS, OWN, ManifestClip, read_clips
 from melfusion.data.manifest.source import Manifest
-from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample, write_shards
+from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample
 from melfusion.data.sources import describe
 from melfusion.data.splits import components
+from melfusion.data.writing import write_shards
 from melfusion.errors import BadSample, ConfigError, DataError
 from melfusion.media.pictures import open_image, to_rgb
 
