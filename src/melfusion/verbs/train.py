@@ -70,7 +70,7 @@ def report(config: Config, results: dict[str, Any]) -> None:
         print(f"""Next:
   make generate CKPT={run.path} IMAGE=data/examples/sea-night-clear.png PROMPT="a tune in A minor"
   make tensorboard
-  make train ARGS="name=mix synapse.kind=kv_mix\"""")
+  make train ARGS="name=tokens synapse.kind=concat trainer.max_steps=1000\"""")
     else:
         print("Next: `make tensorboard` shows the curves.")
 
