@@ -56,7 +56,7 @@ memory: install  ## CONFIG=melfusion: parameters, FLOPs, and the GPU memory that
 	@$(CLI) memory $(ARGS) $(options)
 
 evaluate: install  ## CKPT=runs/name (or wavs=folder) n= data.seed= rows= OUT= listening=true: scores and a page to listen to
-	@$(CLI) evaluate $(ARGS) $(options)
+	@$(CLI) evaluate $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 listening: install  ## DIR=folder of a listening study: its answers*.json → a table of OVL and REL by system, with intervals
 	@$(CLI) listening $(ARGS) $(options)

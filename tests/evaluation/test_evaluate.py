@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import building as build
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture
+from forking import python
 from torch import nn
 
 from melfusion.__main__ import main
@@ -291,6 +293,13 @@ def test_the_verb_in_shares_with_fresh_scenes_and_without_a_configuration(config
     scores = json.loads(Path("runs/tiny/evaluation/scores.json").read_text())
     assert list(scores["rows"]) == ["real", "reconstruction", "right picture", "no picture"] and scores["about"]["corpus_seed"] == 7
     assert {f: f.stat().st_mtime_ns for f in times} == times and {row["n"] for row in scores["rows"].values()} == {5}
+    alone = {f.name: f.read_bytes() for f in Path("runs/tiny/evaluation/right-picture").glob("*.wav")}
+    two = [*words, "out=two", "trainer.devices=2", "trainer.accelerator=cpu", "evaluation.batch_size=2"]
+    done = subprocess.run([python(), "-m", "melfusion", *two], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(f.name for f in Path("two/right-picture").glob("*.wav")) == sorted(alone)
+    shared = json.loads(Path("two/scores.json").read_text())
+    assert done.stdout.count("Listen: ") == 1 and [row["n"] for row in shared["rows"].values()] == [5] * 4
     assert main([*words, "games"]) == 2 and "a checkpoint brings its own" in capsys.readouterr().err
     assert main([w if w != "data.seed=7" else "data.seed=0" for w in words]) == 2 and "not new" in capsys.readouterr().err
     for share in ("2/2", "x", "1"):

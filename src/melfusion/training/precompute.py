@@ -7,18 +7,15 @@ shards whose provenance differs from what it would compute itself.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.fabric import Fabric
 
-from melfusion.assembly.devices import device_type, devices_of, world_size
+from melfusion.assembly.launching import meeting
 from melfusion.assembly.memory import keep_freed_memory, telling_memory
 from melfusion.assembly.schema import Config
-from melfusion.cluster.slurm import environment_plugin
 from melfusion.data.ranks import Ranks
 from melfusion.data.reading import digest_of
 from melfusion.data.replacing import settle
@@ -95,33 +92,6 @@ def precompute(config: Config, system: MeLFusion, fabric: Fabric | None = None) 
             digest_of(wanted, source=True),
         )
     return out
-
-
-def launched(config: Config) -> Fabric | None:
-    """Start the processes that trainer.devices and trainer.num_nodes ask for, as training does; None: this one is enough.
-
-    torchrun or srun may have started them. Each of the others runs the same command from its beginning.
-    """
-    t = config.trainer
-    if world_size(t) == 1:
-        return None
-    slurm = environment_plugin(os.environ)
-    fabric = Fabric(
-        accelerator=device_type(t),
-        devices=devices_of(t),
-        num_nodes=t.num_nodes,
-        strategy="ddp",  # nothing is learned here, so all others are the same
-        plugins=[slurm] if slurm else None,
-    )
-    fabric.launch()
-    return fabric
-
-
-def meeting(value: Any) -> list[Any]:
-    """A plain value of each rank → those of all."""
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def held(path: Path, config: Config) -> dict[str, Any] | None:

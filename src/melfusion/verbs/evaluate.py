@@ -15,6 +15,8 @@ from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
 from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import configuration, option
 
+NO_SHARE = "0/1"
+
 MOST_CLIPS = 10_000  # of one call that gives no limit=
 
 
@@ -31,7 +33,7 @@ class Options:
     )
     out: str | None = option(None, "folder of the results; null: CKPT/evaluation, or outputs/shipped/evaluation", variable="OUT")
     rows: str | None = option(None, "conditions to generate under, comma-separated, such as right-picture,no-picture; null: all")
-    share: str = option("0/1", "I/N makes the I-th of N shares of the clips and no scores; a last call without it scores them")
+    share: str = option(NO_SHARE, "I/N makes the I-th of N shares of the clips and no scores; a last call without it scores them")
     listening: bool = option(False, "write a blind page for a listening study, too")
     limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
 
@@ -39,7 +41,7 @@ class Options:
 MORE = "It also takes every key of the configuration, laid over that of the checkpoint, such as:"
 SECTIONS = ("evaluation", "sampling")
 EXAMPLES = (
-    "melfusion evaluate ckpt=runs/scenes n=240 data.seed=7",
+    "melfusion evaluate ckpt=runs/scenes n=240 data.seed=7 trainer.devices=2",
     "melfusion evaluate games wavs=clips out=scores 'evaluation.embedders={judge: same}'",
 )
 
@@ -77,30 +79,35 @@ def check(options: Options, more: list[str]) -> None:
 
 def _run(options: Options, more: list[str]) -> dict[str, Any]:
     from melfusion.assembly.configuration import load_config
+    from melfusion.assembly.launching import HERE, launched
     from melfusion.assembly.load import load_system
     from melfusion.assembly.memory import keep_freed_memory, telling_memory
     from melfusion.evaluation import scores as scoring
     from melfusion.evaluation.clips import CONDITIONS
     from melfusion.evaluation.pages import pages
     from melfusion.evaluation.tables import learned, table
+    from melfusion.models.device import best_device
 
     keep_freed_memory()
-    system, config = None, None
+    system, config, fabric = None, None, None
     if not options.wavs:
-        import torch
-
-        system, config = load_system(options.ckpt, overrides=more)
-        system = system.to("cuda" if torch.cuda.is_available() else "cpu")
+        system, config = load_system(options.ckpt, overrides=[*HERE, *more])
+        fabric = None if options.share != NO_SHARE else launched(config.trainer)
+        system = system.to(fabric.device if fabric else best_device())
     config = config or load_config(options.config, more)
     config.evaluation.items = config.evaluation.items if options.n is None else options.n
     compared, out = scoring.evaluation_set(config, options.seed), folder_of(options)
     names = options.rows.replace("-", " ").split(",") if options.rows else scoring.default_rows(system)
     if unknown := [name for name in names if name not in CONDITIONS]:
         raise ConfigError(f"rows names {unknown[0]!r}; rows are {', '.join(CONDITIONS)}.")
-    share = read_share(options.share)
+    share = (fabric.global_rank, fabric.world_size) if fabric else read_share(options.share)
     if system is not None:
         scoring.generate_rows(system, config, compared.items, out, names, share)
-    if share[1] > 1:
+    if fabric:
+        fabric.barrier()
+        if not fabric.is_global_zero:
+            return {}
+    elif share[1] > 1:
         print(f"share {share[0]} of {share[1]} is made; the call without share= scores the clips of all shares.")
         return {}
     folders = {name: out / scoring.folder_name(name) for name in names} if options.wavs is None else {"given": Path(options.wavs)}

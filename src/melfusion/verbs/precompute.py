@@ -35,13 +35,14 @@ def run(options: Options, more: list[str]) -> None:
 
     with heavy_imports():
         from melfusion.assembly import system as build
+        from melfusion.assembly.launching import launched
         from melfusion.data.sources import describe, ensure_corpus
-        from melfusion.training.precompute import launched, precompute
+        from melfusion.training.precompute import precompute
         from melfusion.training.run import ensure_stages
 
     ensure_corpus(config)
     ensure_stages(config)
-    fabric = launched(config)  # last: what the others need is there when they start
+    fabric = launched(config.trainer)  # last: what the others need is there when they start
     folder = precompute(config, build.system(config), fabric)
     if fabric and not fabric.is_global_zero:
         return

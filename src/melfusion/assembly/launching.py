@@ -1,0 +1,42 @@
+"""Several processes for what is no training: precomputing, evaluation, batches of clips."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch.distributed as dist
+from lightning.fabric import Fabric
+
+from melfusion.assembly.devices import device_type, devices_of, world_size
+from melfusion.assembly.options import TrainerConfig
+from melfusion.cluster.slurm import environment_plugin
+
+# Laid over the configuration of a checkpoint, which was trained on another machine: as many processes as this one has devices
+HERE = ["trainer.accelerator=auto", "trainer.devices=auto", "trainer.num_nodes=1", "trainer.strategy=auto"]
+
+
+def launched(trainer: TrainerConfig) -> Fabric | None:
+    """Start the processes that trainer.devices and trainer.num_nodes ask for, as training does; None: this one is enough.
+
+    torchrun or srun may have started them. Each of the others runs the same command from its beginning.
+    """
+    if world_size(trainer) == 1:
+        return None
+    slurm = environment_plugin(os.environ)
+    fabric = Fabric(
+        accelerator=device_type(trainer),
+        devices=devices_of(trainer),
+        num_nodes=trainer.num_nodes,
+        strategy="ddp",  # nothing is learned here, so all others are the same
+        plugins=[slurm] if slurm else None,
+    )
+    fabric.launch()
+    return fabric
+
+
+def meeting(value: Any) -> list[Any]:
+    """A plain value of each rank → those of all."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
