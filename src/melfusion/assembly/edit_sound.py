@@ -27,7 +27,7 @@ FARTHEST = 4.0  # by which a level is corrected
 
 
 def read_sound(audio: Any, config: Config, system: MeLFusion) -> Tensor:
-    """A sound as `Editing` takes it → float32 (S,), or (2, S), at the codec's rate and channels. One that has both keeps its bits."""
+    """A sound as `Editing` takes it → float32 (S,) or (2, S) at the codec's rate and channels; one that has both keeps its bits."""
     codec, d = system.codec, config.data
     wanted = dataclasses.replace(config.audio, sample_rate_hz=codec.sample_rate_hz, channels=codec.channels)
     if isinstance(audio, str | Path):
@@ -131,7 +131,7 @@ class EditedSound:
         return scaled / scaled.abs().max().clamp(min=1.0)
 
     def _spliced(self, clip: Tensor) -> Tensor:
-        """The sound to the bit, but for the span, which is cross-faded at its ends; after the end of the sound the fade is before."""
+        """The sound to the bit but for the span, which is cross-faded within its ends; what goes on is so before its beginning."""
         r, samples = self.region, self.sound.shape[-1]
         fade = min(round(FADE_S * self.rate), (r.last - r.first) // 2)
         early = min(fade, samples) if r.first >= samples else 0

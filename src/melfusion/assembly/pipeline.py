@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
 
 from melfusion.assembly.edit_request import EDITING, Editing
-from melfusion.assembly.edit_sound import edited_sound
+from melfusion.assembly.edit_sound import EditedSound, edited_sound
 from melfusion.assembly.export import export
 from melfusion.assembly.load import load_system
 from melfusion.assembly.schema import Config
@@ -85,7 +85,7 @@ class Pipeline(ModelHubMixin):
         progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
         **options: Any,
     ) -> Music:
-        """Music for a sentence, a picture, or both.
+        """Music for a sentence, a picture, or both; `progress` gets the sampler's steps and may raise between two of them.
 
         Args:
             prompt: one sentence, or one for each clip.
@@ -93,10 +93,11 @@ class Pipeline(ModelHubMixin):
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
             options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength, story.
-                How it is sampled: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not given are the
-                model's own. And what else the model takes of a request, such as lyrics or bpm.
+                How it is sampled: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not
+                given are the model's own. And what else the model takes of a request, such as lyrics or bpm.
         """
-        asked, duration_s = Editing(**{name: options.pop(name) for name in EDITING if name in options}).checked(image, duration_s)
+        editing = {name: options.pop(name) for name in EDITING if name in options}
+        asked, duration_s = Editing(**editing).checked(image, duration_s)
         sampling, fields = self.sampling(**options), self.fields(**options)
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
         prompts = prompt if isinstance(prompt, list) else [prompt] * count
@@ -111,13 +112,17 @@ class Pipeline(ModelHubMixin):
             prompts,
             pixels,
             seeds,
-            duration_s=duration_s if edited is None else edited.duration_s,
+            duration_s=edited.duration_s if edited else duration_s,
             progress=progress,
             placement=self.placement,
             fields=[fields] * count,
-            piece=Piece(asked.window_s, asked.overlap_s, scenes, edited and edited.edit),
+            piece=Piece(asked.window_s, asked.overlap_s, scenes, edited.edit if edited else None),
             **sampling,
         )
+        return self.music(decoded, seeds, edited)
+
+    def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
+        """What the codec decoded as sound, put into the sound that was edited."""
         audios, codec = self.system.vocode(decoded, self.placement).float().cpu(), self.system.codec
         if edited is None:
             mels = codec.spectrogram(decoded.to(codec.device))

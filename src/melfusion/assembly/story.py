@@ -36,9 +36,9 @@ class Story:
 
 
 def read_story(given: Any) -> Story:
-    """A file (.json, .yaml), a list of scenes, or {"scenes": […], "duration_s": …} → Story.
+    """A file (.json, .yaml), a list of scenes, or {"scenes": […], "duration_s": …} → Story; ConfigError says what is wrong.
 
-    A scene is {"image", "start_s", "prompt"?, "end_s"?}; paths of a file are relative to its folder. ConfigError says what is wrong.
+    A scene is {"image", "start_s", "prompt"?, "end_s"?}. Paths in a file are relative to its folder.
     """
     if isinstance(given, Story):
         return given

@@ -167,9 +167,9 @@ class Generation(Stages):
         at_once = max(1, ROWS_AT_ONCE // len(heard[0][0]))
         groups = []
         for first in range(0, len(windows), at_once):
-            full, null = zip(*heard[first : first + at_once], strict=True)
-            told = (full[0], null[0]) if len(full) == 1 else (side_by_side(list(full)), side_by_side(list(null)))
-            run = guided(self.denoise, *told, s_text, s_image, self.objective.guidance())
+            some = heard[first : first + at_once]
+            full, null = some[0] if len(some) == 1 else (side_by_side([pair[i] for pair in some]) for i in (0, 1))
+            run = guided(self.denoise, full, null, s_text, s_image, self.objective.guidance())
             groups.append((windows[first : first + at_once], run))
         if len(windows) == 1 and len(windows[0].weights) == frames:
             return groups[0][1]
