@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from melfusion.batch import Conditioning, side_by_side
+from melfusion.errors import ConfigError
 from melfusion.models.diffusion.editing import Edit
 from melfusion.models.diffusion.guidance import guided
 from melfusion.models.diffusion.windows import Denoise, Window, blended, lay_windows
@@ -114,6 +115,9 @@ class Generation(Stages):
             return [Window(0, 0, torch.ones(frames))]
         per_s, length = frames / self.codec.duration_s(shape), self.latent_shape(piece.window_s)[1]
         overlap = length // 2 if piece.overlap_s is None else round(piece.overlap_s * per_s)
+        if overlap >= length:
+            most = self.codec.duration_s((shape[0], length, *shape[2:]))
+            raise ConfigError(f"overlap_s={piece.overlap_s:g} must be less than a window, {most:g} s (window_s).")
         starts = [round(scene.start_s * per_s) for scene in scenes]
         found = lay_windows(frames, length, overlap, starts, round(length * FADE))
         if piece.edit is None:
