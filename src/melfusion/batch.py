@@ -138,8 +138,42 @@ class Conditioning(Prompt):
         theirs = other.said()
         return self.saying({n: torch.where(keep.reshape(-1, *[1] * (t.ndim - 1)), t, theirs[n]) for n, t in self.said().items()})
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Every tensor of the pictures by a name, (B, …) or (1, …) where all samples share it; those that are there."""
+        features = {f"{i}.{layer}": t for layer, pair in (self.visual_features or {}).items() for i, t in enumerate(pair)}
+        tensors = {"image_latents": self.image_latents, "image_noise": self.image_noise} | features
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @staticmethod
+    def seen(pictures: dict[str, Tensor]) -> dict[str, Any]:
+        """Tensors by the names of `pictures` → the fields that hold them."""
+        layers = [name.removeprefix("0.") for name in pictures if name.startswith("0.")]
+        features = {layer: (pictures[f"0.{layer}"], pictures[f"1.{layer}"]) for layer in layers}
+        return {name: pictures.get(name) for name in ("image_latents", "image_noise")} | {"visual_features": features or None}
+
     def without_image(self) -> Conditioning:
         return dataclasses.replace(self, has_image=torch.zeros_like(self.has_image))
+
+
+def side_by_side(parts: list[Conditioning]) -> Conditioning:
+    """Conditionings of some windows, one after another, as one batch. Where all are the same one, a picture that its samples share
+    stays shared."""
+    if all(part is parts[0] for part in parts):
+        shared = {name: t for name, t in parts[0].pictures().items() if len(t) == 1}
+    else:
+        shared = {}
+    rows = [part.pictures() for part in parts]
+    known = {name: tensor for pictures in rows for name, tensor in pictures.items()}
+
+    def of(part: Conditioning, pictures: dict[str, Tensor], name: str) -> Tensor:
+        like = known[name]
+        given = pictures.get(name, like.new_zeros(1, *like.shape[1:]))
+        return given.expand(len(part), *given.shape[1:])
+
+    joined = {name: shared.get(name, torch.cat([of(*pair, name) for pair in zip(parts, rows, strict=True)])) for name in known}
+    said = {name: torch.cat([part.said()[name] for part in parts]) for name in parts[0].said()}
+    has_image = torch.cat([part.has_image for part in parts])
+    return dataclasses.replace(parts[0].saying(said), has_image=has_image, **Conditioning.seen(joined))
 
 
 def join(branches: list[Conditioning]) -> Conditioning:

@@ -50,7 +50,7 @@ WRONG = [  # a call, and words of the sentence that answers it
     ("generate prompt=x ckpt=nowhere", "There is no checkpoint in"),
     ("generate prompt=x out=drawing.svg/a.wav", "out=drawing.svg/a.wav cannot be written (Not a directory)"),
     ("generate prompt=x n=100000000", "limit=1000"),
-    ("generate prompt=x duration_s=1e9", "duration_s=1e+09 must be at most 600"),
+    ("generate prompt=x duration_s=1e9", "duration_s=1e+09 must be at most 3600"),
     ("generate prompt=x guidance_scale=nan", "guidance_scale=nan must be a finite number"),
     ("evaluate n=100000000", "limit=10000"),
     ("evaluate share=3/2", "must read I/N"),

@@ -12,12 +12,16 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
 
+from melfusion.assembly.edit_request import EDITING, Editing
+from melfusion.assembly.edit_sound import EditedSound, edited_sound
 from melfusion.assembly.export import export
 from melfusion.assembly.load import load_system
 from melfusion.assembly.schema import Config
+from melfusion.assembly.story import Story
 from melfusion.errors import ConfigError
 from melfusion.media.pictures import to_pixels
 from melfusion.media.sound import write_wav
+from melfusion.models.generation import Piece, Scene
 from melfusion.models.placement import Offload, Placement
 from melfusion.models.system import MeLFusion
 
@@ -81,16 +85,19 @@ class Pipeline(ModelHubMixin):
         progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
         **options: Any,
     ) -> Music:
-        """Music for a sentence, a picture, or both.
+        """Music for a sentence, a picture, or both; `progress` gets the sampler's steps and may raise between two of them.
 
         Args:
             prompt: one sentence, or one for each clip.
             image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; None: no picture.
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
-            options: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not given are the
-                model's own. And what else the model takes of a request, such as lyrics or bpm.
+            options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength, story.
+                How it is sampled: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not
+                given are the model's own. And what else the model takes of a request, such as lyrics or bpm.
         """
+        editing = {name: options.pop(name) for name in EDITING if name in options}
+        asked, duration_s = Editing(**editing).checked(image, duration_s)
         sampling, fields = self.sampling(**options), self.fields(**options)
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
         prompts = prompt if isinstance(prompt, list) else [prompt] * count
@@ -99,25 +106,43 @@ class Pipeline(ModelHubMixin):
             raise ConfigError(
                 f"{len(prompts)} prompts and {len(seeds)} seeds do not make {count} clips: give one or as many of each."
             )
+        pixels, scenes = self.pixels(image), self.scenes(asked.story, prompts)
+        edited = None if asked.audio is None else edited_sound(asked, self.config, self.system, self.placement)
         decoded = self.system.generate(
             prompts,
-            self.pixels(image),
+            pixels,
             seeds,
-            duration_s=duration_s,
+            duration_s=edited.duration_s if edited else duration_s,
             progress=progress,
             placement=self.placement,
             fields=[fields] * count,
+            piece=Piece(asked.window_s, asked.overlap_s, scenes, edited.edit if edited else None),
             **sampling,
         )
-        audios = self.system.vocode(decoded, self.placement)
-        mels = self.system.codec.spectrogram(decoded.to(self.system.codec.device))[:, 0].float().cpu().numpy()
-        return Music(audios.float().cpu().numpy(), self.system.codec.sample_rate_hz, seeds, mels)
+        return self.music(decoded, seeds, edited)
+
+    def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
+        """What the codec decoded as sound, put into the sound that was edited."""
+        audios, codec = self.system.vocode(decoded, self.placement).float().cpu(), self.system.codec
+        if edited is None:
+            mels = codec.spectrogram(decoded.to(codec.device))
+        else:
+            audios = edited.finish(audios)
+            mels = codec.log_mel(audios.to(codec.device))
+        return Music(audios.numpy(), codec.sample_rate_hz, seeds, mels[:, 0].float().cpu().numpy())
+
+    def scenes(self, story: Story | None, prompts: list[str]) -> list[Scene]:
+        """The scenes of a story with their pictures read; none without a story."""
+        return [
+            Scene(scene.start_s, prompts if scene.prompt is None else [scene.prompt] * len(prompts), self.pixels(scene.image))
+            for scene in (story.scenes if story else [])
+        ]
 
     def sampling(self, **options: Any) -> dict[str, Any]:
         """How a call with these options samples: what is not given, or None, is the model's own. ConfigError on unknown ones."""
         takes = self.system.conditioner.takes
         if unknown := [name for name in options if name not in (*SAMPLING, *takes)]:
-            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join((*SAMPLING, *takes))}.")
+            raise ConfigError(f"There is no option {unknown[0]!r}; known are {', '.join((*SAMPLING, *EDITING, *takes))}.")
         given = {name: value for name, value in options.items() if name in SAMPLING and value is not None}
         if given.get("num_inference_steps", 0) > (most := self.config.diffusion.num_train_timesteps):
             raise ConfigError(

@@ -20,7 +20,8 @@ class Conditioner(lightning.LightningModule):
 
     takes: tuple[str, ...] = ()  # fields beside the caption that it reads: labels of a sample, options of a request
     looks_at_values = False  # does `forward` branch on what it computes, so that it cannot run on the meta device?
-    duration = ""  # the one of them that tells how long the clip is, in seconds
+    duration = ""  # the one of them that tells how long the clip is, or where the piece ends that it is of, in seconds
+    start = ""  # the one that tells where in its piece the clip starts, in seconds; without it each clip is a piece of its own
 
     @property
     def width(self) -> int:
@@ -63,13 +64,16 @@ class Conditioner(lightning.LightningModule):
         """What of the labels of some samples it reads."""
         return [{name: known[name] for name in self.takes if name in known} for known in labels]
 
-    def requests(self, fields: list[dict[str, Any]], duration_s: float | None) -> list[dict[str, Any]]:
-        """The fields of some requests, with the duration where they name none; ConfigError where one is not taken."""
+    def requests(
+        self, fields: list[dict[str, Any]], duration_s: float | None, start_s: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The fields of some requests, with duration and start where they name none; ConfigError where one is not taken."""
         for name, value in (pair for request in fields for pair in request.items()):
             if name not in self.takes:
                 takes = f"it takes {', '.join(self.takes)}" if self.takes else "it takes the prompt alone"
                 raise ConfigError(f"{name}={shown(str(value))} means nothing to this model: {takes}.")
         default = {self.duration: duration_s} if self.duration and duration_s is not None else {}
+        default |= {self.start: start_s} if self.start and start_s is not None else {}
         return [default | request for request in fields]
 
     _nothing: Prompt | None = None

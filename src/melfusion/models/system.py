@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -15,19 +13,17 @@ from melfusion.errors import CheckpointError
 from melfusion.models.codec import MusicCodec
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.denoiser import Denoiser
-from melfusion.models.diffusion.guidance import guided
 from melfusion.models.diffusion.objective import Objective
 from melfusion.models.diffusion.options import ObjectiveConfig
 from melfusion.models.frozen import digest
+from melfusion.models.generation import Generation
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.options import OptimConfig
-from melfusion.models.placement import Placement
 from melfusion.models.sharding import divide
-from melfusion.models.stages import Stages
 from melfusion.models.stored_names import WEIGHTS, rename_stored
 
 
-class MeLFusion(Stages):
+class MeLFusion(Generation):
     """Built parts and plain values in; `training_step` and `generate` out. Only the denoiser trains and is checkpointed.
 
     Args:
@@ -145,52 +141,3 @@ class MeLFusion(Stages):
                     f"The checkpoint was trained with another {name} (SHA-256 {str(stored.get(name))[:12]}…) than the one given "
                     f"here ({str(here.get(name))[:12]}…): give the weights of that part that it was trained with."
                 )
-
-    # --- generation -----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def generate(
-        self,
-        captions: list[str],
-        image: Tensor | None = None,
-        seeds: list[int] | None = None,
-        num_inference_steps: int = 25,
-        guidance_scale: float = 3.0,
-        image_guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        has_image: Tensor | None = None,
-        progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-        duration_s: float | None = None,
-        placement: Placement | None = None,
-        fields: list[dict[str, Any]] | None = None,
-    ) -> Tensor:
-        """Captions ("" for none) and pictures (B or 1, 3, H, W) in [-1, 1] (None for none) → what the codec decodes.
-
-        One picture for all captions is read once. Each sample's noise comes from its own seed, so a clip does not depend on
-        what else is in the batch. `vocode` makes a waveform of the result. `duration_s`: None for that of training.
-        `placement`: where the parts are meanwhile; None leaves them where they are.
-        `fields`: what each caption's request names of what the conditioner `takes`; ConfigError where it takes another.
-        """
-        place = placement or Placement()
-        seeds = seeds or list(range(len(captions)))
-        s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
-        requests = self.conditioner.requests(fields or [{}] * len(captions), duration_s)
-        with place.needed(self.conditioner):
-            prompt = self.encode_captions(captions, has_image, requests)
-            null = self.null(prompt, negative_prompt, requests).said()
-        with place.needed(self.image_encoder):
-            conditioning = self.read_once(self.see(prompt, image, seeds))
-        guidance = self.objective.guidance()
-        denoise = guided(self.denoise, conditioning, conditioning.saying(null), guidance_scale, s_image, guidance)
-        noise = self.draw("noise", seeds, self.latent_shape(duration_s))
-        here = conditioning.has_image.device
-        looking = None if conditioning.image_latents is None else self.image_encoder
-        with place.needed(self.denoiser, looking):
-            latents = self.objective.sample(denoise, noise.to(here), num_inference_steps, progress, seeds)
-        with place.needed(self.codec):
-            return self.codec.cut(self.codec.decode(latents), duration_s or self.clip_duration_s)
-
-    def vocode(self, decoded: Tensor, placement: Placement | None = None) -> Tensor:
-        """What `generate` gives → waveform (B, S) or (B, 2, S)."""
-        with (placement or Placement()).needed(self.codec):
-            return self.codec.vocode(decoded)

@@ -31,6 +31,11 @@ def corrected(waveform: Tensor, log_mel: Tensor, front_end: LogMel) -> Tensor:
         return inverse_stft(spectrum, front_end.hop, front_end.window, front_end.reflected[0])
 
 
+def levelled(waveform: Tensor) -> Tensor:
+    """(B, S) → the same, where a peak is above 1 scaled down to it."""
+    return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
+
+
 STFT_SIZES = (512, 1024, 2048)
 
 TRAINED_SIZES = (*STFT_SIZES, 4096)  # samples; at 16 kHz the last resolves a semitone down to 70 Hz
@@ -72,10 +77,14 @@ class Vocoder(TrainedModule):
         self.val_loss, self.val_l1 = MeanMetric(), MeanMetric()
 
     def forward(self, log_mel: Tensor) -> Tensor:
+        return levelled(self.render(log_mel))
+
+    def render(self, log_mel: Tensor) -> Tensor:
+        """The waveform (B, S) at the level of the log_mel, whatever its peak."""
         waveform = self.network(log_mel).float()
         for _ in range(self.corrections):
             waveform = corrected(waveform, log_mel.float(), self.log_mel)
-        return waveform / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
+        return waveform
 
     def settings(self) -> dict[str, Tensor]:
         """What the sound of a network without weights depends on, by name."""

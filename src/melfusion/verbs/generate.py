@@ -1,4 +1,4 @@
-"""Generate music for a picture, a sentence, or both: wav files, each with a png of its spectrogram."""
+"""Generate music for a picture, a sentence, or both, or edit a sound: wav files, each with a png."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melfusion.errors import ConfigError
+from melfusion.verbs import editing
 from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
+from melfusion.verbs.editing import EditOptions
 from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import option
 
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
 CLIPS_AT_ONCE = 8  # of one batch; its memory grows with them
 PNG_BYTES = 60_000  # of a spectrogram, for the estimate of disk space
 MOST_CLIPS = 1000  # of one call that gives no limit=
-LONGEST_S = 600.0  # of one clip: memory grows with it
+LONGEST_S = 3600.0  # of one piece: memory grows with it
 
 
 @dataclass
-class Options:
+class ClipOptions:
     image: str | None = option(None, "picture file; null: none, prompt alone", variable="IMAGE")
     prompt: str | None = option(None, "a sentence on the music; null: none, image alone", variable="PROMPT")
     out: str | None = option(None, "NAME.wav, or a folder; null: outputs/", variable="OUT")
@@ -49,11 +51,16 @@ class Options:
     limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
 
 
+@dataclass
+class Options(EditOptions, ClipOptions):
+    """Those of a clip come first."""
+
+
 MORE = None
 SECTIONS = ()
 EXAMPLES = (
     'melfusion generate image=cat.png prompt="a calm tune in A minor" out=cat.wav',
-    'melfusion generate ckpt=runs/scenes prompt="slow, with a drum" n=4 seed=10 guidance_scale=5',
+    "melfusion generate ckpt=runs/scenes audio=song.wav image=snow.png strength=0.6 n=4 seed=10 out=restyled",
 )
 
 
@@ -77,7 +84,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
     picture = pipe.open(options.image) if options.image else None
     if picture is not None:
         pipe.pixels(picture)  # a model that takes none says so now
-    files = clip_files(options.out, options.prompt or Path(options.image or "").stem, options.seed, options.n)
+    files = clip_files(options.out, words(options), options.seed, options.n)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
         pipe.to(device(), options.offload)
     seconds = write_clips(pipe, options, picture, files)
@@ -90,16 +97,22 @@ def check(options: Options) -> None:
     """All that can be known of a call before the model is loaded; raises ConfigError."""
     from melfusion.media.file_kinds import picture_bytes
 
-    if not options.image and not options.prompt:
+    if not any((options.image, options.prompt, options.audio, options.story)):
         raise ConfigError('generate needs IMAGE=picture.png, PROMPT="a sentence", or both.')
-    if (options.duration_s or 0) > LONGEST_S:
-        raise ConfigError(f"duration_s={options.duration_s:g} must be at most {LONGEST_S:g}: memory grows with the length.")
+    for name in ("duration_s", "extend_s"):
+        if (getattr(options, name) or 0) > LONGEST_S:
+            raise ConfigError(f"{name}={getattr(options, name):g} must be at most {LONGEST_S:g}: memory grows with the length.")
+    editing.checked(options, options.image, options.duration_s)
     check_amount(options.n, options.limit)
     if options.image:
         picture_bytes("image", options.image)
     check_checkpoint(options.ckpt)
-    words = options.prompt or Path(options.image or "").stem
-    check_out(clip_files(options.out, words, options.seed, options.n)[0].parent, options.out)
+    check_out(clip_files(options.out, words(options), options.seed, options.n)[0].parent, options.out)
+
+
+def words(options: Options) -> str:
+    """What names the files of a call that names none."""
+    return options.prompt or Path(options.image or options.story or options.audio or "").stem
 
 
 FIELDS = ("lyrics", "bpm", "key", "timesignature", "language", "seconds_start", "seconds_total")  # of a request, by the model
@@ -143,7 +156,8 @@ def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path
     from melfusion.media.sound import write_wav
 
     config, codec = pipe.config, pipe.system.codec
-    seconds = codec.duration_s(pipe.system.latent_shape(options.duration_s))
+    wanted = editing.checked(options, options.image, options.duration_s)[1]
+    seconds = (options.extend_s or 0) + codec.duration_s(pipe.system.latent_shape(wanted))
     pace = Pace(len(files), round(2 * seconds * codec.sample_rate_hz * codec.channels) + PNG_BYTES, files[0].parent)
     at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
     for start in range(0, len(files), at_once):
@@ -157,6 +171,7 @@ def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path
                 options.duration_s,
                 lambda steps: track(list(steps), description="sampling", transient=True),
                 **asked(options),
+                **editing.asked(options),
             )
         for file, seed, mel, waveform in zip(some, music.seeds, music.log_mels, music.audios, strict=True):
             write_wav(file, waveform, music.sample_rate_hz)
@@ -170,7 +185,8 @@ def draw(wav: Path, mel: Tensor, seed: int, options: Options, config: Config, sh
     """The spectrogram of one clip, log_mel (T, F), with the picture beside it; returns the png."""
     from melfusion.media.figures import save, spectrogram_figure
 
-    title = " + ".join(filter(None, [Path(options.image).name if options.image else "", options.prompt or ""]))
+    files = [Path(file).name for file in (options.audio, options.story, options.image) if file]
+    title = " + ".join([*files, *([options.prompt] if options.prompt else [])])
     png = picture_file(wav, options.image)
     save(spectrogram_figure({f"seed {seed}": mel}, config.audio, title, shown), png)
     return png

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from melfusion.media.fading import linear
+
 Span = tuple[int, int]  # first and last index
 
 Sees = Callable[[Span], Span]  # places of a layer's output → the places of its input that they depend on
@@ -60,5 +62,44 @@ def windowed(run: Callable[[Tensor], Tensor], x: Tensor, window: int, overlap: i
         part = run(x[..., first * taken : last * taken])
         whole = part.new_empty(*part.shape[:-1], frames * made) if whole is None else whole
         whole[..., start * made : stop * made] = part[..., (start - first) * made : (stop - first) * made]
+    assert whole is not None
+    return whole
+
+
+def faded(
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    window: int,
+    overlap: int,
+    frame: Span,
+    axis: int = -1,
+    fade: Callable[[Tensor, Tensor, int], Tensor] = linear,
+) -> Tensor:
+    """`run(x)` from windows of at most `window` frames, where it is not that of the whole in the end: cross-faded over `overlap`.
+
+    For networks that see a whole clip at once, such as those with a norm over time. Memory holds x, the result and one window.
+
+    Args:
+        frame: places of a frame in x, which holds whole frames along `axis`, and in the result.
+        fade: what makes one of two overlapping results (media/fading.py).
+    """
+    frames, (taken, made) = x.shape[axis] // frame[0], frame
+    if frames <= window:
+        return run(x)
+    if not 0 < overlap < window:
+        raise ValueError(f"Windows of {window} frames cannot overlap by {overlap}.")
+    count = -(-(frames - overlap) // (window - overlap))
+    starts = [round(i * (frames - window) / (count - 1)) for i in range(count)]
+    whole, stop = None, 0
+    for start in starts:
+        part = run(x.narrow(axis, start * taken, window * taken))
+        if whole is None:
+            whole = part.new_empty(*part.shape[: axis % part.ndim], frames * made, *part.shape[axis % part.ndim + 1 :])
+        both = (stop - start) * made if stop else 0
+        if both:
+            known = whole.narrow(axis, start * made, both)
+            known.copy_(fade(known, part.narrow(axis, 0, both), axis))
+        whole.narrow(axis, start * made + both, window * made - both).copy_(part.narrow(axis, both, window * made - both))
+        stop = start + window
     assert whole is not None
     return whole

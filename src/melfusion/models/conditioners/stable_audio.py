@@ -23,7 +23,7 @@ class StableAudioConditioner(TextEncoder):
     """
 
     takes = ("seconds_start", "seconds_total")
-    duration = "seconds_total"
+    duration, start = "seconds_total", "seconds_start"
     option = "conditioner.max_length"
 
     def __init__(

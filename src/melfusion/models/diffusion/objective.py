@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from melfusion.models.diffusion import process
+from melfusion.models.diffusion.editing import Edit
 from melfusion.models.diffusion.guidance import Combine, Projected, weighted
 from melfusion.models.diffusion.options import CosineConfig, DiffusionConfig, FlowConfig
 from melfusion.models.diffusion.samplers import cosine_scheduler, make_scheduler, sample, sample_flow
@@ -54,9 +55,18 @@ class Objective(nn.Module):
         return weighted
 
     def sample(
-        self, denoise: Denoise, noise: Tensor, num_steps: int, progress: Callable = iter, seeds: list[int] | None = None
+        self,
+        denoise: Denoise,
+        noise: Tensor,
+        num_steps: int,
+        progress: Callable = iter,
+        seeds: list[int] | None = None,
+        edit: Edit | None = None,
     ) -> Tensor:
-        """Noise (B, C, T, F) or (B, C, T) → latents. What is drawn on the way comes from each sample's own seed."""
+        """Noise (B, C, T, F) or (B, C, T) → latents. What is drawn on the way comes from each sample's own seed.
+
+        `edit`: what is known of the latents.
+        """
         raise NotImplementedError
 
     def drawn(self, seeds: list[int] | None, noise: Tensor) -> list[torch.Generator]:
@@ -101,11 +111,17 @@ class Diffusion(Objective):
         return process.sample_losses(output, wanted) * weights
 
     def sample(
-        self, denoise: Denoise, noise: Tensor, num_steps: int, progress: Callable = iter, seeds: list[int] | None = None
+        self,
+        denoise: Denoise,
+        noise: Tensor,
+        num_steps: int,
+        progress: Callable = iter,
+        seeds: list[int] | None = None,
+        edit: Edit | None = None,
     ) -> Tensor:
         scheduler = make_scheduler(self.sampler, self.config, self.published)
         pure = bool(self.config.pure_noise_share)
-        return sample(denoise, noise, scheduler, num_steps, progress, pure, self.drawn(seeds, noise))
+        return sample(denoise, noise, scheduler, num_steps, progress, pure, self.drawn(seeds, noise), edit)
 
 
 class Cosine(Objective):
@@ -135,9 +151,15 @@ class Cosine(Objective):
         return process.sample_losses(output, process.target(latents, noise, alpha_bar, "v_prediction"))
 
     def sample(
-        self, denoise: Denoise, noise: Tensor, num_steps: int, progress: Callable = iter, seeds: list[int] | None = None
+        self,
+        denoise: Denoise,
+        noise: Tensor,
+        num_steps: int,
+        progress: Callable = iter,
+        seeds: list[int] | None = None,
+        edit: Edit | None = None,
     ) -> Tensor:
-        return sample(denoise, noise, self.scheduler(), num_steps, progress, generators=self.drawn(seeds, noise))
+        return sample(denoise, noise, self.scheduler(), num_steps, progress, generators=self.drawn(seeds, noise), edit=edit)
 
 
 class RectifiedFlow(Objective):
@@ -169,10 +191,16 @@ class RectifiedFlow(Objective):
         return process.sample_losses(output, noise - latents)
 
     def sample(
-        self, denoise: Denoise, noise: Tensor, num_steps: int, progress: Callable = iter, seeds: list[int] | None = None
+        self,
+        denoise: Denoise,
+        noise: Tensor,
+        num_steps: int,
+        progress: Callable = iter,
+        seeds: list[int] | None = None,
+        edit: Edit | None = None,
     ) -> Tensor:
         generators = self.drawn(seeds, noise) if self.sampler == "ping_pong" else None
-        return sample_flow(denoise, noise, num_steps, self.shift, progress, self.logsnr, generators)
+        return sample_flow(denoise, noise, num_steps, self.shift, progress, self.logsnr, generators, edit)
 
 
 OBJECTIVES: dict[str, Callable[[Any, str, Any], Objective]] = {"diffusion": Diffusion, "flow": RectifiedFlow, "cosine": Cosine}

@@ -58,6 +58,12 @@ def to_clean(model_output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_
     return (noisy - _expand((1 - alpha_bar).sqrt(), noisy) * epsilon) / _expand(alpha_bar.sqrt(), noisy)
 
 
+def from_clean(clean: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> Tensor:
+    """x_0 → the network output that stands for it at x_t: the inverse of `to_clean`."""
+    epsilon = (noisy - _expand(alpha_bar.sqrt(), noisy) * clean) / _expand((1 - alpha_bar).sqrt(), noisy)
+    return target(clean, epsilon, alpha_bar, prediction_type)
+
+
 def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
     """(B,) loss weights: min(SNR, γ)/SNR for ε and min(SNR, γ)/(SNR+1) for v (Hang et al., §3.4); ones without γ."""
     if gamma is None:

@@ -1,0 +1,47 @@
+"""Music for a film: its shots become a story, and the music its sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from melfusion.assembly.pipeline import Music, Pipeline
+from melfusion.assembly.story import SHORTEST_S, Story, StoryScene
+from melfusion.errors import ConfigError
+from melfusion.media.video import CONTAINERS, check_film, shots, write_film
+
+LONGEST_S = 3600.0  # of a film
+
+
+def check_out(film: str | Path, out: str | Path) -> None:
+    """ConfigError where no film can be written under that name."""
+    if Path(out).suffix.lower() not in CONTAINERS:
+        raise ConfigError(f"out={out} must end in {', '.join(CONTAINERS)}.")
+    if Path(out).resolve() == Path(film).resolve():
+        raise ConfigError(f"out={out} is the film itself: give another name.")
+
+
+def story_of(pipe: Pipeline, film: str | Path, shortest_s: float | None = None) -> Story:
+    """A scene per shot. `shortest_s`: of a shot; None: half of what the model sees at once."""
+    least = pipe.system.clip_duration_s / 2 if shortest_s is None else shortest_s
+    found = shots(film, max(least, SHORTEST_S), LONGEST_S)
+    return Story([StoryScene(shot.start_s, shot.picture) for shot in found], found[-1].end_s)
+
+
+def film(pipe: Pipeline, film: str | Path, out: str | Path, shortest_s: float | None = None, **options: Any) -> tuple[Music, Story]:
+    """Write `out`: the pictures of `film` with music in place of its sound. Returns the music and the scenes.
+
+    `options`: those of the pipeline's call, such as prompt, seed and progress. ConfigError where a file is no film.
+    """
+    check_out(film, out)
+    check_film(film)
+    story = story_of(pipe, film, shortest_s)
+    assert story.duration_s is not None
+    music = pipe(story=story, duration_s=story.duration_s, n=1, **options)
+    samples = round(story.duration_s * music.sample_rate_hz)
+    clip = music.audios[0][..., :samples]
+    clip = np.pad(clip, [(0, 0)] * (clip.ndim - 1) + [(0, samples - clip.shape[-1])])
+    write_film(film, out, clip, music.sample_rate_hz)
+    return music, story

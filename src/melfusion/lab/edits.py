@@ -1,0 +1,194 @@
+"""Does editing do what it says? Measured on newly drawn scenes: a sound restyled by a picture, picture stories, and seams."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from melfusion.assembly.pipeline import Pipeline
+from melfusion.data.scenes import corpus
+from melfusion.data.scenes.scene import Scene as Drawn
+from melfusion.evaluation.scores import load_listeners
+from melfusion.evaluation.scoring import Listeners, levelled
+from melfusion.media.pictures import to_pixels
+from melfusion.metrics.intervals import wilson
+from melfusion.models.diffusion.editing import Edit
+from melfusion.models.generation import Piece, Scene
+from melfusion.models.system import MeLFusion
+
+AT_ONCE = 12  # clips
+SHOWN = ("place", "time", "weather")  # by the picture
+TOLD = ("tonic", "mode")  # by the caption
+IMAGE_PX = 128
+OFFSETS = 17  # places of a clip around the time of a change, from half a clip before to half a clip after
+
+
+@dataclass(frozen=True)
+class Setting:
+    """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own."""
+
+    seed: int = 90003
+    n: int = 48
+    strengths: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Lab:
+    """A model of drawn scenes and the listeners that judge what it makes."""
+
+    def __init__(self, pipe: Pipeline, setting: Setting, judge: str = "shipped:judge_test"):
+        self.pipe, self.setting, self.system = pipe, setting, pipe.system
+        config = dataclasses.replace(pipe.config, judge=dataclasses.replace(pipe.config.judge, weights=judge))
+        self.listeners: Listeners = load_listeners(config, embedders=False)
+        self.rate, self.seconds = pipe.system.codec.sample_rate_hz, pipe.system.clip_duration_s
+        self.sampling = pipe.sampling(**setting.sampling)
+
+    def scene(self, index: int) -> Drawn:
+        return corpus.describe(self.setting.seed, index)
+
+    def picture(self, scene: Drawn) -> Tensor:
+        """(3, H, W) in [-1, 1]"""
+        return torch.from_numpy(to_pixels(corpus.draw(scene, IMAGE_PX), self.pipe.config.data.image_size_px))
+
+    def sound(self, scene: Drawn) -> Tensor:
+        """(S,) its real music, at the level of the data."""
+        return levelled(torch.from_numpy(corpus.render(scene, self.seconds, self.rate))[None], self.pipe.config.audio)[0]
+
+    def make(self, captions: list[str], image: Tensor | None, seeds: list[int], **more: Any) -> Tensor:
+        """(n, S)"""
+        system: MeLFusion = self.system
+        return system.vocode(system.generate(captions, image, seeds, **self.sampling, **more)).float().cpu()
+
+    def predict(self, clips: Tensor) -> list[dict[str, str]]:
+        """What the judges hear in each of (n, S), all at once."""
+        found = self.listeners.predict([([str(i) for i in range(len(clips))], clips)])
+        return [{name: classes[i] for name, classes in found.classes.items()} for i in range(len(clips))]
+
+
+def batches(n: int) -> Iterator[range]:
+    yield from (range(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE))
+
+
+def share(hits: list[bool]) -> dict[str, Any]:
+    """The share of hits with its 95 % interval."""
+    return {"share": sum(hits) / len(hits), "interval": list(wilson(sum(hits), len(hits))), "n": len(hits)}
+
+
+def restyle(lab: Lab) -> dict[str, Any]:
+    """Real music of one scene, restyled by the picture of another of another place: is the key still that of the music, and what
+    else is now that of the picture? With the sentence on the music's key, and with the picture alone."""
+    rows: dict[str, dict[str, list[bool]]] = {}
+    for some in batches(lab.setting.n):
+        old, new = [lab.scene(2 * i) for i in some], [lab.scene(2 * i + 1) for i in some]
+        sounds, pictures = torch.stack([lab.sound(s) for s in old]), torch.stack([lab.picture(s) for s in new])
+        with torch.no_grad():
+            latents = lab.system.codec.encode(sounds)
+        made = {"the music itself": sounds, "the codec alone": lab.system.vocode(lab.system.codec.decode(latents)).cpu()}
+        kept = torch.zeros(latents.shape[2])
+        for words, captions in {"key told": [corpus.caption(s) for s in old], "picture alone": [""] * len(old)}.items():
+            for strength in lab.setting.strengths:
+                piece = Piece(edit=Edit(latents, kept, strength))
+                made[f"strength {strength:g}, {words}"] = lab.make(captions, pictures, list(some), piece=piece)
+        for name, clips in made.items():
+            row = rows.setdefault(name, {})
+            for before, after, heard in zip(old, new, lab.predict(clips), strict=True):
+                hits = {f"{a} of the music": heard[a] == getattr(before, a) for a in (*TOLD, "place")}
+                hits |= {f"{a} of the picture": heard[a] == getattr(after, a) for a in SHOWN}
+                hits["tonic kept and place changed"] = hits["tonic of the music"] and hits["place of the picture"]
+                for what, hit in hits.items():
+                    row.setdefault(what, []).append(hit)
+    return {"rows": {name: {what: share(hits) for what, hits in row.items()} for name, row in rows.items()}}
+
+
+def stories(lab: Lab) -> dict[str, Any]:
+    """Pieces of three scenes, a clip's length each: what is heard in each span, beside single clips of the same pictures; and where
+    the place changes, as a clip's length is moved over the time of a change."""
+    spans: dict[str, dict[str, list[bool]]] = {"spans of stories": {}, "single clips": {}}
+    off: list[float] = []
+    length, count = round(lab.seconds * lab.rate), 3
+    for i in range(lab.setting.n):
+        scenes = [lab.scene(count * i + k) for k in range(count)]
+        caption, pictures = corpus.caption(scenes[0]), torch.stack([lab.picture(s) for s in scenes])
+        told = [Scene(k * lab.seconds, [caption], picture[None]) for k, picture in enumerate(pictures)]
+        piece = lab.make([caption], None, [i], duration_s=count * lab.seconds, piece=Piece(scenes=told))[0]
+        alone = lab.make([caption] * count, pictures, [count * i + k for k in range(count)])
+        for name, clips in {"spans of stories": piece[: count * length].reshape(count, length), "single clips": alone}.items():
+            for scene, heard in zip(scenes, lab.predict(clips), strict=True):
+                wanted = dataclasses.replace(scene, tonic=scenes[0].tonic, mode=scenes[0].mode)
+                for a in (*SHOWN, *TOLD):
+                    spans[name].setdefault(a, []).append(heard[a] == getattr(wanted, a))
+        off += [change(lab, piece, k * length, length, scenes[k - 1].place, scenes[k].place) for k in range(1, count)]
+    known = np.array([value for value in off if np.isfinite(value)])
+    return {
+        "rows": {name: {a: share(hits) for a, hits in row.items()} for name, row in spans.items()},
+        "changes": {
+            "n": len(off),
+            "heard": len(known),
+            "within half a window": share([abs(value) <= lab.seconds / 2 for value in off]),
+            "median_s": float(np.median(known)),
+            "90 % within_s": float(np.quantile(np.abs(known), 0.9)),
+        },
+    }
+
+
+def change(lab: Lab, piece: Tensor, at: int, length: int, before: str, after: str) -> float:
+    """Seconds between the time of a change and the middle of the first clip in which more of the new place is heard than of the old;
+    NaN where the clip before it is not heard as the one or the clip after it not as the other."""
+    starts = np.linspace(at - length, at, OFFSETS).round().astype(int)
+    heard = [p["place"] for p in lab.predict(torch.stack([piece[s : s + length] for s in starts]))]
+    if heard[0] != before or heard[-1] != after or before == after:
+        return float("nan")
+    old = sum(place == before for place in heard)
+    return float((starts[min(old, OFFSETS - 1)] + length / 2 - at) / lab.rate)
+
+
+def seams(lab: Lab) -> dict[str, Any]:
+    """How much the log-mel changes from frame to frame where a window begins or ends, over how much it does elsewhere, by overlap.
+    `clips side by side`: what clips of their own do, one after another."""
+    per_window = lab.system.latent_shape()[1]
+    seconds = 4 * lab.seconds
+    found: dict[str, list[float]] = {}
+    for i in range(lab.setting.n):
+        scene = lab.scene(i)
+        caption, picture = corpus.caption(scene), lab.picture(scene)[None]
+        for name, overlap in {"half a window": None, "a quarter": lab.seconds / 4, "an eighth": lab.seconds / 8}.items():
+            piece = Piece(overlap_s=overlap)
+            mel = lab.system.generate([caption], picture, [i], **lab.sampling, duration_s=seconds, piece=piece)[0, 0]
+            shape = lab.system.latent_shape(seconds)
+            edges = [w.start for w in lab.system.windows(shape, piece, [Scene(0.0, [caption])])]
+            found.setdefault(name, []).append(at_edges(mel, edges, per_window, shape[1]))
+        clips = lab.system.generate([caption] * 4, picture, [i + 1000 * k for k in range(4)], **lab.sampling)
+        mel = clips[:, 0].flatten(0, 1)
+        edges = [k * per_window for k in range(4)]
+        found.setdefault("clips side by side", []).append(at_edges(mel, edges, per_window, 4 * per_window))
+    summary = {name: {"mean": float(np.mean(v)), "interval": interval(v), "n": len(v)} for name, v in found.items()}
+    return {"rows": summary}
+
+
+def at_edges(mel: Tensor, starts: list[int], length: int, frames: int) -> float:
+    """log_mel (T, F) → mean change between frames at windows' edges over that elsewhere; an edge is a latent frame to each side."""
+    flux = mel.float().diff(dim=0).abs().mean(1).cpu().numpy()
+    per = mel.shape[0] // frames
+    edges = {edge for start in starts for edge in (start, start + length)} - {0, frames}
+    near = np.zeros(len(flux), bool)
+    for edge in edges:
+        near[max(0, edge * per - 2) : edge * per + 1] = True  # the change into the first mel frame of the edge, and those around it
+    return float(flux[near].mean() / flux[~near].mean())
+
+
+def interval(values: list[float]) -> list[float]:
+    """Low and high end of the mean's 95 % interval."""
+    mean, half = (
+        float(np.mean(values)),
+        1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf"),
+    )
+    return [mean - half, mean + half]
+
+
+MEASURES: dict[str, Callable[[Lab], dict[str, Any]]] = {"restyle": restyle, "stories": stories, "seams": seams}

@@ -1,0 +1,265 @@
+"""Long pieces, edited sounds and stories through the pipeline: what stays to the bit, and sentences for what cannot be meant."""
+
+import json
+
+import building as build
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from melfusion.assembly.edit_request import Editing
+from melfusion.assembly.pipeline import Pipeline
+from melfusion.assembly.story import read_story
+from melfusion.errors import ConfigError
+from melfusion.models.diffusion.editing import Edit
+from melfusion.models.generation import Piece, Scene
+
+STEPS = {"num_inference_steps": 2}
+RATE, CLIP = 8000, 8192
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    from melfusion.assembly.configuration import load_config
+
+    config = load_config("tiny")
+    return Pipeline(build.system(config).eval(), config)
+
+
+def picture(seed):
+    return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def tone(seconds, rate=RATE, seed=0):
+    time = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).standard_normal(len(time))
+    return (0.2 * np.sin(2 * np.pi * 330 * time) + 0.02 * noise).astype(np.float32)
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_no_longer_than_a_window_is_as_without_windows_to_the_bit(pipe):
+    system = pipe.system
+    for seconds in (None, 0.5, 1.024):
+        plain = system.generate(["rain"], picture(0), [3], **STEPS, duration_s=seconds)
+        assert torch.equal(system.generate(["rain"], picture(0), [3], **STEPS, duration_s=seconds, piece=Piece()), plain)
+    long = system.generate(["rain"], picture(0), [3], **STEPS, duration_s=3.0)
+    assert torch.equal(system.generate(["rain"], picture(0), [3], **STEPS, duration_s=3.0, piece=Piece(window_s=3.0)), long)
+    assert not torch.equal(system.generate(["rain"], picture(0), [3], **STEPS, duration_s=3.0, piece=Piece()), long)
+
+
+def test_the_network_sees_one_window_at_a_time_and_no_more_rows_than_the_cap(pipe, monkeypatch):
+    from melfusion.models import generation
+
+    monkeypatch.setattr(generation, "ROWS_AT_ONCE", 4)
+    seen, denoiser = [], pipe.system.denoiser
+    monkeypatch.setattr(denoiser, "forward", lambda x, *a, f=denoiser.forward, **k: [seen.append(x.shape), f(x, *a, **k)][1])
+    music = pipe("rain", picture(0), seed=1, n=2, duration_s=5.0, guidance_scale=2.0, **STEPS)
+    assert len(music.audios) == 2 and abs(music.audios.shape[1] - 40000) < 1024
+    assert {shape[2] for shape in seen} == {16} and max(shape[0] for shape in seen) <= 4 * 2  # under two conditions each
+
+
+def test_a_clip_of_a_long_piece_does_not_depend_on_the_clips_beside_it(pipe):
+    both = pipe("rain", picture(0), seed=1, n=2, duration_s=2.0, **STEPS).log_mels
+    assert np.allclose(pipe("rain", picture(0), seed=2, duration_s=2.0, **STEPS).log_mels[0], both[1], atol=1e-3)
+
+
+def test_progress_sees_the_steps_and_may_cancel(pipe):
+    class Cancelled(Exception):
+        pass
+
+    seen = []
+
+    def cancel(steps):
+        for step in steps:
+            yield step
+            seen.append(step)
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pipe("rain", duration_s=3.0, progress=cancel, **STEPS)
+    assert len(seen) == 1
+
+
+def test_a_long_clip_is_decoded_in_pieces_as_the_whole_is(pipe, monkeypatch):
+    from melfusion.models import mel_codec
+
+    codec, waveform = pipe.system.codec, torch.from_numpy(tone(6.144))[None]
+    whole = codec.encode(waveform)
+    mel = codec.decode(whole)
+    monkeypatch.setattr(mel_codec, "CHUNK_S", 2.0)
+    monkeypatch.setattr(mel_codec, "OVERLAP_S", 0.5)
+    sizes, decode = [], codec.music_vae.decode
+    monkeypatch.setattr(codec.music_vae, "decode", lambda latents: [sizes.append(latents.shape[2]), decode(latents)][1])
+    assert codec.encode(waveform).shape == whole.shape
+    pieces = codec.decode(whole)
+    assert pieces.shape == mel.shape and max(sizes) == codec.window < whole.shape[2]
+    assert np.corrcoef(pieces.flatten(), mel.flatten())[0, 1] > 0.95
+    sound = codec.vocode(mel)
+    assert sound.shape == waveform.shape and sound.abs().max() <= 1
+
+
+# --- a sound that is edited -------------------------------------------------------------------------------------------
+
+
+def test_strength_1_is_from_noise_to_the_bit_and_0_is_the_codec_s_reconstruction(pipe):
+    plain = pipe("rain", picture(0), seed=3, **STEPS).audios
+    assert np.array_equal(pipe("rain", picture(0), seed=3, audio=(tone(1.024), RATE), strength=1.0, **STEPS).audios, plain)
+    codec, sound = pipe.system.codec, torch.from_numpy(tone(1.024))
+    still = pipe("rain", picture(0), seed=3, audio=(sound, RATE), strength=0.0, **STEPS)
+    gain = 0.1 / float(sound.square().mean().sqrt())  # to -20 dBFS
+    rebuilt = pipe.system.vocode(codec.decode(codec.encode(sound[None] * gain)))[0] / gain
+    assert np.allclose(still.audios[0], rebuilt, atol=1e-4)
+
+
+def test_a_span_is_made_anew_and_all_around_it_stays_to_the_bit(pipe, tmp_path):
+    samples = np.round(tone(4.0) * 32768).astype(np.int16)
+    soundfile.write(tmp_path / "in.wav", samples, RATE)
+    music = pipe("rain", picture(0), seed=3, audio=tmp_path / "in.wav", repaint="1.5-2.25", **STEPS)
+    music.save(tmp_path / "out.wav")
+    made, _ = soundfile.read(tmp_path / "out.wav", dtype="int16")
+    assert np.array_equal(made[:12000], samples[:12000]) and np.array_equal(made[18000:], samples[18000:])
+    assert len(made) == len(samples) and (made[12400:17600] != samples[12400:17600]).mean() > 0.9
+    other = pipe("rain", picture(0), seed=4, audio=music, repaint=(0, 1.0), n=2, **STEPS).audios
+    assert other.shape == (2, 32000) and np.array_equal(other[:, 8000:], music.audios.repeat(2, 0)[:, 8000:])
+    assert not np.array_equal(other[0], other[1])
+
+
+def test_a_sound_goes_on_after_its_end(pipe):
+    sound = tone(1.7)
+    made = pipe("rain", picture(0), seed=3, audio=(sound, RATE), extend_s=2.5, **STEPS).audios[0]
+    assert len(made) == len(sound) + 20000
+    assert np.array_equal(made[: len(sound) - 400], sound[:-400])  # 50 ms are cross-faded
+    assert np.abs(made[len(sound) :]).max() > 0
+    short = tone(0.05)
+    with pytest.raises(ConfigError, match="audio is too short to go on from"):
+        pipe("rain", audio=(short, RATE), extend_s=1.0, **STEPS)
+
+
+def test_the_network_is_told_what_is_known_of_a_span(pipe, monkeypatch):
+    told, sample = [], pipe.system.objective.sample
+    monkeypatch.setattr(pipe.system.objective, "sample", lambda *a: [told.append(a[5]), sample(*a)][1])
+    pipe("rain", audio=(tone(4.0), RATE), repaint=(1.5, 2.25), **STEPS)
+    kept = told[0].kept
+    frame = CLIP / 16 / RATE
+    assert (kept == 0).sum() * frame == pytest.approx(0.75, abs=2 * frame) and kept[0] == kept[-1] == 1
+    pipe("rain", audio=(tone(1.024), RATE), extend_s=0.5, **STEPS)
+    assert told[1].kept.tolist() == sorted(told[1].kept.tolist(), reverse=True)  # known, then not
+
+
+def test_a_sound_of_another_rate_and_two_channels_is_mixed_and_resampled(pipe, tmp_path):
+    soundfile.write(tmp_path / "in.wav", np.stack([tone(2.0, 44100), tone(2.0, 44100, seed=1)], 1), 44100)
+    made = pipe("rain", audio=tmp_path / "in.wav", repaint=(0.5, 1.0), **STEPS)
+    again = pipe("rain", audio=(soundfile.read(tmp_path / "in.wav", dtype="float32")[0].T, 44100), repaint=(0.5, 1.0), **STEPS)
+    assert made.audios.shape == (1, 16000) and made.sample_rate_hz == RATE
+    assert np.allclose(made.audios[:, :4000], again.audios[:, :4000], atol=1e-3)
+
+
+def test_the_made_span_has_the_level_of_the_sound_around_it(pipe):
+    loud = pipe("rain", audio=(0.05 * tone(3.0), RATE), repaint=(1.0, 2.0), seed=1, **STEPS).audios[0, 8800:15200]
+    quiet = pipe("rain", audio=(0.02 * tone(3.0), RATE), repaint=(1.0, 2.0), seed=1, **STEPS).audios[0, 8800:15200]
+    assert np.allclose(quiet, 0.4 * loud, atol=0.003 * np.abs(loud).max())
+
+
+# --- stories ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_scene_of_a_story_hears_its_own_picture_and_prompt(pipe):
+    scenes = [Scene(0.0, ["rain"], picture(0)), Scene(1.5, ["sun"], picture(1)), Scene(3.0, ["wind"], None)]
+    make = lambda some: pipe.system.generate(["rain"], None, [1], **STEPS, duration_s=4.6, piece=Piece(scenes=some))[0, 0]  # noqa: E731
+    made = make(scenes)
+    mel_per_s = made.shape[0] / 4.608
+    for k, other in enumerate(
+        (Scene(0.0, ["rain"], picture(7)), Scene(1.5, ["sea"], picture(1)), Scene(3.0, ["wind"], picture(2)))
+    ):
+        changed = (make([other if i == k else scene for i, scene in enumerate(scenes)]) - made).abs().mean(1)
+        first, last = (round(t * mel_per_s) for t in ((0, 1.5, 3.0, 4.6)[k], (0, 1.5, 3.0, 4.6)[k + 1]))
+        inside = changed[first:last].mean()
+        outside = torch.cat([changed[: max(0, first - 16)], changed[last + 16 :]]).mean()
+        assert inside > 0 and outside < inside / 3
+
+
+def test_a_story_is_read_from_a_file_beside_its_pictures(pipe, tmp_path):
+    for i in range(2):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    scenes = [{"image": f"{i}.png", "start_s": 1.2 * i} for i in range(2)]
+    (tmp_path / "s.json").write_text(json.dumps({"duration_s": 2.4, "scenes": scenes}))
+    (tmp_path / "s.yaml").write_text("- {image: 0.png, start_s: 0}\n- {image: 1.png, start_s: 1.2, end_s: 2.4}\n")
+    first = pipe("rain", story=tmp_path / "s.json", seed=1, **STEPS)
+    assert np.array_equal(pipe("rain", story=str(tmp_path / "s.yaml"), seed=1, **STEPS).audios, first.audios)
+    given = [{"image": Image.open(tmp_path / f"{i}.png"), "start_s": 1.2 * i} for i in range(2)]
+    assert np.array_equal(pipe("rain", story=given, duration_s=2.4, seed=1, **STEPS).audios, first.audios)
+    swapped = pipe(
+        "rain",
+        story=[{"image": scene["image"], "start_s": 1.2 * i} for i, scene in enumerate(given[::-1])],
+        duration_s=2.4,
+        **STEPS,
+    )
+    assert not np.array_equal(swapped.audios, first.audios)
+
+
+# --- what cannot be meant ---------------------------------------------------------------------------------------------
+
+SOUND = (tone(2.0), RATE)
+A, B = {"prompt": "a", "start_s": 0}, {"prompt": "b", "start_s": 2}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"strength": 0.5}, "strength says what happens to a sound: give audio=FILE"),
+        ({"audio": SOUND}, "give strength=0.6, repaint=START-END or extend_s=10"),
+        ({"audio": SOUND, "strength": 1.5}, "strength=1.5 must be between 0"),
+        ({"audio": SOUND, "strength": float("nan")}, "strength=nan must be between 0"),
+        ({"audio": SOUND, "repaint": "1-3"}, "repaint=1-3 is outside the sound, which lasts 2 s"),
+        ({"audio": SOUND, "repaint": "3-1"}, "repaint=3-1 is no span"),
+        ({"audio": SOUND, "repaint": "1"}, "repaint=1 is no span"),
+        ({"audio": SOUND, "extend_s": 1.0, "strength": 0.5}, "extend_s and strength do not go together"),
+        ({"audio": SOUND, "extend_s": -1.0}, "extend_s=-1.0 must be a number of seconds greater than 0"),
+        ({"audio": SOUND, "strength": 0.5, "duration_s": 4.0}, "duration_s does not go with audio"),
+        ({"audio": "nowhere.wav", "strength": 0.5}, "audio=nowhere.wav: there is no such file"),
+        ({"audio": 3, "strength": 0.5}, "audio is no sound"),
+        ({"audio": (0 * SOUND[0], RATE), "strength": 0.5}, "audio is silence"),
+        ({"window_s": 1.0, "overlap_s": 1.0}, "overlap_s=1 must be less than window_s=1"),
+        ({"overlap_s": 2.0, "duration_s": 5.0}, "overlap_s=2 must be less than"),
+        ({"story": [A, B], "duration_s": 5.0, "image": "x.png"}, "story brings its own pictures"),
+        ({"story": [A, B], "audio": SOUND, "repaint": "0-1"}, "story and repaint do not go together"),
+        ({"story": [A, B]}, "story needs the length of the piece"),
+        ({"story": [A, B], "duration_s": 2.0}, "the last scene begins at 2 s, but the piece lasts 2 s"),
+        ({"story": [B, A], "duration_s": 9.0}, "the first scene begins at 2 s: it must begin at 0"),
+        ({"story": [A, B, B], "duration_s": 9.0}, "give them in order of time"),
+        ({"story": [A | {"end_s": 3}, B], "duration_s": 9.0}, "scene 1 ends at 3 s and overlaps the next one"),
+        ({"story": [A | {"end_s": 1}, B], "duration_s": 9.0}, "leaves a gap before the next one"),
+        ({"story": [{"start_s": 0}], "duration_s": 9.0}, "scene 1 has neither image nor prompt"),
+        ({"story": [{"prompt": "a"}], "duration_s": 9.0}, "scene 1 lacks start_s"),
+        ({"story": [A | {"start": 0}], "duration_s": 9.0}, "there is no key 'start'"),
+        ({"story": [A | {"start_s": "0"}], "duration_s": 9.0}, "start_s='0' is no time"),
+        ({"story": ["a"], "duration_s": 9.0}, "scene 1 is 'a'"),
+        ({"story": [], "duration_s": 9.0}, "story is no story"),
+        ({"story": "nowhere.yaml", "duration_s": 9.0}, "story=nowhere.yaml: there is no such file"),
+    ],
+)
+def test_what_cannot_be_meant_gives_one_sentence(pipe, asked, words):
+    with pytest.raises(ConfigError) as error:
+        pipe("rain", **asked, **STEPS)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_are_not_what_they_should_be_are_said_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    (tmp_path / "p.png").write_bytes(b"no picture")
+    (tmp_path / "s.yaml").write_text("{ - ")
+    with pytest.raises(ConfigError, match="no sound that can be read"):
+        Editing(audio=str(tmp_path / "a.wav"), strength=0.5).checked(None, None)
+    with pytest.raises(ConfigError, match="scene 1, image=.*p.png is an unreadable image"):
+        read_story([{"image": str(tmp_path / "p.png"), "start_s": 0}])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_story(tmp_path / "s.yaml")
+
+
+def test_an_edit_is_the_same_on_another_device():
+    edit = Edit(torch.zeros(1, 2, 3), torch.ones(3), 0.5).to(torch.device("cpu"))
+    assert edit.knows and edit.strength == 0.5

@@ -1,0 +1,105 @@
+"""Films: where shots change, what is refused, and a film with another sound."""
+
+import numpy as np
+import pytest
+
+from melfusion.errors import ConfigError
+from melfusion.media import video
+
+
+def changes(n, cuts, noise=0.02):
+    found = np.abs(np.random.default_rng(0).normal(0, noise, n))
+    found[list(cuts)] = 0.8
+    return np.arange(n) / 10, found, n / 10
+
+
+def test_a_cut_is_a_leap_of_the_histogram():
+    at, values, end = changes(100, [30, 60])
+    assert video.cuts(at, values, 1.0, end) == [3.0, 6.0]
+
+
+def test_flicker_is_no_cut_and_no_shot_is_shorter_than_the_shortest():
+    at, values, end = changes(100, range(100))
+    assert video.cuts(at, values, 1.0, end) == []  # every frame differs as much as its neighbours
+    at, values, end = changes(100, [30, 33, 97])
+    values[33] = 0.9
+    assert video.cuts(at, values, 1.0, end) == [3.3]  # the clearer of two; none within a second of the end
+    at, values, end = changes(100, [30], noise=0.0)
+    values[30] = video.LEAST / 2
+    assert video.cuts(at, values, 1.0, end) == []
+
+
+def test_without_the_package_one_sentence_says_what_to_do(monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError, match=r"need the package av: run `pip install 'melfusion\[video\]'`"):
+        video.check_film(tmp_path / "a.mp4")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """An MP4 of 3 s at 10 frames per second: red with a moving square, blue, green, a second each."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(30):
+            pixels = np.zeros((48, 64, 3), np.uint8)
+            pixels[..., (0, 2, 1)[i // 10]] = 200
+            pixels[10:14, 2 * (i % 10) : 2 * (i % 10) + 4] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_film_has_its_shots_with_a_picture_of_each(film):
+    found = video.shots(film, 0.5, 100)
+    assert [shot.start_s for shot in found] == pytest.approx([0, 1, 2], abs=1e-6) and found[-1].end_s == pytest.approx(3)
+    assert [int(np.asarray(shot.picture).mean((0, 1)).argmax()) for shot in found] == [0, 2, 1]
+    assert [shot.start_s for shot in video.shots(film, 1.6, 100)] == [0]
+
+
+def test_a_film_gets_another_sound_and_keeps_its_pictures(film, tmp_path):
+    import av
+
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(48000) / 16000).astype(np.float32)
+    video.write_film(film, tmp_path / "out.mp4", tone, 16000)
+    with av.open(str(tmp_path / "out.mp4")) as made, av.open(str(film)) as before:
+        heard = np.concatenate([f.to_ndarray() for f in made.decode(audio=0)], 1)
+        assert abs(heard.shape[1] - 48000) < 3000
+        spectrum = np.abs(np.fft.rfft(heard[0, 8000:24000]))
+        assert abs(int(spectrum.argmax()) - 440) < 3
+        made.seek(0)
+        pixels = lambda c: [f.to_ndarray(format="rgb24") for f in c.decode(video=0)]  # noqa: E731
+        assert all(np.array_equal(a, b) for a, b in zip(pixels(made), pixels(before), strict=True))
+    with pytest.raises(RuntimeError):
+        video.write_film(film, tmp_path / "other.mp4", Broken(), 16000)
+    assert [f.name for f in tmp_path.iterdir()] == ["out.mp4"]
+
+
+class Broken:
+    ndim = 1
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("no sound")
+
+
+def test_what_is_no_film_is_said_in_one_sentence(film, tmp_path):
+    av = pytest.importorskip("av")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        video.check_film(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes(b"no film")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        video.check_film(tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "c.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(ConfigError, match="holds no pictures"):
+        video.check_film(tmp_path / "c.mp4")
+    with pytest.raises(ConfigError, match="longer than 2 s"):
+        video.shots(film, 0.5, 2.0)
