@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate film export fetch-weights memory evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
+.PHONY: help install train generate film show export fetch-weights memory evaluate listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -12,7 +12,7 @@ override $(1) := $$(value $(1))
 export $(1)
 endif
 endef
-$(foreach name,IMAGE PROMPT AUDIO STORY FILM LYRICS OUT CKPT DIR SUITE MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONFIG PYTHON,$(eval $(call verbatim,$(name))))
+$(foreach name,IMAGE PROMPT AUDIO STORY FILM LYRICS OUT FILE CKPT DIR SUITE MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONFIG PYTHON,$(eval $(call verbatim,$(name))))
 
 # Lower-case variables given on the command line are options: `make generate seed=3`
 letters := a b c d e f g h i j k l m n o p q r s t u v w x y z
@@ -43,11 +43,14 @@ install:  ## set everything up once: .venv (or the active environment, or PYTHON
 train: install  ## train, then evaluate; CONFIG=scenes by default, CONFIG=games,tiny lays one over another, ARGS="key=value …"
 	@$(CLI) train $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
-generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= …
+generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= … or list=items.jsonl
 	@$(CLI) generate $(ARGS) $(options)
 
 film: install  ## FILM=a.mp4 OUT=b.mp4 PROMPT="a sentence": music for the pictures of a film; needs pip install 'melfusion[video]'
 	@$(CLI) film $(ARGS) $(options)
+
+show: install  ## FILE=music.wav: what a sound file says of how it was made, and the command that makes it again
+	@$(CLI) show $(ARGS) $(options)
 
 export: install  ## CKPT=runs/name OUT=folder: what the model learned, as a folder that melfusion.load reads; whole=true with all parts
 	@$(CLI) export $(ARGS) $(options)

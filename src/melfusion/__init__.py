@@ -32,9 +32,8 @@ def load(path: str | None = None, overrides: list[str] | None = None) -> "Pipeli
 
     Without a path: the shipped model. `overrides`: keys of its configuration, such as ["sampling.guidance_scale=4"].
     """
-    from melfusion.assembly.load import SHIPPED, load_system
     from melfusion.assembly.pipeline import Pipeline
 
     if path is None or Path(path).exists():
-        return Pipeline(*load_system(path or SHIPPED, overrides=overrides))
+        return Pipeline.read(path, overrides)
     return Pipeline.from_pretrained(path, overrides=overrides)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from melfusion.assembly.configuration import from_dict, override
+from melfusion.assembly.provenance import SHIPPED
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.assembly.system import system as build_system
 from melfusion.data.reading import digest_of
@@ -23,8 +24,6 @@ from melfusion.state.checkpoint_store import newest
 PARTS_FOLDER = "parts"  # in an exported folder that is whole: the weights of each part
 
 SYSTEM_FILE = "system.json"  # beside model.safetensors: a conditioned model as its trained tensors
-
-SHIPPED = Path(__file__).parents[1] / "weights" / "melfusion"
 
 
 def export_system(system: MeLFusion, config: Config, folder: Path, licence: str | None = None) -> None:
@@ -49,11 +48,8 @@ def load_system(path: str | Path | None = None, ema: bool = True, overrides: lis
     Returns the system in eval mode and its configuration, with `overrides` (a dotlist) laid over it. Raises
     CheckpointError where the file is missing, cannot be read, or belongs to other frozen parts.
     """
-    file = SHIPPED if path is None else Path(path)
-    if (file / SYSTEM_FILE).is_file():
-        stored = _exported(file)
-    else:
-        stored = _checkpoint(newest(file / "checkpoints") or file / "checkpoints" if file.is_dir() else file)
+    file = stored_in(path)
+    stored = _exported(file) if (file / SYSTEM_FILE).is_file() else _checkpoint(file)
     config = override(from_dict(stored["config"]), overrides or [])
     system = build_system(config)
     system.on_load_checkpoint(stored)
@@ -67,6 +63,14 @@ def load_system(path: str | Path | None = None, ema: bool = True, overrides: lis
         words = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{file} does not hold the weights of its own configuration: {words}") from error
     return system.eval(), config
+
+
+def stored_in(path: str | Path | None = None) -> Path:
+    """The checkpoint file or exported folder that `load_system` reads for a path."""
+    file = SHIPPED if path is None else Path(path)
+    if (file / SYSTEM_FILE).is_file() or not file.is_dir():
+        return file
+    return newest(file / "checkpoints") or file / "checkpoints"
 
 
 def _exported(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
 
-from melfusion.assembly.edit_request import EDITING, Editing
+from melfusion.assembly.edit_request import EDITING, Editing, samples_of
 from melfusion.assembly.edit_sound import EditedSound, edited_sound
 from melfusion.assembly.export import export
-from melfusion.assembly.load import load_system
+from melfusion.assembly.load import load_system, stored_in
+from melfusion.assembly.provenance import Source, comment_of, hash_of, records
 from melfusion.assembly.schema import Config
 from melfusion.assembly.story import Story
 from melfusion.errors import ConfigError
 from melfusion.media.pictures import to_pixels
-from melfusion.media.sound import write_wav
+from melfusion.media.sound import write_sound
+from melfusion.models.frozen import digest
 from melfusion.models.generation import Piece, Scene
 from melfusion.models.placement import Offload, Placement
 from melfusion.models.system import MeLFusion
@@ -37,20 +40,30 @@ class Music:
         sample_rate_hz: samples per second.
         seeds: of each clip.
         log_mels: (n, T, F), for a look at them.
+        made: what made each clip (assembly/provenance.py).
     """
 
     audios: np.ndarray
     sample_rate_hz: int
     seeds: list[int]
     log_mels: np.ndarray
+    made: list[dict[str, Any]] = field(default_factory=list)
 
-    def save(self, path: str | Path) -> list[Path]:
-        """Write name.wav, or name-0.wav and so on of several clips; returns the files."""
+    def save(self, path: str | Path, metadata: bool = True) -> list[Path]:
+        """Write name.wav, or name-0.wav and so on of several clips; returns the files. name.flac, .mp3 and .ogg are written, too.
+
+        metadata: the file carries what made it, which `melfusion show` prints.
+        """
         path = Path(path)
         files = [path] if len(self.audios) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.audios))]
-        for file, audio in zip(files, self.audios, strict=True):
-            write_wav(file, torch.from_numpy(audio), self.sample_rate_hz)
+        for i, file in enumerate(files):
+            self.write(i, file, metadata)
         return files
+
+    def write(self, row: int, file: Path, metadata: bool = True) -> None:
+        """One of the clips into a file, whole or not at all."""
+        text = comment_of(self.made[row]) if metadata and self.made else ""
+        write_sound(file, self.audios[row], self.sample_rate_hz, text)
 
 
 class Pipeline(ModelHubMixin):
@@ -62,8 +75,22 @@ class Pipeline(ModelHubMixin):
 
     placement: Placement | None = None
 
-    def __init__(self, system: MeLFusion, config: Config):
-        self.system, self.config = system, config
+    def __init__(self, system: MeLFusion, config: Config, source: Source | None = None):
+        self.system, self.config, self.source = system, config, source or Source()
+
+    @classmethod
+    def read(cls, path: str | Path | None = None, overrides: list[str] | None = None) -> Pipeline:
+        """What `load_system` reads; the pipeline knows where that was."""
+        file = stored_in(path)  # once: a training may save another checkpoint meanwhile
+        return cls(*load_system(file, overrides=overrides), Source.of(file, path is None, overrides))
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What the record of a clip says of the model; its weights are hashed once."""
+        learned = digest({n: p.detach() for n, p in self.system.denoiser.named_parameters() if p.requires_grad})
+        made = hash_of([learned, self.system.frozen_digests(), self.system.codec.decoder_provenance()])
+        ckpt, file, overrides = self.source.path, self.source.file, self.source.overrides
+        return {"ckpt": ckpt, "file": file, "digest": made} | ({"overrides": overrides} if overrides else {})
 
     def to(self, device: str | torch.device, offload: bool = False) -> Pipeline:
         """Generate on a device; returns the same pipeline, as torch's modules do.
@@ -89,7 +116,7 @@ class Pipeline(ModelHubMixin):
 
         Args:
             prompt: one sentence, or one for each clip.
-            image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; None: no picture.
+            image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; or a list, one for each clip; None: no picture.
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
             options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength, story.
@@ -97,6 +124,7 @@ class Pipeline(ModelHubMixin):
                 given are the model's own. And what else the model takes of a request, such as lyrics or bpm.
         """
         editing = {name: options.pop(name) for name in EDITING if name in options}
+        given_s = duration_s
         asked, duration_s = Editing(**editing).checked(image, duration_s)
         sampling, fields = self.sampling(**options), self.fields(**options)
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
@@ -119,7 +147,13 @@ class Pipeline(ModelHubMixin):
             piece=Piece(asked.window_s, asked.overlap_s, scenes, edited.edit if edited else None),
             **sampling,
         )
-        return self.music(decoded, seeds, edited)
+        music = self.music(decoded, seeds, edited)
+        settings = options | editing | {name: value for name, value in sampling.items() if value != "" or name in options}
+        if asked.audio is not None and not isinstance(asked.audio, str | Path):
+            settings["audio"] = samples_of(asked.audio)[0]
+        pictures = 0 if pixels is None else len(pixels)
+        music.made = records(prompts, image, seeds, settings | {"duration_s": given_s}, pictures, self.model)
+        return music
 
     def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
         """What the codec decoded as sound, put into the sound that was edited."""
@@ -167,6 +201,11 @@ class Pipeline(ModelHubMixin):
             return None
         if self.config.synapse.kind == "none":
             raise ConfigError("This model was trained from text alone (synapse.kind=none): leave the image out.")
+        if isinstance(image, list):
+            shown = [pixels for one in image if (pixels := self.pixels(one)) is not None]
+            if len(shown) < len(image):
+                raise ConfigError("image= lists pictures for some of the clips: give one for each, or none.")
+            return torch.cat(shown)
         if not isinstance(image, Tensor):
             image = self.open(image) if isinstance(image, str | Path) else image
             image = torch.from_numpy(to_pixels(image, self.config.data.image_size_px))[None]
@@ -185,4 +224,4 @@ class Pipeline(ModelHubMixin):
         names = ("cache_dir", "force_download", "local_files_only", "token")
         fetch = {name: value for name, value in options.items() if name in names}
         path = local if local.exists() else Path(snapshot_download(model_id, revision=revision, **fetch))
-        return cls(*load_system(path, overrides=options.get("overrides")))
+        return cls.read(path, options.get("overrides"))

@@ -138,8 +138,8 @@ def stories(lab: Lab) -> dict[str, Any]:
 
 
 def change(lab: Lab, piece: Tensor, at: int, length: int, before: str, after: str) -> float:
-    """Seconds between the time of a change and the middle of the first clip in which more of the new place is heard than of the old;
-    NaN where the clip before it is not heard as the one or the clip after it not as the other."""
+    """Seconds between the time of a change and the middle of the first clip in which more of the new place is heard than of the
+    old; NaN where the clip before it is not heard as the one or the clip after it not as the other."""
     starts = np.linspace(at - length, at, OFFSETS).round().astype(int)
     heard = [p["place"] for p in lab.predict(torch.stack([piece[s : s + length] for s in starts]))]
     if heard[0] != before or heard[-1] != after or before == after:

@@ -29,3 +29,11 @@ class AudioConfig:
     def stated(self) -> dict[str, Any]:
         """Every key with its value, as what is stored states them: older files name no channels, and have one."""
         return {name: value for name, value in dataclasses.asdict(self).items() if (name, value) != ("channels", 1)}
+
+
+SOUND_FORMATS = {
+    "wav": "PCM_16",
+    "flac": "PCM_16",
+    "mp3": "MPEG_LAYER_III",
+    "ogg": "VORBIS",
+}  # a name's end → how samples are stored

@@ -15,6 +15,7 @@ from melfusion.errors import BadSample
 from melfusion.files import write_whole
 from melfusion.media.mel import AudioGeometry
 from melfusion.media.options import AudioConfig
+from melfusion.media.tagged import encode, format_of
 
 LOWEST_RATE_HZ = 1000  # a lower rate is a damaged header; resampling from it would multiply the samples
 
@@ -119,6 +120,9 @@ def mono(waveform: Tensor) -> Tensor:
 
 def write_wav(path: str | Path, waveform: np.ndarray | Tensor, sample_rate_hz: int) -> None:
     """(S,) or (2, S) → 16-bit PCM, whole or not at all; the caller's directory must exist."""
-    data, clip = io.BytesIO(), np.clip(np.asarray(waveform, dtype=np.float32), -1, 1)
-    soundfile.write(data, clip.T, sample_rate_hz, subtype="PCM_16", format="WAV")
-    write_whole(Path(path), data.getvalue())
+    write_whole(Path(path), encode(np.asarray(waveform), sample_rate_hz, "wav"))
+
+
+def write_sound(path: str | Path, waveform: np.ndarray, sample_rate_hz: int, text: str = "") -> None:
+    """The same in the format that the file's name asks for, with a text in its metadata; ConfigError for an unknown one."""
+    write_whole(Path(path), encode(waveform, sample_rate_hz, format_of(path), text))

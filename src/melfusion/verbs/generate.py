@@ -1,8 +1,10 @@
-"""Generate music for a picture, a sentence, or both, or edit a sound: wav files, each with a png."""
+"""Generate music for a picture, a sentence, or both, or edit a sound: sound files, each with a png of its spectrogram.
+
+Each file carries what made it: `melfusion show FILE`. With list= it makes a clip for each item of a list, and a manifest.
+"""
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from melfusion.verbs import editing
 from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
 from melfusion.verbs.editing import EditOptions
 from melfusion.verbs.imports import heavy_imports
+from melfusion.verbs.names import clip_files, picture_file, read_batch
 from melfusion.verbs.options import option
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ LONGEST_S = 3600.0  # of one piece: memory grows with it
 class ClipOptions:
     image: str | None = option(None, "picture file; null: none, prompt alone", variable="IMAGE")
     prompt: str | None = option(None, "a sentence on the music; null: none, image alone", variable="PROMPT")
-    out: str | None = option(None, "NAME.wav, or a folder; null: outputs/", variable="OUT")
+    out: str | None = option(None, "NAME.wav, .flac, .mp3 or .ogg, or a folder; null: outputs/", variable="OUT")
     ckpt: str | None = option(None, "checkpoint file, run directory or exported folder; null: the shipped model", variable="CKPT")
     seed: int = option(0, "seed of the first clip; the next ones have seed + 1, …", least=0)
     n: int = option(1, "clips", least=1)
@@ -48,6 +51,17 @@ class ClipOptions:
     language: str | None = option(None, "of the lyrics, such as en (ACE-Step); null: en")
     seconds_start: float | None = option(None, "where in a piece the clip starts, s (Stable Audio Open); null: 0", least=0)
     seconds_total: float | None = option(None, "where the piece ends, s (Stable Audio Open); null: duration_s", least=0)
+    format: str = option("wav", "of files that out= does not name: wav, flac, mp3 or ogg")
+    metadata: bool = option(True, "write into each file what made it, for `melfusion show`")
+    batch: str | None = option(
+        None, "ROW/CLIPS/PICTURES, as `show` prints it: the clip to the bit as that row of a batch; null: alone"
+    )
+    items: str | None = option(None, "JSON lines or CSV, one item a row: prompt, image, seed, n, duration_s, out, …", name="list")
+    best_of: int = option(1, "of a list: make so many seeds a clip and keep the best by rank_by", least=1)
+    rank_by: str | None = option(None, "of a list: the score of a clip: judge, towers, clap, imsm or imsm_scenes")
+    share: str | None = option(
+        None, "I/N makes the I-th of N shares of a list; null: what SLURM's array, its tasks or torchrun say"
+    )
     limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
 
 
@@ -61,22 +75,26 @@ SECTIONS = ()
 EXAMPLES = (
     'melfusion generate image=cat.png prompt="a calm tune in A minor" out=cat.wav',
     "melfusion generate ckpt=runs/scenes audio=song.wav image=snow.png strength=0.6 n=4 seed=10 out=restyled",
+    "melfusion generate list=items.jsonl out=clips format=flac best_of=8 rank_by=towers",
 )
 
 
 def run(options: Options, more: list[str]) -> list[Path]:
     """Write `n` clips with seeds seed, seed + 1, …; returns the wav files."""
+    if options.items:
+        from melfusion.verbs.lists import run_list
+
+        return run_list(options, asked(options), LONGEST_S, CLIPS_AT_ONCE)
     check(options)
 
     with heavy_imports():
-        from melfusion.assembly.load import load_system
         from melfusion.assembly.memory import telling_memory
         from melfusion.assembly.pipeline import Pipeline
         from melfusion.assembly.schema import Config
 
     started = time.perf_counter()
     with telling_memory(Config(), "generation"):
-        pipe = Pipeline(*load_system(options.ckpt or None))
+        pipe = Pipeline.read(options.ckpt or None)
     loaded = time.perf_counter()
     if not options.ckpt:
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
@@ -84,7 +102,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
     picture = pipe.open(options.image) if options.image else None
     if picture is not None:
         pipe.pixels(picture)  # a model that takes none says so now
-    files = clip_files(options.out, words(options), options.seed, options.n)
+    files = files_of(options)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
         pipe.to(device(), options.offload)
     seconds = write_clips(pipe, options, picture, files)
@@ -107,12 +125,12 @@ def check(options: Options) -> None:
     if options.image:
         picture_bytes("image", options.image)
     check_checkpoint(options.ckpt)
-    check_out(clip_files(options.out, words(options), options.seed, options.n)[0].parent, options.out)
-
-
-def words(options: Options) -> str:
-    """What names the files of a call that names none."""
-    return options.prompt or Path(options.image or options.story or options.audio or "").stem
+    if options.best_of > 1 or options.rank_by or options.share:
+        raise ConfigError("best_of=, rank_by= and share= are of a list: give list=items.jsonl, of one item if you want one clip.")
+    if options.batch and options.n > 1:
+        raise ConfigError("batch= makes one clip of a batch again: give n=1.")
+    read_batch(options.batch)
+    check_out(files_of(options)[0].parent, options.out)
 
 
 FIELDS = ("lyrics", "bpm", "key", "timesignature", "language", "seconds_start", "seconds_total")  # of a request, by the model
@@ -153,29 +171,31 @@ def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path
 
     from melfusion.assembly.memory import telling_memory
     from melfusion.evaluation.pace import Pace
-    from melfusion.media.sound import write_wav
 
     config, codec = pipe.config, pipe.system.codec
     wanted = editing.checked(options, options.image, options.duration_s)[1]
     seconds = (options.extend_s or 0) + codec.duration_s(pipe.system.latent_shape(wanted))
     pace = Pace(len(files), round(2 * seconds * codec.sample_rate_hz * codec.channels) + PNG_BYTES, files[0].parent)
     at_once = min(CLIPS_AT_ONCE, config.evaluation.batch_size)
+    row, clips, pictures = read_batch(options.batch)
     for start in range(0, len(files), at_once):
         some = files[start : start + at_once]
+        count = clips if options.batch else len(some)
+        seeds: Any = [options.seed] * clips if options.batch else options.seed + start
         with telling_memory(config, "generation", lambda: pipe.system):
             music = pipe(
                 options.prompt or "",
-                picture,
-                options.seed + start,
-                len(some),
+                [options.image] * pictures if options.batch and pictures > 1 else options.image,
+                seeds,
+                count,
                 options.duration_s,
                 lambda steps: track(list(steps), description="sampling", transient=True),
                 **asked(options),
                 **editing.asked(options),
             )
-        for file, seed, mel, waveform in zip(some, music.seeds, music.log_mels, music.audios, strict=True):
-            write_wav(file, waveform, music.sample_rate_hz)
-            png = draw(file, from_numpy(mel), seed, options, config, picture)
+        for i, file in enumerate(some, row):
+            music.write(i, file, options.metadata)
+            png = draw(file, from_numpy(music.log_mels[i]), music.seeds[i], options, config, picture)
             print(f"{file} and {png.name}")
         pace.tell(start + len(some))
     return music.audios.shape[-1] / music.sample_rate_hz
@@ -192,29 +212,7 @@ def draw(wav: Path, mel: Tensor, seed: int, options: Options, config: Config, sh
     return png
 
 
-def picture_file(wav: Path, image: str | None) -> Path:
-    """Where a clip's spectrogram goes: cat.png beside cat.wav may be the user's picture."""
-    png = wav.with_suffix(".png")
-    if image and png.resolve() == Path(image).resolve():
-        png = wav.with_name(f"{wav.stem}-spectrogram.png")
-    return png
-
-
-def clip_files(out: str | None, words: str, seed: int, n: int) -> list[Path]:
-    """OUT=name.wav → that file (name-0.wav … for several); OUT=folder or nothing → a name no file has yet."""
-    if out and Path(out).suffix.lower() == ".wav":
-        if Path(out).is_dir():
-            raise ConfigError(f"out={out} is a folder: give a file, or a folder whose name does not end in .wav.")
-        base = Path(out)
-        return [base] if n == 1 else [base.with_stem(f"{base.stem}-{i}") for i in range(n)]
-    stem = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:40] or "music"
-    folder = Path(out or "outputs")
-    taken = {file.name for file in folder.glob(f"{stem}-seed*.wav")} if folder.is_dir() else set()
-    files = []
-    for i in range(n):
-        name, k = f"{stem}-seed{seed + i}.wav", 1
-        while name in taken:
-            name, k = f"{stem}-seed{seed + i}-{k}.wav", k + 1
-        taken.add(name)
-        files.append(folder / name)
-    return files
+def files_of(options: Options) -> list[Path]:
+    """Where the clips of a call go."""
+    words = options.prompt or Path(options.image or options.story or options.audio or "").stem
+    return clip_files(options.out, words, options.seed, options.n, options.format)

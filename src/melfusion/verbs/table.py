@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-OTHERS = ("__init__", "table", "options", "help", "checks", "imports", "editing")  # files of this folder that are no verbs
+OTHERS = ("__init__", "table", "options", "help", "checks", "imports", "editing", "lists", "names")  # no verbs
 
 VERBS: dict[str, str] = {
     file.stem.replace("_", "-"): f"{__package__}.{file.stem}"

@@ -1,0 +1,159 @@
+"""`melfusion generate list=FILE`: many clips, their share of the list, and the manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from melfusion.errors import ConfigError
+from melfusion.media.options import SOUND_FORMATS
+from melfusion.verbs.checks import check_checkpoint, check_out
+from melfusion.verbs.evaluate import read_share
+from melfusion.verbs.imports import heavy_imports
+
+if TYPE_CHECKING:
+    from melfusion.assembly.batches import Clip
+    from melfusion.assembly.pipeline import Pipeline
+    from melfusion.assembly.requests import Item
+    from melfusion.evaluation.ranking import Ranking
+
+FOLDER = "outputs/list"  # where no out= is given
+
+
+def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int) -> list[Path]:
+    """Make this process's share of the clips that are not there yet; returns all files of the share.
+
+    Args:
+        options: of `generate`.  asked: how they ask to sample, and the model's fields that they give, for all items.
+        longest_s: of a clip.  at_once: clips of a batch.
+
+    ConfigError at the end where some items could not be made.
+    """
+    folder, (number, of) = check(options)
+
+    with heavy_imports():
+        from melfusion.assembly.batches import Manifest
+        from melfusion.assembly.memory import telling_memory
+        from melfusion.assembly.pipeline import Pipeline
+        from melfusion.assembly.requests import read_items
+        from melfusion.assembly.schema import Config
+
+    items = read_items(str(options.items))
+    with telling_memory(Config(), "generation"):
+        pipe = Pipeline.read(options.ckpt or None)
+    with telling_memory(pipe.config, "generation", lambda: pipe.system):
+        pipe.to(device(), options.offload)
+    clips, bad = plan(options, pipe, items[number::of], folder, asked, longest_s)
+    manifest = Manifest(folder)
+    made = manifest.read()
+    missing = [clip for clip in clips if not there(made.get((clip.item, clip.clip)), clip, folder)]
+    print(f"share {number} of {of}: {len(clips)} clips of {len(items[number::of])} items; {len(clips) - len(missing)} are there")
+    errors = bad + make_all(options, pipe, clips, missing, folder, at_once)
+    own = {(clip.item, clip.clip) for clip in clips}
+
+    def belongs(line: dict[str, Any]) -> bool:
+        mine = line["item"] % of == number and not line["error"]
+        return line["item"] < len(items) and (not mine or (line["item"], line["clip"]) in own)
+
+    manifest.tidy(belongs)
+    if errors:
+        raise ConfigError(
+            f"{len(errors)} of {len(clips) + len(bad)} clips could not be made, and {manifest.file} says why; the first is "
+            f"{errors[0]}."
+        )
+    print(f"{len(missing)} clips are made; {manifest.file} lists all")
+    return [folder / clip.file for clip in clips]
+
+
+def check(options: Any) -> tuple[Path, tuple[int, int]]:
+    """The folder and the share; all that can be known before anything slow is imported. Raises ConfigError."""
+    from melfusion.cluster.shares import share_of
+
+    folder = Path(options.out or FOLDER)
+    if folder.suffix.lower()[1:] in SOUND_FORMATS:
+        raise ConfigError(f"out={options.out} is a file: a list needs a folder.")
+    if options.format not in SOUND_FORMATS:
+        raise ConfigError(f"format={options.format}: sound is written as {', '.join(SOUND_FORMATS)}; give one of these.")
+    if not Path(str(options.items)).is_file():
+        raise ConfigError(f"list={options.items}: there is no such file; check the path.")
+    if options.best_of > 1 and not options.rank_by:
+        raise ConfigError("best_of= keeps the best clip by a score: give rank_by=judge, towers, clap, imsm or imsm_scenes.")
+    if options.batch:
+        raise ConfigError("batch= makes one clip again: leave list= out.")
+    check_checkpoint(options.ckpt)
+    check_out(folder, options.out)
+    return folder, read_share(options.share) if options.share else share_of(os.environ)
+
+
+def device() -> str:
+    """Where this process makes its clips."""
+    import torch
+
+    from melfusion.cluster.shares import place_of
+
+    return f"cuda:{place_of(os.environ) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
+def plan(
+    options: Any, pipe: Pipeline, items: list[Item], folder: Path, asked: dict[str, Any], longest_s: float
+) -> tuple[list[Clip], list[str]]:
+    """The clips of some items, and a sentence for each item that cannot be made, which the manifest has, too."""
+    from melfusion.assembly.batches import Clip, Manifest, planned
+
+    named = {"prompt": options.prompt, "image": options.image, "duration_s": options.duration_s, "n": options.n}
+    defaults: dict[str, Any] = {"seed": options.seed} | {k: v for k, v in named.items() if v is not None} | asked
+    clips, errors, files = [], [], set()
+    where = Path(str(options.items)).parent
+    for one in planned(pipe, items, where, defaults, options.format, options.best_of, options.rank_by):
+        item, why = (one.item, "") if isinstance(one, Clip) else (one[0].number, one[1])
+        if isinstance(one, Clip) and one.options.get("duration_s", 0) > longest_s:
+            why = f"duration_s={one.options['duration_s']:g} must be at most {longest_s:g}"
+        elif isinstance(one, Clip) and one.file in files:
+            why = f"another item of this list writes {one.file}, too"
+        if why:
+            Manifest(folder).add({"item": item, "clip": 0, "file": None, "seed": None, "request": "", "scores": {}, "error": why})
+            errors.append(f"item {item}: {why.rstrip('.')}")
+        elif isinstance(one, Clip):
+            files.add(one.file)
+            clips.append(one)
+    return clips, errors
+
+
+def there(line: dict[str, Any] | None, clip: Clip, folder: Path) -> bool:
+    """Is the clip made already, from the same request?"""
+    return line is not None and line.get("request") == clip.request and not line.get("error") and (folder / clip.file).is_file()
+
+
+def make_all(options: Any, pipe: Pipeline, clips: list[Clip], missing: list[Clip], folder: Path, most: int) -> list[str]:
+    """Make what is missing; returns a sentence for each clip that could not be made."""
+    from melfusion.assembly.batches import Manifest, make
+    from melfusion.evaluation.pace import Pace
+
+    if not missing:
+        return []
+    ranking, errors = ranked(options, pipe, clips), []
+    for clip in list(missing):
+        if ranking and (why := ranking.lacking(clip)):
+            Manifest(folder).add(clip.line(file=None, error=why))
+            errors.append(f"item {clip.item}: {why}")
+            missing.remove(clip)
+    seconds = pipe.system.codec.duration_s(pipe.system.latent_shape(options.duration_s))
+    pace = Pace(len(missing), round(2 * seconds * pipe.system.codec.sample_rate_hz * pipe.system.codec.channels), folder)
+    at_once = min(most, pipe.config.evaluation.batch_size)
+    done = 0
+    for batch in make(pipe, missing, folder, at_once, ranking, options.metadata):
+        errors += [f"item {clip.item}: {error.rstrip('.')}" for clip, error in batch if error]
+        done += len(batch)
+        pace.tell(done) if done else None
+    return errors
+
+
+def ranked(options: Any, pipe: Pipeline, clips: list[Clip]) -> Ranking | None:
+    """What scores the candidates; None where nothing was asked for."""
+    if not options.rank_by:
+        return None
+    from melfusion.evaluation.ranking import Ranking
+    from melfusion.evaluation.scores import load_listeners
+
+    return Ranking(options.rank_by, pipe, load_listeners(pipe.config, embedders=options.rank_by != "judge"), clips)
