@@ -1,4 +1,4 @@
-"""Generate music for a picture, a sentence, or both, or edit a sound: sound files, each with a png of its spectrogram.
+"""Generate music for a picture, a sentence or both, or edit a sound: sound files, each with a spectrogram.
 
 Each file carries what made it: `melfusion show FILE`. With list= it makes a clip for each item of a list, and a manifest.
 """
