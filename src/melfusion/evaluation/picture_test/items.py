@@ -43,7 +43,8 @@ class Candidate:
 class Item:
     """A prompt with its seed, and the picture of each row. `labels`: what the right picture shows and the prompt says.
 
-    `said`: what the contradicting prompt names.  `differing`: the labels in which the picture that is as bright is another.
+    `said`: what the contradicting prompt names.  `shows`: labels of the pictures that are not the right one, by row.
+    `differing`: the labels in which the picture that is as bright is another.
     `track`: the file of the item's own music, where it is real; `group`: what items of one piece of music share.
     """
 
@@ -54,6 +55,7 @@ class Item:
     labels: dict[str, str]
     said: dict[str, str]
     pictures: dict[str, str] = field(default_factory=dict)
+    shows: dict[str, dict[str, str]] = field(default_factory=dict)
     differing: list[str] = field(default_factory=list)
     track: str = ""
     group: str = ""
@@ -103,19 +105,20 @@ def show(items: list[Item], candidates: Sequence[Candidate], folder: Path, rng: 
     folder.mkdir(parents=True, exist_ok=True)
     for i, item in enumerate(items):
         picture = candidates[i].draw()
-        right = save(picture, folder)
-        bright = as_bright(candidates, i)
+        right, unlike, bright = save(picture, folder), another(candidates, i, len(items), rng), as_bright(candidates, i)
+        item.shows = {"other": candidates[unlike].labels}
         item.pictures = {
             "right": right,
             "again": right,
             "contradicted": right,
             "none": "",
-            "other": save(candidates[another(candidates, i, len(items), rng)].draw(), folder),
+            "other": save(candidates[unlike].draw(), folder),
             "lower half": save(hidden(picture, upper=True), folder),
             "upper half": save(hidden(picture, upper=False), folder),
         }
         if bright is not None:
             item.pictures["as bright"] = save(candidates[bright].draw(), folder)
+            item.shows["as bright"] = candidates[bright].labels
             item.differing = differing(candidates[i], candidates[bright])
 
 
@@ -129,7 +132,7 @@ def hidden(picture: Image.Image, upper: bool) -> Image.Image:
 def save(picture: Image.Image, folder: Path) -> str:
     """Write it as PNG under a name made of its bytes, which tells nothing of what it shows; returns the name."""
     data = io.BytesIO()
-    picture.save(data, "png")
+    picture.save(data, "png", compress_level=1)  # as the corpus does
     name = f"{hashlib.sha256(data.getvalue()).hexdigest()[:16]}.png"
     if not (folder / name).is_file():
         write_whole(folder / name, data.getvalue())

@@ -45,9 +45,11 @@ def meaning(results: dict[str, Any]) -> str:
         said.append(f"What it follows: {_list(results['follows'])}.")
     if results["brightness"]:
         said.append(
-            f"{_list(results['brightness'])} is right more often than by chance, but no more often than with another picture that "
-            "is as bright: brightness explains it.".capitalize()
+            f"{_list(results['brightness']).capitalize()}: right more often than by chance, but no more often than with another "
+            "picture that is as bright, so brightness explains it."
         )
+    if results["brightness_alone"]:
+        said.append("No difference was found between pictures that are equally bright: it listens to brightness alone.")
     return " ".join(said)
 
 
@@ -62,7 +64,7 @@ def measured(about: dict[str, Any]) -> str:
         f"{about['items']} items of {what} (seed {about['seed']}), {about['calls']} calls in {about['seconds_making']:g} s. {lost} "
         f"A sound is brought to one channel, {about['sample_rate_hz']} Hz, its first {about['seconds_of_a_sound']:g} s and one "
         "level before it is scored. ± and brackets are intervals of 99 % over items (Wilson's for shares), on real tuples over "
-        f"pieces of music. Networks that listened: {networks or 'none'}. Made by `melfusion picture-test`, version {about['version']}."
+        f"pieces of music. Listeners: {networks or 'none'}. Made by `melfusion picture-test`, version {about['version']}."
     )
 
 

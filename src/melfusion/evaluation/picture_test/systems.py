@@ -26,8 +26,6 @@ from melfusion.media.file_kinds import read_picture
 from melfusion.media.sound import write_wav
 from melfusion.models.system import MeLFusion
 
-ONE_BY_ONE, ALL_AT_ONCE = ("image", "prompt", "seed", "out"), ("manifest",)
-
 PLACEHOLDER = re.compile(r"\{(image|prompt|seed|out|manifest)\}")
 
 LONGEST_REASON = 200  # characters
@@ -76,13 +74,13 @@ class Command:
         self.arguments, self.limit_s, self.no_picture = _split(command), limit_s, no_picture
         named = {name for argument in self.arguments for name in PLACEHOLDER.findall(argument)}
         self.at_once = "manifest" in named
-        if named != {"manifest"} and not {"image", "out"} <= named - {"manifest"}:
+        if self.at_once and len(named) > 1:
+            raise ConfigError("command= holds {manifest} and others: give it alone, or leave it out.")
+        if not self.at_once and not {"image", "out"} <= named:
             raise ConfigError(
                 "command= must hold {image} and {out}, and {prompt} and {seed} where the program takes them, or {manifest} in "
                 f"place of all; it holds {', '.join(sorted(named)) or 'none of them'}."
             )
-        if self.at_once and len(named) > 1:
-            raise ConfigError("command= holds {manifest} and others: give it alone, or leave it out.")
         if shutil.which(self.arguments[0]) is None:
             raise ConfigError(f"command= starts {self.arguments[0]!r}, which is no program here: give its path, or install it.")
 

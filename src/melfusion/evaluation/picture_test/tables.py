@@ -50,8 +50,8 @@ def _following(found: dict[str, Any]) -> Section:
                 lines.append([f"{name}, by the {by}", *cells, other, difference(entry["gain"]), _said(entry)])
     said = (
         "How often what the right picture shows is predicted from the sound. The judge knows how this corpus plays place, time and "
-        "weather; the probe is fitted on the system's own sounds of other items, so it also finds a way of the system's own. Another "
-        "picture that is as bright, and differs in the attribute, was found for n items."
+        "weather; the probe is fitted on the system's own sounds of other items, so it also finds a way of the system's own. "
+        "Another picture that is as bright, and differs in the attribute, was found for n items."
     )
     head = ["attribute", "right picture", ROWS["as bright"], "no picture", "chance", "gain over as bright", "followed"]
     return "Do they follow it?", said, head, lines

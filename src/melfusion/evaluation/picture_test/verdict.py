@@ -7,7 +7,7 @@ from typing import Any
 
 from melfusion.errors import DataError
 from melfusion.evaluation.picture_test import statistics
-from melfusion.evaluation.picture_test.hearing import Heard
+from melfusion.evaluation.picture_test.hearing import LOG_MEL, Heard
 from melfusion.evaluation.picture_test.items import ROWS, Item
 from melfusion.evaluation.picture_test.scenes import SEEN, WORDED
 
@@ -45,7 +45,7 @@ def judged(heard: Heard, items: Sequence[Item]) -> dict[str, Any]:
 
 
 def concluded(found: dict[str, Any]) -> dict[str, Any]:
-    """The verdict, what is followed, and what brightness explains."""
+    """The verdict, what is followed, what brightness explains, and whether it is all that matters."""
     entries = {
         (name, by): entry for name, of in found.get("following", {}).items() for by, entry in of.items() if entry is not None
     }
@@ -54,8 +54,12 @@ def concluded(found: dict[str, Any]) -> dict[str, Any]:
     bright = [name for (name, _), entry in entries.items() if entry["brightness"]]
     verdict = NO if not found["dependence"]["depends"] else FOLLOWS if followed else DEPENDS
     only = [name for name in dict.fromkeys(bright) if name not in followed]
-    follows = list(dict.fromkeys(followed)) if verdict == FOLLOWS else []
-    return {"verdict": verdict, "follows": follows, "brightness": only if verdict != NO else []}
+    return {
+        "verdict": verdict,
+        "follows": list(dict.fromkeys(followed)) if verdict == FOLLOWS else [],
+        "brightness": only if verdict != NO else [],
+        "brightness_alone": verdict == DEPENDS and found["dependence"]["brightness_alone"],
+    }
 
 
 def dependence(heard: Heard, groups: Sequence[str]) -> dict[str, Any]:
@@ -70,8 +74,14 @@ def dependence(heard: Heard, groups: Sequence[str]) -> dict[str, Any]:
                 rows[row] = {"mean": sum(far) / len(far), "beyond": beyond}
         measures[measure] = rows
     level = statistics.LEVEL / len(measures)
-    tests = [rows["other"]["beyond"] for rows in measures.values()]
-    return {"measures": measures, "level": level, "depends": any(test is not None and test["p"] < level for test in tests)}
+
+    def differs(row: str) -> bool:
+        tests = [rows[row]["beyond"] for rows in measures.values() if row in rows]
+        return any(test is not None and test["p"] < level for test in tests)
+
+    compared = len({groups[i] for i in heard.distances(LOG_MEL, "as bright")})
+    alone = differs("other") and not differs("as bright") and compared >= FEWEST
+    return {"measures": measures, "level": level, "depends": differs("other"), "brightness_alone": alone}
 
 
 def following(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
