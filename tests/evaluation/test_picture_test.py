@@ -223,6 +223,17 @@ def test_the_same_folder_goes_on_and_another_test_is_refused(drawn, config, tmp_
     assert (tmp_path / ITEMS).is_file()
 
 
+def test_items_of_real_tuples(tiny, tiny_corpus, tmp_path):
+    config = tiny(f"data.path={tiny_corpus}")
+    test = prepare(Asked(1, 12, str(tiny_corpus), "train"), config, tmp_path)
+    assert len(test.items) == 12 and {call.row for call in test.calls} >= {"right", "other", "none"}
+    for item in test.items:
+        assert item.pictures["other"] != item.pictures["right"] and (tmp_path / item.track).is_file()
+        assert item.prompt.startswith("tune number") and item.contradicting.startswith(f"{item.prompt}, ")
+    with pytest.raises(ConfigError, match="4 items with pictures of split=test .* come from 4 pieces of music"):
+        prepare(Asked(1, 12, str(tiny_corpus)), config, tmp_path / "few")
+
+
 # --- sounds -------------------------------------------------------------------------------------------------------
 
 

@@ -1,13 +1,14 @@
-"""Does a system that makes music for a picture and a prompt listen to its picture? A test of any system, with one verdict of three.
+"""Test whether any system that makes music for a picture and a prompt listens to its picture.
 
-Give a command, a folder of sounds that was made from a manifest, or a model of this project. Items are drawn scenes, or with data=
-the test split of real tuples. picture_test.json, picture_test.md (a card) and picture_test.html (a page to listen to) are written
-into OUT, beside the sounds. The same command goes on where it was interrupted, and tries again what failed. docs/picture_test.md
-says more.
+The verdict is one of three: it does not depend on it, depends on it but does not follow it, or follows it. Give a command, a folder
+of sounds that was made from a manifest, or a model of this project. Items are drawn scenes, or with data= real tuples.
+picture_test.json, picture_test.md (a card) and picture_test.html (a page to listen to) are written into OUT, beside the sounds. The
+same command goes on where it was interrupted, and tries again what failed. docs/picture_test.md says more.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ class Options:
     ckpt: str | None = option(None, "checkpoint file, run directory or exported folder; null: the shipped model", variable="CKPT")
     n: int = option(96, "items, with eight sounds each", least=12)
     seed: int = option(90027, "seed of the scenes, and of all that is drawn by chance", least=0)
-    data: str | None = option(None, "folder of shards of real tuples, whose test split is used; null: drawn scenes")
+    data: str | None = option(None, "folder of shards of real tuples; null: drawn scenes")
+    split: str = option("test", "of such a folder: one that the system was not trained on")
     only: str | None = option(None, "manifest: write pictures and OUT/manifest.jsonl, and test nothing; null: the whole test")
     limit_s: float = option(600.0, "longest time of a call, s; a program with {manifest} has that for each call together", least=1)
     no_picture: str = option("", "what stands for {image} where there is no picture; empty: an empty argument")
@@ -97,7 +99,7 @@ def _run(options: Options, more: list[str]) -> dict[str, Any]:
 
     folder, config = folder_of(options), listening(options, more)
     system, made_by = (None, {}) if options.only else tested(options)
-    test = prepare(Asked(options.seed, options.n, options.data or ""), config, folder)
+    test = prepare(Asked(options.seed, options.n, options.data or "", options.split), config, folder)
     if options.only:
         print(f"{folder / MANIFEST}: {len(test.calls)} calls, one a line. Then give sounds=FOLDER out={folder} n={options.n}.")
         return {}
@@ -141,4 +143,5 @@ def tested(options: Options) -> tuple[System | None, dict[str, Any]]:
     from melfusion.models.device import best_device
 
     system, config = load_system(options.ckpt)
-    return OwnModel(system.to(best_device()), config), identity(system)
+    made_by = identity(system) | {"sampling": dataclasses.asdict(config.sampling)}
+    return OwnModel(system.to(best_device()), config), made_by

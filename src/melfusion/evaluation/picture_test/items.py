@@ -27,6 +27,8 @@ ROWS = {
 
 TOLERANCE = 2.0  # of 255, in mean luminance, for a picture that is as bright
 
+FEWEST = 10  # items, or pieces of music, that a verdict needs
+
 GREY = (128, 128, 128)  # over a half that is hidden
 
 

@@ -55,7 +55,9 @@ def meaning(results: dict[str, Any]) -> str:
 
 def measured(about: dict[str, Any]) -> str:
     """Size, seed, failures and networks, in sentences."""
-    what = f"the test split of {about['data']}" if about["data"] else "drawn scenes that no shipped model was trained on"
+    what = (
+        f"the {about['split']} split of {about['data']}" if about["data"] else "drawn scenes that no shipped model was trained on"
+    )
     networks = ", ".join(f"{name} {digest}" for name, digest in about["networks"].items())
     failed = "; ".join(f"{count} times: {reason}" for reason, count in about["reasons"].items())
     rows = ", ".join(f"{count} of {ROWS[row]!r}" for row, count in about["failed_by_row"].items())

@@ -20,7 +20,7 @@ from melfusion.evaluation.picture_test.systems import System, manifest_of
 from melfusion.evaluation.picture_test.tuples import tuple_items
 from melfusion.evaluation.picture_test.verdict import judged
 from melfusion.evaluation.scoring import Listeners
-from melfusion.files import read_json, write_json, write_whole
+from melfusion.files import as_json, read_json, write_json, write_whole
 from melfusion.media.sound import stated_level
 
 ITEMS, MANIFEST, MADE_BY = "items.json", "manifest.jsonl", "made_by.json"
@@ -30,11 +30,12 @@ VERSION = 1  # of what is asked
 
 @dataclass(frozen=True)
 class Asked:
-    """What decides all that is asked. `data`: path of a data set of real tuples; "" for scenes."""
+    """What decides all that is asked. `data`: path of a data set of real tuples, "" for scenes; `split`: of such a set."""
 
     seed: int
     n: int
     data: str = ""
+    split: str = "test"
     version: int = VERSION
 
 
@@ -59,7 +60,10 @@ def prepare(asked: Asked, config: Config, folder: Path) -> Test:
             raise ConfigError(f"{folder} holds a picture test of {differing}: give the same, or another out=….")
         return Test(asked, *from_tree(tree), folder)
     pictures = folder / "pictures"
-    items = tuple_items(config, asked.seed, asked.n, folder) if asked.data else scene_items(asked.seed, asked.n, pictures)
+    if asked.data:
+        items = tuple_items(config, asked.split, asked.seed, asked.n, folder)
+    else:
+        items = scene_items(asked.seed, asked.n, pictures)
     calls = calls_of(items, np.random.default_rng([asked.seed, 3]))
     requests = [request_of(call, folder, folder / "sounds") for call in calls]
     write_whole(folder / MANIFEST, manifest_of(requests, folder))
@@ -70,7 +74,7 @@ def prepare(asked: Asked, config: Config, folder: Path) -> Test:
 def claim(folder: Path, made_by: dict[str, Any]) -> None:
     """Write down who makes the sounds of a folder; ConfigError where it holds those of another."""
     file = folder / MADE_BY
-    if file.is_file() and read_json(file, f"remove {folder}") != made_by:
+    if file.is_file() and file.read_text() != as_json(made_by):
         raise ConfigError(f"{folder} holds the sounds of another system: give another out=…, or remove that folder.")
     write_json(file, made_by)
 

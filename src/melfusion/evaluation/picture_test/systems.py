@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -172,7 +173,7 @@ def _split(command: str) -> list[str]:
         raise ConfigError(f"command={command!r} cannot be split into arguments ({error}): correct its quotes.") from None
 
 
-def _last_line(said: tempfile._TemporaryFileWrapper) -> str:  # type: ignore[type-arg]
+def _last_line(said: IO[bytes]) -> str:
     said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
     lines = said.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"

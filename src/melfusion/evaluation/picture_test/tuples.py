@@ -1,4 +1,4 @@
-"""Items of real tuples: the test split of a data set with pictures. Nobody has labelled what these show."""
+"""Items of real tuples: a split of a data set with pictures. Nobody has labelled what these show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from melfusion.assembly.schema import Config
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError
-from melfusion.evaluation.picture_test.items import Candidate, Item, brightness, show
+from melfusion.evaluation.picture_test.items import FEWEST, Candidate, Item, brightness, show
 from melfusion.evaluation.picture_test.scenes import contradiction
 from melfusion.evaluation.sets import metas_of, tracks_of
 from melfusion.media.pictures import open_image, to_rgb
@@ -22,13 +22,19 @@ from melfusion.media.sound import write_wav
 TEMPO = re.compile(r"\b(\d{2,3}) ?(?:BPM|beats per minute)", re.IGNORECASE)  # as a caption may tell it
 
 
-def tuple_items(config: Config, seed: int, n: int, folder: Path) -> list[Item]:
-    """At most `n` items with a picture, evenly over the test split; pictures and tracks are written into `folder`."""
-    whole = MusicDataModule(config.data, config.audio, config.seed).dataset("test")
+def tuple_items(config: Config, split: str, seed: int, n: int, folder: Path) -> list[Item]:
+    """At most `n` items with a picture, evenly over a split; pictures and tracks are written into `folder`.
+
+    ConfigError for a split of too few pieces of music.
+    """
+    whole = MusicDataModule(config.data, config.audio, config.seed).dataset(split)
     pictured = whole.pick(i for i, entry in enumerate(whole.entries) if whole.reader.has_picture(entry))
     dataset = pictured.spread(n).readable()
-    if len(dataset) < 2:
-        raise ConfigError(f"data={config.data.path} has {len(dataset)} pictures in its test split: give a set with more.")
+    if (pieces := len(set(tracks_of(dataset)))) < FEWEST:
+        raise ConfigError(
+            f"{len(dataset)} items with pictures of split={split} in {config.data.path} come from {pieces} pieces of music, and a "
+            f"verdict needs {FEWEST}: give a larger n, another set, or a split= that the system was not trained on."
+        )
     rng = np.random.default_rng([seed, 2])
     (folder / "tracks").mkdir(parents=True, exist_ok=True)
     items, candidates = [], []

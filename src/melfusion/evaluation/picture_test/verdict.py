@@ -8,12 +8,10 @@ from typing import Any
 from melfusion.errors import DataError
 from melfusion.evaluation.picture_test import statistics
 from melfusion.evaluation.picture_test.hearing import LOG_MEL, Heard
-from melfusion.evaluation.picture_test.items import ROWS, Item
+from melfusion.evaluation.picture_test.items import FEWEST, ROWS, Item
 from melfusion.evaluation.picture_test.scenes import SEEN, WORDED
 
 NO, DEPENDS, FOLLOWS = ("does not depend on the picture", "depends on the picture but does not follow it", "follows the picture")
-
-FEWEST = 10  # items, or pieces of music, that can be compared
 
 TEMPO_TOLERANCE = 0.08  # of a tempo, which is estimated in steps of 5 beats per minute
 
@@ -86,7 +84,8 @@ def dependence(heard: Heard, groups: Sequence[str]) -> dict[str, Any]:
 
 def following(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
     """Attribute → by judge and by probe, what `statistics.followed` says; and the judge's accuracy with a half hidden."""
-    groups, found = [item.group for item in items], {}
+    groups = [item.group for item in items]
+    found: dict[str, dict[str, Any]] = {}
     for name, classes in SEEN.items():
         wanted = {i: item.labels[name] for i, item in enumerate(items)}
         comparable = [i for i, item in enumerate(items) if name in item.differing]
@@ -117,14 +116,16 @@ def tracks(heard: Heard, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def words(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
     """What the prompt says, by the judge of keys or the estimate of tempo: accuracy by row, and what is lost to the picture."""
-    groups, found = [item.group for item in items], {}
+    groups = [item.group for item in items]
+    found: dict[str, dict[str, Any]] = {}
     for name in (*WORDED, "tempo"):
         wanted = {i: item.labels[name] for i, item in enumerate(items) if name in item.labels}
         rows = {row: said(name, predicted, wanted) for row, predicted in heard.classes.get(name, {}).items()}
         if not wanted or not rows.get("right"):
             continue
         shown = ("right", "none", "other", "contradicted")
-        found[name] = {row: statistics.accuracy(rows.get(row, {})) for row in shown} | {
+        found[name] = {row: statistics.accuracy(rows.get(row, {})) for row in shown}
+        found[name] |= {
             "lost to the picture": statistics.paired(rows.get("none", {}), rows["right"], groups),
             "lost to contradicting words": statistics.paired(rows["right"], rows.get("contradicted", {}), groups),
             "chance": 1 / len(WORDED[name]) if name in WORDED else None,
