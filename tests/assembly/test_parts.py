@@ -101,10 +101,10 @@ def test_a_file_with_an_option_of_another_kind_is_named(tmp_path):
 
 def test_what_a_lower_file_sets_for_its_own_kind_comes_back_with_that_kind(tmp_path):
     assert load_config("scenes", ["synapse.kind=kv_mix"]).synapse == synapse_config("kv_mix")
-    (tmp_path / "lower.yaml").write_text("base: scenes\nsynapse: {kind: kv_mix}")
+    (tmp_path / "lower.yaml").write_text("base: own\nsynapse: {kind: kv_mix}")
     upper = tmp_path / "upper.yaml"
     upper.write_text("base: lower\nsynapse: {kind: decoupled}")
-    assert load_config(str(upper)).synapse.image_tokens == load_config("scenes").synapse.image_tokens == 32
+    assert load_config(str(upper)).synapse.image_tokens == load_config("own").synapse.image_tokens == 32
 
 
 def test_a_stored_configuration_of_before_loses_the_options_of_other_kinds_without_a_word(caplog):

@@ -67,7 +67,7 @@ def test_the_help_of_a_verb_has_its_options_defaults_and_two_examples(verb, answ
         default = "needed" if field.metadata["required"] else f"default {texts.shown(field.default)}"
         assert re.search(rf"^  {re.escape(name)}=(TEXT|INT|FLOAT|true\|false) ", text, re.MULTILINE)
         assert f"{field.metadata['about']} ({default}" in plain
-    assert len(module.EXAMPLES) == 2 and all(example in text for example in module.EXAMPLES)
+    assert len(module.EXAMPLES) >= 2 and all(example in text for example in module.EXAMPLES)
 
 
 def test_a_section_is_shown_alone_and_train_shows_all(answers):

@@ -108,7 +108,9 @@ def test_a_bad_item_is_a_line_and_the_others_are_made(model, folder, capsys):
         "seed=-1 is no whole number",
         "unreadable image",
     )
-    for word, line in zip((*words, "no name", "at most 600", "another item of this list writes 00000.wav"), said[1:], strict=False):
+    for word, line in zip(
+        (*words, "no name", "at most 3600", "another item of this list writes 00000.wav"), said[1:], strict=False
+    ):
         assert word in line
     assert said[0] is said[-1] is None and all((folder / "o" / name).is_file() for name in ("00000.wav", "00010.wav"))
 

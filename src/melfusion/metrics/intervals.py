@@ -33,14 +33,14 @@ def wilson(hits: float, n: int, z: float = Z) -> tuple[float, float]:
     return max(0.0, (centre - spread) / (1 + z2 / n)), min(1.0, (centre + spread) / (1 + z2 / n))
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, half width) of independent values, such as paired differences; the half width of one value is inf."""
+def mean_interval(values: Sequence[float], z: float = Z) -> tuple[float, float]:
+    """(mean, half width) of independent values, such as paired differences; that of one value is inf. `z` as in `wilson`."""
     n = len(values)
     mean = sum(values) / n
     if n < 2:
         return mean, math.inf
     variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    return mean, Z * math.sqrt(variance / n)
+    return mean, z * math.sqrt(variance / n)
 
 
 def jackknife(score: Callable[[Sequence[int]], float], n: int, groups: int | Sequence[Any] = 20) -> float:
