@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate film show export fetch-weights memory evaluate picture-test listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
+.PHONY: help install train generate film show export fetch-weights memory evaluate picture-test probe listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -66,6 +66,9 @@ evaluate: install  ## CKPT=runs/name (or wavs=folder) n= data.seed= rows= OUT= l
 
 picture-test: install  ## CKPT=runs/name (or command='…', or sounds=folder) n= OUT=: does a system listen to its picture? docs/picture_test.md
 	@$(CLI) picture-test $(ARGS) $(options)
+
+probe: install  ## CONFIG=games ARGS="data.path=…": do the pictures of a data set say anything of their music? Ridge regression, no training
+	@$(CLI) probe $(ARGS) $(options)
 
 listening: install  ## DIR=folder of a listening study: its answers*.json → a table of OVL and REL by system, with intervals
 	@$(CLI) listening $(ARGS) $(options)
