@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from melfusion.metrics.ridge import PENALTIES, Folds, permuted, ranks, standardised, whitened
+from melfusion.metrics.ridge import PENALTIES, Folds, apart, permuted, ranks, standardised, whitened
 
 RNG = np.random.default_rng(0)
 FEATURES, TARGETS = standardised(RNG.standard_normal((40, 60))), RNG.standard_normal((40, 5))
@@ -42,7 +42,7 @@ def test_ranks_by_hand():
     predicted = np.array([[0.4], [2.6], [3.0], [0.0]])
     candidates = ~np.eye(4, dtype=bool)
     candidates[3] = False
-    found = ranks(predicted, targets, candidates)
+    found = ranks(apart(predicted, targets), candidates)
     assert found[:3] == pytest.approx([1, 1 / 3, 5 / 6]) and np.isnan(found[3])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from melfusion.assembly.schema import Config
 from melfusion.files import write_json, write_whole
 from melfusion.lab.track_features import STRENGTHS, Tracks, read_tracks
-from melfusion.metrics.ridge import Folds, permuted, ranks, standardised, whitened
+from melfusion.metrics.ridge import Folds, apart, permuted, ranks, standardised, whitened
 
 FOLDS = 10
 
@@ -46,12 +46,13 @@ def answer(tracks: Tracks, permutations: int, seed: int = 0, question: Question 
     ways = {"between": other, "within": same}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a game of one track has no mean within it
-        real = {way: ranks(folds.predict(sounds), sounds, who)[asked.ranked] for way, who in ways.items()}
+        distances = apart(folds.predict(sounds), sounds)
+        real = {way: ranks(distances, who)[asked.ranked] for way, who in ways.items()}
         for _ in range(permutations):
             moved = sounds[permuted(tracks.games, generator)]
-            predicted = folds.predict(moved)
+            distances = apart(folds.predict(moved), moved)
             for way, who in ways.items():
-                null[way].append(float(np.nanmean(ranks(predicted, moved, who)[asked.ranked])))
+                null[way].append(float(np.nanmean(ranks(distances, who)[asked.ranked])))
         for way, values in real.items():
             found[way] = told(values, games[asked.ranked], np.asarray(null[way]))
     return found | {"tracks": int(asked.ranked.sum()), "trained": int(asked.trained.sum())}

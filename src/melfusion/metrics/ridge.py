@@ -59,17 +59,22 @@ def whitened(features: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
     return left[:, : min(components, len(features) // 4)] * np.sqrt(len(features))
 
 
-def ranks(predicted: np.ndarray, targets: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def apart(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N, Q), (N, Q) → (N, N) squared distances of each prediction to each target."""
+    return np.square(predicted).sum(1)[:, None] + np.square(targets).sum(1)[None] - 2 * predicted @ targets.T
+
+
+def ranks(distances: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """(N,) which share of its candidates is farther from an item's prediction than its own target: 1 is best, .5 is chance.
 
     Args:
+        distances: (N, N), as `apart` gives them.
         candidates: (N, N) bool, with no item its own candidate. An item without candidates has NaN.
     """
-    apart = np.square(predicted[:, None] - targets[None]).sum(2)
-    own = np.diagonal(apart)[:, None]
-    better = np.where(apart > own, 1.0, np.where(apart == own, 0.5, 0.0))
+    own = np.diagonal(distances)[:, None]
+    farther = ((distances > own) & candidates).sum(1) + 0.5 * ((distances == own) & candidates).sum(1)
     count = candidates.sum(1)
-    return np.where(count > 0, (better * candidates).sum(1) / np.maximum(count, 1), np.nan)
+    return np.where(count > 0, farther / np.maximum(count, 1), np.nan)
 
 
 def permuted(groups: Sequence[str], generator: np.random.Generator) -> np.ndarray:
