@@ -77,7 +77,7 @@ def read_tracks(config: Config, splits: Sequence[str], clips: int) -> Tracks:
     sounds, seen = {}, {}
     front, rate = LogMel(config.audio), config.audio.sample_rate_hz / config.audio.hop_length_samples
     for name, held in progress(found.items(), description="tracks"):
-        summaries = [s for one in _spread(held, clips) if (s := _sound(*one[:2], front, rate)) is not None]
+        summaries = [s for one in _spread(held, clips) if (s := _sound(one[0], one[1], front, rate)) is not None]
         if summaries:
             sounds[name] = np.mean(summaries, 0)
             seen[name] = _pictures(held)
@@ -119,7 +119,8 @@ def _pictures(held: Sequence[tuple[MusicDataset, Entry, dict[str, Any]]]) -> dic
 @torch.no_grad()
 def picture_features(entries: dict[str, tuple[MusicDataset, Entry]], config: Config) -> dict[str, np.ndarray]:
     """Name of a picture → (1280,), the mean over EfficientNet-Lite0's last feature map. What cannot be read is left out."""
-    network, names, found = EfficientNetFeatures(efficientnet("imagenet", "probe")).eval(), list(entries), {}
+    network, names = EfficientNetFeatures(efficientnet("imagenet", "probe")).eval(), list(entries)
+    found: dict[str, np.ndarray] = {}
     for start in progress(range(0, len(names), AT_ONCE), description="pictures"):
         pixels = {}
         for name in names[start : start + AT_ONCE]:
