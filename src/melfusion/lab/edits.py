@@ -31,12 +31,16 @@ OFFSETS = 17  # places of a clip around the time of a change, from half a clip b
 
 @dataclass(frozen=True)
 class Setting:
-    """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own."""
+    """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own.
+
+    alone: is music also restyled by the picture without a sentence?
+    """
 
     seed: int = 90003
     n: int = 48
     strengths: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    alone: bool = True
 
 
 class Lab:
@@ -91,7 +95,8 @@ def restyle(lab: Lab) -> dict[str, Any]:
             latents = lab.system.codec.encode(sounds)
         made = {"the music itself": sounds, "the codec alone": lab.system.vocode(lab.system.codec.decode(latents)).cpu()}
         kept = torch.zeros(latents.shape[2])
-        for words, captions in {"key told": [corpus.caption(s) for s in old], "picture alone": [""] * len(old)}.items():
+        told = {"key told": [corpus.caption(s) for s in old]}
+        for words, captions in (told | ({"picture alone": [""] * len(old)} if lab.setting.alone else {})).items():
             for strength in lab.setting.strengths:
                 piece = Piece(edit=Edit(latents, kept, strength))
                 made[f"strength {strength:g}, {words}"] = lab.make(captions, pictures, list(some), piece=piece)
@@ -138,8 +143,8 @@ def stories(lab: Lab) -> dict[str, Any]:
 
 
 def change(lab: Lab, piece: Tensor, at: int, length: int, before: str, after: str) -> float:
-    """Seconds between the time of a change and the middle of the first clip in which more of the new place is heard than of the old;
-    NaN where the clip before it is not heard as the one or the clip after it not as the other."""
+    """Seconds between the time of a change and the middle of the clip from which on the old place is not heard; NaN where the clip
+    before the change is not heard as the one or the clip after it not as the other."""
     starts = np.linspace(at - length, at, OFFSETS).round().astype(int)
     heard = [p["place"] for p in lab.predict(torch.stack([piece[s : s + length] for s in starts]))]
     if heard[0] != before or heard[-1] != after or before == after:
@@ -192,3 +197,22 @@ def interval(values: list[float]) -> list[float]:
 
 
 MEASURES: dict[str, Callable[[Lab], dict[str, Any]]] = {"restyle": restyle, "stories": stories, "seams": seams}
+
+
+def words(what: str, result: dict[str, Any]) -> str:
+    """The result as a Markdown table, and what it was measured with."""
+    rows = result["rows"]
+    if what == "seams":
+        lines = ["| overlap | change at edges over elsewhere | n |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {row['mean']:.3f} ({row['interval'][0]:.3f}-{row['interval'][1]:.3f}) | {row['n']} |"
+            for name, row in rows.items()
+        ]
+    else:
+        names = list(next(iter(rows.values())))
+        lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for name, row in rows.items():
+            cells = [f"{row[n]['share']:.3f} ({row[n]['interval'][0]:.3f}-{row[n]['interval'][1]:.3f})" for n in names]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    about = [f"- {name}: {value}" for name, value in result.items() if name != "rows"]
+    return "\n".join([f"# {what}", "", (MEASURES[what].__doc__ or "").replace("\n    ", " "), "", *lines, "", *about, ""])
