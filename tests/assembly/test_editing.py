@@ -211,7 +211,7 @@ A, B = {"prompt": "a", "start_s": 0}, {"prompt": "b", "start_s": 2}
     ("asked", "words"),
     [
         ({"strength": 0.5}, "strength says what happens to a sound: give audio=FILE"),
-        ({"audio": SOUND}, "give strength=0.6, repaint=START-END or extend_s=10"),
+        ({"audio": SOUND}, "give strength=0.8, repaint=START-END or extend_s=10"),
         ({"audio": SOUND, "strength": 1.5}, "strength=1.5 must be between 0"),
         ({"audio": SOUND, "strength": float("nan")}, "strength=nan must be between 0"),
         ({"audio": SOUND, "repaint": "1-3"}, "repaint=1-3 is outside the sound, which lasts 2 s"),
