@@ -281,6 +281,7 @@ def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
         container.mux(stream.encode(None))
     music, story = film(pipe, tmp_path / "in.mp4", tmp_path / "out.mp4", prompt="rain", seed=2, **STEPS)
     assert [scene.start_s for scene in story.scenes] == pytest.approx([0, 1.2]) and story.duration_s == pytest.approx(2.4)
+    assert music.audios.shape[1] >= 2.4 * RATE  # no silence at its end
     assert np.asarray(story.scenes[1].image).mean() > 150 > np.asarray(story.scenes[0].image).mean()
     with av.open(str(tmp_path / "out.mp4")) as made:
         assert abs(sum(frame.samples for frame in made.decode(audio=0)) - 2.4 * RATE) < 3000
