@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate film show export fetch-weights memory evaluate picture-test probe listening ablate submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
+.PHONY: help install train generate film show export fetch-weights memory evaluate picture-test probe listening ablate measure submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -75,6 +75,9 @@ listening: install  ## DIR=folder of a listening study: its answers*.json → a 
 
 ablate: install  ## SUITE=headline: every row of experiments/SUITE/, one table; rows= jobs=2 cluster=slurm publish=true
 	@$(CLI) ablate $(ARGS) $(options)
+
+measure: install  ## ARGS="restyle n=200": what editing does on drawn scenes: restyle, stories or seams; publish=true
+	@$(CLI) measure $(ARGS) $(options)
 
 submit: install  ## VERB=train as a SLURM job: the verb's own variables, and cluster.time= cluster.partition= …
 	@$(CLI) submit "$(or $(VERB),train)" $(DEVICES_AND_SUCH) $(ARGS) $(options)

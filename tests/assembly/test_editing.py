@@ -211,7 +211,7 @@ A, B = {"prompt": "a", "start_s": 0}, {"prompt": "b", "start_s": 2}
     ("asked", "words"),
     [
         ({"strength": 0.5}, "strength says what happens to a sound: give audio=FILE"),
-        ({"audio": SOUND}, "give strength=0.6, repaint=START-END or extend_s=10"),
+        ({"audio": SOUND}, "give strength=0.8, repaint=START-END or extend_s=10"),
         ({"audio": SOUND, "strength": 1.5}, "strength=1.5 must be between 0"),
         ({"audio": SOUND, "strength": float("nan")}, "strength=nan must be between 0"),
         ({"audio": SOUND, "repaint": "1-3"}, "repaint=1-3 is outside the sound, which lasts 2 s"),
@@ -263,3 +263,33 @@ def test_files_that_are_not_what_they_should_be_are_said_before_a_model_is_loade
 def test_an_edit_is_the_same_on_another_device():
     edit = Edit(torch.zeros(1, 2, 3), torch.ones(3), 0.5).to(torch.device("cpu"))
     assert edit.knows and edit.strength == 0.5
+
+
+# --- films ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    from melfusion.assembly.film import film
+
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(24):
+            pixels = np.full((48, 64, 3), (0, 200)[i // 12], np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    music, story = film(pipe, tmp_path / "in.mp4", tmp_path / "out.mp4", prompt="rain", seed=2, **STEPS)
+    assert [scene.start_s for scene in story.scenes] == pytest.approx([0, 1.2]) and story.duration_s == pytest.approx(2.4)
+    assert music.audios.shape[1] >= 2.4 * RATE  # no silence at its end
+    assert np.asarray(story.scenes[1].image).mean() > 150 > np.asarray(story.scenes[0].image).mean()
+    with av.open(str(tmp_path / "out.mp4")) as made:
+        assert abs(sum(frame.samples for frame in made.decode(audio=0)) - 2.4 * RATE) < 3000
+    with pytest.raises(ConfigError, match=r"out=.*a.avi must end in .mp4"):
+        film(pipe, tmp_path / "in.mp4", tmp_path / "a.avi")
+    with pytest.raises(ConfigError, match="is the film itself"):
+        film(pipe, tmp_path / "in.mp4", tmp_path / "in.mp4")
+    monkeypatch.setattr(pipe.system, "vocode", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        film(pipe, tmp_path / "in.mp4", tmp_path / "b.mp4", **STEPS)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]

@@ -49,9 +49,28 @@ def test_it_trains_resumes_generates_and_is_exported(name, run, tmp_path):
     assert made.audios.shape[1:] == ((2, 8192) if config.audio.channels == 2 else (8192,)) and np.isfinite(made.audios).all()
     if "bpm" in pipe.system.conditioner.takes:
         assert not np.array_equal(pipe("a tune", picture, seed=1, bpm=70).audios, pipe("a tune", picture, seed=1, bpm=140).audios)
+    edits(pipe, picture, made, config.audio.sample_rate_hz)
     pipe.save_pretrained(tmp_path / "out")
     again = Pipeline(*load_system(tmp_path / "out"))("a tune", picture, seed=1, image_guidance_scale=2.0, guidance_scale=3.0)
     assert np.array_equal(again.audios, made.audios)
+
+
+def edits(pipe, picture, made, rate):
+    """It makes a longer piece of windows, goes on after a sound, makes a span anew, changes it by a strength, and tells a story."""
+    few = {"seed": 1, "num_inference_steps": 1, "guidance_scale": 1.0}
+    long = pipe("a tune", picture, duration_s=2.5, **few)
+    assert abs(long.audios.shape[-1] - 2.5 * rate) < 0.2 * rate and np.isfinite(long.audios).all()
+    again = pipe("a tune", picture, audio=long, repaint=(1.0, 1.5), **few).audios
+    assert again.shape == long.audios.shape and np.array_equal(again[..., :rate], long.audios[..., :rate])
+    assert np.array_equal(again[..., 3 * rate // 2 :], long.audios[..., 3 * rate // 2 :]) and not np.array_equal(again, long.audios)
+    on = pipe("a tune", picture, audio=made, extend_s=0.5, **few).audios
+    before = made.audios.shape[-1]
+    assert on.shape[-1] == before + rate // 2
+    assert np.array_equal(on[..., : before - rate // 20], made.audios[..., : before - rate // 20])
+    changed = pipe("a tune", picture, audio=made, strength=0.5, **few).audios
+    assert changed.shape == made.audios.shape and not np.array_equal(changed, made.audios)
+    story = pipe(story=[{"image": picture, "start_s": 0}, {"image": -picture, "start_s": 1.2}], duration_s=2.5, **few)
+    assert story.audios.shape == long.audios.shape
 
 
 @pytest.mark.parametrize("name", MILLIONS)

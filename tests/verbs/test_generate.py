@@ -93,6 +93,18 @@ def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, pi
         generate(**options | {"num_inference_steps": 1001})
 
 
+def test_a_sound_is_edited_and_a_story_told_on_the_command_line(run, picture, tmp_path):
+    few = {"ckpt": run, "num_inference_steps": 1}
+    first = generate(prompt="x", duration_s=2.048, out=str(tmp_path / "a.wav"), **few)[0]
+    edited = generate(audio=str(first), image=picture(1), repaint="0.5-1", out=str(tmp_path / "b.wav"), **few)[0]
+    before, after = (soundfile.read(file, dtype="int16")[0] for file in (first, edited))
+    assert np.array_equal(before[8000:], after[8000:]) and not np.array_equal(before, after)
+    assert edited.with_suffix(".png").is_file()
+    (tmp_path / "s.yaml").write_text(f"- {{image: {picture(1)}, start_s: 0}}\n- {{prompt: sun, start_s: 1, end_s: 2.048}}\n")
+    told = generate(story=str(tmp_path / "s.yaml"), out=str(tmp_path), **few)[0]
+    assert told.name == "s-seed0.wav" and len(soundfile.read(told)[0]) == 2 * 8192
+
+
 def test_picture_alone_and_another_duration(run, picture, tmp_path):
     files = generate(ckpt=run, image=picture(1), duration_s=2.048, out=str(tmp_path / "m.wav"))
     assert len(soundfile.read(files[0])[0]) == 2 * 8192
@@ -110,6 +122,10 @@ def test_picture_alone_and_another_duration(run, picture, tmp_path):
         (["prompt=x", "num_inference_steps=0"], "num_inference_steps=0 must be at least 1"),
         (["prompt=x", "duration_s=-4"], "duration_s=-4 must be at least 0.1"),
         (["prompt=x", "duration_s=nan"], "duration_s=nan must be at least 0.1"),
+        (["prompt=x", "audio=nowhere.wav", "strength=0.5"], "audio=nowhere.wav: there is no such file"),
+        (["prompt=x", "strength=1.5"], "strength=1.5 must be between 0"),
+        (["prompt=x", "repaint=1-2"], "give audio=FILE"),
+        (["story=nowhere.yaml"], "story=nowhere.yaml: there is no such file"),
     ],
 )
 def test_mistakes_give_one_sentence_and_exit_code_2(arguments, words, capsys, monkeypatch):

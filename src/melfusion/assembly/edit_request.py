@@ -78,7 +78,7 @@ class Editing:
         if ways and self.audio is None:
             raise ConfigError(f"{ways[0]} says what happens to a sound: give audio=FILE, too.")
         if self.audio is not None and not ways:
-            raise ConfigError("audio needs to know what happens to it: give strength=0.6, repaint=START-END or extend_s=10.")
+            raise ConfigError("audio needs to know what happens to it: give strength=0.8, repaint=START-END or extend_s=10.")
         if "extend_s" in ways and len(ways) > 1:
             raise ConfigError(f"extend_s and {ways[1]} do not go together: give one of them, and edit the result again.")
         if self.audio is not None and duration_s is not None:

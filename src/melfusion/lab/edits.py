@@ -31,12 +31,16 @@ OFFSETS = 17  # places of a clip around the time of a change, from half a clip b
 
 @dataclass(frozen=True)
 class Setting:
-    """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own."""
+    """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own.
+
+    alone: is music also restyled by the picture without a sentence?
+    """
 
     seed: int = 90003
     n: int = 48
     strengths: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    alone: bool = True
 
 
 class Lab:
@@ -91,7 +95,8 @@ def restyle(lab: Lab) -> dict[str, Any]:
             latents = lab.system.codec.encode(sounds)
         made = {"the music itself": sounds, "the codec alone": lab.system.vocode(lab.system.codec.decode(latents)).cpu()}
         kept = torch.zeros(latents.shape[2])
-        for words, captions in {"key told": [corpus.caption(s) for s in old], "picture alone": [""] * len(old)}.items():
+        told = {"key told": [corpus.caption(s) for s in old]}
+        for words, captions in (told | ({"picture alone": [""] * len(old)} if lab.setting.alone else {})).items():
             for strength in lab.setting.strengths:
                 piece = Piece(edit=Edit(latents, kept, strength))
                 made[f"strength {strength:g}, {words}"] = lab.make(captions, pictures, list(some), piece=piece)
@@ -138,8 +143,8 @@ def stories(lab: Lab) -> dict[str, Any]:
 
 
 def change(lab: Lab, piece: Tensor, at: int, length: int, before: str, after: str) -> float:
-    """Seconds between the time of a change and the middle of the first clip in which more of the new place is heard than of the
-    old; NaN where the clip before it is not heard as the one or the clip after it not as the other."""
+    """Seconds between the time of a change and the middle of the clip from which on the old place is not heard; NaN where the clip
+    before the change is not heard as the one or the clip after it not as the other."""
     starts = np.linspace(at - length, at, OFFSETS).round().astype(int)
     heard = [p["place"] for p in lab.predict(torch.stack([piece[s : s + length] for s in starts]))]
     if heard[0] != before or heard[-1] != after or before == after:
@@ -149,37 +154,42 @@ def change(lab: Lab, piece: Tensor, at: int, length: int, before: str, after: st
 
 
 def seams(lab: Lab) -> dict[str, Any]:
-    """How much the log-mel changes from frame to frame where a window begins or ends, over how much it does elsewhere, by overlap.
-    `clips side by side`: what clips of their own do, one after another."""
-    per_window = lab.system.latent_shape()[1]
-    seconds = 4 * lab.seconds
-    found: dict[str, list[float]] = {}
+    """Where a window begins or ends: the largest change of the log-mel between two frames there, over the largest elsewhere in the
+    same piece, by overlap. Beside it the same of the middle of single clips, where there is no seam, and of clips that are put side
+    by side; and the share of seams that are louder than all elsewhere."""
+    per_window, seconds = lab.system.latent_shape()[1], 4 * lab.seconds
+    frames = lab.system.latent_shape(seconds)[1]
+    found: dict[str, list[list[float]]] = {}
     for i in range(lab.setting.n):
         scene = lab.scene(i)
         caption, picture = corpus.caption(scene), lab.picture(scene)[None]
-        for name, overlap in {"half a window": None, "a quarter": lab.seconds / 4, "an eighth": lab.seconds / 8}.items():
+        for name, overlap in {"overlap half a window": None, "overlap a quarter": lab.seconds / 4}.items():
             piece = Piece(overlap_s=overlap)
             mel = lab.system.generate([caption], picture, [i], **lab.sampling, duration_s=seconds, piece=piece)[0, 0]
-            shape = lab.system.latent_shape(seconds)
-            edges = [w.start for w in lab.system.windows(shape, piece, [Scene(0.0, [caption])])]
-            found.setdefault(name, []).append(at_edges(mel, edges, per_window, shape[1]))
-        clips = lab.system.generate([caption] * 4, picture, [i + 1000 * k for k in range(4)], **lab.sampling)
-        mel = clips[:, 0].flatten(0, 1)
-        edges = [k * per_window for k in range(4)]
-        found.setdefault("clips side by side", []).append(at_edges(mel, edges, per_window, 4 * per_window))
-    summary = {name: {"mean": float(np.mean(v)), "interval": interval(v), "n": len(v)} for name, v in found.items()}
-    return {"rows": summary}
+            windows = lab.system.windows(lab.system.latent_shape(seconds), piece, [Scene(0.0, [caption])])
+            edges = {e for w in windows for e in (w.start, w.start + len(w.weights))} - {0, frames}
+            found.setdefault(name, []).append(at_edges(mel, edges, frames))
+        clips = lab.system.generate([caption] * 4, picture, [i + 1000 * k for k in range(4)], **lab.sampling)[:, 0]
+        found.setdefault("middle of single clips", []).extend(at_edges(clip, {per_window // 2}, per_window) for clip in clips)
+        found.setdefault("clips side by side", []).append(
+            at_edges(clips.flatten(0, 1), {k * per_window for k in (1, 2, 3)}, frames)
+        )
+    rows = {}
+    for name, pieces in found.items():
+        means, ratios = [float(np.mean(piece)) for piece in pieces], [ratio for piece in pieces for ratio in piece]
+        rows[name] = {"mean": float(np.mean(means)), "interval": interval(means), "louder": share([r > 1 for r in ratios])}
+    return {"rows": rows}
 
 
-def at_edges(mel: Tensor, starts: list[int], length: int, frames: int) -> float:
-    """log_mel (T, F) → mean change between frames at windows' edges over that elsewhere; an edge is a latent frame to each side."""
-    flux = mel.float().diff(dim=0).abs().mean(1).cpu().numpy()
+def at_edges(mel: Tensor, edges: set[int], frames: int) -> list[float]:
+    """log_mel (T, F) → of each edge, in latent frames, the largest change within half of one to each side over that elsewhere."""
+    changes = mel.float().diff(dim=0).abs().mean(1).cpu().numpy()
     per = mel.shape[0] // frames
-    edges = {edge for start in starts for edge in (start, start + length)} - {0, frames}
-    near = np.zeros(len(flux), bool)
-    for edge in edges:
-        near[max(0, edge * per - 2) : edge * per + 1] = True  # the change into the first mel frame of the edge, and those around it
-    return float(flux[near].mean() / flux[~near].mean())
+    near = {edge: slice(edge * per - per // 2, edge * per + per // 2) for edge in sorted(edges)}
+    elsewhere = np.ones(len(changes), bool)
+    for place in near.values():
+        elsewhere[place] = False
+    return [float(changes[place].max() / changes[elsewhere].max()) for place in near.values()]
 
 
 def interval(values: list[float]) -> list[float]:
@@ -192,3 +202,22 @@ def interval(values: list[float]) -> list[float]:
 
 
 MEASURES: dict[str, Callable[[Lab], dict[str, Any]]] = {"restyle": restyle, "stories": stories, "seams": seams}
+
+
+def words(what: str, result: dict[str, Any]) -> str:
+    """The result as a Markdown table, and what it was measured with."""
+    rows = result["rows"]
+    if what == "seams":
+        lines = ["| | largest change there over elsewhere | louder than all elsewhere | places |", "|---|---|---|---|"]
+        for name, row in rows.items():
+            low, high = row["interval"]
+            louder = row["louder"]
+            lines.append(f"| {name} | {row['mean']:.3f} ({low:.3f}-{high:.3f}) | {louder['share']:.3f} | {louder['n']} |")
+    else:
+        names = list(next(iter(rows.values())))
+        lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for name, row in rows.items():
+            cells = [f"{row[n]['share']:.3f} ({row[n]['interval'][0]:.3f}-{row[n]['interval'][1]:.3f})" for n in names]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    about = [f"- {name}: {value}" for name, value in result.items() if name != "rows"]
+    return "\n".join([f"# {what}", "", (MEASURES[what].__doc__ or "").replace("\n    ", " "), "", *lines, "", *about, ""])

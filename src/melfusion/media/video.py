@@ -53,7 +53,7 @@ def opened(path: str | Path) -> Iterator[Any]:
                 raise ConfigError(f"film={path} holds no pictures: {WANTED}.")
             yield container
     except av.error.FFmpegError as error:
-        raise ConfigError(f"film={path} cannot be read ({str(error).split(':')[0][:80]}): {WANTED}.") from None
+        raise ConfigError(f"film={path} cannot be read ({error.strerror}): {WANTED}.") from None
 
 
 def check_film(path: str | Path) -> None:

@@ -119,7 +119,7 @@ class Generation(Stages):
             most = self.codec.duration_s((shape[0], length, *shape[2:]))
             raise ConfigError(f"overlap_s={piece.overlap_s:g} must be less than a window, {most:g} s (window_s).")
         starts = [round(scene.start_s * per_s) for scene in scenes]
-        found = lay_windows(frames, length, overlap, starts, round(length * FADE))
+        found = lay_windows(frames, length, overlap, starts, round(length * FADE), self.denoiser.frames_multiple)
         if piece.edit is None:
             return found
         made = 1 - piece.edit.kept.cpu()
@@ -168,13 +168,13 @@ class Generation(Stages):
         self, windows: list[Window], heard: list[tuple[Conditioning, Conditioning]], frames: int, s_text: float, s_image: float
     ) -> Denoise:
         """The denoise callable under guidance, over all windows."""
-        at_once = max(1, ROWS_AT_ONCE // len(heard[0][0]))
-        groups = []
-        for first in range(0, len(windows), at_once):
-            some = heard[first : first + at_once]
-            full, null = some[0] if len(some) == 1 else (side_by_side([pair[i] for pair in some]) for i in (0, 1))
-            run = guided(self.denoise, full, null, s_text, s_image, self.objective.guidance())
-            groups.append((windows[first : first + at_once], run))
+        at_once, groups = max(1, ROWS_AT_ONCE // len(heard[0][0])), []
+        for length in dict.fromkeys(len(window.weights) for window in windows):
+            alike = [pair for pair in zip(windows, heard, strict=True) if len(pair[0].weights) == length]
+            for first in range(0, len(alike), at_once):
+                some, told = zip(*alike[first : first + at_once], strict=True)
+                full, null = told[0] if len(told) == 1 else (side_by_side([pair[i] for pair in told]) for i in (0, 1))
+                groups.append((some, guided(self.denoise, full, null, s_text, s_image, self.objective.guidance())))
         if len(windows) == 1 and len(windows[0].weights) == frames:
             return groups[0][1]
         return blended(groups)

@@ -74,7 +74,7 @@ MORE = None
 SECTIONS = ()
 EXAMPLES = (
     'melfusion generate image=cat.png prompt="a calm tune in A minor" out=cat.wav',
-    "melfusion generate ckpt=runs/scenes audio=song.wav image=snow.png strength=0.6 n=4 seed=10 out=restyled",
+    "melfusion generate ckpt=runs/scenes audio=song.wav image=snow.png strength=0.8 n=4 seed=10 out=restyled",
     "melfusion generate list=items.jsonl out=clips format=flac best_of=8 rank_by=towers",
 )
 

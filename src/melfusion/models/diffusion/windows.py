@@ -33,27 +33,34 @@ class Window:
         return slice(self.start, self.start + len(self.weights))
 
 
-def lay_windows(frames: int, length: int, overlap: int, scenes: Sequence[int] = (0,), fade: int = 1) -> list[Window]:
+def lay_windows(
+    frames: int, length: int, overlap: int, scenes: Sequence[int] = (0,), fade: int = 1, multiple: int = 1
+) -> list[Window]:
     """Windows of `length` frames over `frames`, which overlap by at least `overlap`.
 
     Each scene has windows of its own, as far within it as they fit, and counts in its own span alone; so a change comes at its
-    time whatever the length of a window.
+    time whatever the length of a window. A scene that one window would hold but for the fades at its ends gets one that is so much
+    longer: two, each with a beat of its own, would not agree on the tempo.
 
     Args:
         scenes: first frame of each, in order; the first is 0.
         fade: frames around a change in which one scene's output becomes the next one's.
+        multiple: the length of each window is a multiple of it, as are `frames` and `length`.
     """
     length = min(length, frames)
     shares, found = _shares(frames, scenes, fade), []
     for scene, share in enumerate(shares):
         if not len(inside := share.nonzero()[:, 0]):
             continue  # shorter than a frame
-        starts = _starts(int(inside[0]), int(inside[-1]) + 1, length, min(overlap, length - 1), frames)
+        first, last = int(inside[0]), int(inside[-1]) + 1
+        whole = -(-(last - first) // multiple) * multiple
+        size = whole if len(scenes) > 1 and length < whole <= length + -(-fade // multiple) * multiple else length
+        starts = _starts(first, last, size, min(overlap, size - 1), frames)
         raw = torch.zeros(len(starts), frames)
         for row, start in zip(raw, starts, strict=True):
-            row[start : start + length] = _ramps(length, overlap)
+            row[start : start + size] = _ramps(size, overlap)
         weights = raw / raw.sum(0).clamp(min=1e-12) * share
-        found += [Window(start, scene, row[start : start + length]) for start, row in zip(starts, weights, strict=True)]
+        found += [Window(start, scene, row[start : start + size]) for start, row in zip(starts, weights, strict=True)]
     return found
 
 

@@ -1,0 +1,43 @@
+"""What editing is measured by: planted seams are found, changes are told in time, stored results become tables again."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from melfusion.errors import ConfigError
+from melfusion.lab.edits import MEASURES, at_edges, change, words
+from melfusion.verbs.measure import numbers
+
+STORED = Path(__file__).parents[2] / "experiments" / "results" / "editing"
+
+
+def test_a_seam_is_louder_than_elsewhere_only_where_there_is_one():
+    mel = torch.randn(96, 8, generator=torch.Generator().manual_seed(0))
+    assert max(at_edges(mel, {4, 8}, 12)) < 1.2
+    mel[32:] += 10
+    assert at_edges(mel, {4, 8}, 12)[0] > 3 and at_edges(mel, {4, 8}, 12)[1] < 1
+
+
+def test_the_time_of_a_change_is_where_the_old_place_ends():
+    piece = torch.cat([torch.zeros(1000), torch.ones(1300)])  # the old place until 1000
+    heard = lambda clips: [{"place": "sea" if clip.mean() < 0.5 else "city"} for clip in clips]  # noqa: E731
+    lab = SimpleNamespace(predict=heard, rate=100)
+    assert change(lab, piece, 1000, 512, "sea", "city") == pytest.approx(0, abs=0.33)
+    assert change(lab, piece, 1150, 512, "sea", "city") == pytest.approx(-1.5, abs=0.33)
+    assert np.isnan(change(lab, piece, 1000, 512, "desert", "city"))
+
+
+@pytest.mark.parametrize("file", sorted(STORED.glob("*.json")), ids=lambda f: f.stem)
+def test_stored_results_become_a_table_again(file):
+    result = json.loads(file.read_text())
+    assert file.stem in MEASURES and words(file.stem, result) == file.with_suffix(".md").read_text()
+
+
+def test_strengths_are_numbers():
+    assert numbers("0.2,1") == (0.2, 1.0)
+    with pytest.raises(ConfigError, match="strengths=2 must be numbers between 0 and 1"):
+        numbers("2")
