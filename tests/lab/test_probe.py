@@ -22,13 +22,13 @@ def tracks(told, seed=0):
     )
     sounds = told * pictures @ rng.standard_normal((20, 12)) + 4 * rng.standard_normal((N, 12))
     names = [f"t{i}" for i in range(N)]
-    return Tracks(pictures, sounds, names, games, names, ["level" if i % 3 else "game" for i in range(N)])
+    return Tracks(pictures, sounds, names, games, names, ["train"] * N, ["level" if i % 3 else "game" for i in range(N)])
 
 
 def test_what_is_planted_is_found_within_games_and_between_them():
     found = answer(tracks(3.0), 60)
     for way in ("between", "within"):
-        assert found[way]["mean"] > 0.75 and found[way]["p"] < 0.02 and found[way]["null"] < 0.75
+        assert found[way]["mean"] > 0.75 and found[way]["p"] < 0.02 and found[way]["null"] < 0.9
     assert found["between"]["games"] == 6 and f"{found['between']['mean']:.3f}" in table(
         {"all": found, "pairing": {}, "learned_from": {}}
     )
@@ -37,7 +37,7 @@ def test_what_is_planted_is_found_within_games_and_between_them():
 def test_where_pictures_say_nothing_nothing_is_found():
     found = [answer(tracks(0.0, seed), 40, seed) for seed in range(8)]
     for way in ("between", "within"):
-        assert abs(np.mean([one[way]["mean"] for one in found]) - 0.5) < 0.03
+        assert abs(np.mean([one[way]["mean"] for one in found]) - 0.5) < 0.05
         assert sum(one[way]["p"] < 0.05 for one in found) <= 2
 
 
@@ -48,7 +48,12 @@ def test_a_picture_that_tells_the_game_alone_does_not_count_within_it():
     made.sounds[:] += 6 * np.random.default_rng(1).standard_normal((6, 12))[numbers]
     made.pictures[:] += 6 * np.random.default_rng(2).standard_normal((6, 20))[numbers]
     found = answer(made, 60)
-    assert found["between"]["mean"] > 0.8 and found["between"]["p"] > 0.05 and abs(found["within"]["mean"] - 0.5) < 0.1
+    assert (
+        found["between"]["mean"] > 0.75
+        and found["between"]["p"] > 0.05
+        and found["unseen"]["mean"] < 0.65
+        and abs(found["within"]["mean"] - 0.5) < 0.1
+    )
 
 
 def test_fewer_tracks_to_learn_from_and_one_pairing_strength():

@@ -3,20 +3,35 @@
 import numpy as np
 import pytest
 
-from melfusion.metrics.ridge import PENALTIES, Folds, apart, permuted, ranks, standardised, whitened
+from melfusion.metrics.ridge import PENALTIES, Folds, permuted, ranks, standardised, whitened
 
 RNG = np.random.default_rng(0)
 FEATURES, TARGETS = standardised(RNG.standard_normal((40, 60))), RNG.standard_normal((40, 5))
 FOLD = np.arange(40) % 4
 
 
-def test_it_is_ridge_regression_on_the_other_folds():
-    folds = Folds.of(FEATURES, FOLD)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_it_is_ridge_regression_on_the_other_folds_with_their_own_means(grouped):
+    groups = np.asarray(list("aabbb") * 8)
+    folds = Folds.of(FEATURES, FOLD, groups=groups if grouped else None)
+    kept, named = FOLD != 2, groups if grouped else np.full(40, "a")
+    means = {g: (FEATURES[kept & (named == g)].mean(0), TARGETS[kept & (named == g)].mean(0)) for g in set(named)}
+    x = FEATURES - np.stack([means[g][0] for g in named])
+    y = TARGETS - np.stack([means[g][1] for g in named])
+    scale = np.square(x[kept]).sum() / kept.sum()
     for hat, penalty in zip(folds.hats, PENALTIES, strict=True):
-        kept, scale = FOLD != 2, np.square(FEATURES).sum(1).mean()
-        x, y = FEATURES[kept], TARGETS[kept]
-        weights = np.linalg.solve(x.T @ x + penalty * scale * np.eye(60), x.T @ y)
-        np.testing.assert_allclose((hat @ TARGETS)[FOLD == 2], FEATURES[FOLD == 2] @ weights, rtol=1e-6, atol=1e-9)
+        weights = np.linalg.solve(x[kept].T @ x[kept] + penalty * scale * np.eye(60), x[kept].T @ y[kept])
+        np.testing.assert_allclose((hat @ TARGETS)[FOLD == 2], (x @ weights)[FOLD == 2], rtol=1e-6, atol=1e-9)
+
+
+def test_centring_over_all_items_tells_nothing():
+    """Of features and targets that sum up to 0 an interpolation would give each item as the negative of the others."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x, y = standardised(rng.standard_normal((30, 200))), standardised(rng.standard_normal((30, 3)))
+        found.append(np.mean(ranks(Folds.of(x, range(30)).hats[0] @ y, y, ~np.eye(30, dtype=bool))))
+    assert abs(np.mean(found) - 0.5) < 0.04
 
 
 def test_no_fold_sees_its_own_targets_nor_those_that_are_left_out():
@@ -29,20 +44,20 @@ def test_no_fold_sees_its_own_targets_nor_those_that_are_left_out():
             assert np.array_equal((hat @ changed)[one == FOLD], (hat @ TARGETS)[one == FOLD])
 
 
-def test_the_penalty_with_the_smallest_error_is_taken():
+def test_the_penalty_whose_predictions_correlate_most_is_taken():
     targets = FEATURES[:, :3] @ RNG.standard_normal((3, 5))
     folds = Folds.of(FEATURES[:, :3], FOLD)
     assert np.array_equal(folds.predict(targets), folds.hats[0] @ targets)  # nothing to be smoothed
-    errors = [np.square(hat @ TARGETS - TARGETS).sum() for hat in folds.hats]
-    assert np.square(folds.predict(TARGETS) - TARGETS).sum() == min(errors)
+    fits = [np.corrcoef((hat @ TARGETS).ravel(), (TARGETS - TARGETS.mean(0)).ravel())[0, 1] for hat in folds.hats]
+    assert np.array_equal(folds.predict(TARGETS), folds.hats[int(np.argmax(fits))] @ TARGETS)
 
 
 def test_ranks_by_hand():
-    targets = np.array([[0.0], [1.0], [3.0], [3.0]])
-    predicted = np.array([[0.4], [2.6], [3.0], [0.0]])
+    targets = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [2.0, 2.0]])
+    predicted = np.array([[1.0, -1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     candidates = ~np.eye(4, dtype=bool)
     candidates[3] = False
-    found = ranks(apart(predicted, targets), candidates)
+    found = ranks(predicted, targets, candidates)
     assert found[:3] == pytest.approx([1, 1 / 3, 5 / 6]) and np.isnan(found[3])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from melfusion.assembly.schema import Config
 from melfusion.files import write_json, write_whole
 from melfusion.lab.track_features import STRENGTHS, Tracks, read_tracks
-from melfusion.metrics.ridge import Folds, apart, permuted, ranks, standardised, whitened
+from melfusion.metrics.ridge import Folds, directions, permuted, ranks, whitened
 
 FOLDS = 10
 
@@ -33,28 +33,38 @@ class Question:
 
 
 def answer(tracks: Tracks, permutations: int, seed: int = 0, question: Question | None = None) -> dict[str, Any]:
-    """Mean rank of the right track, between games and within its own, each beside its null."""
+    """Mean rank of the right track beside its null, in three ways.
+
+    between: among tracks of other games; what identifies a game helps, and the null keeps that. unseen: the same for games of
+    which no track was learned from. within: among the others of its game, by deviations from the game's mean alone.
+    """
     everything = np.ones(len(tracks), bool)
     asked = question or Question(everything, everything)
-    pictures, sounds = standardised(tracks.pictures), whitened(tracks.sounds)
-    folds = Folds.of(pictures, fold_of(tracks.components, seed), asked.trained)
+    pictures, sounds = directions(tracks.pictures), whitened(tracks.sounds)
     games, components = np.asarray(tracks.games), np.asarray(tracks.components)
-    other = games[:, None] != games[None] if len(set(tracks.games)) > 1 else components[:, None] != components[None]
+    several = len(set(tracks.games)) > 1
+    other = games[:, None] != games[None] if several else components[:, None] != components[None]
     same = (games[:, None] == games[None]) & ~np.eye(len(tracks), dtype=bool)
-    found, generator = {}, np.random.default_rng(seed)
-    null: dict[str, list[float]] = {"between": [], "within": []}
-    ways = {"between": other, "within": same}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a game of one track has no mean within it
-        distances = apart(folds.predict(sounds), sounds)
-        real = {way: ranks(distances, who)[asked.ranked] for way, who in ways.items()}
-        for _ in range(permutations):
-            moved = sounds[permuted(tracks.games, generator)]
-            distances = apart(folds.predict(moved), moved)
-            for way, who in ways.items():
-                null[way].append(float(np.nanmean(ranks(distances, who)[asked.ranked])))
-        for way, values in real.items():
-            found[way] = told(values, games[asked.ranked], np.asarray(null[way]))
+    folds = fold_of(tracks.components, seed)
+    ways = {
+        "between": (folds, None, other),
+        "unseen": (fold_of(tracks.games, seed), None, other),
+        "within": (folds, tracks.games, same),
+    }
+    if not several:
+        del ways["unseen"]
+    found = {}
+    for way, (fold, groups, who) in ways.items():
+        ridge, generator = Folds.of(pictures, fold, asked.trained, groups), np.random.default_rng(seed)
+
+        def ranked(y: np.ndarray, ridge: Folds = ridge, who: np.ndarray = who) -> np.ndarray:
+            return ranks(ridge.predict(y), y, who)[asked.ranked]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # where every game has one track, none has a rank within it
+            moved = [sounds[permuted(tracks.games, generator)] for _ in range(permutations)]
+            null = np.asarray([np.nanmean(ranked(y)) for y in moved])
+        found[way] = told(ranked(sounds), games[asked.ranked], null)
     return found | {"tracks": int(asked.ranked.sum()), "trained": int(asked.trained.sum())}
 
 
@@ -89,34 +99,49 @@ def fold_of(components: Sequence[str], seed: int) -> list[int]:
     return [place[name] for name in components]
 
 
-def probe(config: Config, splits: Sequence[str], clips: int, permutations: int, parts: int = 4) -> dict[str, Any]:
-    """The whole answer: all tracks, each pairing strength, and fewer tracks to learn from, each time half as many."""
-    tracks = read_tracks(config, splits, clips)
-    everything = np.ones(len(tracks), bool)
+def probe(
+    config: Config, splits: Sequence[str], held_out: Sequence[str], clips: int, permutations: int, halvings: int = 3
+) -> dict[str, Any]:
+    """The whole answer: all tracks, each pairing strength, fewer tracks to learn from, and splits that are only ranked."""
+    tracks = read_tracks(config, [*splits, *held_out], clips)
+    learned, held = (np.asarray([split in some for split in tracks.splits]) for some in (splits, held_out))
+    found: dict[str, Any] = {"all": {}, "pairing": {}, "learned_from": {}, "held_out": {}}
+
+    def ask(trained: np.ndarray, ranked: np.ndarray) -> dict[str, Any]:
+        return answer(tracks, permutations, config.seed, Question(trained, ranked))
+
+    found["all"] = ask(learned, learned)
     pairings = [name for name in (*STRENGTHS, "") if name in tracks.pairings]
-    found: dict[str, Any] = {"all": answer(tracks, permutations, config.seed), "pairing": {}, "learned_from": {}}
     for name in pairings if len(pairings) > 1 else []:
-        ranked = np.asarray([pairing == name for pairing in tracks.pairings])
-        found["pairing"][name] = answer(tracks, permutations, config.seed, Question(everything, ranked))
-    order = np.random.default_rng(config.seed).permutation(len(tracks))
-    for halvings in range(1, parts):
-        trained = np.zeros(len(tracks), bool)
-        trained[order[: len(tracks) >> halvings]] = True
-        found["learned_from"][str(int(trained.sum()))] = answer(tracks, permutations, config.seed, Question(trained, everything))
-    about = {"data": str(config.data.path), "splits": list(splits), "clips": clips, "permutations": permutations}
+        found["pairing"][name] = ask(learned, learned & np.asarray([pairing == name for pairing in tracks.pairings]))
+    order = np.random.default_rng(config.seed).permutation(np.flatnonzero(learned))
+    for halving in range(1, halvings + 1):
+        some = np.isin(np.arange(len(tracks)), order[: len(order) >> halving])
+        found["learned_from"][str(int(some.sum()))] = ask(some, learned)
+    if held.any():
+        found["held_out"] = ask(learned, held)
+    about = {"data": str(config.data.path), "splits": list(splits), "held_out": list(held_out), "clips": clips}
     counts = {"tracks": len(tracks), "games": len(set(tracks.games)), "pairings": dict(Counter(tracks.pairings))}
-    return found | {"about": about | counts | {"seed": config.seed, "sample_rate_hz": config.audio.sample_rate_hz}}
+    rate = {"sample_rate_hz": config.audio.sample_rate_hz, "permutations": permutations, "seed": config.seed}
+    return found | {"about": about | counts | rate}
+
+
+WAYS = {"between": "among other games", "unseen": "the same, games never seen", "within": "within its game"}
 
 
 def table(found: dict[str, Any]) -> str:
     """The answer as a table of Markdown."""
+    ways = [way for way in WAYS if way in found["all"]]
     lines = [
-        "| tracks ranked | learned from | among other games | chance, permuted | p | within its game | chance, permuted | p |",
-        "|---|---|---|---|---|---|---|---|",
+        "| tracks ranked | learned from | " + " | ".join(f"{WAYS[way]} | permuted | p" for way in ways) + " |",
+        "|---" * (2 + 3 * len(ways)) + "|",
     ]
-    rows = {"all": found["all"]} | {f"paired by {name or '?'}": one for name, one in found["pairing"].items()}
-    for name, one in [*rows.items(), *(("all", one) for one in found["learned_from"].values())]:
-        cells = [cell for way in ("between", "within") for cell in _cells(one[way])]
+    rows = [("all", found["all"])]
+    rows += [(f"paired by {name or '?'}", one) for name, one in found["pairing"].items()]
+    rows += [("all", one) for one in found["learned_from"].values()]
+    rows += [("held out", found["held_out"])] if found["held_out"] else []
+    for name, one in rows:
+        cells = [cell for way in ways for cell in _cells(one[way])]
         lines.append(f"| {name} ({one['tracks']}) | {one['trained']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -38,6 +38,7 @@ class Tracks:
     Attributes:
         pictures: (N, 1280), the mean over its pictures.  sounds: (N, P), the mean over some of its clips.
         names, games, components: of each track; components are never divided.
+        splits: of each track.
         pairings: how closely its nearest picture belongs to it; "" where the data set says nothing of it.
     """
 
@@ -46,6 +47,7 @@ class Tracks:
     names: list[str]
     games: list[str]
     components: list[str]
+    splits: list[str]
     pairings: list[str]
 
     def __len__(self) -> int:
@@ -66,12 +68,15 @@ def read_tracks(config: Config, splits: Sequence[str], clips: int) -> Tracks:
     """Features of every track of these splits with a picture, from at most `clips` of its clips and all their pictures."""
     module = MusicDataModule(config.data, config.audio, config.seed)
     found: dict[str, list[tuple[MusicDataset, Entry, dict[str, Any]]]] = defaultdict(list)
+    split_of: dict[str, str] = {}
     for split in splits:
         dataset = module.dataset(split)
         for entry in dataset.entries:
             if dataset.reader.has_picture(entry):
                 labels = dataset.reader.meta(entry).get("labels") or {}
-                found[str(labels.get("track") or entry.key)].append((dataset, entry, labels))
+                name = str(labels.get("track") or entry.key)
+                found[name].append((dataset, entry, labels))
+                split_of[name] = split
     if len(found) < LEAST:
         raise DataError(f"{config.data.path} has {len(found)} tracks with a picture; a probe needs {LEAST}.")
     sounds, seen = {}, {}
@@ -90,6 +95,7 @@ def read_tracks(config: Config, splits: Sequence[str], clips: int) -> Tracks:
         kept,
         [str(labels[name][0].get("game") or "") for name in kept],
         [str(labels[name][0].get("component") or name) for name in kept],
+        [split_of[name] for name in kept],
         [min((str(one.get("pairing") or "") for one in labels[name]), key=_strength) for name in kept],
     )
 

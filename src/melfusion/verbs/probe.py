@@ -18,7 +18,8 @@ from melfusion.verbs.options import configuration, option
 @dataclass
 class Options:
     config: str = configuration("games")
-    splits: str = option("train,val", "splits of the data set, comma-separated; leave the test split for the models")
+    splits: str = option("train,val", "splits whose tracks are learned from and ranked, comma-separated")
+    held_out: str | None = option(None, "splits whose tracks are only ranked, such as test: ask this once, at the end; null: none")
     clips: int = option(6, "clips of a track that its sound is measured on, at most", least=1)
     permutations: int = option(200, "of the music within each game, for the null", least=10)
     out: str | None = option(None, "folder of probe.json and probe.md; null: outputs/probe", variable="OUT")
@@ -41,7 +42,8 @@ def run(options: Options, more: list[str]) -> dict[str, Any]:
     with heavy_imports():
         from melfusion.lab import probe
 
-    found = probe.probe(config, splits, options.clips, options.permutations)
+    held_out = (options.held_out or "").split(",") if options.held_out else []
+    found = probe.probe(config, splits, held_out, options.clips, options.permutations)
     probe.write(found, folder)
     print(
         f"{probe.table(found)}\n\n.5 is chance, 1 is best; ± is 95 % over tracks, of the null its deviation. {folder / 'probe.md'}"
