@@ -28,7 +28,7 @@ def tracks(told, seed=0):
 def test_what_is_planted_is_found_within_games_and_between_them():
     found = answer(tracks(3.0), 60)
     for way in ("between", "within"):
-        assert found[way]["mean"] > 0.75 and found[way]["p"] < 0.02 and found[way]["null"] < 0.9
+        assert found[way]["mean"] > 0.75 and found[way]["p"] < 0.02 and found[way]["mean"] > found[way]["null"] + 0.05
     assert found["between"]["games"] == 6 and f"{found['between']['mean']:.3f}" in table(
         {"all": found, "pairing": {}, "learned_from": {}}
     )
