@@ -11,10 +11,12 @@ from data_fixtures import data_set, make_sample
 from forking import python
 from safetensors.torch import load
 
+from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import CACHE_EXT, ShardSet, crop_ext
 from melfusion.training import precompute as module
 from melfusion.training.precompute import precompute
+from melfusion.training.stored_samples import with_pictures
 
 
 def stored(path):
@@ -108,3 +110,23 @@ def test_several_crops_are_stored_and_drawn(tiny, tmp_path):
     one = [k for p, k in enumerate(seen[0]) if training[p]["key"] == entry.key]
     assert {one.count(k) > 2 for k in range(3)} == {True}
     assert validation[0]["cached"]["latent_moments"].equal(validation[2]["cached"]["latent_moments"])
+
+
+def test_a_picture_that_clips_share_is_encoded_once(tiny, monkeypatch):
+    config = tiny()
+    system = build.system(config).eval()
+    seen, encode = [], type(system.image_encoder).encode
+    monkeypatch.setattr(type(system.image_encoder), "encode", lambda self, image: seen.append(len(image)) or encode(self, image))
+    pictures = torch.tanh(torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    kept = {}
+    for rows, new in (([0, 0, 1, 0], 2), ([1, 1], 0), ([2, 0], 1)):
+        seen.clear()
+        batch = MusicBatch(
+            ["k"] * len(rows), ["c"] * len(rows), torch.arange(len(rows)), torch.ones(len(rows)), image=pictures[rows]
+        )
+        made = with_pictures(system.image_encoder, batch, kept)
+        assert sum(seen) == new
+        torch.testing.assert_close(made.image_latents, encode(system.image_encoder, pictures[rows]))
+    monkeypatch.setattr("melfusion.training.stored_samples.LOOKED_AT", 1)
+    with_pictures(system.image_encoder, batch, kept)
+    assert len(kept) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from melfusion.data.ranks import Ranks
 from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, crop_ext
 from melfusion.errors import BadSample, DataError
 from melfusion.models.conditioner import Conditioner
+from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.system import MeLFusion
 from melfusion.training.precision import autocast, resolve_precision
 
@@ -66,11 +68,13 @@ def computed_samples(
     data.setup()
     dtype = getattr(torch, config.data.precompute.dtype)
     encoded: dict[str, dict[str, Tensor]] = {}  # many clips share a caption: each is encoded once
+    looked_at: dict[bytes, Tensor] = {}  # the clips of a track share its pictures
     for split in sorted(ShardSet(config.data.path, config.data).counts()):
         dataset = data.dataset(split)
         for batch in readable_batches(config, dataset, split, ranks or Ranks(), stored):
             with autocast(resolve_precision(config.trainer), system.device.type):
                 batch = with_prompts(system.conditioner, batch, encoded)
+                batch = with_pictures(system.image_encoder, batch, looked_at)
                 tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
                 crops = further_crops(config, dataset, batch, system)
             for i, key in enumerate(batch.keys):
@@ -105,6 +109,24 @@ def with_prompts(conditioner: Conditioner, batch: MusicBatch, encoded: dict[str,
         encoded.update({key: {name: t[row] for name, t in said.items()} for row, key in enumerate(new)})
     prompt = Prompt.of({name: torch.stack([encoded[key][name] for key in keys]) for name in encoded[keys[0]]})
     return dataclasses.replace(batch, text_embeds=prompt.text_embeds, text_mask=prompt.text_mask, extra=prompt.extra)
+
+
+LOOKED_AT = 128  # pictures whose latents are kept: clips that share one stand near each other
+
+
+@torch.no_grad()
+def with_pictures(encoder: ImageEncoder | None, batch: MusicBatch, looked_at: dict[bytes, Tensor]) -> MusicBatch:
+    """The batch with its pictures encoded; `looked_at` gets those that are new, and loses the oldest."""
+    if encoder is None or batch.image is None:
+        return batch
+    keys = [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in batch.image]
+    if new := {key: i for i, key in enumerate(keys) if key not in looked_at}:
+        latents = encoder.encode(batch.image[list(new.values())].to(encoder.device))
+        looked_at.update(dict(zip(new, latents, strict=True)))
+    found = torch.stack([looked_at[key] for key in keys])
+    for key in list(looked_at)[:-LOOKED_AT]:
+        del looked_at[key]
+    return dataclasses.replace(batch, image_latents=found)
 
 
 def readable_batches(
