@@ -29,7 +29,7 @@ WHOLE = {
         "widelands-data",
         "usr/share/games/widelands/data",
         "music/*.ogg",
-        "campaigns/*/pics/*.jpg images/logos/*.png images/ui_fsmenu/*.jpg templates/*.png templates/*.jpg templates/*.webp",
+        "campaigns/*/pics/*.jpg */loadscreens/*.jpg */loadscreens/gameloading/*.png",
     ),
     "warzone2100": Described(
         "Warzone 2100",
@@ -52,7 +52,8 @@ WHOLE = {
         "freecol",
         "usr/share/games/freecol",
         "*.ogg",
-        "*/foundingFathers/*.jpg */mercenaries/*.jpg */ui/map.jpg */bg_*.jpg */opening*.jpg",
+        "*/ui/meet_*.png */ui/exploration.png */ui/landing.png */ui/trade.png */ui/d[io]*.png */ui/military.png */ui/religious.png "
+        "*/ui/political.png */ui/map.jpg",
         held_out=True,
     ),
     "freedroidrpg": _game(
@@ -65,13 +66,15 @@ WHOLE = {
     "starfighter": _game(
         "Project: Starfighter", "starfighter-data", "usr/share/starfighter", "music/*.ogg", "gfx/*.jpg", held_out=True
     ),
-    "trackballs": _game("Trackballs", "trackballs-data", "usr/share/games/trackballs", "music/*.ogg", "levels/*.jpg images/*.jpg"),
+    "trackballs": _game(
+        "Trackballs", "trackballs-data", "usr/share/games/trackballs", "music/*.ogg", "levels/*.jpg images/s[lp]*.jpg"
+    ),
     "wizznic": _game(
         "Wizznic",
         "wizznic-data",
         "usr/share/games/wizznic",
         "*.ogg",
-        "packs/*/boards/*.png packs/*/bg/*.png packs/*/starts/*.png packs/*/finished.png data/menu/*.png",
+        "packs/*/boards/*.png packs/*/bg/*.png packs/*/starts/*.png",
         held_out=True,
     ),
     "btanks": _game(
@@ -81,9 +84,11 @@ WHOLE = {
         "tunes/*.ogg sounds/ambient/*.ogg",
         "maps/*.jpg tiles/menu/*.jpg",
     ),
-    "davegnukem": _game("Dave Gnukem", "davegnukem-data", "usr/share/games/davegnukem", "music/*.ogg", "*.tga"),
+    "davegnukem": _game("Dave Gnukem", "davegnukem-data", "usr/share/games/davegnukem", "music/*.ogg", "levels/*.tga"),
     "zaz": _game("Zaz", "zaz-data", "usr/share/games/zaz", "mus*.ogg", "level?.jpg level??.jpg", held_out=True),
-    "lordsawar": _game("LordsAWar!", "lordsawar-data", "usr/share/games/lordsawar", "music/*.ogg", "various/*.png"),
+    "lordsawar": _game(
+        "LordsAWar!", "lordsawar-data", "usr/share/games/lordsawar", "music/*.ogg", "various/*.png !various/bigmedals.png"
+    ),
     "colobot": Described(
         "Colobot",
         (
@@ -92,7 +97,7 @@ WHOLE = {
             Package("colobot-common", "usr/share/games/colobot"),
         ),
         ("music/*.ogg",),
-        ("textures/back*.png", "textures/interface/*.png", "textures/planets/*.png"),
+        ("textures/back*.png", "textures/interface/intro*.png", "textures/interface/generico.png"),
     ),
     "mazeofgalious": _game(
         "Maze of Galious",
@@ -101,9 +106,7 @@ WHOLE = {
         "sound/*.ogg",
         "graphics/naramura/back*.pcx graphics/naramura/final.pcx graphics/naramura/start.pcx",
     ),
-    "lincity-ng": _game(
-        "LinCity-NG", "lincity-ng-data", "usr/share/games/lincity-ng", "music/*.ogg", "images/mainmenu/*.png images/help/*.png"
-    ),
+    "lincity-ng": _game("LinCity-NG", "lincity-ng-data", "usr/share/games/lincity-ng", "music/*.ogg", "images/mainmenu/*.png"),
     "renpy-demo": _game(
         "Ren'Py Tutorial",
         "renpy-demo",
@@ -131,6 +134,6 @@ WHOLE = {
     "enigma": _game("Enigma", "enigma-data", "usr/share/games/enigma", "music/*.ogg", "gfx48/menu_bg.jpg"),
     "gigalomania": _game("Gigalomania", "gigalomania-data", "usr/share/gigalomania", "music/*.ogg", "gfx/*.jpg"),
     "miceamaze": _game("Mice Amaze", "miceamaze", "usr/share/games/miceamaze", "music/*.ogg", "images/*.png"),
-    "hex-a-hop": _game("Hex-a-Hop", "hex-a-hop-data", "usr/share/games/hex-a-hop/hex-a-hop", "music*.ogg", "*.png"),
+    "hex-a-hop": _game("Hex-a-Hop", "hex-a-hop-data", "usr/share/games/hex-a-hop/hex-a-hop", "music*.ogg", "map_top.png title.png"),
     "raincat": _game("Raincat", "raincat-data", "usr/share/games/raincat/data", "music/*.ogg", "levels/*.png backgrounds/*.png"),
 }
