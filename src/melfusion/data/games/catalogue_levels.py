@@ -36,7 +36,7 @@ _PLAYLISTS = {  # of WarMUX' music/profile.xml and the playlists that it names
 LEVELS = {
     "fillets": Described(
         "Fish Fillets",
-        (Package("fillets-ng-data", "usr/share/games/fillets-ng", licence="GPL-2+"),),
+        (Package("fillets-ng-data", "usr/share/games/fillets-ng", licence="GPL-2"),),
         tracks=("music/*.ogg",),
         pictures=("images/*.png", "!images/demo_*", "!images/menu/*"),
         pairs=(

@@ -137,25 +137,4 @@ THEMES = {
         ),
         place="part",
     ),
-    "singularity": Described(
-        "Endgame: Singularity",
-        (
-            Package("singularity-music", "usr/share/games/singularity"),
-            Package("singularity", "usr/lib/python3/dist-packages/singularity/data"),
-        ),
-        tracks=("music/*.ogg",),
-        pictures=("themes/*/images/earth*",),
-    ),
-    "tuxtype": Described(
-        "Tux Typing",
-        (Package("tuxtype-data", "usr/share/tuxtype"),),
-        tracks=("sounds/*.ogg",),
-        pictures=("images/*.jpg", "images/backgrounds/*.jpg", "themes/*/photo.png"),
-    ),
-    "tuxmath": Described(
-        "Tux, of Math Command",
-        (Package("tuxmath-data", "usr/share/tuxmath"),),
-        tracks=("sounds/*.ogg",),
-        pictures=("images/backgrounds/*.jpg", "images/title/*.jpg"),
-    ),
 }

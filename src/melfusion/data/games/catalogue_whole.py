@@ -5,9 +5,11 @@ from __future__ import annotations
 from melfusion.data.games.describe import Described, Package
 
 
-def _game(name: str, package: str, data: str, tracks: str, pictures: str, more: str = "", held_out: bool = False) -> Described:
+def _game(
+    name: str, package: str, data: str, tracks: str, pictures: str, more: str = "", held_out: bool = False, licence: str = ""
+) -> Described:
     """A game of one package, or with its pictures in the package `more`; globs with spaces between them."""
-    packages = tuple(Package(each, data) for each in (package, more) if each)
+    packages = tuple(Package(each, data, licence=licence) for each in (package, more) if each)
     return Described(name, packages, tuple(tracks.split()), tuple(pictures.split()), held_out=held_out)
 
 
@@ -105,6 +107,7 @@ WHOLE = {
         "usr/share/games/mazeofgalious",
         "sound/*.ogg",
         "graphics/naramura/back*.pcx graphics/naramura/final.pcx graphics/naramura/start.pcx",
+        licence="GPL",
     ),
     "lincity-ng": _game("LinCity-NG", "lincity-ng-data", "usr/share/games/lincity-ng", "music/*.ogg", "images/mainmenu/*.png"),
     "renpy-demo": _game(
@@ -124,16 +127,37 @@ WHOLE = {
     "angrydd": _game(
         "Angry Drunken Dwarves", "angrydd", "usr/share/games/angrydd", "music/*.ogg", "images/*bg.png characters/*/background.png"
     ),
-    "glob2": _game("Globulation 2", "glob2-data", "usr/share/games/glob2/data", "zik/*.ogg", "gfx/Intro*.png"),
+    "glob2": _game("Globulation 2", "glob2-data", "usr/share/games/glob2/data", "zik/*.ogg", "gfx/Intro*.png", licence="GPL-3+"),
     "mrrescue": Described(
         "Mr. Rescue",
         (Package("mrrescue", "usr/share/games/mrrescue", archives=("mrrescue.love",)),),
         ("*/sfx/*.ogg",),
         ("*/backgrounds/*.png", "*/splash*.png", "*/howto.png"),
     ),
-    "enigma": _game("Enigma", "enigma-data", "usr/share/games/enigma", "music/*.ogg", "gfx48/menu_bg.jpg"),
+    "enigma": _game("Enigma", "enigma-data", "usr/share/games/enigma", "music/*.ogg", "gfx48/menu_bg.jpg", licence="GPL-2"),
     "gigalomania": _game("Gigalomania", "gigalomania-data", "usr/share/gigalomania", "music/*.ogg", "gfx/*.jpg"),
     "miceamaze": _game("Mice Amaze", "miceamaze", "usr/share/games/miceamaze", "music/*.ogg", "images/*.png"),
     "hex-a-hop": _game("Hex-a-Hop", "hex-a-hop-data", "usr/share/games/hex-a-hop/hex-a-hop", "music*.ogg", "map_top.png title.png"),
     "raincat": _game("Raincat", "raincat-data", "usr/share/games/raincat/data", "music/*.ogg", "levels/*.png backgrounds/*.png"),
+    "singularity": Described(
+        "Endgame: Singularity",
+        (
+            Package("singularity-music", "usr/share/games/singularity", licence="CC-BY-SA-3.0"),
+            Package("singularity", "usr/lib/python3/dist-packages/singularity/data", licence="GPL-2+"),
+        ),
+        tracks=("music/*.ogg",),
+        pictures=("themes/*/images/earth*",),
+    ),
+    "tuxtype": Described(
+        "Tux Typing",
+        (Package("tuxtype-data", "usr/share/tuxtype", licence="GPL-2"),),
+        tracks=("sounds/*.ogg",),
+        pictures=("images/*.jpg", "images/backgrounds/*.jpg", "themes/*/photo.png"),
+    ),
+    "tuxmath": Described(
+        "Tux, of Math Command",
+        (Package("tuxmath-data", "usr/share/tuxmath"),),
+        tracks=("sounds/*.ogg",),
+        pictures=("images/backgrounds/*.jpg", "images/title/*.jpg"),
+    ),
 }

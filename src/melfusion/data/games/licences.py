@@ -30,7 +30,7 @@ KINDS = ("permissive", "copyleft", "any")  # what a filter lets through; each le
 _PERMISSIVE = re.compile(
     r"(cc0|public[- ]domain|pd\b|expat|mit\b|bsd|zlib|isc\b|apache|cc-by-?(\d|$)|wtfpl|oga-by|permissive|beerware)", re.I
 )
-_COPYLEFT = re.compile(r"(a?l?gpl|cc-by-sa|gfdl|fdl|lal|free[- ]?art|fal\b|artistic|mpl)", re.I)
+_COPYLEFT = re.compile(r"(a?l?gpl|cc-by-sa|gfdl|fdl|lal|free[- ]?art|fal\b|artistic|mpl|battle-tanks)", re.I)
 
 
 def kind_of(licence: str) -> str:

@@ -42,7 +42,7 @@ class Picture:
     likeness: int
     path: Path | None = None
     crop: tuple[int, int] | None = None
-    drawn: Image.Image | None = None
+    drawn: Image.Image | None = field(default=None, compare=False)  # which has no hash
 
     def open(self) -> Image.Image:
         """RGB, short side 256 px at most."""
