@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from melfusion.data.games.describe import Described, Package, Script, Theme
 from melfusion.data.games.tuples import GAMES
 
 RATE_HZ = 16000
@@ -115,3 +116,55 @@ def tuxracer(root: Path) -> Path:
 def build_tree(root: Path) -> None:
     for build in (hedgewars, supertux, flare, tuxracer):
         build(root)
+
+
+TOY = Described(
+    "Toy",
+    (
+        Package("toy-music", "usr/share/toy", "upstream/"),
+        Package("toy-data", "usr/share/toy", archives=("*.pk3",), licence="CC0-1.0"),
+    ),
+    tracks=("music/*.ogg", "!music/test_*"),
+    pictures=("maps/*.png", "data.pk3.d/maps/*.png", "art/*.png"),
+    pairs=(
+        Script(
+            "maps/*.cfg",
+            track=r"song (\w+)",
+            tracks={"two": "deep|cold"},
+            picture_name="maps/{stem}",
+            title=r"name (.+)",
+            theme="{0}",
+        ),
+        Theme(r"music/(forest|town)_.*", r"art/(\w+?)\d*\.png", same={"town": "city"}, words={"town": "busy town"}),
+    ),
+    together=r"art/([a-z]+)\d*\.",
+)
+
+
+def toy(root: Path) -> Path:
+    """The packages of `TOY`: three maps that name songs, two themes, one track and some art of nothing closer."""
+    text(
+        root / "toy-music/usr/share/doc/toy-music/copyright",
+        "Files: *\nLicense: GPL-2+\n\nFiles: upstream/music/cold*\nLicense: Expat\n",
+    )
+    music, data = root / "toy-music/usr/share/toy/music", root / "toy-data/usr/share/toy"
+    for seed, name in enumerate(["deep", "cold", "forest_a", "town_a", "03_Ann_Onym_-_Free", "test_tone", "short"]):
+        track(music / f"{name}.ogg", seconds=1 if name == "short" else 3, seed=seed)
+    for seed, name in enumerate(["pit", "ice", "void"]):
+        scene(data / f"maps/{name}.png", seed)
+    text(data / "maps/pit.cfg", "name The Pit\nsong two\n")
+    text(data / "maps/ice.cfg", "song cold\n")
+    text(data / "maps/void.cfg", "song gone\n")
+    for seed, name in enumerate(["forest1", "forest2", "city", "sky1", "sky2", "sky3", "logo"]):
+        scene(data / f"art/{name}.png", seed + 10)
+    picture(data / "art/sprite.png", (300, 300), alpha=100)
+    picture(data / "art/small.png", (128, 96))
+    return data
+
+
+def scene(path: Path, seed: int, size=(320, 240), noise=0) -> None:
+    """A picture of smooth patches, which looks the same with a little noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size)
+    pixels = np.asarray(coarse, np.int16) + np.random.default_rng(seed + 1).integers(-noise, noise + 1, (size[1], size[0], 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)

@@ -49,9 +49,9 @@ def seconds_to_draw(config: CorpusOptions) -> float:
 
 
 def build_corpus(
-    name: str, config: CorpusOptions, inputs: Path | None = None, unless: Callable[[], bool] = lambda: False
+    source: str | Source, config: CorpusOptions, inputs: Path | None = None, unless: Callable[[], bool] = lambda: False
 ) -> dict[str, int]:
-    """Build the set of the source `name` in `data.path`; returns how many samples each split has.
+    """Build the set of a source (or of the one with that name) in `data.path`; returns how many samples each split has.
 
     inputs: as in Source.samples. unless: as in write_shards. DataError where the configuration, or the folder, is another source's.
     """
@@ -59,10 +59,10 @@ def build_corpus(
 
     from melfusion.data.writing import write_shards
 
-    _refuse_to_replace(config, name)
-    source, data = SOURCES[name], config.data
-    samples = track(source.samples(config, inputs), description=name, total=source.count(config))
-    info = {"source": name, **source.info(config)}
+    source, data = SOURCES[source] if isinstance(source, str) else source, config.data
+    _refuse_to_replace(config, source.name)
+    samples = track(source.samples(config, inputs), description=source.name, total=source.count(config))
+    info = {"source": source.name, **source.info(config)}
     return write_shards(samples, local_name(data), data.samples_per_shard, info, unless, "data.path")
 
 

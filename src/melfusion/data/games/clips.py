@@ -8,6 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,20 +56,12 @@ def samples(
     for item, facts in zip(tuples, assign(tuples), strict=True):
         groups.setdefault(item.track, []).append((item, facts))
     for track, group in groups.items():
-        try:
-            waveform = read_mono(track, sample_rate_hz)
-        except (soundfile.LibsndfileError, OSError, ValueError):
-            counts["track that cannot be decoded"] += 1
-            continue
-        tempo_bpm, number = estimate_tempo(waveform, sample_rate_hz), 0
-        for start_s, clip in audible_clips(waveform, clip_duration_s, sample_rate_hz, counts):
-            if number >= max_clips_per_tuple * len(group):
-                counts["clip beyond max_clips_per_tuple"] += 1
-                continue
+        number = 0
+        for clip in clips_of(track, clip_duration_s, sample_rate_hz, max_clips_per_tuple * len(group), counts):
             item, facts = group[number % len(group)]
             number += 1
-            labels = {"tempo_bpm": tempo_bpm, "start_s": start_s, "component": facts["component"]}
-            yield _sample(item, clip, sample_rate_hz, image_size_px, facts["split"], labels)
+            labels = {"tempo_bpm": clip.tempo_bpm, "start_s": clip.start_s, "component": facts["component"]}
+            yield _sample(item, clip.audio, sample_rate_hz, image_size_px, facts["split"], labels)
         counts["tuple without a clip of its own"] += max(0, len(group) - number)
     logger.warning("games: skipped %s", dict(counts))
 
@@ -85,6 +78,30 @@ def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:
     splits = split_components(pairs + links, weights=weights + [0.0] * len(links))
     names = components(pairs + links)
     return [{"split": splits[i], "component": names[i]} for i in range(len(pairs))]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`audio` [T] begins at `start_s` of its track, whose tempo is `tempo_bpm`."""
+
+    audio: np.ndarray
+    start_s: float
+    tempo_bpm: int | None
+
+
+def clips_of(track: Path, clip_duration_s: float, sample_rate_hz: int, most: int, counts: Counter[str]) -> Iterator[Clip]:
+    """The first `most` audible clips of a track, one after another; what is left out is counted."""
+    try:
+        waveform = read_mono(track, sample_rate_hz)
+    except (soundfile.LibsndfileError, OSError, ValueError):
+        counts["track that cannot be decoded"] += 1
+        return
+    tempo_bpm = estimate_tempo(waveform, sample_rate_hz)
+    for number, (start_s, audio) in enumerate(audible_clips(waveform, clip_duration_s, sample_rate_hz, counts)):
+        if number < most:
+            yield Clip(audio, start_s, tempo_bpm)
+        else:
+            counts["clip beyond max_clips_per_tuple"] += 1
 
 
 def read_mono(track: Path, sample_rate_hz: int) -> np.ndarray:
@@ -109,11 +126,8 @@ def audible_clips(
 
 
 def _sample(item: GameTuple, clip: np.ndarray, sample_rate_hz: int, image_size_px: int, split: str, labels: dict) -> Sample:
-    audio, image = io.BytesIO(), io.BytesIO()
-    soundfile.write(audio, clip, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    image = io.BytesIO()
     cover(item.image, (image_size_px, image_size_px)).save(image, "PNG")
-    name = re.sub(r"[^a-z0-9]+", "-", f"{item.game} {item.track.stem}".lower()).strip("-")
-    key = f"{name}-{hashlib.sha256(item.track_id.encode()).hexdigest()[:6]}-{round(1000 * labels['start_s']):07d}"
     about = {"game": item.game, "track": item.track_id, "artist": item.artist, "image_id": item.image_id}
     meta = {
         "caption": caption(item, labels["tempo_bpm"]),
@@ -123,4 +137,17 @@ def _sample(item: GameTuple, clip: np.ndarray, sample_rate_hz: int, image_size_p
         "split": split,
         "labels": labels | about | {"theme": item.theme},
     }
-    return Sample(key, audio.getvalue(), "flac", image.getvalue(), "png", meta)
+    name = key(item.game, item.track, item.track_id, labels["start_s"])
+    return Sample(name, flac(clip, sample_rate_hz), "flac", image.getvalue(), "png", meta)
+
+
+def flac(clip: np.ndarray, sample_rate_hz: int) -> bytes:
+    audio = io.BytesIO()
+    soundfile.write(audio, clip, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return audio.getvalue()
+
+
+def key(game: str, track: Path, track_id: str, start_s: float) -> str:
+    """A sample's key: game and file in plain letters, a hash of the track's name, and the start in ms."""
+    name = re.sub(r"[^a-z0-9]+", "-", f"{game} {track.stem}".lower()).strip("-")
+    return f"{name}-{hashlib.sha256(track_id.encode()).hexdigest()[:6]}-{round(1000 * start_s):07d}"

@@ -23,3 +23,33 @@ def read_licences(copyright_file: Path) -> list[tuple[str, str]]:
 
 def licence_of(path: str, licences: list[tuple[str, str]]) -> str:
     return next((name for pattern, name in reversed(licences) if fnmatchcase(path, pattern)), "not stated")
+
+
+KINDS = ("permissive", "copyleft", "any")  # what a filter lets through; each lets through what the one before it does
+
+_PERMISSIVE = re.compile(
+    r"(cc0|public[- ]domain|pd\b|expat|mit\b|bsd|zlib|isc\b|apache|cc-by-?(\d|$)|wtfpl|oga-by|permissive|beerware)", re.I
+)
+_COPYLEFT = re.compile(r"(a?l?gpl|cc-by-sa|gfdl|fdl|lal|free[- ]?art|fal\b|artistic|mpl|battle-tanks)", re.I)
+
+
+def kind_of(licence: str) -> str:
+    """permissive, copyleft, or other (not stated, or not known to this table).
+
+    Of licences that hold together ("music X, picture Y", "X and Y") the strictest counts, of alternatives ("X or Y") the mildest.
+    """
+    parts = re.split(r",? (?:and|picture|level) ", licence.removeprefix("music "))
+    return max((min((_kind(one) for one in part.split(" or ")), key=_ORDER.index) for part in parts), key=_ORDER.index)
+
+
+_ORDER = ("permissive", "copyleft", "other")
+
+
+def _kind(name: str) -> str:
+    name = name.strip()
+    return "permissive" if _PERMISSIVE.match(name) else "copyleft" if _COPYLEFT.match(name) else "other"
+
+
+def allowed(licence: str, wanted: str) -> bool:
+    """Does the filter `wanted` (of KINDS) let this licence through?"""
+    return wanted == "any" or _ORDER.index(kind_of(licence)) <= KINDS.index(wanted)

@@ -53,9 +53,9 @@ def attempt(items: Iterable, build: Callable[..., Iterable[GameScene | str]]) ->
             yield "malformed file"
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
     """A text file's content: UTF-8, or Latin-1 where it is not."""
-    if path.stat().st_size > MAX_TEXT_BYTES:
+    if path.stat().st_size > most_bytes:
         raise Skip("text file too large")
     raw = path.read_bytes()
     try:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 from PIL import Image
 
 from melfusion.data.games import flare, hedgewars, supertux, tuxracer
 from melfusion.data.games.licences import licence_of, read_licences
 from melfusion.data.games.scene import Found, GameScene, Skip, attempt
+from melfusion.data.games.sound import track_facts
 
 MAX_TRACK_S = 900.0  # tracks are decoded whole
 
@@ -56,11 +55,12 @@ GAMES = {
 }
 
 
-def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
+def read_games(games_dir: Path, packages: Iterable[str] = tuple(GAMES)) -> tuple[list[GameTuple], dict[str, int]]:
     """All tuples below `games_dir` (one folder per package), each (track, picture) once; counts of what was skipped."""
     tuples: dict[tuple[Path, str], GameTuple] = {}
     skipped: Counter[str] = Counter()
-    for package, game in GAMES.items():
+    for package in packages:
+        game = GAMES[package]
         data = (Path(games_dir) / package / "usr/share/games" / game.data).resolve()
         licences = read_licences(Path(games_dir) / package / "usr/share/doc" / package / "copyright")
         for found in attempt([data], game.read) if data.is_dir() else ["not unpacked"]:
@@ -77,7 +77,9 @@ def read_games(games_dir: Path) -> tuple[list[GameTuple], dict[str, int]]:
 
 def _tuple(scene: GameScene, package: str, data: Path, licences: list[tuple[str, str]]) -> GameTuple:
     game, track = GAMES[package], scene.track.relative_to(data).as_posix()
-    track_s, tag = _track_facts(scene.track)
+    facts = track_facts(scene.track)
+    if facts.seconds > MAX_TRACK_S:
+        raise Skip("track longer than 15 minutes")
     music = licence_of(f"{game.source}/{track}", licences)
     picture = licence_of(f"{game.source}/{scene.art.relative_to(data).as_posix()}", licences)
     level = f", level {scene.own_license}" if scene.own_license else ""
@@ -87,24 +89,11 @@ def _tuple(scene: GameScene, package: str, data: Path, licences: list[tuple[str,
         track=scene.track,
         image=scene.image,
         image_id=hashlib.sha256(scene.image.tobytes()).hexdigest()[:16],
-        artist=scene.artist or tag,
+        artist=scene.artist or facts.artist,
         license=music if music == picture and not level else f"music {music}, picture {picture}{level}",
         theme=scene.theme,
         place=game.place,
         track_id=f"{package}/{track}",
-        track_s=track_s,
+        track_s=facts.seconds,
         parts=tuple(f"{package}/{part}" for part in scene.parts),
     )
-
-
-@functools.lru_cache(maxsize=1024)
-def _track_facts(track: Path) -> tuple[float, str | None]:
-    """Seconds, and the artist its tags name (a bare web address is no name)."""
-    try:
-        with soundfile.SoundFile(track) as file:
-            seconds, artist = file.frames / file.samplerate, " ".join(file.artist.split())
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        raise Skip("unreadable track") from error
-    if seconds > MAX_TRACK_S:
-        raise Skip("track longer than 15 minutes")
-    return seconds, artist if artist and "://" not in artist else None
