@@ -22,11 +22,7 @@ class Options:
 
 MORE = "It also takes every key of the configuration, such as those of the data set and of its audio:"
 SECTIONS = ("data", "audio")
-EXAMPLES = (
-    "melfusion data-games",
-    "melfusion data-games games_dir=/srv/games data.path=data/games",
-    "melfusion data-games games=all",
-)
+EXAMPLES = ("melfusion data-games", "melfusion data-games games=all licence=copyleft games_dir=/srv/games")
 
 
 def run(options: Options, more: list[str]) -> None:
