@@ -85,7 +85,7 @@ submit: install  ## VERB=train as a SLURM job: the verb's own variables, and clu
 precompute: install  ## store latents, text embeddings and inverted pictures beside the samples
 	@$(CLI) precompute $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
-shards: install  ## MANIFEST= AUDIO_DIR= IMAGE_DIR= OUT=: your own files, MeLBench or MusicCaps → shards
+shards: install  ## MANIFEST= AUDIO_DIR= IMAGE_DIR= OUT=: your own files, MeLBench, MusicCaps, EMID, OSSL-v2, … → shards
 	@$(CLI) shards $(ARGS) $(options)
 
 data-scenes: install  ## draw and render the embedded corpus

@@ -10,7 +10,20 @@ if TYPE_CHECKING:
     import torch
 
 # One stream per purpose: adding a purpose never shifts another's numbers.
-STREAMS = ("order", "crop", "timestep", "noise", "vae_noise", "drop", "image_noise", "substitute", "augment", "torch", "sampler")
+STREAMS = (
+    "order",
+    "crop",
+    "timestep",
+    "noise",
+    "vae_noise",
+    "drop",
+    "image_noise",
+    "substitute",
+    "augment",
+    "torch",
+    "sampler",
+    "picture",
+)
 
 KEY = 0x6D656C66  # second half of every generator's key
 

@@ -1,6 +1,7 @@
 """Batches from shards: shapes, the inputs people really have, replacement in place, ranks, workers, caches."""
 
 import contextlib
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from melfusion import randomness
 from melfusion.__main__ import VERBS
 from melfusion.data import order
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.shards import ShardSet
+from melfusion.data.shards import ShardSet, picture_ext
 from melfusion.errors import ConfigError, DataError
 from melfusion.media.pictures import read_image
 from melfusion.training.precompute import ensure_precomputed, precompute
@@ -114,6 +115,30 @@ def test_crops_are_drawn_by_position_in_training_only(tmp_path, module):
     fixed = waveforms(module(path, "data.global_batch_size=1", "data.crop=start"), train)
     assert torch.equal(fixed[0], fixed[1])
     assert torch.equal(waveforms(module(path), MusicDataModule.val_dataloader, 1)[0], fixed[0])
+
+
+def test_one_of_several_pictures_is_drawn_by_position_in_training_only(tmp_path, module):
+    pictures = [encoded(noise_picture(seed)) for seed in range(3)]
+    more = {picture_ext(2, "png"): pictures[2], picture_ext(1, "png"): pictures[1], "1.txt": b"", "x.png": b""}
+    samples = [dataclasses.replace(make_sample(s, s, image=pictures[0]), extra=more) for s in ("train", "val")]
+    path = data_set(tmp_path, samples)
+    pixels = [torch.as_tensor(read_image(one, module(path).data.image_size_px)) for one in pictures]
+
+    def seen(made, loader, n=40):
+        return [next(k for k, x in enumerate(pixels) if torch.equal(x, b.image[0])) for b in take(loader(made), n)]
+
+    one = module(path, "data.global_batch_size=1")
+    drawn = seen(one, MusicDataModule.train_dataloader)
+    assert {drawn.count(k) > 5 for k in range(3)} == {True}
+    assert drawn == seen(one, MusicDataModule.train_dataloader) == [int(3 * drawn_at(p)) for p in range(40)]
+    assert drawn[20:] == seen(module(path, "data.global_batch_size=1", step=20), MusicDataModule.train_dataloader, 20)
+    assert seen(one, MusicDataModule.val_dataloader, 1) == [0]
+    entry = one.dataset("val").entries[0]
+    assert one.dataset("val").reader.picture(entry) == pictures[0]
+
+
+def drawn_at(position):
+    return randomness.generator(0, "picture", 0, position).random()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])

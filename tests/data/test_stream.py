@@ -1,17 +1,20 @@
 """Sequential streaming: any tar URL, one reader per shard, bad samples skipped with their reason."""
 
+import dataclasses
 import itertools
 import logging
 from types import SimpleNamespace
 
 import building as build
 import pytest
+import torch
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
 from melfusion import randomness
 from melfusion.data import stream as stream_module
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.reading import digest_of
+from melfusion.data.shards import picture_ext
 from melfusion.data.stream import StreamingDataset, open_url
 from melfusion.errors import DataError
 from melfusion.training.precompute import ensure_precomputed
@@ -107,6 +110,28 @@ def test_readers_share_the_shards_without_overlap(world, workers, shards, stream
         positions += first_round.values()
     assert sorted(seen) == sorted(f"{i}{j}" for i in range(6) for j in range(2))
     assert len(set(positions)) == 12
+
+
+def test_pictures_and_crops_are_drawn_as_by_an_indexed_set(tmp_path, stream, tiny):
+    pictures = [encoded(noise_picture(seed)) for seed in range(3)]
+    more = {picture_ext(k, "png"): pictures[k] for k in (1, 2)}
+    one = dataclasses.replace(make_sample("one", image=pictures[0], seconds=4.0), extra=more)
+    path = data_set(tmp_path / "set", [one])
+    stored = ("data.precompute.crops=2", "data.crop=random")
+    config = tiny(f"data.path={path}", "data.source=manifest", *stored)
+    folder, wanted = ensure_precomputed(config, build.system(config))
+    for where, made_with, provenance in ((path, None, None), (folder, digest_of(wanted), wanted)):
+        config.data.path = str(where)
+        indexed = MusicDataModule(config.data, config.audio, config.seed, provenance=provenance).dataset("train", training=True)
+        streamed = list(itertools.islice(iter(stream([where / "train-000000.tar"], *stored, made_with=made_with)), 12))
+        seen = {tensors_of(item) for item in streamed}
+        assert [tensors_of(item) for item in streamed] == [tensors_of(indexed[p]) for p in range(12)] and len(seen) > 3
+        assert not any(item["replaced"] for item in streamed)
+
+
+def tensors_of(item):
+    tensors = item.get("cached") or {name: torch.as_tensor(item[name]) for name in ("image", "waveform")}
+    return tuple(tensors[name].numpy().tobytes() for name in sorted(tensors))
 
 
 def test_real_workers_give_batches_of_each_shard_once(shards, tiny, caplog):

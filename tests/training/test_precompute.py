@@ -1,5 +1,6 @@
 """Precomputing in several processes gives the tensors of one."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import building as build
 import numpy as np
 import pytest
 import torch
-from data_fixtures import data_set, make_sample
+from data_fixtures import data_set, encoded, make_sample, noise_picture
 from forking import python
 from safetensors.torch import load
 
 from melfusion.batch import MusicBatch
 from melfusion.data.datamodule import MusicDataModule
-from melfusion.data.shards import CACHE_EXT, ShardSet, crop_ext
+from melfusion.data.shards import CACHE_EXT, ShardSet, crop_ext, picture_ext, pictured_ext
 from melfusion.training import precompute as module
 from melfusion.training.precompute import precompute
 from melfusion.training.stored_samples import with_pictures
@@ -130,3 +131,34 @@ def test_a_picture_that_clips_share_is_encoded_once(tiny, monkeypatch):
     monkeypatch.setattr("melfusion.training.stored_samples.LOOKED_AT", 1)
     with_pictures(system.image_encoder, batch, kept)
     assert len(kept) == 1
+
+
+def test_what_is_read_from_each_picture_is_stored_and_drawn(tiny, tmp_path):
+    pictures = [encoded(noise_picture(seed)) for seed in range(3)]
+    more = {picture_ext(k, "png"): pictures[k] for k in (1, 2)}
+    samples = [make_sample(f"{split}{i}", split, image=pictures[0]) for split in ("train", "val") for i in (0, 1)]
+    samples[0] = dataclasses.replace(samples[0], extra=more)
+    samples[2] = dataclasses.replace(samples[2], extra=more)
+    samples[1] = dataclasses.replace(samples[1], extra={picture_ext(1, "png"): b"damaged"})
+    folder = data_set(tmp_path / "set", samples)
+    config = tiny(f"data.path={folder}", "data.source=manifest", f"data.precompute.path={tmp_path}/out")
+    system = build.system(config).eval()
+    found = ShardSet(precompute(config, system))
+    (entry, other), (held, _) = found.entries("train"), found.entries("val")
+    assert pictured_ext(1) not in other.members and pictured_ext(3) not in entry.members
+    [name] = [n for n in load(bytes(found.read(entry, pictured_ext(1)))) if n == "image_latents" or n.startswith("key.")][:1]
+    members = [load(bytes(found.read(entry, ext)))[name] for ext in (CACHE_EXT, pictured_ext(1), pictured_ext(2))]
+    for k, one in enumerate(pictures):  # as a set of that picture alone has it
+        alone = data_set(tmp_path / f"set{k}", [make_sample("train0", "train", image=one)])
+        config.data.path, config.data.precompute.path = str(alone), f"{tmp_path}/out{k}"
+        stored = ShardSet(precompute(config, system))
+        alike = load(bytes(stored.read(stored.entries("train")[0], CACHE_EXT)))[name]
+        torch.testing.assert_close(members[k], alike, rtol=1e-4, atol=1e-5)
+    config.data.path = str(tmp_path / "out")
+    data = MusicDataModule(config.data, config.audio, provenance=found.info["provenance"])
+    training, validation = data.dataset("train", training=True), data.dataset("val")
+    items = [training[p] for p in range(60)]
+    seen = [min(range(3), key=lambda k: (members[k] - i["cached"][name]).abs().max()) for i in items if i["key"] == entry.key]
+    assert len(seen) == 30 and {seen.count(k) > 4 for k in range(3)} == {True}
+    moments = {i["cached"]["latent_moments"].numpy().tobytes() for i in items if i["key"] == entry.key}
+    assert len(moments) == 1 and validation[0]["cached"][name].equal(load(bytes(found.read(held, CACHE_EXT)))[name])

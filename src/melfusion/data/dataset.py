@@ -12,7 +12,7 @@ from melfusion import randomness
 from melfusion.data import order
 from melfusion.data.entries import Entries
 from melfusion.data.reading import SampleReader
-from melfusion.data.shards import CACHE_EXT, crop_ext
+from melfusion.data.shards import CACHE_EXT, count_pictures, crop_ext
 from melfusion.errors import BadSample, DataError
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,10 @@ class MusicDataset(Dataset):
             entry = self.entries[index]
             cropped = random_crop and (CACHE_EXT not in entry.members or crop_ext(1) in entry.members)
             crop = randomness.generator(self.seed, "crop", 0, position).random() if cropped else 0.0
+            several = self.training and count_pictures(entry.members) > 1
+            picture = randomness.generator(self.seed, "picture", 0, position).random() if several else 0.0
             try:
-                item = self.reader(entry, crop)
+                item = self.reader(entry, crop, picture)
                 draws = randomness.draws(self.seed, position, self.noise_shapes)
                 return item | {"position": position, "draws": draws, "replaced": replaced}
             except BadSample as error:

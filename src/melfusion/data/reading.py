@@ -16,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 
 from melfusion.data.entries import Entries, Entry
 from melfusion.data.options import DataConfig
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, ShardSet, crop_ext
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, ShardSet, crop_ext, pictured_ext, pictures_in
 from melfusion.errors import BadSample
 from melfusion.media.options import AudioConfig
 from melfusion.media.pictures import read_image
@@ -69,11 +69,21 @@ def read_cached(data: bytes, limits: DataConfig, names: Collection[str] = CACHED
     return tensors
 
 
-def cached_crop(exts: Collection[str], read: Callable[[str], bytes], crop: float, data: DataConfig) -> dict[str, torch.Tensor]:
-    """The tensors of a precomputed sample. Where it has several crops, `crop` in [0, 1) chooses the one that the latents are of."""
+def of_picture(name: str) -> bool:
+    """Does a precomputed tensor of this name come from the picture?"""
+    return name == "image_latents" or name.startswith(("key.", "value."))
+
+
+def cached_draw(
+    exts: Collection[str], read: Callable[[str], bytes], crop: float, picture: float, data: DataConfig
+) -> dict[str, torch.Tensor]:
+    """The tensors of a precomputed sample. Where it has several crops or pictures, `crop` and `picture` in [0, 1) choose one."""
     tensors = read_cached(read(CACHE_EXT), data)
-    number = int(crop * (1 + sum(ext.startswith("crop") for ext in exts)))
-    return tensors | read_cached(read(crop_ext(number)), data, ("latent_moments",)) if number else tensors
+    if number := int(crop * (1 + sum(ext.startswith("crop") for ext in exts))):
+        tensors |= read_cached(read(crop_ext(number)), data, ("latent_moments",))
+    if number := int(picture * (1 + sum(ext.startswith("picture") for ext in exts))):
+        tensors |= read_cached(read(pictured_ext(number)), data, [name for name in tensors if of_picture(name)])
+    return tensors
 
 
 def finite(tensor: torch.Tensor) -> bool:
@@ -99,12 +109,18 @@ def digest_in(cached: bytes) -> str | None:
 
 
 def decode_sample(
-    key: str, exts: Collection[str], read: Callable[[str], bytes], crop: float, audio: AudioConfig, data: DataConfig
+    key: str,
+    exts: Collection[str],
+    read: Callable[[str], bytes],
+    crop: float,
+    audio: AudioConfig,
+    data: DataConfig,
+    picture: float = 0.0,
 ) -> dict[str, Any]:
     """One sample's members (`read(ext)` gives bytes) → plain arrays; BadSample says why it cannot be used.
 
     A sample without a caption gets the empty one; without a picture it gets zeros and `has_image` 0. An unreadable picture makes
-    the sample bad. A precomputed member takes the place of audio and picture.
+    the sample bad. A precomputed member takes the place of audio and picture. `crop` and `picture` in [0, 1) choose.
     """
     if len(exts) > data.max_sample_members:
         raise BadSample(f"more members than data.max_sample_members={data.max_sample_members}")
@@ -117,18 +133,19 @@ def decode_sample(
     )
     item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
     if CACHE_EXT in exts:
-        return item | {"cached": cached_crop(exts, read, crop, data)}
+        return item | {"cached": cached_draw(exts, read, crop, picture, data)}
     audio_ext = next((ext for ext in AUDIO_EXTS if ext in exts), None)
-    image_ext = next((ext for ext in IMAGE_EXTS if ext in exts), None)
+    pictures = pictures_in(exts)
     if audio_ext is None:
         raise BadSample("no audio")
     waveform = read_audio(
         read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels, data.max_audio_samples
     )
     item["waveform"] = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
-    item["has_image"] = np.float32(image_ext is not None)
-    if image_ext is not None:
-        item["image"] = read_image(read(image_ext), data.image_size_px, data.max_image_pixels, data.max_image_work)
+    item["has_image"] = np.float32(bool(pictures))
+    if pictures:
+        chosen = pictures[int(picture * len(pictures))]
+        item["image"] = read_image(read(chosen), data.image_size_px, data.max_image_pixels, data.max_image_work)
     else:
         item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
     return item
@@ -148,8 +165,8 @@ class SampleReader:
     def __init__(self, shards: ShardSet, audio: AudioConfig, data: DataConfig, entries: Entries | None = None):
         self.shards, self.audio, self.data, self.entries = shards, audio, data, entries
 
-    def __call__(self, entry: Entry, crop: float) -> dict[str, Any]:
-        item = self._decode(entry, crop)
+    def __call__(self, entry: Entry, crop: float, picture: float = 0.0) -> dict[str, Any]:
+        item = self._decode(entry, crop, picture)
         if layout(item) != self.layout:
             raise BadSample(f"{CACHE_EXT} is laid out unlike the others'")
         return item
@@ -166,9 +183,9 @@ class SampleReader:
                 votes[layout(self._decode(cached[i * len(cached) // min(VOTERS, len(cached))], 0.0))] += 1
         return votes.most_common(1)[0][0] if votes else ()
 
-    def _decode(self, entry: Entry, crop: float) -> dict[str, Any]:
+    def _decode(self, entry: Entry, crop: float, picture: float = 0.0) -> dict[str, Any]:
         read = partial(self.shards.read, entry)
-        return decode_sample(entry.key, entry.members, read, crop, self.audio, self.data)
+        return decode_sample(entry.key, entry.members, read, crop, self.audio, self.data, picture)
 
     def meta(self, entry: Entry) -> dict[str, Any]:
         """The entry's JSON alone."""
@@ -177,7 +194,15 @@ class SampleReader:
     def has_picture(self, entry: Entry) -> bool:
         return any(ext in entry.members for ext in IMAGE_EXTS)
 
+    def pixels(self, entry: Entry, number: int) -> np.ndarray | None:
+        """(3, H, W) of one of the entry's pictures, from 0 on; None where it has fewer."""
+        exts = pictures_in(entry.members)
+        if number >= len(exts):
+            return None
+        d = self.data
+        return read_image(self.shards.read(entry, exts[number]), d.image_size_px, d.max_image_pixels, d.max_image_work)
+
     def picture(self, entry: Entry) -> bytes | None:
-        """The entry's picture as it is stored, or None."""
+        """The entry's first picture as it is stored, or None."""
         ext = next((ext for ext in IMAGE_EXTS if ext in entry.members), None)
         return None if ext is None else self.shards.read(entry, ext)

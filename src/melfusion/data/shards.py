@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,33 @@ SPLITS = ("train", "val", "test")
 def crop_ext(number: int) -> str:
     """Extension of the member that holds the latents of a further crop, from 1 on, of a precomputed sample."""
     return f"crop{number}.{CACHE_EXT}"
+
+
+def picture_ext(number: int, ext: str) -> str:
+    """Extension of a further picture, from 1 on, as webdataset names a second member of a kind; readers that know one skip it."""
+    return f"{number}.{ext}"
+
+
+def pictured_ext(number: int) -> str:
+    """Extension of the member that holds what the image encoder reads from a further picture of a precomputed sample."""
+    return f"picture{number}.{CACHE_EXT}"
+
+
+def pictures_in(exts: Collection[str]) -> list[str]:
+    """Extensions of a sample's pictures, in order: of the first, then of those with a number."""
+    first = next((ext for ext in IMAGE_EXTS if ext in exts), None)
+    if first is None:
+        return []
+    parts = ((ext, *ext.split(".", 1)) for ext in exts if "." in ext)
+    further = [(int(number), ext) for ext, number, kind in parts if number.isdecimal() and kind in IMAGE_EXTS]
+    return [first, *(ext for _, ext in sorted(further))]
+
+
+def count_pictures(exts: Collection[str]) -> int:
+    """How many pictures there are to draw from, in a sample or in a precomputed one."""
+    if CACHE_EXT in exts:
+        return 1 + sum(ext.startswith("picture") for ext in exts)
+    return len(pictures_in(exts))
 
 
 @dataclass

@@ -18,13 +18,18 @@ from melfusion.data.collate import collate, heed_only_the_loader
 from melfusion.data.options import DataConfig
 from melfusion.data.reading import decode_sample, digest_in, layout
 from melfusion.data.remote import ask
-from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS
+from melfusion.data.shards import AUDIO_EXTS, CACHE_EXT, IMAGE_EXTS, count_pictures
 from melfusion.errors import BadSample, DataError, shown
 from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
 
 KNOWN = ("json", CACHE_EXT, *AUDIO_EXTS, *IMAGE_EXTS)
+
+
+def known(ext: str) -> bool:
+    """Is a member of this extension read? Of a further crop or picture the first word is its number."""
+    return ext in KNOWN or ext.partition(".")[2] in (CACHE_EXT, *IMAGE_EXTS)
 
 
 @contextmanager
@@ -65,11 +70,11 @@ def _members(group: Iterator[tuple], data: DataConfig) -> dict[str, bytes] | Bad
             wrong = BadSample("two members of one name")
         elif len(raw) >= data.max_sample_members:
             wrong = BadSample(f"more members than data.max_sample_members={data.max_sample_members}")
-        elif (kept := kept + member.size * (ext in KNOWN)) > data.max_member_mib * 2**20:
+        elif (kept := kept + member.size * known(ext)) > data.max_member_mib * 2**20:
             wrong = BadSample(f"member larger than data.max_member_mib={data.max_member_mib:g}")
         elif wrong is None:
-            raw[ext] = tar.extractfile(member).read() if ext in KNOWN else b""
-            if ext in KNOWN and len(raw[ext]) != member.size:
+            raw[ext] = tar.extractfile(member).read() if known(ext) else b""
+            if known(ext) and len(raw[ext]) != member.size:
                 raise DataError(f"data.stream: a tar ends within {member.name!r:.80}; check the address.")
     return wrong or raw
 
@@ -125,7 +130,9 @@ class StreamingDataset(IterableDataset):
         if isinstance(raw, BadSample):
             raise raw
         crop = randomness.generator(self.seed, "crop", 0, position).random() if self.data.crop == "random" else 0.0
-        item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data)
+        several = count_pictures(raw.keys()) > 1
+        picture = randomness.generator(self.seed, "picture", 0, position).random() if several else 0.0
+        item = decode_sample(key, raw.keys(), raw.__getitem__, crop, self.audio, self.data, picture)
         if "cached" in item and (found := digest_in(raw[CACHE_EXT])) != self.made_with:
             raise DataError(
                 f"data.stream: {key} holds tensors precomputed with {found or 'unknown parts'}, where this run takes "

@@ -115,15 +115,48 @@ def cuts(at: np.ndarray, changes: np.ndarray, shortest_s: float, end: float) -> 
     return sorted(found)
 
 
+def duration_s(path: str | Path) -> float:
+    """How long a film is, in seconds; ConfigError where its container does not say."""
+    with opened(path) as container:
+        stream = container.streams.video[0]
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return float(container.duration / library().time_base)
+    raise ConfigError(f"film={path} does not say how long it is: {WANTED}.")
+
+
+def frames_at(path: str | Path, times: list[float]) -> list[Image.Image]:
+    """The frame shown at each of some times in s from the film's start, in order; ConfigError where it has none.
+
+    It decodes from the last key frame before the first time on.
+    """
+    with opened(path) as container:
+        stream = container.streams.video[0]
+        origin = float((stream.start_time or 0) * stream.time_base)
+        container.seek(max(0, round((origin + times[0]) / stream.time_base)), stream=stream, backward=True)
+        found = _shown_at(container, [origin + at for at in times])
+    if not found:
+        raise ConfigError(f"film={path} has no frame that can be decoded: {WANTED}.")
+    return found
+
+
 def _frames_at(path: str | Path, times: list[float]) -> list[Image.Image]:
     """The frame shown at each of some times, in order."""
+    with opened(path) as container:
+        return _shown_at(container, times)
+
+
+def _shown_at(container: Any, times: list[float]) -> list[Image.Image]:
+    """As `_frames_at`, from where the container stands."""
     found: list[Image.Image] = []
     shown = None
-    with opened(path) as container:
-        for frame in container.decode(video=0):
-            while len(found) < len(times) and shown is not None and float(frame.time or 0.0) > times[len(found)]:
-                found.append(shown.to_image())
-            shown = frame
+    for frame in container.decode(video=0):
+        while len(found) < len(times) and shown is not None and float(frame.time or 0.0) > times[len(found)]:
+            found.append(shown.to_image())
+        if len(found) == len(times):
+            return found
+        shown = frame
     while shown is not None and len(found) < len(times):
         found.append(shown.to_image())
     return found

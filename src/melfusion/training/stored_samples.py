@@ -15,12 +15,12 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from melfusion.assembly.schema import Config
-from melfusion.batch import MusicBatch, Prompt, present
+from melfusion.batch import Conditioning, MusicBatch, Prompt, present
 from melfusion.data.collate import collate, collate_cached
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.dataset import MusicDataset
 from melfusion.data.ranks import Ranks
-from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, crop_ext
+from melfusion.data.shards import CACHE_EXT, Sample, ShardSet, count_pictures, crop_ext, pictured_ext
 from melfusion.errors import BadSample, DataError
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.image_encoder import ImageEncoder
@@ -38,10 +38,16 @@ def compute(system: MeLFusion, batch: MusicBatch) -> dict[str, Tensor]:
     conditioning = system.read_once(system.condition(batch))
     out |= conditioning.said() | {"text_mask": conditioning.text_mask.to(torch.uint8)}
     out["has_image"] = batch.has_image
+    return out | seen(system, conditioning)
+
+
+def seen(system: MeLFusion, conditioning: Conditioning) -> dict[str, Tensor]:
+    """What is stored of the pictures; the names are those of `reading.of_picture`."""
     if conditioning.image_latents is not None:
-        return out | {"image_latents": conditioning.image_latents}
+        return {"image_latents": conditioning.image_latents}
     if conditioning.visual_features is None:
-        return out
+        return {}
+    out: dict[str, Tensor] = {}
     matched = system.denoiser.prepare(conditioning.visual_features, conditioning.text_embeds.shape[1])
     for layer, (key, value) in matched.items():
         out |= {f"key.{layer}": key, f"value.{layer}": value}
@@ -77,9 +83,10 @@ def computed_samples(
                 batch = with_pictures(system.image_encoder, batch, looked_at)
                 tensors = {k: t.cpu() for k, t in compute(system, batch).items()}
                 crops = further_crops(config, dataset, batch, system)
+                pictures = further_pictures(dataset, batch, system)
             for i, key in enumerate(batch.keys):
                 if key not in stored:
-                    yield _sample(key, split, batch, i, tensors, crops[i], dtype, made_with)
+                    yield _sample(key, split, batch, i, tensors, crops[i], pictures[i], dtype, made_with)
 
 
 @torch.no_grad()
@@ -97,6 +104,28 @@ def further_crops(config: Config, dataset: MusicDataset, batch: MusicBatch, syst
             moments = system.codec.encode_moments(torch.stack(waveforms).to(system.device)).cpu()
             for row, one in zip(rows, moments, strict=True):
                 found[row].append(one)
+    return found
+
+
+@torch.no_grad()
+def further_pictures(dataset: MusicDataset, batch: MusicBatch, system: MeLFusion) -> list[list[dict[str, Tensor]]]:
+    """Of each sample what is stored of its pictures after the first; one that cannot be used is left out."""
+    found: list[list[dict[str, Tensor]]] = [[] for _ in batch.keys]
+    entries = [dataset.entries[position] for position in batch.position.tolist()]
+    if system.image_encoder is None:
+        return found
+    for number in range(1, max(count_pictures(entry.members) for entry in entries)):
+        images, rows = present(batch.image).clone(), []
+        for row, entry in enumerate(entries):
+            with contextlib.suppress(BadSample):
+                if (pixels := dataset.reader.pixels(entry, number)) is not None:
+                    images[row] = torch.as_tensor(pixels)
+                    rows.append(row)
+        if rows:
+            shown = dataclasses.replace(batch, image=images, image_latents=None).to(system.device)
+            tensors = {k: t.cpu() for k, t in seen(system, system.read_once(system.condition(shown))).items()}
+            for row in rows:
+                found[row].append({k: t[row] for k, t in tensors.items()})
     return found
 
 
@@ -172,6 +201,7 @@ def _sample(
     i: int,
     tensors: dict[str, Tensor],
     crops: list[Tensor],
+    pictures: list[dict[str, Tensor]],
     dtype: torch.dtype,
     made_with: str,
 ) -> Sample:
@@ -180,5 +210,7 @@ def _sample(
     members = {CACHE_EXT: save_safetensors(row, note)}
     for number, moments in enumerate(crops, start=1):
         members[crop_ext(number)] = save_safetensors({"latent_moments": moments.to(dtype).contiguous()}, note)
+    for number, read in enumerate(pictures, start=1):
+        members[pictured_ext(number)] = save_safetensors({k: t.to(dtype).contiguous() for k, t in read.items()}, note)
     meta = {"caption": batch.captions[i], "full_caption": batch.full_captions[i], "split": split, "labels": batch.labels[i]}
     return Sample(key, b"", "", None, "", meta, members)

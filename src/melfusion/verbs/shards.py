@@ -1,4 +1,4 @@
-"""Write shards from your own files, from MeLBench or from MusicCaps.
+"""Write shards from your own files, or from sets that others published: MeLBench, MusicCaps, EMID, OSSL-v2, MUImage, V2M.
 
 data/README.md describes the manifests. What cannot be used stands in OUT/missing.csv. Without a manifest the shards that are in
 OUT are indexed again.
@@ -15,7 +15,7 @@ from melfusion.verbs.options import option
 @dataclass
 class Options:
     manifest: str | None = option(
-        None, "manifest files (CSV, JSON, JSON lines), comma-separated, globs allowed", variable="MANIFEST"
+        None, "manifest files (CSV, JSON, JSON lines, parquet, lists of ids), comma-separated, globs allowed", variable="MANIFEST"
     )
     audio_dir: str | None = option(None, "folder that the manifest's audio paths start from", variable="AUDIO_DIR")
     image_dir: str | None = option(None, "folder that the manifest's picture paths start from", variable="IMAGE_DIR")
@@ -28,6 +28,7 @@ class Options:
     seed: int = option(0, "seed of the splits", variable="SEED", least=0)
     duration_s: float | None = option(None, "length of excerpts, s; null: that of the format", variable="DURATION_S", least=0.1)
     samples_per_shard: int = option(256, "samples in a shard", variable="SAMPLES_PER_SHARD", least=1)
+    frames: int = option(1, "pictures of each clip that a film gives, from the middles of equal parts", variable="FRAMES", least=1)
     cut: bool = option(False, "cut whole tracks into excerpts, one after another", variable="CUT")
 
 

@@ -6,33 +6,37 @@ used), and write. Splits and keys depend on names and contents, never on the ord
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
-import io
 import json
 import math
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from rich.progress import track as progress
 
 from melfusion.data import replacing
 from melfusion.data.index import write_index
-from melfusion.data.manifest.files import Folders, Report, locate
-from melfusion.data.manifest.rows import MUSICCAPS, OWN, ManifestClip, read_clips
+from melfusion.data.manifest.clips import read_clips
+from melfusion.data.manifest.files import Folders, locate
+from melfusion.data.manifest.formats import OWN
+from melfusion.data.manifest.report import Report
+from melfusion.data.manifest.rows import ManifestClip
 from melfusion.data.manifest.source import Manifest
-from melfusion.data.shards import AUDIO_EXTS, SPLITS, Sample
+from melfusion.data.manifest.storing import samples
+from melfusion.data.manifest.tables import read_rows
+from melfusion.data.shards import SPLITS
+from melfusion.data.sharing import refusals
 from melfusion.data.sources import describe
 from melfusion.data.splits import components
 from melfusion.data.writing import write_shards
-from melfusion.errors import BadSample, ConfigError, DataError
-from melfusion.media.pictures import open_image, to_rgb
+from melfusion.errors import ConfigError, DataError
 
 
 def build_from_manifest(
@@ -45,38 +49,53 @@ def build_from_manifest(
     duration_s: float | str | None = None,
     samples_per_shard: int | str = 256,
     cut: bool | str = False,
+    frames: int | str = 1,
 ) -> str:
     """Write shards, index.json and missing.csv to `out`; returns the counts in words.
 
     `manifest` may hold globs and commas; without it the shards that lie in `out` are indexed again. `split_ratios` is
     like "80/10/10", `duration_s` the length of excerpts; `cut` makes such excerpts of every whole track, one after another.
+    A film gives so many `frames` of each clip.
     Raises ConfigError for options, DataError for all else.
     """
     target = _target(out)
     if not manifest:
         return _index_again(target)
     seed, per_shard = int(_number("seed", seed, 0, int)), int(_number("samples_per_shard", samples_per_shard, 1, int))
+    shown = int(_number("frames", frames, 1, int))
     length_s = None if duration_s is None else _number("duration_s", duration_s, 0.1)
     ratios, folders, report = _ratios(split_ratios), Folders(audio_dir, image_dir), Report(target / "missing.csv")
     if foreign := [p for p in target.glob("*.tar") if not re.fullmatch(r"(train|val|test)-\d{6}", p.stem)]:
         raise DataError(f"{foreign[0]} is not ours, and shards replace every .tar in out: give another out=FOLDER.")
     paths = _manifests(manifest, report.path)
-    usable = _usable(manifest, paths, length_s, folders, report)
-    if str(cut).lower() == "true":
-        usable = [piece for clip in usable for piece in pieces(clip, folders)]
-    assign_splits(usable, ratios, seed, report.notes)
-    keyed = {clip.key(): clip for clip in usable}
-    report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
-    info = {"source": Manifest.name, "manifests": sorted(path.name for path in paths), "seed": seed}
-    write_shards(_samples(keyed, report), target, per_shard, info, named_by="out")
+    with contextlib.ExitStack() as stack:
+        usable = _usable(manifest, paths, length_s, folders, report, _unpacked(target, paths, stack))
+        if str(cut).lower() == "true":
+            usable = [piece for clip in usable for piece in pieces(clip, folders)]
+        assign_splits(usable, ratios, seed, report.notes)
+        keyed = {clip.key(): clip for clip in usable}
+        report.notes["samples given twice, kept once"] = len(usable) - len(keyed)
+        info = {"source": Manifest.name, "manifests": sorted(path.name for path in paths), "seed": seed}
+        write_shards(samples(keyed, shown, report), target, per_shard, info, named_by="out")
     report.write()  # again: some damage shows only in decoding
-    return describe(str(target)) + report.words()
+    return describe(str(target)) + report.words() + "".join(f"\n{line}" for line in refusals(target))
 
 
-def _usable(manifest: str, paths: list[Path], length_s: float | None, folders: Folders, report: Report) -> list[ManifestClip]:
+def _unpacked(target: Path, paths: list[Path], stack: contextlib.ExitStack) -> Path | None:
+    """A folder within `target` for the files that lie in parquet, which is removed in the end; None where there is no parquet."""
+    if not any(path.suffix.lower() == ".parquet" for path in paths):
+        return None
+    with replacing.explaining(target, "out"):
+        target.mkdir(parents=True, exist_ok=True)
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".unpacked-", dir=target)))
+
+
+def _usable(
+    manifest: str, paths: list[Path], length_s: float | None, folders: Folders, report: Report, unpacked: Path | None
+) -> list[ManifestClip]:
     """The clips whose files are there and can be read; the others are in the report. DataError where none is left."""
-    clips = [clip for path in paths for clip in read_clips(path, length_s)]
-    if not folders.audio_dir and any(clip.kind is not OWN for clip in clips):
+    clips = [clip for path in paths for clip in read_clips(read_rows(path, unpacked), length_s)]
+    if not folders.audio_dir and any(clip.kind is not OWN and clip.row.unpacked is None for clip in clips):
         raise ConfigError(f"{manifest} does not say in which folder its audio lies: add audio_dir=FOLDER.")
     usable = [clip for clip in progress(clips, "check files") if locate(clip, folders, report)]
     report.write()
@@ -173,12 +192,13 @@ def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, s
     Clips that share a track (by name or contents) or a picture (by contents) are one component, and stay in one split. Adding or
     removing other components does not move it, except that a split that would be empty takes the component nearest to it.
     """
-    links = [(clip.name, f"{i} {digest}") for clip in clips for i, digest in enumerate(clip.digests)]
+    tracks = [clip.track or clip.name for clip in clips]
+    links = [(track, f"{i} {digest}") for track, clip in zip(tracks, clips, strict=True) for i, digest in enumerate(clip.digests)]
     names = dict(zip([track for track, _ in links], components(links), strict=True))
     given: dict[str, set[str]] = {}
-    for clip in clips:
-        given.setdefault(names[clip.name], set()).update({clip.meta["split"]} - {None})
-    ratios = ratios or (MUSICCAPS if all(clip.kind is MUSICCAPS for clip in clips) else OWN).ratios
+    for track, clip in zip(tracks, clips, strict=True):
+        given.setdefault(names[track], set()).update({clip.meta["split"]} - {None})
+    ratios = ratios or (clips[0].kind if len({clip.kind.title for clip in clips}) == 1 else OWN).ratios
     ends = np.cumsum(ratios) / sum(ratios)  # where the share of each split ends, from 0 to 1
     place = {n: int(hashlib.sha256(f"{seed} {n}".encode()).hexdigest()[:12], 16) / 16**12 for n in given}
     drawn = {n: SPLITS[np.searchsorted(ends[:2], place[n], "right")] for n in given}
@@ -188,55 +208,8 @@ def assign_splits(clips: list[ManifestClip], ratios: tuple[float, ...] | None, s
         free = [n for n in chosen if not given[n] and held[chosen[n]] > 1]
         if ratios[i] and not held[split] and len(chosen) >= len(SPLITS) and free:
             chosen[min((abs(place[n] - ends[i]), n) for n in free)[1]] = split
-    for clip in clips:
-        clip.meta["split"] = clip.meta["split"] or chosen[names[clip.name]]
-        track = hashlib.sha256(clip.name.encode()).hexdigest()[:10]  # the name may be a path of this machine
-        clip.meta["labels"] = {"track": track, "component": names[clip.name]} | clip.meta["labels"]
+    for name, clip in zip(tracks, clips, strict=True):
+        clip.meta["split"] = clip.meta["split"] or chosen[names[name]]
+        track = hashlib.sha256(name.encode()).hexdigest()[:10]  # the name may be a path of this machine
+        clip.meta["labels"] = {"track": track, "component": names[name]} | clip.meta["labels"]
     notes["components with several splits, as the manifest says"] = sum(len(said) > 1 for said in given.values())
-
-
-def _samples(clips: dict[str, ManifestClip], report: Report) -> Iterator[Sample]:
-    order = sorted(
-        clips, key=lambda key: hashlib.sha256(key.encode()).digest()
-    )  # mixed, since readers without an index keep this order
-    for key in progress(order, "write shards"):
-        clip, image = clips[key], None
-        name = clip.kind.audio
-        try:
-            audio_ext = clip.audio.suffix[1:].lower()
-            if clip.start_s is None and audio_ext in AUDIO_EXTS:
-                audio = clip.audio.read_bytes()
-            else:
-                audio_ext, audio = "flac", _flac(clip)
-            name = clip.kind.image
-            if clip.image:
-                image = clip.image.read_bytes() if clip.image_ext else _png(clip.image)
-        except (BadSample, OSError) as error:
-            report.miss(clip, name, error)
-            continue
-        yield Sample(key, audio, audio_ext, image, clip.image_ext or "png", clip.meta)
-
-
-def _flac(clip: ManifestClip) -> bytes:
-    """The excerpt, or the whole file, at its own rate and channels; integers keep their values up to 24 bits."""
-    buffer = io.BytesIO()
-    try:
-        with clip.audio.open("rb") as file, soundfile.SoundFile(file) as sound:
-            rate, kind = sound.samplerate, sound.subtype
-            sound.seek(round((clip.start_s or 0) * rate))
-            length = -1 if clip.start_s is None else round(clip.excerpt_s * rate)
-            frames = sound.read(length, "int32" if kind.startswith("PCM") else "float32", always_2d=True)
-        if not len(frames) or not np.isfinite(frames).all():
-            raise BadSample("audio holds NaN or infinity, or ends before the excerpt")
-        frames = frames.clip(-1, 1) if frames.dtype == np.float32 else frames
-        depth = "PCM_24" if kind in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE") else "PCM_16"
-        soundfile.write(buffer, frames, rate, format="FLAC", subtype=depth)
-    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise BadSample("audio cannot be decoded or stored as flac") from error
-    return buffer.getvalue()
-
-
-def _png(path: Path) -> bytes:
-    buffer = io.BytesIO()
-    to_rgb(open_image(path.read_bytes())).save(buffer, "PNG")
-    return buffer.getvalue()

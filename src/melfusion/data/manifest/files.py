@@ -1,69 +1,34 @@
-"""Clips → their files, each found and checked. A report lists missing and unreadable files."""
+"""Clips → their files, each found and checked."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import io
 import os
 import re
-from collections import Counter
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
 import soundfile
 
-from melfusion.data.manifest.rows import MELBENCH, MUSICCAPS, OWN, VIDEO_ID, ManifestClip
-from melfusion.data.replacing import explaining
+from melfusion.data.manifest.formats import AUDIO_SUFFIXES
+from melfusion.data.manifest.report import Report
+from melfusion.data.manifest.rows import VIDEO_ID, ManifestClip, Picture
 from melfusion.data.shards import AUDIO_EXTS
 from melfusion.errors import BadSample, ConfigError
-from melfusion.files import write_whole
+from melfusion.media import video
 from melfusion.media.pictures import open_image, read_header
 
-# libsndfile cannot read m4a and those after it; they are found so that missing.csv can say what to convert
-AUDIO_SUFFIXES = (*AUDIO_EXTS, "oga", "opus", "aiff", "aif", "au", "caf", "w64", "m4a", "mp4", "webm", "aac", "wma")
+FILM_SUFFIXES = ("mp4", "mkv", "webm", "mov", "avi")
 
 IMAGE_KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's format → extension in the shard
 
 # start and end in seconds, which may follow the id in a file's name: ID_30.mp3, ID_30_40.flac, [ID]-[30-40].wav
 SPAN = r"\]?[_-]\[?(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?\]?"
 
-NO_GENRE = ("image", "images", "img", "imgs", "picture", "pictures", "frame", "frames")  # folders that name none
-
 SLACK = 1.05  # codecs pad: a file at most this much longer than a published excerpt is that excerpt
-
-
-class Report:
-    """What could not be used, row by row, and counts of other things that a user should know."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.misses: dict[tuple[str, int, str, str], str] = {}  # (manifest, line, field, value) → reason
-        self.notes: Counter[str] = Counter()
-
-    def miss(self, clip: ManifestClip, name: str, error: Exception) -> None:
-        value = (clip.name if name == clip.kind.audio else clip.picture) or ""
-        reason = f"cannot be opened ({error.strerror})" if isinstance(error, OSError) else str(error)
-        self.misses[(str(clip.row.manifest), clip.row.line, name, value)] = reason
-
-    def write(self) -> None:
-        with explaining(self.path.parent, "out"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = io.StringIO(newline="")
-            table = csv.writer(text)
-            table.writerow(["manifest", "line", "field", "value", "reason"])
-            table.writerows([*where, reason] for where, reason in self.misses.items())
-            write_whole(self.path, text.getvalue())
-
-    def words(self) -> str:
-        lines = [f"{what}: {n}" for what, n in sorted(self.notes.items()) if n]
-        if self.misses:
-            rows = len({where[:2] for where in self.misses})
-            lines.append(f"rows with missing or unreadable files: {rows}, listed in {self.path}")
-            reasons = Counter(f"{name}: {reason}" for (_, _, name, _), reason in self.misses.items())
-            lines += [f"  {reason}: {n}" for reason, n in reasons.most_common()]
-        return "".join(f"\n{line}" for line in lines)
 
 
 class Folders:
@@ -89,30 +54,52 @@ class Folders:
 
     def audio(self, clip: ManifestClip) -> Path:
         """The file of a clip's audio; BadSample says why there is none."""
-        if clip.kind is OWN:
-            return _own_file(clip.name, self.audio_dir, clip.row.manifest.parent)
-        if clip.kind is MUSICCAPS:
-            path, files = Path(clip.name.replace("\\", "/")), self.files(self.audio_dir)
-            names = [path.name, *(f"{path.stem}.{suffix}" for suffix in AUDIO_SUFFIXES)]
-            return _nearest(next((files[name] for name in names if name in files), []), path.name)
-        found = [(_span(clip, path), path) for path in self.videos.get(clip.name, [])]
-        if clip.start_s is not None:  # a file whose name states another start is another excerpt
-            found = [(span, path) for span, path in found if not span or abs(span[0] - clip.start_s) < 1]
-        if not found:
-            raise BadSample("no audio file of this video" + ("" if clip.start_s is None else " with this start"))
-        rank = AUDIO_SUFFIXES.index
-        return min(found, key=lambda f: (f[0] is None, rank(f[1].suffix[1:].lower()), len(f[1].name), f[1]))[1]
+        within = clip.row.unpacked and _below(clip.row.unpacked, clip.name)
+        return within or FINDERS[clip.kind.named](self, clip)
 
-    def image(self, clip: ManifestClip) -> Path:
-        """The file of a clip's picture; in the published formats a base name is enough, its path only a hint."""
-        if clip.kind is OWN:
-            return _own_file(clip.picture or "", self.image_dir, clip.row.manifest.parent)
-        wanted = (clip.picture or "").replace("\\", "/")
+    def image(self, clip: ManifestClip, picture: str) -> Path:
+        """The file of one of a clip's pictures; in the published formats a base name is enough, its path only a hint."""
+        wanted = picture.replace("\\", "/")
+        if within := clip.row.unpacked and _below(clip.row.unpacked, wanted):
+            return within
+        if clip.kind.named == "path":
+            return _own_file(picture, self.image_dir, clip.row.manifest.parent)
         for root in filter(None, (self.image_dir, clip.row.manifest.parent)):
             if path := _below(root, wanted):
                 return path
         named = self.files(self.image_dir).get(Path(wanted).name, []) if self.image_dir else []
         return _nearest(named, f"{clip.meta['labels'].get('genre', '')}/{wanted}")
+
+    def film(self, clip: ManifestClip) -> str:
+        """The name of the film in image_dir that is named as the clip's audio is."""
+        stem = Path(clip.name).stem if clip.kind.named == "path" else clip.name
+        names = [f"{stem}.{suffix}" for suffix in FILM_SUFFIXES]
+        return next((name for name in names if name in self.files(self.image_dir)), names[0])
+
+
+def _by_path(folders: Folders, clip: ManifestClip) -> Path:
+    return _own_file(clip.name, folders.audio_dir, clip.row.manifest.parent)
+
+
+def _by_base_name(folders: Folders, clip: ManifestClip) -> Path:
+    """A file of this name, or of this name with any audio ending, anywhere below audio_dir."""
+    path, files = Path(clip.name.replace("\\", "/")), folders.files(folders.audio_dir)
+    stems = dict.fromkeys((path.stem, path.name))
+    names = [path.name, *(f"{stem}.{suffix}" for stem in stems for suffix in AUDIO_SUFFIXES)]
+    return _nearest(next((files[name] for name in names if name in files), []), path.name)
+
+
+def _by_video(folders: Folders, clip: ManifestClip) -> Path:
+    found = [(_span(clip, path), path) for path in folders.videos.get(clip.name, [])]
+    if clip.start_s is not None:  # a file whose name states another start is another excerpt
+        found = [(span, path) for span, path in found if not span or abs(span[0] - clip.start_s) < 1]
+    if not found:
+        raise BadSample("no audio file of this video" + ("" if clip.start_s is None else " with this start"))
+    rank = AUDIO_SUFFIXES.index
+    return min(found, key=lambda f: (f[0] is None, rank(f[1].suffix[1:].lower()), len(f[1].name), f[1]))[1]
+
+
+FINDERS: dict[str, Callable[[Folders, ManifestClip], Path]] = {"path": _by_path, "name": _by_base_name, "video": _by_video}
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:
@@ -161,7 +148,7 @@ def _nearest(files: list[Path], wanted: str) -> Path:
 
 def _span(clip: ManifestClip, path: Path) -> tuple[float, float | None] | None:
     """Start and end in seconds that a file's name states after the video id."""
-    video = re.escape(clip.name) if clip.kind is MELBENCH else rf"^\[?{VIDEO_ID}"
+    video = re.escape(clip.name) if clip.kind.named == "video" else rf"^\[?{VIDEO_ID}"
     found = re.search(rf"{video}{SPAN}$", path.stem)
     return (float(found[1]), float(found[2]) if found[2] else None) if found else None
 
@@ -182,30 +169,45 @@ def _audio_facts(path: Path) -> tuple[str, float]:
         return hashlib.file_digest(file, "sha256").hexdigest(), seconds
 
 
-def _image_facts(path: Path) -> tuple[str, str]:
-    """Digest and the extension it keeps in a shard, empty where it must be encoded again; BadSample without pixels."""
+def _image_facts(path: Path) -> tuple[str, str, bool]:
+    """Digest, the extension it keeps in a shard, empty where it must be encoded again, and whether it is a film.
+
+    BadSample without pixels; ConfigError where films cannot be read at all.
+    """
+    if path.suffix[1:].lower() in FILM_SUFFIXES:
+        video.library()
+        try:
+            video.check_film(path)
+        except ConfigError as error:
+            raise BadSample("unreadable film") from error
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), "", True
     data = path.read_bytes()
     open_image(data)  # decodes every pixel, but what it returns no longer knows its format
     kind = read_header(io.BytesIO(data)).format
-    return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(kind or "", "")
+    return hashlib.sha256(data).hexdigest(), IMAGE_KEPT.get(kind or "", ""), False
 
 
 def locate(clip: ManifestClip, folders: Folders, report: Report) -> bool:
     """Find and check the clip's files; False, with every reason in the report, where one cannot be used."""
     usable = True
-    for name, value, find in ((clip.kind.audio, clip.name, _find_audio), (clip.kind.image, clip.picture, _find_image)):
+    if clip.kind.films and not clip.pictures and folders.image_dir:
+        clip.pictures = (folders.film(clip),)
+    wanted = [(clip.kind.audio, clip.name, _find_audio), *((clip.kind.image, name, _find_image) for name in clip.pictures)]
+    for field, value, find in wanted:
         try:
-            if value is not None:
-                find(clip, folders)
+            find(clip, folders, value)
         except (BadSample, OSError) as error:
-            report.miss(clip, name, error)
+            report.miss(clip, field, value, error)
             usable = False
+    if usable:
+        clip.kind.placed(clip)
     report.notes["samples without a caption"] += usable and not clip.meta["caption"]
-    report.notes["samples without a picture"] += usable and clip.picture is None
+    report.notes["samples without a picture"] += usable and not clip.pictures
     return usable
 
 
-def _find_audio(clip: ManifestClip, folders: Folders) -> None:
+def _find_audio(clip: ManifestClip, folders: Folders, name: str) -> None:
     clip.audio = folders.audio(clip)
     digest, seconds = folders.audio_facts(clip.audio)
     clip.digests, clip.start_s = (digest,), _excerpt_start(clip, seconds)
@@ -213,28 +215,25 @@ def _find_audio(clip: ManifestClip, folders: Folders) -> None:
         clip.meta["labels"]["start_s"] = clip.start_s
 
 
-def _find_image(clip: ManifestClip, folders: Folders) -> None:
-    clip.image = folders.image(clip)
-    digest, clip.image_ext = folders.image_facts(clip.image)
+def _find_image(clip: ManifestClip, folders: Folders, name: str) -> None:
+    path = folders.image(clip, name)
+    digest, ext, film = folders.image_facts(path)
+    top = path.parent in (folders.image_dir, clip.row.manifest.parent)
+    clip.images = (*clip.images, Picture(path, ext, film, top))
     clip.digests = (*clip.digests, digest)
-    labels, folder = clip.meta["labels"], clip.image.parent
-    plain, genre = (re.sub(r"[\W_]", "", text).lower() for text in (folder.name, str(labels.get("genre", ""))))
-    top = folder in (folders.image_dir, clip.row.manifest.parent)
-    if clip.kind is MELBENCH and not top and plain not in (*NO_GENRE, genre):
-        labels.setdefault("sub_genre", folder.name)
 
 
 def _excerpt_start(clip: ManifestClip, seconds: float) -> float | None:
     """Where to cut a file of this length, in seconds; None: it is stored as it is."""
     start = clip.start_s
-    if clip.kind is OWN:
+    if clip.kind.cut == "asked":
         if start is None or (start == 0 and seconds <= clip.excerpt_s):
             return None
     elif seconds <= clip.excerpt_s * SLACK:
         return None
     elif start is None:
         span = _span(clip, clip.audio)
-        if not span and clip.kind is MUSICCAPS:
+        if not span and clip.kind.cut == "stated":
             return None
         # a file about as long as the span in its name holds that span and nothing before it
         whole = span is None or span[0] >= seconds or (span[1] and seconds <= (span[1] - span[0]) * SLACK)
