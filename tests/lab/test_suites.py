@@ -19,15 +19,18 @@ from data_fixtures import data_set, encoded, make_sample, noise_picture
 
 from melfusion.__main__ import main
 from melfusion.assembly.configuration import load_config, override
+from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
 from melfusion.config.load import config_path
 from melfusion.errors import ConfigError, Preempted
 from melfusion.evaluation.scoring import Listeners
+from melfusion.files import write_json
 from melfusion.lab import models, side_by_side
 from melfusion.lab import run as lab
 from melfusion.lab.results import conclude
 from melfusion.lab.run import RowFailed
+from melfusion.lab.stored_scores import StoredScores
 from melfusion.lab.suite import load_suite
 from melfusion.lab.tables import suite_table
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding
@@ -185,6 +188,53 @@ def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite,
         for seed in (0, 1):
             shutil.rmtree(f"runs/small/{folder}/seed{seed}/test")
     assert [row["name"] for row in conclude(load_suite("small", short))["rows"]] == ["real", "reconstruction"]
+
+
+def test_what_is_trained_once_serves_every_suite_on_every_machine(suite, random_judge, monkeypatch, capsys):
+    trained, inner = [], lab.train
+
+    def train(config, *more):
+        if run_directory(config).results() is None:
+            trained.append(f"{config.runs_dir}/{config.name}")
+        return inner(config, *more)
+
+    monkeypatch.setattr(lab, "train", train)
+    base = (suite / "_base.yaml").read_text().replace("[0, 1], items: 12, search_items: 12", "[0], items: 8, search_items: 4")
+    (suite / "_base.yaml").write_text(base.replace("guidance: [1, 3]", "guidance: [3]"))
+    first = ablate({"suite": "small", "publish": True}, [])
+    assert trained == ["runs/small/ours/seed0", "runs/small/text/seed0"]
+    stored = sorted(Path("experiments/results/scores").glob("*.json"))
+    assert len(stored) == 3 and all(file.stat().st_size < 20_000 for file in stored)
+    other = suite.parent / "other"
+    shutil.copytree(suite, other)
+    (other / "same.yaml").write_text((other / "ours.yaml").read_text())
+    (other / "permuted.yaml").unlink()
+    shutil.move("runs", "elsewhere")  # as on a machine that has only what is committed
+    again = ablate({"suite": "other"}, [])
+    assert len(trained) == 2 and again["missing"] == {} and not list(Path("runs").rglob("*.wav"))
+    assert "the scores of text are in experiments/results/scores" in capsys.readouterr().out
+    before, after = ({row["name"]: row for row in result["rows"]} for result in (first, again))
+    same = ("attributes", "confusions", "by_seed", "seeds", "guidance_scale", "guidance_tried", "made_with", "device", "alphas")
+    for name in ("ours", "text"):
+        a, b = before[name], after[name]
+        assert {said: a[said] for said in same} == {said: b[said] for said in same}
+        kad = [row["distances"]["judge"]["kad"] for row in (a, b)]
+        assert kad[0]["mean"] == pytest.approx(kad[1]["mean"], rel=5e-3, abs=1e-3) and kad[0].keys() == kad[1].keys()
+        assert kad[0]["interval"] == pytest.approx(kad[1]["interval"], rel=2e-2, abs=1e-3)
+    gains = [rows["ours"]["gain"]["judge"] for rows in (before, after)]
+    assert gains[0]["mean"] == pytest.approx(gains[1]["mean"], rel=2e-2, abs=5e-3) and gains[0]["of"] == gains[1]["of"] == "kad"
+    assert after["same"]["attributes"] == after["ours"]["attributes"]
+    assert StoredScores(load_suite("other", ["runs_dir=away"])).has_all("ours")
+    for changed in ("trainer.max_steps=1", "optim.lr=7e-3", "sampling.num_inference_steps=3"):
+        assert not StoredScores(load_suite("other", [changed])).has_all("ours"), changed
+    Path("runs/trainings").mkdir()
+    shutil.move("elsewhere", "runs/before")  # on the first machine a training that is needed for other clips is taken over
+    for note in Path("runs/before/trainings").glob("*.json"):
+        there = json.loads(note.read_text())["run"].replace("runs", "runs/before", 1)
+        write_json(Path("runs/trainings") / note.name, {"run": there})
+    ablate({"suite": "other", "rows": "ours"}, ["sampling.num_inference_steps=3"])
+    made = [json.loads(Path(f"{run}/ours/seed0/test/made_with.json").read_text()) for run in ("runs/before/small", "runs/other")]
+    assert len(trained) == 2 and made[0]["system"] == made[1]["system"] and made[0]["sampling"] != made[1]["sampling"]
 
 
 class Level(torch.nn.Module):

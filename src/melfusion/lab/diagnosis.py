@@ -7,21 +7,20 @@ from typing import Any
 import torch
 
 from melfusion.data.datamodule import left_out
-from melfusion.evaluation.clips import note
 from melfusion.evaluation.scoring import Predictions, accuracy
-from melfusion.lab.guidance import chosen_guidance
 from melfusion.lab.panel import Panel
+from melfusion.lab.stored_scores import StoredScores
 from melfusion.lab.suite import Suite
 from melfusion.metrics.intervals import students
 from melfusion.state.checkpoint_store import newest
 
 
-def diagnosis(suite: Suite, row: str, panel: Panel, clips: Predictions) -> dict[str, Any]:
+def diagnosis(suite: Suite, row: str, panel: Panel, clips: Predictions, stored: StoredScores) -> dict[str, Any]:
     """What the table says of a row beside its scores."""
     model, config = suite.model_of(row), suite.first(row)
-    chosen: dict[str, Any] = {"scale": config.sampling.guidance_scale, "tried": {}} | chosen_guidance(suite, model)
+    chosen: dict[str, Any] = {"scale": config.sampling.guidance_scale, "tried": {}} | stored.guidance(row)
     seeds = panel.seeds(clips)
-    notes = {str(seed): note(suite.clips(row, seed)) for seed in seeds}
+    notes = {str(seed): stored.made_with(row, seed) for seed in seeds}
     found: dict[str, Any] = {
         "seeds": seeds,
         "device": sorted({n["device"] for n in notes.values() if "device" in n}),
@@ -33,7 +32,8 @@ def diagnosis(suite: Suite, row: str, panel: Panel, clips: Predictions) -> dict[
     if patterns := config.data.leave_out:
         part = clips.only([key for key in clips.keys if left_out(panel.labels[key], patterns)])
         found["never_trained_on"] = accuracy(part, [panel.labels[key] for key in part.keys])
-    return found | {"alphas": alphas(suite, model)}
+    kept = {str(seed): alpha for seed in seeds if (alpha := (stored.find(row, seed) or {}).get("alphas"))}
+    return found | {"alphas": kept | alphas(suite, model)}
 
 
 def by_seed(panel: Panel, clips: Predictions) -> dict[str, dict[str, Any]]:

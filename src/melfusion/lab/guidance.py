@@ -53,7 +53,7 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
     if not (scales := config.ablation.guidance):
         return None
     system = trained(config)
-    judge = _choosing_judge(config)
+    judge = choosing_judge(config)
     if judge is None:
         raise ConfigError(
             f"{suite.rows[row]}: ablation.guidance lists scales, but no judge is configured to choose: leave it empty."
@@ -75,7 +75,8 @@ def choose_guidance(suite: Suite, row: str) -> float | None:
     return best
 
 
-def _choosing_judge(config: Config) -> Judge | None:
+def choosing_judge(config: Config) -> Judge | None:
+    """The judge by which scales are chosen; None where none is configured."""
     alone = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, text_judge=None))
     return load_listeners(alone, embedders=False).judge
 

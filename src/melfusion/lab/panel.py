@@ -26,14 +26,19 @@ def table_config(suite: Suite) -> Config:
     return dataclasses.replace(config, judge=dataclasses.replace(config.judge, weights=config.ablation.test_judge))
 
 
+def table_listeners(suite: Suite) -> Listeners:
+    """The networks that score all rows."""
+    return load_listeners(table_config(suite))
+
+
 class Panel:
     """The listeners of a suite, with the labels, tracks and seeds of its items.
 
     `fewest`: keys of the smallest row, which limits the components of the reference statistics.
     """
 
-    def __init__(self, config: Config, clips: EvaluationSet, fewest: list[str]):
-        self.config, self.clips, self.listeners = config, clips, load_listeners(config)
+    def __init__(self, config: Config, clips: EvaluationSet, fewest: list[str], listeners: Listeners):
+        self.config, self.clips, self.listeners = config, clips, listeners
         self.keys, self.metas = [e.key for e in clips.items.entries], metas_of(clips.items)
         self.labels = {key: meta["labels"] for key, meta in zip(self.keys, self.metas, strict=True)}
         self.track = dict(zip(self.keys, tracks_of(clips.items), strict=True))

@@ -22,6 +22,7 @@ from melfusion.lab.diagnosis import diagnosis
 from melfusion.lab.guidance import chosen_guidance
 from melfusion.lab.models import condition_of, sampling_config, trained
 from melfusion.lab.panel import Panel, floors, table_config
+from melfusion.lab.stored_scores import StoredScores, joined
 from melfusion.lab.suite import Suite
 from melfusion.lab.tables import suite_table
 from melfusion.media.figures import save, suite_figure
@@ -37,19 +38,22 @@ def conclude(suite: Suite, publish: bool = False, command: str = "") -> dict[str
     """Score what ran, and write runs/<suite>/results.{json,md,png}; with `publish` also experiments/results/."""
     config = table_config(suite)
     clips = suite_set(config)
-    done, missing = ran(suite, clips)
+    stored = StoredScores(suite, clips.items)
+    done, missing = ran(suite, clips, stored)
     fewest = min(done.values(), key=len) if done else [entry.key for entry in clips.items.entries]
-    panel = Panel(config, clips, fewest)
+    panel = Panel(config, clips, fewest, stored.listeners)
     rows, parts = floors(panel)
     base, first = None, config.ablation.baseline
     for name in sorted(done, key=lambda row: row != first):  # the baseline first, since the others are compared with it
-        row = row_predictions(suite, name, panel, done[name])
+        row = row_predictions(suite, name, panel, done[name], stored)
         entry = {"name": name, "floor": False, "why": suite.first(name).ablation.question} | panel.score(row)
-        entry |= diagnosis(suite, name, panel, row)
+        entry |= diagnosis(suite, name, panel, row, stored)
         if base is not None:
             entry["gain"] = panel.gain(base, row)
         base = row if name == first else base
         rows.append(entry)
+        if publish:
+            keep_scores(suite, name, panel, row, stored, entry)
     order = list(suite.rows)
     rows.sort(key=lambda row: -1 if row["floor"] else order.index(row["name"]))
     not_run = [row for row in suite.rows if row not in done]
@@ -93,8 +97,11 @@ def sampling_steps(suite: Suite) -> list[int]:
     return sorted({suite.first(row).sampling.num_inference_steps for row in suite.rows})
 
 
-def ran(suite: Suite, clips: EvaluationSet) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """(row → keys of its clips, of its complete seeds one after another; row → what is missing, in words)."""
+def ran(suite: Suite, clips: EvaluationSet, scores: StoredScores) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """(row → keys of its clips, of its complete seeds one after another; row → what is missing, in words).
+
+    Where there are no clips, stored scores do.
+    """
     done: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
     models: dict[tuple[str, int], dict[str, Any]] = {}
@@ -102,9 +109,11 @@ def ran(suite: Suite, clips: EvaluationSet) -> tuple[dict[str, list[str]], dict[
         config, words = suite.first(row), []
         for seed in config.ablation.seeds:
             wanted = block(config, clips.items, seed)
-            stored = {file.stem for file in suite.clips(row, seed).glob("[!.]*.wav")}
-            if not stored >= set(wanted):
-                words.append(f"seed {seed} has {len(stored & set(wanted))} of {len(wanted)} clips")
+            made = {file.stem for file in suite.clips(row, seed).glob("[!.]*.wav")}
+            if scores.find(row, seed) is not None and not made:
+                done.setdefault(row, []).extend(wanted)
+            elif not made >= set(wanted):
+                words.append(f"seed {seed} has {len(made & set(wanted))} of {len(wanted)} clips")
             elif differ := stale(suite, row, seed, wanted, models):
                 words.append(f"seed {seed} has clips made with another {differ}: remove {suite.clips(row, seed)}")
             else:
@@ -133,9 +142,14 @@ def stale(suite: Suite, row: str, seed: int, keys: list[str], models: dict[tuple
     return differing(suite.clips(row, seed), made_with(models[model, seed], config, keys, condition_of(config)))
 
 
-def row_predictions(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Predictions:
-    """Predictions of a row's clips in the order of the keys. They are kept beside the clips."""
+def row_predictions(suite: Suite, row: str, panel: Panel, keys: list[str], stored: StoredScores) -> Predictions:
+    """Predictions of a row's clips in the order of the keys. Those of clips are kept beside them; without clips stored ones do."""
     files = [suite.clips(row, panel.seed[key]) / f"{key}.wav" for key in keys]
+    if gone := [key for key, file in zip(keys, files, strict=True) if not file.is_file()]:
+        parts = [stored.find(row, seed) for seed in dict.fromkeys(panel.seed[key] for key in gone)]
+        here = [key for key in keys if key not in set(gone)]
+        found = [row_predictions(suite, row, panel, here, stored)] if here else []
+        return joined(found + [part["predictions"] for part in parts if part]).only(keys)
     kept = suite.path / row / f"predictions-{'-'.join(v[:6] for v in panel.listeners.digests().values())}.pt"
     newer = kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files)
     if newer and (found := Predictions.load(kept, keys)):
@@ -143,6 +157,15 @@ def row_predictions(suite: Suite, row: str, panel: Panel, keys: list[str]) -> Pr
     found = panel.listeners.predict(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size))
     found.save(kept)
     return found
+
+
+def keep_scores(suite: Suite, row: str, panel: Panel, said: Predictions, stored: StoredScores, entry: dict[str, Any]) -> None:
+    """Store what was said of a row's clips, one file a seed, where it was made here from clips."""
+    for seed in panel.seeds(said):
+        keys = [key for key in said.keys if panel.seed[key] == seed]
+        if keys and all((suite.clips(row, seed) / f"{key}.wav").is_file() for key in keys):
+            alpha = entry["alphas"].get(str(seed), {})
+            stored.keep(row, seed, said.only(keys), {"guidance": stored.guidance(row), "alphas": alpha})
 
 
 def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:

@@ -19,8 +19,10 @@ from melfusion.evaluation.sets import block, suite_set
 from melfusion.lab.guidance import choose_guidance
 from melfusion.lab.models import condition_of, sampling_config, trained
 from melfusion.lab.side_by_side import Command, run_side_by_side
+from melfusion.lab.stored_scores import FOLDER, StoredScores
 from melfusion.lab.suite import Suite
-from melfusion.training.run import train
+from melfusion.lab.trainings import remember, take_over
+from melfusion.training.run import ensure_stages, train
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,24 @@ def attempt(suite: Suite, model: str, rows: list[str]) -> None:
 
 
 def run_job(suite: Suite, model: str, rows: list[str]) -> None:
-    """Train one model for every seed, choose its guidance scale, and generate the clips of all rows that use its checkpoint."""
-    seeds = suite.first(model).ablation.seeds
+    """Train one model for every seed, choose its guidance scale, and generate the clips of all rows that use its checkpoint.
+
+    Nothing is done for rows whose scores are stored, and no training that this machine has done already is done again.
+    """
+    seeds, stored = suite.first(model).ablation.seeds, StoredScores(suite)
+    if stored.any():
+        ensure_stages(suite.first(model))
+        found = [row for row in rows if stored.has_all(row)]
+        rows = [row for row in rows if row not in found]
+        if found:
+            print(f"{suite.name}: the scores of {', '.join(found)} are in {FOLDER}, so nothing is made for them", flush=True)
+        if not rows:
+            return
     for seed in seeds:
-        train(suite.config(model, seed), evaluate_run)
+        config = suite.config(model, seed)
+        take_over(config, suite.path.parent)
+        train(config, evaluate_run)
+        remember(config, suite.path.parent)
     scale = choose_guidance(suite, model)
     for seed in seeds:
         system = trained(suite.config(model, seed))
