@@ -61,7 +61,7 @@ def picture_influence(
         for start in progress(starts):
             some = hidden[start : start + at_once]
             conditioning = shown(some)
-            found.append(sum(change(pipe, conditioning, *state) for state in states) / len(states))
+            found.append(torch.stack([change(pipe, conditioning, *state) for state in states]).mean(0))
     return torch.cat(found).reshape(patches, patches).float().cpu().numpy()
 
 
