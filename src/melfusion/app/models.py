@@ -33,7 +33,8 @@ class Models:
 
     def __init__(self, paths: dict[str, str | None], device: str, offload: bool = False):
         self.paths, self.device, self.offload = paths, device, offload
-        self.name, self.pipe = "", None
+        self.name = ""
+        self.pipe: Pipeline | None = None
 
     @property
     def names(self) -> list[str]:

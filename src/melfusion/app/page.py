@@ -110,8 +110,8 @@ class Page:
             with told(refused):
                 asked = self.inputs.request(tuple(given))
                 done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
-        except Cancelled as words:
-            return [str(words), *[gr.skip()] * (4 + self.variations + 7)]
+        except Cancelled as stopped:
+            return [str(stopped), *[gr.skip()] * (4 + self.variations + 7)]
         history = [(done, clips), *history][:KEPT]
         told_seed = f"Seed {done.seed}" + (f" to {clips[-1].seed}" if len(clips) > 1 else "")
         words = f"{told_seed}, {clips[0].seconds:.2f} s, model {done.model}."
@@ -143,8 +143,8 @@ class Page:
             with told(refused):
                 asked = self.inputs.request(values)
                 file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words))
-        except Cancelled as words:
-            return [str(words), gr.skip()]
+        except Cancelled as stopped:
+            return [str(stopped), gr.skip()]
         return ["Red: hiding this part of the picture changes the music most.", gr.Image(file, visible=True)]
 
     def restore(self, number: int | None, history: list[Entry]) -> list[Any]:

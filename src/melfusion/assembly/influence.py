@@ -6,7 +6,7 @@ backbone or the picture encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def picture_influence(
     return torch.cat(found).reshape(patches, patches).float().cpu().numpy()
 
 
-def visited(pipe: Pipeline, whole: Conditioning, seed: int, levels: int, duration_s: float | None) -> list[tuple[Tensor, ...]]:
+def visited(pipe: Pipeline, whole: Conditioning, seed: int, levels: int, duration_s: float | None) -> Sequence[tuple[Tensor, ...]]:
     """(latents, time, prediction with the whole picture) of each step of a short sampling."""
     system, states = pipe.system, []
     noise = system.draw("noise", [seed], system.latent_shape(duration_s)).to(whole.has_image.device)
