@@ -10,7 +10,7 @@ from melfusion.errors import ConfigError
 
 # A browser that shows the page sends nothing to anyone else
 POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob: data: ws: wss:; "
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob: data:; "
     "form-action 'self'; frame-ancestors 'self'; base-uri 'self'; object-src 'none'"
 )
 
