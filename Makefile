@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate film show export fetch-weights memory evaluate picture-test probe listening ablate measure submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
+.PHONY: help install train generate app film show export fetch-weights memory evaluate picture-test probe listening ablate measure submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -45,6 +45,9 @@ train: install  ## train, then evaluate; CONFIG=scenes by default, CONFIG=games,
 
 generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= … or list=items.jsonl
 	@$(CLI) generate $(ARGS) $(options)
+
+app: install  ## port=7860 ckpt=runs/name auth=visitors.txt: a page in the browser; needs pip install 'melfusion[app]', docs/app.md
+	@$(CLI) app $(ARGS) $(options)
 
 film: install  ## FILM=a.mp4 OUT=b.mp4 PROMPT="a sentence": music for the pictures of a film; needs pip install 'melfusion[video]'
 	@$(CLI) film $(ARGS) $(options)

@@ -17,7 +17,7 @@ FLOORS = (
     {"listeners"},
     {"assembly"},
     {"training", "evaluation"},
-    {"lab", "torture", "bench"},
+    {"lab", "torture", "bench", "app"},
     {"verbs"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,7 +13,8 @@ The rooms, from the bottom up; a file imports only from rooms below its own (tes
     models      the networks, the diffusion, the synapse                 listeners  networks that score clips
     assembly    a configuration → built objects; loading a run           training   the loop, its guards and its logs
     evaluation  clips, scores, tables, listening studies                 lab        suites of experiments/, shipped recipes
-    torture     faults on purpose                                        verbs      one file per verb of the command line
+    torture     faults on purpose                                        app        the page in the browser
+    bench       speed beside the released setting                        verbs      one file per verb of the command line
 """
 
 from pathlib import Path

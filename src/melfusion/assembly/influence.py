@@ -6,7 +6,7 @@ backbone or the picture encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,11 @@ def picture_influence(
         for start in progress(starts):
             some = hidden[start : start + at_once]
             conditioning = shown(some)
-            found.append(sum(change(pipe, conditioning, *state) for state in states) / len(states))
+            found.append(torch.stack([change(pipe, conditioning, *state) for state in states]).mean(0))
     return torch.cat(found).reshape(patches, patches).float().cpu().numpy()
 
 
-def visited(pipe: Pipeline, whole: Conditioning, seed: int, levels: int, duration_s: float | None) -> list[tuple[Tensor, ...]]:
+def visited(pipe: Pipeline, whole: Conditioning, seed: int, levels: int, duration_s: float | None) -> Sequence[tuple[Tensor, ...]]:
     """(latents, time, prediction with the whole picture) of each step of a short sampling."""
     system, states = pipe.system, []
     noise = system.draw("noise", [seed], system.latent_shape(duration_s)).to(whole.has_image.device)

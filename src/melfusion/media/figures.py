@@ -46,6 +46,22 @@ def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: s
     return figure
 
 
+def heat_figure(picture: np.ndarray, heat: np.ndarray) -> Figure:
+    """A picture (H, W, 3) with a map (h, w) ≥ 0 of any resolution over it: what acted most is red."""
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(5, 5 * height / width + 0.3), layout="constrained")
+    panel = figure.subplots()
+    panel.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    top = max(float(heat.max()), 1e-12)
+    shown = panel.imshow(
+        heat / top, cmap="turbo", alpha=0.5, vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="bilinear"
+    )
+    panel.set(xlim=(0, width), ylim=(height, 0))
+    panel.axis("off")
+    figure.colorbar(shown, ax=panel, label="change of the music, relative", shrink=0.8)
+    return figure
+
+
 def suite_figure(result: dict[str, Any]) -> Figure:
     """A suite at a glance: accuracy of each attribute, and a distance by embedder (by class, or KAD), one bar a row."""
     rows = result["rows"]

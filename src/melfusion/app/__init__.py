@@ -1,0 +1,1 @@
+"""The page: a picture and a sentence in a browser, music out."""

@@ -1,0 +1,179 @@
+"""The page: its layout, and which button calls which of the actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from melfusion.app.actions import Actions, Cancelled, Clip, told
+from melfusion.app.parts import Inputs
+from melfusion.app.requests import EDITING, REPAINT, Request
+
+MODEL = "model"  # what only one call at a time may use
+
+KEPT = 20  # requests of a visitor's history
+
+CSS = """
+.gradio-container { max-width: 1200px !important; margin: auto; }
+#generate { min-height: 3rem; }
+@media (max-width: 640px) { .gradio-container { padding: 8px !important; } #title p { display: none; } }
+"""
+
+PROGRESS = gr.Progress()  # as a default it tells gradio that a function reports its progress
+
+TITLE = "# melfusion\nA picture and a sentence become music. Drop a picture, write a sentence, or both."
+
+Entry = tuple[Request, list[Clip]]  # of the history
+
+
+def refused(sentence: str) -> Exception:
+    """What the page shows of a mistake."""
+    return gr.Error(sentence, duration=20, print_exception=False)
+
+
+class Page:
+    """Components, and the functions between them and the actions. A visitor's state is in gr.State: his clips and his history."""
+
+    def __init__(self, actions: Actions):
+        self.actions, self.variations = actions, actions.limits.variations
+        with gr.Blocks(title="melfusion", delete_cache=(3600, 86400), analytics_enabled=False) as self.blocks:
+            self.clips, self.history = gr.State([]), gr.State([])
+            gr.Markdown(TITLE, elem_id="title")
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    self.inputs = Inputs(actions.models.names, actions.models.get(actions.models.names[0]), actions.limits)
+                with gr.Column(min_width=320):
+                    self._results()
+            self._wire()
+            self.blocks.unload(self.left)
+
+    def _results(self) -> None:
+        with gr.Row():
+            self.go = gr.Button("Generate", variant="primary", elem_id="generate", min_width=150)
+            self.cancel = gr.Button("Stop", elem_id="stop", min_width=80)
+        self.status = gr.Markdown("", elem_id="status")
+        self.players = [
+            gr.Audio(label=f"Clip {i + 1}", visible=i == 0, interactive=False, elem_id=f"clip-{i + 1}", buttons=[])
+            for i in range(self.variations)
+        ]
+        self.chosen = gr.Radio([], label="Look at", visible=False)
+        self.look = gr.Image(label="Spectrogram", interactive=False, visible=False, buttons=[], elem_id="spectrogram")
+        with gr.Row():
+            self.downloads = [
+                gr.DownloadButton(end, size="sm", interactive=False, min_width=70) for end in ("wav", "flac", "mp3", "json")
+            ]
+        with gr.Row(visible=EDITING):
+            self.reuse = gr.Button("Use as start", size="sm", min_width=120)
+            self.repaint = gr.Button("Repaint a span", size="sm", min_width=120)
+        self.ask_where = gr.Button("Where did the picture act?", size="sm")
+        self.where = gr.Image(label="Where the picture acted", interactive=False, visible=False, buttons=[], elem_id="influence")
+        self.past = gr.Dropdown([], label="History: choose one to restore all of it", visible=False)
+
+    def _wire(self) -> None:
+        i, slow = self.inputs, {"concurrency_id": MODEL, "concurrency_limit": 1, "show_progress_on": self.status}
+        looks = [self.look, *self.downloads]
+        shown = [*self.players, self.chosen, *looks, self.clips]
+        made = [self.status, i.of["seed"], self.history, self.past, self.where, *shown]
+        gr.on([self.go.click, i.of["prompt"].submit], self.begin, outputs=self.status, queue=False, api_visibility="private").then(
+            self.generate, [*i.components, i.lock, self.history], made, api_name="generate", **slow
+        )
+        self.cancel.click(self.stop, outputs=self.status, queue=False, api_name="stop")
+        self.chosen.input(self.choose, [self.chosen, self.clips], looks, queue=False, api_name="choose")
+        self.ask_where.click(self.begin, outputs=self.status, queue=False, api_visibility="private").then(
+            self.influence, i.components, [self.status, self.where], api_name="influence", **slow
+        )
+        self.past.input(self.restore, [self.past, self.history], [*i.components, *shown], queue=False, api_name="restore")
+        dependent = [i.component(name) for name in i.shown]
+        i.of["model"].input(self.model, i.of["model"], [self.status, *dependent], api_name="model", **slow)
+        start = [i.of["start"], i.of["mode"], i.of["end_s"], i.editing]
+        self.reuse.click(self.use, [self.chosen, self.clips, i.of["mode"]], start, queue=False, api_name="use")
+        self.repaint.click(self.span, [self.chosen, self.clips], start, queue=False, api_name="span")
+
+    # --- what is called; names of arguments after `request` are gradio's order of inputs --------------------------------
+
+    def begin(self, request: gr.Request) -> str:
+        """Forget an earlier wish to stop."""
+        self.actions.stops.of(request.session_hash).clear()
+        return "waiting for a free place…"
+
+    def stop(self, request: gr.Request) -> str:
+        self.actions.stops.of(request.session_hash).set()
+        return "stopping after this step…"
+
+    def left(self, request: gr.Request) -> None:
+        self.actions.stops.forget(request.session_hash)
+
+    def generate(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
+        *given, lock, history = values
+        try:
+            with told(refused):
+                asked = self.inputs.request(tuple(given))
+                done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
+        except Cancelled as stopped:
+            return [str(stopped), *[gr.skip()] * (4 + self.variations + 7)]
+        history = [(done, clips), *history][:KEPT]
+        told_seed = f"Seed {done.seed}" + (f" to {clips[-1].seed}" if len(clips) > 1 else "")
+        words = f"{told_seed}, {clips[0].seconds:.2f} s, model {done.model}."
+        seed = str(done.seed) if lock else ""
+        past = gr.Dropdown([(title(entry), k) for k, entry in enumerate(history)], value=None, visible=True)
+        return [words, seed, history, past, gr.Image(None, visible=False), *self.shown(clips)]
+
+    def shown(self, clips: list[Clip]) -> list[Any]:
+        """The players, the choice, the look at the first clip, and the state."""
+        players: list[Any] = [
+            gr.Audio(clips[k].wav, label=f"Clip {k + 1}, seed {clips[k].seed}", visible=True)
+            if k < len(clips)
+            else gr.Audio(None, visible=False)
+            for k in range(self.variations)
+        ]
+        choice = gr.Radio([(f"clip {k + 1}", k) for k in range(len(clips))], value=0, visible=len(clips) > 1)
+        return [*players, choice, *self.choose(0, clips), clips]
+
+    def choose(self, number: int, clips: list[Clip]) -> list[Any]:
+        """The spectrogram and the files of one clip."""
+        if not clips:
+            raise refused("There is no clip yet: generate one first.")
+        clip = clips[int(number or 0)]
+        files = [gr.DownloadButton(value=file, interactive=True) for file in clip.files()]
+        return [gr.Image(clip.picture, visible=True), *files]
+
+    def influence(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
+        try:
+            with told(refused):
+                asked = self.inputs.request(values)
+                file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words))
+        except Cancelled as stopped:
+            return [str(stopped), gr.skip()]
+        return ["Red: hiding this part of the picture changes the music most.", gr.Image(file, visible=True)]
+
+    def restore(self, number: int | None, history: list[Entry]) -> list[Any]:
+        """All that was asked for, and what was made of it."""
+        if number is None or not int(number) < len(history):
+            raise refused("That is no entry of the history.")
+        asked, clips = history[int(number)]
+        return [*self.inputs.restored(asked), *self.shown(clips)]
+
+    def model(self, name: str) -> list[Any]:
+        """Load it, and show its own settings."""
+        with told(refused):
+            pipe = self.actions.models.get(name)
+        return [f"Model {name}.", *(gr.update(**changes) for changes in self.inputs.values(pipe).values())]
+
+    def use(self, number: int, clips: list[Clip], mode: str) -> list[Any]:
+        """A clip becomes the sound to start from."""
+        if not clips:
+            raise refused("There is no clip yet: generate one first.")
+        clip = clips[int(number or 0)]
+        return [clip.wav, mode, round(clip.seconds, 2), gr.Accordion(open=True)]
+
+    def span(self, number: int, clips: list[Clip]) -> list[Any]:
+        """The same, to make a span of it anew."""
+        return self.use(number, clips, REPAINT)
+
+
+def title(entry: Entry) -> str:
+    """An entry of the history in a line."""
+    asked, clips = entry
+    words = asked.prompt.strip()[:50] or "no sentence"
+    return f"{words}{' + picture' if asked.image else ''}, seed {asked.seed}, {len(clips)} clip{'s' if len(clips) > 1 else ''}"

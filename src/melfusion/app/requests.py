@@ -1,0 +1,106 @@
+"""What a visitor asks for, in the page's own words → a call of the pipeline."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from melfusion.assembly.pipeline import Pipeline
+from melfusion.errors import ConfigError
+
+EDITING = importlib.util.find_spec("melfusion.assembly.edit_request") is not None  # can this version edit sound?
+
+FRESH, EXTEND, RESTYLE, REPAINT = "nothing", "go on after its end", "change all of it", "make a span of it anew"
+
+LARGEST_SEED = 2**31  # of those that are drawn
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for."""
+
+    variations: int = 4
+    longest_s: float = 120.0
+    steps: int = 200
+    characters: int = 4000  # of a text
+
+
+@dataclass
+class Request:
+    """Everything on the left of the page. None, and "" of a text: the model's own.
+
+    Attributes:
+        seed: drawn where it is None.
+        start: a sound file that is edited as `mode` says; by how much: `strength`, `extend_s`, or from `start_s` to `end_s`.
+        fields: what else the model takes of a request.
+    """
+
+    model: str
+    image: str | None = None
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: int | None = None
+    n: int = 1
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
+    duration_s: float | None = None
+    start: str | None = None
+    mode: str = FRESH
+    strength: float = 0.6
+    extend_s: float = 5.0
+    start_s: float = 0.0
+    end_s: float = 1.0
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def checked(self, limits: Limits) -> Request:
+        """The same; ConfigError where it asks for nothing, or for too much."""
+        if not self.image and not self.prompt.strip() and self.mode == FRESH:
+            raise ConfigError("Give a picture, a sentence, or both.")
+        amounts: dict[str, tuple[float, float, float]] = {
+            "variations": (self.n, 1, limits.variations),
+            "seed": (self.seed or 0, 0, 2**63 - 1),
+        }
+        amounts["steps"] = (self.num_inference_steps or 1, 1, limits.steps)
+        amounts["the length in seconds"] = (self.duration_s or 1, 0.1, limits.longest_s)
+        for name, (value, least, most) in amounts.items():
+            if not least <= value <= most:
+                raise ConfigError(f"{name}: {value:g} must be from {least:g} to {most:g}.")
+        if max(map(len, (self.prompt, self.negative_prompt, *map(str, self.fields.values())))) > limits.characters:
+            raise ConfigError(f"A text is longer than {limits.characters} characters: shorten it.")
+        if self.mode != FRESH and not self.start:
+            raise ConfigError(f"Give the sound to start from, or choose {FRESH!r} there.")
+        return self
+
+    def drawn(self) -> Request:
+        """The same with a seed."""
+        return Request(**{**asdict(self), "seed": secrets.randbelow(LARGEST_SEED)}) if self.seed is None else self
+
+    def options(self, pipe: Pipeline) -> dict[str, Any]:
+        """What the pipeline is called with beside prompt, picture, seed and n."""
+        given: dict[str, Any] = {
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "image_guidance_scale": self.image_guidance_scale,
+            "negative_prompt": self.negative_prompt or None,
+        }
+        given |= {name: value for name, value in self.fields.items() if name in pipe.system.conditioner.takes and value != ""}
+        if self.mode == FRESH:
+            own = math.isclose(self.duration_s or own_duration(pipe), own_duration(pipe), abs_tol=0.005)
+            return given | {"duration_s": None if own else self.duration_s}
+        edits: dict[str, Any] = {
+            EXTEND: {"extend_s": self.extend_s},
+            RESTYLE: {"strength": self.strength},
+            REPAINT: {"repaint": (self.start_s, self.end_s)},
+        }
+        if self.mode not in edits:
+            raise ConfigError(f"{self.mode!r} is none of {', '.join((FRESH, *edits))}.")
+        return given | {"audio": self.start} | edits[self.mode]
+
+
+def own_duration(pipe: Pipeline) -> float:
+    """Seconds of a clip where nobody asks for others."""
+    return round(pipe.system.codec.duration_s(pipe.system.latent_shape()), 2)

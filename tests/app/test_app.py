@@ -1,0 +1,207 @@
+"""The page through its own interface: what it makes, restores, refuses and keeps apart."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the page needs gradio: pip install 'melfusion[app]'")
+
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from pages import page, tiny
+
+from melfusion.app.actions import Actions
+from melfusion.app.server import accounts
+from melfusion.assembly.provenance import read
+from melfusion.errors import ConfigError
+from melfusion.verbs import app as verb
+
+PICTURE, SENTENCE, SEED, N, STEPS, SECONDS, MODEL = 0, 1, 2, 3, 5, 8, 9
+OTHERS = {4: "", 6: 3.0, 7: 3.0, 10: None, 11: "nothing", 12: 0.6, 13: 5, 14: 0, 15: 1} | dict.fromkeys(range(16, 23), "")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """(address, actions) of one page for all tests."""
+    with page(tmp_path_factory.mktemp("page")) as found:
+        yield found
+
+
+@pytest.fixture
+def picture(tmp_path):
+    file = tmp_path / "cat.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(file)
+    return file
+
+
+def values(**given):
+    """The page's inputs in their order, with what differs."""
+    usual = OTHERS | {PICTURE: None, SENTENCE: "rain", SEED: "", N: 1, STEPS: 2, SECONDS: 1.02, MODEL: "small"}
+    usual |= {globals()[name]: value for name, value in given.items()}
+    usual[PICTURE] = usual[PICTURE] and handle_file(usual[PICTURE])
+    return [usual[i] for i in range(23)]
+
+
+def client(shown):
+    return Client(shown[0], verbose=False)
+
+
+def generated(visitor, lock=False, **given):
+    """What `generate` shows: words, seed box, history, …, players, choice, spectrogram and files."""
+    status, seed, past, _, *rest = visitor.predict(*values(**given), lock, api_name="/generate")
+    players = [value(one) for one in rest[:4]]
+    return status, seed, past, [one for one in players if one], [value(one) for one in rest[5:10]]
+
+
+def value(one):
+    return one.get("value", one.get("path")) if isinstance(one, dict) else one
+
+
+def test_a_picture_and_a_sentence_become_clips_with_what_made_them_inside(shown, picture):
+    status, seed, past, players, files = generated(client(shown), PICTURE=str(picture), N=2, SEED="7", lock=True)
+    assert "Seed 7 to 8, 1.02 s, model small" in status and seed == "7"
+    assert [len(soundfile.read(one)[0]) for one in players] == [8192, 8192]
+    assert [read(one)["seed"] for one in players] == [7, 8]
+    spectrogram, wav, flac, mp3, made = files
+    assert Image.open(spectrogram).width > 300
+    for file in (wav, flac, mp3):
+        assert read(file) == json.loads(Path(made).read_text()) and read(file)["prompt"] == "rain"
+    assert read(wav)["image"]["path"] == "cat.png" and read(wav)["settings"]["num_inference_steps"] == 2
+    direct = tiny("concat")("rain", picture, seed=7, n=2, num_inference_steps=2, guidance_scale=3.0, image_guidance_scale=3.0)
+    np.testing.assert_allclose(soundfile.read(players[1])[0], direct.audios[1], atol=1e-4)
+
+
+def test_the_seed_is_drawn_shown_and_kept_where_that_is_wished(shown):
+    visitor = client(shown)
+    first, again = generated(visitor), generated(visitor, lock=True)
+    assert first[1] == "" and again[1].isdecimal() and first[0] != again[0] and f"Seed {again[1]}," in again[0]
+
+
+def test_history_restores_everything_and_two_visitors_have_their_own(shown, picture):
+    one, two = client(shown), client(shown)
+    generated(one, PICTURE=str(picture), SEED="3", STEPS=1, SECONDS=2.05)
+    past = generated(one, SENTENCE="snow", SEED="4")[2]
+    assert len(past["choices"]) == 2 and len(generated(two, SENTENCE="wind")[2]["choices"]) == 1
+    assert past["choices"][1][0] == "rain + picture, seed 3, 1 clip"
+    back = one.predict(1, api_name="/restore")
+    assert Path(value(back[0])).read_bytes() == picture.read_bytes() and back[1:4] == ("rain", "3", 1) and back[5] == 1
+    assert back[8] == 2.05 and read(value(back[23]))["seed"] == 3
+    with pytest.raises(AppError, match="not in the list of choices"):
+        two.predict(1, api_name="/restore")
+    with pytest.raises(AppError, match="There is no clip yet"):
+        client(shown).predict(0, api_name="/choose")
+
+
+def test_it_stops_between_two_steps_and_only_for_the_visitor_who_asked(shown, monkeypatch):
+    url, actions = shown
+    begun, system = threading.Event(), actions.models.get("small").system
+    denoise = system.denoise
+
+    def slow(*args):
+        begun.set()
+        time.sleep(0.1)
+        return denoise(*args)
+
+    monkeypatch.setattr(system, "denoise", slow)
+    one, two = client(shown), client(shown)
+    job = one.submit(*values(STEPS=100), False, api_name="/generate")
+    waiting = two.submit(*values(STEPS=2, SEED="5"), False, api_name="/generate")
+    assert begun.wait(10)
+    started = time.perf_counter()
+    one.predict(api_name="/stop")
+    assert "Stopped: nothing was made." in job.result()[0] and time.perf_counter() - started < 5
+    assert "Seed 5," in waiting.result()[0]
+
+
+def test_where_the_picture_acted_is_a_picture(shown, picture):
+    words, image = client(shown).predict(*values(PICTURE=str(picture), SEED="1"), api_name="/influence")
+    assert "Red:" in words and Image.open(value(image)).height > 200
+    with pytest.raises(AppError, match="There is no picture"):
+        client(shown).predict(*values(), api_name="/influence")
+
+
+def test_another_model_shows_its_own_inputs(shown, picture):
+    found = client(shown).predict("plain", api_name="/model")
+    assert found[0] == "Model plain." and found[6]["visible"] is False and found[2]["value"] == 4
+    with pytest.raises(AppError, match="trained from text alone"):
+        generated(client(shown), MODEL="plain", PICTURE=str(picture))
+    assert "model plain" in generated(client(shown), MODEL="plain")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SENTENCE": " "}, "Give a picture, a sentence, or both"),
+        ({"SEED": "x"}, "'x' is no whole number"),
+        ({"SEED": "9" * 19}, "seed: .* must be from 0"),
+        ({"SECONDS": 9.0}, "9 must be from 0.1 to 8"),
+        ({"STEPS": 10_000}, "must be|greater|maximum|more than"),
+        ({"N": 5}, "must be|greater|maximum|more than"),
+        ({"MODEL": "/etc"}, "/etc"),
+        ({"SENTENCE": "x" * 5000}, "longer than 4000 characters"),
+    ],
+)
+def test_wrong_requests_are_sentences(shown, given, words):
+    with pytest.raises(AppError, match=words):
+        generated(client(shown), **given)
+
+
+def test_files_that_are_no_pictures_or_too_large_are_sentences(shown, tmp_path):
+    for name, data, words in (
+        ("a.png", b"no picture", r"a\.png is an unreadable image: give a PNG, JPEG or WebP picture"),
+        ("b.png", b"<svg xmlns='x'></svg>", r"b\.png is an SVG drawing: convert it to PNG"),
+        ("c.png", b"", r"c\.png is empty"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(AppError, match=words):
+            generated(client(shown), PICTURE=str(tmp_path / name))
+    Image.fromarray(np.zeros((9, 40_000_000 // 9, 3), np.uint8)).save(tmp_path / "d.png")
+    with pytest.raises(AppError, match="pixels"):
+        generated(client(shown), PICTURE=str(tmp_path / "d.png"))
+    (tmp_path / "e.png").write_bytes(bytes(2 << 20))
+    with pytest.raises(Exception, match="413|size"):
+        generated(client(shown), PICTURE=str(tmp_path / "e.png"))
+
+
+def test_no_file_of_the_server_and_no_address_is_read_for_a_visitor(shown):
+    for path in ("/etc/passwd", __file__, "http://127.0.0.1:9/a.png"):
+        with pytest.raises(Exception, match="(?i)not allowed|cannot|invalid|not found|access|refused|upload|directory|fail|error"):
+            client(shown).predict(
+                *([{"path": path, "meta": {"_type": "gradio.FileData"}}, *values()[1:]]), False, api_name="/generate"
+            )
+
+
+def test_who_has_no_password_does_not_come_in(tmp_path):
+    file = tmp_path / "visitors"
+    file.write_text("ann:a:b\n")
+    with page(tmp_path / "page", accounts(str(file))) as (url, _):
+        with pytest.raises(Exception, match="(?i)auth|credentials|401"):
+            Client(url, verbose=False)
+        assert Client(url, auth=("ann", "a:b"), verbose=False)
+    for text, words in (("", "NAME:PASSWORD"), ("ann\n", "NAME:PASSWORD")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            accounts(str(file))
+
+
+def test_a_bug_is_told_as_one_and_logged(shown, monkeypatch, caplog):
+    monkeypatch.setattr(Actions, "_kept", lambda *args: [][1])
+    with pytest.raises(AppError, match="a bug of melfusion"):
+        generated(client(shown))
+    assert "IndexError" in caplog.text
+
+
+def test_mistakes_on_the_command_line_are_sentences(monkeypatch, tmp_path):
+    with pytest.raises(ConfigError, match="There is no checkpoint in nowhere"):
+        verb.run(verb.Options(ckpt="nowhere"), [])
+    with pytest.raises(ConfigError, match="there is no such file"):
+        verb.run(verb.Options(auth=str(tmp_path / "none")), [])
+    monkeypatch.setattr(verb.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'melfusion\[app\]'"):
+        verb.run(verb.Options(), [])
