@@ -148,15 +148,15 @@ def row_predictions(suite: Suite, row: str, panel: Panel, keys: list[str], store
     if gone := [key for key, file in zip(keys, files, strict=True) if not file.is_file()]:
         parts = [stored.find(row, seed) for seed in dict.fromkeys(panel.seed[key] for key in gone)]
         here = [key for key in keys if key not in set(gone)]
-        found = [row_predictions(suite, row, panel, here, stored)] if here else []
-        return joined(found + [part["predictions"] for part in parts if part]).only(keys)
+        of_clips = [row_predictions(suite, row, panel, here, stored)] if here else []
+        return joined(of_clips + [part["predictions"] for part in parts if part]).only(keys)
     kept = suite.path / row / f"predictions-{'-'.join(v[:6] for v in panel.listeners.digests().values())}.pt"
     newer = kept.is_file() and kept.stat().st_mtime > max(file.stat().st_mtime for file in files)
     if newer and (found := Predictions.load(kept, keys)):
         return found
-    found = panel.listeners.predict(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size))
-    found.save(kept)
-    return found
+    made = panel.listeners.predict(read_clips(files, panel.config.audio, panel.config.evaluation.batch_size))
+    made.save(kept)
+    return made
 
 
 def keep_scores(suite: Suite, row: str, panel: Panel, said: Predictions, stored: StoredScores, entry: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Write shards from your own files, or from sets that others published: MeLBench, MusicCaps, EMID, OSSL-v2, MUImage, V2M.
+"""Write shards from your own files, or from MeLBench, MusicCaps, EMID, OSSL-v2, MUImage or V2M.
 
 data/README.md describes the manifests. What cannot be used stands in OUT/missing.csv. Without a manifest the shards that are in
 OUT are indexed again.
