@@ -100,7 +100,7 @@ def sampling_steps(suite: Suite) -> list[int]:
 def ran(suite: Suite, clips: EvaluationSet, scores: StoredScores) -> tuple[dict[str, list[str]], dict[str, str]]:
     """(row → keys of its clips, of its complete seeds one after another; row → what is missing, in words).
 
-    Where there are no clips, stored scores do.
+    Where clips are missing, stored scores do.
     """
     done: dict[str, list[str]] = {}
     missing: dict[str, str] = {}
@@ -110,7 +110,7 @@ def ran(suite: Suite, clips: EvaluationSet, scores: StoredScores) -> tuple[dict[
         for seed in config.ablation.seeds:
             wanted = block(config, clips.items, seed)
             made = {file.stem for file in suite.clips(row, seed).glob("[!.]*.wav")}
-            if scores.find(row, seed) is not None and not made:
+            if not made >= set(wanted) and scores.find(row, seed) is not None:
                 done.setdefault(row, []).extend(wanted)
             elif not made >= set(wanted):
                 words.append(f"seed {seed} has {len(made & set(wanted))} of {len(wanted)} clips")
@@ -146,8 +146,9 @@ def row_predictions(suite: Suite, row: str, panel: Panel, keys: list[str], store
     """Predictions of a row's clips in the order of the keys. Those of clips are kept beside them; without clips stored ones do."""
     files = [suite.clips(row, panel.seed[key]) / f"{key}.wav" for key in keys]
     if gone := [key for key, file in zip(keys, files, strict=True) if not file.is_file()]:
-        parts = [stored.find(row, seed) for seed in dict.fromkeys(panel.seed[key] for key in gone)]
-        here = [key for key in keys if key not in set(gone)]
+        seeds = dict.fromkeys(panel.seed[key] for key in gone)
+        parts = [stored.find(row, seed) for seed in seeds]
+        here = [key for key in keys if panel.seed[key] not in seeds]
         of_clips = [row_predictions(suite, row, panel, here, stored)] if here else []
         return joined(of_clips + [part["predictions"] for part in parts if part]).only(keys)
     kept = suite.path / row / f"predictions-{'-'.join(v[:6] for v in panel.listeners.digests().values())}.pt"

@@ -64,19 +64,16 @@ def run_job(suite: Suite, model: str, rows: list[str]) -> None:
     Nothing is done for rows whose scores are stored, and no training that this machine has done already is done again.
     """
     seeds, stored = suite.first(model).ablation.seeds, StoredScores(suite)
-    if stored.any():
-        ensure_stages(suite.first(model))
-        found = [row for row in rows if stored.has_all(row)]
-        rows = [row for row in rows if row not in found]
-        if found:
-            print(f"{suite.name}: the scores of {', '.join(found)} are in {FOLDER}, so nothing is made for them", flush=True)
-        if not rows:
+    ensure_stages(suite.first(model))
+    if found := [row for row in rows if stored.has_all(row)]:
+        print(f"{suite.name}: the scores of {', '.join(found)} are in {FOLDER}, so nothing is made for them", flush=True)
+        if not (rows := [row for row in rows if row not in found]):
             return
     for seed in seeds:
-        config = suite.config(model, seed)
-        take_over(config, suite.path.parent)
+        config, note = suite.config(model, seed), stored.training(model, seed)
+        take_over(config, note)
         train(config, evaluate_run)
-        remember(config, suite.path.parent)
+        remember(config, note)
     scale = choose_guidance(suite, model)
     for seed in seeds:
         system = trained(suite.config(model, seed))

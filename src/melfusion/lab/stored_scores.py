@@ -18,7 +18,6 @@ from torch import Tensor
 
 from melfusion.assembly import system as build
 from melfusion.data.dataset import MusicDataset
-from melfusion.errors import DamagedFile, MelfusionError
 from melfusion.evaluation.clips import identity, made_with, note
 from melfusion.evaluation.scoring import Listeners, Predictions
 from melfusion.evaluation.sets import block, suite_set
@@ -38,6 +37,7 @@ class StoredScores:
 
     def __init__(self, suite: Suite, items: MusicDataset | None = None, listeners: Listeners | None = None):
         self.suite, self._items, self._listeners = suite, items, listeners
+        self.begun = functools.cache(lambda model, seed: begun_from(suite.config(model, seed)))
         self.digest = functools.cache(self._digest)
         self.find = functools.cache(self._find)
 
@@ -49,6 +49,10 @@ class StoredScores:
     def items(self) -> MusicDataset:
         return self._items or suite_set(table_config(self.suite)).items
 
+    def training(self, model: str, seed: int) -> Path:
+        """Where it is noted which run holds the training of a model: one file for all suites of a folder of runs."""
+        return self.suite.path.parent / "trainings" / f"{digest(self.begun(model, seed))}.json"
+
     @staticmethod
     def any() -> bool:
         """Are scores of any row of any suite stored?"""
@@ -56,21 +60,20 @@ class StoredScores:
 
     def _digest(self, row: str, seed: int) -> str:
         """Of what a row's clips of one seed, and what is said of them, depend on."""
-        suite, config = self.suite, self.suite.config(row, seed)
-        model = suite.config(suite.model_of(row), seed)
-        made = made_with(identity(build.system(config)), config, block(config, self.items, seed), condition_of(config))
+        config, model = self.suite.config(row, seed), self.suite.model_of(row)
+        untrained = self.begun(model, seed)["untrained"] if row == model else identity(build.system(config))
+        made = made_with(untrained, config, block(config, self.items, seed), condition_of(config))
         facts = {
-            "training": digest(begun_from(model)),
+            "training": digest(self.begun(model, seed)),
             "made_with": made,
             "items": self.items.reader.shards.digest(),
             "audio": config.audio.stated(),
             "listeners": self.listeners.digests(),
         }
         if scales := config.ablation.guidance:
-            first = suite.first(suite.model_of(row))
-            judge = choosing_judge(first)
+            judge = choosing_judge(self.suite.first(model))
             tried = {"scales": scales, "items": config.ablation.search_items, "judge": judge and digest_of_weights(judge)}
-            facts["guidance"] = tried | {"training": digest(begun_from(first))}
+            facts["guidance"] = tried | {"training": digest(self.begun(model, config.ablation.seeds[0]))}
         return digest(facts)
 
     def _find(self, row: str, seed: int) -> dict[str, Any] | None:
@@ -79,11 +82,9 @@ class StoredScores:
             return None
         try:
             file = FOLDER / f"{self.digest(row, seed)}.json"
-            found = read_json(file, "remove it, and the row is trained again") if file.is_file() else None
-        except DamagedFile:
-            raise
-        except MelfusionError:  # a row that cannot be built, or whose data are not there, says so when it is run
+        except Exception:  # of any kind, since a row that cannot be built says so when it is run, and the others do not need it
             return None
+        found = read_json(file, "remove it, and the row is trained again") if file.is_file() else None
         return found and found | {"predictions": _unpacked(found)}
 
     def keep(self, row: str, seed: int, said: Predictions, facts: dict[str, Any]) -> None:

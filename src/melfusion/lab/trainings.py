@@ -15,14 +15,13 @@ from melfusion.assembly.schema import Config, to_dict
 from melfusion.config.check import flatten
 from melfusion.data.shards import ShardSet
 from melfusion.data.sources import ensure_corpus
-from melfusion.errors import MelfusionError
+from melfusion.errors import DamagedFile
 from melfusion.evaluation.clips import identity
 from melfusion.files import read_json, write_json
-from melfusion.training.precision import resolve_precision
 
 CODE_VERSION = 1  # raise when the same configuration comes to train something else
 
-PLACES = ("data.path", "data.precompute.path", "data.precompute.enabled", "data.precompute.batch_size")  # not what is there
+PLACES = ("data.path", "data.precompute.path", "data.precompute.batch_size")  # not what is there
 
 BY_CONTENT = (".weights", "_weights")  # keys of files: what they hold is in the digest of the untrained system
 
@@ -33,7 +32,7 @@ def digest(facts: dict[str, Any]) -> str:
 
 
 def begun_from(config: Config) -> dict[str, Any]:
-    """All that a training depends on: its configuration, its data, and every weight before the first step."""
+    """All that a training depends on but the machine: its configuration, its data, and every weight before the first step."""
     ensure_corpus(config)
     counted = {
         key: value
@@ -42,25 +41,21 @@ def begun_from(config: Config) -> dict[str, Any]:
     }
     return {
         "code_version": CODE_VERSION,
-        "configuration": counted | {"trainer.precision": resolve_precision(config.trainer)},
+        "configuration": counted,
         "steps": config.trainer.max_steps,
         "data": ShardSet(config.data.path, config.data).digest(),
         "untrained": identity(build.system(config)),
     }
 
 
-def _note(runs_dir: Path, config: Config) -> Path:
-    return runs_dir / "trainings" / f"{digest(begun_from(config))}.json"
-
-
-def take_over(config: Config, runs_dir: Path) -> None:
-    """Give the run of a configuration the checkpoints of a finished one that depended on the same. Files are linked, not copied."""
+def take_over(config: Config, note: Path) -> None:
+    """Give the run of a configuration the checkpoints of the finished one that `note` names. Files are linked, not copied."""
     run = run_directory(config)
-    if run.checkpoints.exists() or not any((runs_dir / "trainings").glob("*.json")):
+    if run.checkpoints.exists() or not note.is_file():
         return
     try:
-        there = Path(read_json(_note(runs_dir, config), "it is written again")["run"])
-    except (MelfusionError, OSError, KeyError, TypeError):  # what is wrong with this configuration, its training says
+        there = Path(read_json(note, "it is written again")["run"])
+    except (DamagedFile, KeyError, TypeError):
         return
     if not (there / "checkpoints").is_dir() or not (there / "results.json").is_file():
         return
@@ -73,12 +68,10 @@ def take_over(config: Config, runs_dir: Path) -> None:
     print(f"{run.path} is the training of {there}", flush=True)
 
 
-def remember(config: Config, runs_dir: Path) -> None:
+def remember(config: Config, note: Path) -> None:
     """Note that the finished run of a configuration can be taken over."""
-    note, run = _note(runs_dir, config), run_directory(config)
-    if not note.is_file():
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_json(note, {"run": str(run.path)})
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_json(note, {"run": str(run_directory(config).path)})
 
 
 def _link(source: str, target: str) -> None:
