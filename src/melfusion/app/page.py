@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from melfusion.app.actions import Actions, Cancelled, Clip, told
 from melfusion.app.parts import Inputs
-from melfusion.app.requests import EDITING, REPAINT, Request
+from melfusion.app.requests import FRESH, REPAINT, RESTYLE, Request
 
 MODEL = "model"  # what only one call at a time may use
 
@@ -58,12 +59,14 @@ class Page:
             for i in range(self.variations)
         ]
         self.chosen = gr.Radio([], label="Look at", visible=False)
-        self.look = gr.Image(label="Spectrogram", interactive=False, visible=False, buttons=[], elem_id="spectrogram")
+        self.look = gr.Image(
+            label="Spectrogram", show_label=False, interactive=False, visible=False, buttons=[], elem_id="spectrogram"
+        )
         with gr.Row():
             self.downloads = [
-                gr.DownloadButton(end, size="sm", interactive=False, min_width=70) for end in ("wav", "flac", "mp3", "json")
+                gr.DownloadButton(end, size="sm", interactive=False, min_width=50) for end in ("wav", "flac", "mp3", "json")
             ]
-        with gr.Row(visible=EDITING):
+        with gr.Row():
             self.reuse = gr.Button("Use as start", size="sm", min_width=120)
             self.repaint = gr.Button("Repaint a span", size="sm", min_width=120)
         self.ask_where = gr.Button("Where did the picture act?", size="sm")
@@ -81,7 +84,7 @@ class Page:
         self.cancel.click(self.stop, outputs=self.status, queue=False, api_name="stop")
         self.chosen.input(self.choose, [self.chosen, self.clips], looks, queue=False, api_name="choose")
         self.ask_where.click(self.begin, outputs=self.status, queue=False, api_visibility="private").then(
-            self.influence, i.components, [self.status, self.where], api_name="influence", **slow
+            self.influence, [*i.components, self.clips], [self.status, self.where], api_name="influence", **slow
         )
         self.past.input(self.restore, [self.past, self.history], [*i.components, *shown], queue=False, api_name="restore")
         dependent = [i.component(name) for name in i.shown]
@@ -139,9 +142,12 @@ class Page:
         return [gr.Image(clip.picture, visible=True), *files]
 
     def influence(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
+        *given, clips = values
         try:
             with told(refused):
-                asked = self.inputs.request(values)
+                asked = self.inputs.request(tuple(given))
+                if asked.seed is None and clips:
+                    asked = replace(asked, seed=clips[0].seed)  # of the clip that is there to look at
                 file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words))
         except Cancelled as stopped:
             return [str(stopped), gr.skip()]
@@ -165,7 +171,7 @@ class Page:
         if not clips:
             raise refused("There is no clip yet: generate one first.")
         clip = clips[int(number or 0)]
-        return [clip.wav, mode, round(clip.seconds, 2), gr.Accordion(open=True)]
+        return [clip.wav, RESTYLE if mode == FRESH else mode, round(clip.seconds, 2), gr.Accordion(open=True)]
 
     def span(self, number: int, clips: list[Clip]) -> list[Any]:
         """The same, to make a span of it anew."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from melfusion.app.requests import EDITING, EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request, own_duration
+from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request, own_duration
 from melfusion.assembly.pipeline import Pipeline
-from melfusion.errors import MelfusionError
+from melfusion.errors import ConfigError, MelfusionError
 from melfusion.media.file_kinds import picture_bytes
 
 EXAMPLES = Path(__file__).parents[3] / "data" / "examples"  # of a checkout; an installed package has none
@@ -63,7 +63,7 @@ class Inputs:
         self.of["n"] = gr.Slider(1, limits.variations, 1, step=1, label="Variations")
         with gr.Accordion("More", open=False):
             self._more(names)
-        with gr.Accordion("Start from a sound", open=False, visible=EDITING) as self.editing:
+        with gr.Accordion("Start from a sound", open=False) as self.editing:
             self._editing()
         self.shown = self.values(pipe)  # as the first model has it
         for name, update in self.shown.items():
@@ -115,7 +115,7 @@ class Inputs:
         fields = {name: given.pop(name) or "" for name in self.fields}
         seed = str(given.pop("seed") or "").strip()
         if seed and not (seed.isascii() and seed.isdecimal()):
-            raise gr.Error(f"The seed {seed!r} is no whole number: correct it, or leave it empty.", print_exception=False)
+            raise ConfigError(f"The seed {seed!r} is no whole number: correct it, or leave it empty.")
         texts = {name: given[name] or "" for name in ("prompt", "negative_prompt")}
         return Request(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import secrets
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError
-
-EDITING = importlib.util.find_spec("melfusion.assembly.edit_request") is not None  # can this version edit sound?
+from melfusion.media.sound_files import sound_seconds
 
 FRESH, EXTEND, RESTYLE, REPAINT = "nothing", "go on after its end", "change all of it", "make a span of it anew"
 
@@ -71,9 +70,22 @@ class Request:
                 raise ConfigError(f"{name}: {value:g} must be from {least:g} to {most:g}.")
         if max(map(len, (self.prompt, self.negative_prompt, *map(str, self.fields.values())))) > limits.characters:
             raise ConfigError(f"A text is longer than {limits.characters} characters: shorten it.")
-        if self.mode != FRESH and not self.start:
-            raise ConfigError(f"Give the sound to start from, or choose {FRESH!r} there.")
+        if self.mode != FRESH:
+            self._check_start(limits)
         return self
+
+    def _check_start(self, limits: Limits) -> None:
+        if not self.start:
+            raise ConfigError(f"Give the sound to start from, or choose {FRESH!r} there.")
+        name = Path(self.start).name  # where it lies here is not the visitor's concern
+        try:
+            seconds = sound_seconds("sound", self.start)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(f"sound={self.start}", name)) from None
+        if self.mode == EXTEND:
+            seconds += self.extend_s
+        if seconds > limits.longest_s + 0.01:
+            raise ConfigError(f"{name}: {seconds:.1f} s is longer than {limits.longest_s:g} s: cut it first.")
 
     def drawn(self) -> Request:
         """The same with a seed."""

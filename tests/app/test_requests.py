@@ -1,0 +1,140 @@
+"""What a visitor asks for becomes a call of the pipeline, or a sentence; without gradio."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+from pages import Tiny
+
+from melfusion.app.actions import Actions, Cancelled, Stops, told, watched
+from melfusion.app.models import Models, offered
+from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request
+from melfusion.app.server import accounts
+from melfusion.assembly.provenance import read
+from melfusion.errors import ConfigError
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def actions(tmp_path_factory):
+    return Actions(Tiny(), Limits(longest_s=4.0), tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """1.5 s of noise at the tiny model's rate, as 16 bits."""
+    file = tmp_path / "tune.wav"
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(3 * RATE // 2), RATE, "PCM_16")
+    return str(file)
+
+
+def quiet(share, words):
+    """A report that nobody reads."""
+
+
+def asked(**given):
+    return Request("small", prompt="rain", seed=3, **{"num_inference_steps": 2} | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompt": " "}, "Give a picture, a sentence, or both"),
+        ({"n": 5}, "variations: 5 must be from 1 to 4"),
+        ({"num_inference_steps": 201}, "steps: 201 must be from 1 to 200"),
+        ({"duration_s": 500.0}, "500 must be from 0.1 to 120"),
+        ({"fields": {"lyrics": "x" * 4001}}, "longer than 4000 characters"),
+        ({"mode": RESTYLE}, "Give the sound to start from"),
+    ],
+)
+def test_too_little_and_too_much_are_sentences(given, words):
+    with pytest.raises(ConfigError, match=words):
+        Request(**{"model": "small", "prompt": "rain"} | given).checked(Limits())
+
+
+def test_a_bad_start_is_named_without_its_folder(sound, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound")
+    with pytest.raises(ConfigError, match=r"^bad\.wav is no sound"):
+        asked(start=str(bad), mode=RESTYLE).checked(Limits())
+    with pytest.raises(ConfigError, match=r"^tune\.wav: 121\.5 s is longer than 120 s"):
+        asked(start=sound, mode=EXTEND, extend_s=120.0).checked(Limits())
+    assert asked(start=sound, mode=FRESH).checked(Limits(longest_s=1.0))  # it is not used
+
+
+def test_a_drawn_seed_is_kept_with_the_request():
+    drawn = Request("small", prompt="rain").drawn()
+    assert drawn.seed is not None and drawn.drawn() == drawn and Request("small").drawn().seed != drawn.seed
+
+
+def test_a_start_is_restyled_repainted_and_gone_on_from(actions, sound):
+    before, _ = soundfile.read(sound)
+    made = {}
+    for mode, given in ((RESTYLE, {"strength": 0.5}), (REPAINT, {"start_s": 0.5, "end_s": 1.0}), (EXTEND, {"extend_s": 1.0})):
+        _, (clip,) = actions.generate(asked(start=sound, mode=mode, **given), "a", quiet)
+        made[mode] = soundfile.read(clip.wav)[0]
+        settings = read(clip.wav)["settings"]
+        assert next(iter(given)) in settings or "repaint" in settings
+        assert str(actions.folder) not in json.dumps(read(clip.wav)) and "tune.wav" in json.dumps(read(clip.wav))
+    assert len(made[RESTYLE]) == len(made[REPAINT]) == len(before) and len(made[EXTEND]) == len(before) + RATE
+    outside = np.r_[0 : RATE // 2, RATE : len(before)]
+    np.testing.assert_array_equal(made[REPAINT][outside], before[outside])
+    assert np.abs(made[REPAINT] - before)[RATE // 2 : RATE].max() > 0.01 and np.abs(made[RESTYLE] - before).max() > 0.01
+    with pytest.raises(ConfigError, match="outside the sound"):
+        actions.generate(asked(start=sound, mode=REPAINT, start_s=1.0, end_s=2.0), "a", quiet)
+
+
+def test_a_clip_stops_between_two_steps_of_the_sampler_and_leaves_no_file(actions):
+    before = set(actions.folder.rglob("*"))
+    seen = []
+
+    def report(share, words):
+        seen.append(words)
+        if words == "step 2 of 4":
+            actions.stops.of("a").set()
+
+    with pytest.raises(Cancelled, match="nothing was made"):
+        actions.generate(asked(num_inference_steps=4), "a", report)
+    assert seen[-1] == "step 2 of 4" and set(actions.folder.rglob("*")) == before
+    actions.stops.of("a").clear()
+    assert actions.generate(asked(), "a", quiet)[1][0].seed == 3
+
+
+def test_a_wish_to_stop_is_of_one_visitor():
+    stops = Stops()
+    stops.of("a").set()
+    assert not stops.of("b").is_set() and stops.of("a").is_set()
+    stops.forget("a")
+    assert not stops.of("a").is_set()
+    stop = threading.Event()
+    assert list(watched(range(3), stop, quiet, "step")) == [0, 1, 2]
+
+
+def test_only_offered_models_are_read(tmp_path):
+    for name in ("run/checkpoints", "empty/checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    assert offered(["mine"], str(tmp_path)) == {"mine": "mine", "shipped": None, str(tmp_path / "run"): str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match="There is no model '/etc/passwd' here: choose one of shipped"):
+        Models({"shipped": None}, "cpu").get("/etc/passwd")
+
+
+def test_accounts_are_lines_of_name_and_password(tmp_path):
+    file = tmp_path / "visitors"
+    file.write_text("ann:a:b\n\nbob:c\n")
+    assert accounts(str(file)) == [("ann", "a:b"), ("bob", "c")] and accounts(None) is None
+    for text in ("", "ann\n", ":x\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="NAME:PASSWORD"):
+            accounts(str(file))
+
+
+def test_a_bug_is_told_as_one_and_a_mistake_as_its_sentence(caplog):
+    with pytest.raises(ValueError, match="a bug of melfusion"), told(ValueError):
+        {}["x"]
+    assert "KeyError" in caplog.text
+    with pytest.raises(ValueError, match="^Give more"), told(ValueError):
+        raise ConfigError("Give more.")
