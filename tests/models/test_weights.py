@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from data_fixtures import one_sentence
+from transformers.utils import logging as bars
 
+from melfusion.assembly.conditioner import text_encoder
 from melfusion.assembly.configuration import load_config
 from melfusion.config.load import CONFIG_DIR
 from melfusion.errors import ConfigError, WeightsError
@@ -226,3 +228,9 @@ def test_a_folder_that_lacks_a_sub_folder_names_those_it_has(tmp_path):
     for name in ("vae", "unet"):
         (tmp_path / name).mkdir()
     assert f"of folders {tmp_path} has unet, vae" in error_of(f"{tmp_path}:transformer")
+
+
+def test_no_bar_is_drawn_while_weights_are_read_and_the_setting_comes_back(capfd):
+    bars.enable_progress_bar()
+    text_encoder(load_config("scenes"))
+    assert "Loading weights" not in capfd.readouterr().err and bars.is_progress_bar_enabled()

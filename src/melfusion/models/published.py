@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
+from transformers.utils import logging as bars
 
 from melfusion.errors import WeightsError
 from melfusion.files import as_json
@@ -50,12 +52,25 @@ def loaded(cls: Any, folder: Path, wanted: str | None = None, **kwargs: Any) -> 
     if cls.__name__.startswith("Auto"):  # these would otherwise ask at the terminal whether to run it
         kwargs["trust_remote_code"] = False
     try:
-        return cls.from_pretrained(folder, local_files_only=True, **kwargs)
+        with no_bars():
+            return cls.from_pretrained(folder, local_files_only=True, **kwargs)
     except Exception as error:  # they raise OSError, ValueError, KeyError, SafetensorError, JSONDecodeError, …
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
         if re.search("connect|internet|huggingface.co|Can't load", first):  # of a folder: nothing was to be fetched
             first = f"its files are {some(sorted(p.name for p in folder.iterdir()))}"
         raise WeightsError(f"{folder} does not hold a loadable {cls.__name__}: {first}") from error
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """transformers draws a bar for each network that it reads, in a log file, too; within this it draws none."""
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def pretrained(cls: Any, folder: Path) -> Any:
