@@ -146,18 +146,26 @@ def test_ossl_takes_splits_films_and_the_row_of_metadata(tmp_path):
 
 def test_frames_of_a_film_are_those_of_the_excerpt(tmp_path):
     """MusicCaps: a whole video and its sound; of a film of the excerpt's own length it is the film itself."""
-    put(tmp_path / "musiccaps.csv", "ytid,start_s,end_s,caption,aspect_list\nAAAAAAAAAA1,30,40,slow,x\nAAAAAAAAAA2,7,17,fast,x\n")
+    put(
+        tmp_path / "musiccaps.csv",
+        "ytid,start_s,end_s,caption,aspect_list\nAAAAAAAAAA1,30,40,slow,x\nAAAAAAAAAA2,7,17,fast,x\nAAAAAAAAAA3,7,17,cut,x\n",
+    )
     wav(tmp_path / "audio/AAAAAAAAAA1.wav", 1, 45)
     wav(tmp_path / "audio/AAAAAAAAAA2_7.wav", 2, 10)
     film(tmp_path / "images/AAAAAAAAAA1.mp4", 45)
-    film(tmp_path / "images/AAAAAAAAAA2.mp4", 10, 3)
+    wav(tmp_path / "audio/AAAAAAAAAA3.wav", 3, 20)
+    for number in (2, 3):
+        film(tmp_path / f"images/AAAAAAAAAA{number}.mp4", 10, number)
     build(tmp_path, "musiccaps.csv", frames=2)
     found = stored(tmp_path / "out")
     whole, part = found["AAAAAAAAAA1"], found["AAAAAAAAAA2"]
     clip, rate = soundfile.read(io.BytesIO(whole["members"]["flac"]))
     np.testing.assert_allclose(clip, tone(45, 1000, 51)[30000:40000], atol=1e-4)
     assert rate == 1000 and whole["caption"] == "slow" and whole["labels"]["end_s"] == "40"
-    assert colours(whole) == [32 % 3, 37 % 3] and colours(part) == [2, 7 % 3]  # 32.5 s and 37.5 s; 2.5 s and 7.5 s
+    assert colours(whole) == [32 % 3, 37 % 3] and colours(part) == colours(found["AAAAAAAAAA3"]) == [
+        2,
+        7 % 3,
+    ]  # 32.5 s and 37.5 s; 2.5 s and 7.5 s
     build_from_manifest(f"{tmp_path}/musiccaps.csv", f"{tmp_path}/heard", f"{tmp_path}/audio")
     assert set(stored(tmp_path / "heard")["AAAAAAAAAA1"]["members"]) == {"flac"}  # without image_dir: no pictures
 
