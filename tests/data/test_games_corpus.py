@@ -54,6 +54,7 @@ def test_a_large_theme_is_divided_and_a_small_one_is_not():
     many = [(t, p, "theme", "war") for t in range(10) for p in range(10)]
     found = pairing.pair(made(10, 10, many))
     assert {one.split for one in found} == {"train", "val", "test"} and pairing.count(found)["theme"] == 10
+    assert len({(one.picture.id, one.split) for one in found}) == 10  # no picture is seen in two splits
     few = [(t, p, "theme", "war") for t in range(4) for p in range(4)]
     assert len({one.split for one in pairing.pair(made(4, 4, few))}) == 1
 

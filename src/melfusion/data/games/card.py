@@ -18,6 +18,8 @@ from melfusion.files import write_whole
 FLAWS = """- Most music is game-level: no file of these games says which picture goes with which track. Use the label `pairing`.
 - A theme's pictures go with all of its tracks; what a level shows besides its picture (other rooms, figures) is not in it.
 - Loading screens, title art and backgrounds of menus count as pictures; some of them hold lettering.
+- Few free games ship music together with pictures of 256 px: most of what lies in these packages is sprites, tiles and textures.
+  Map pictures below that size (UFO: Alien Invasion, half of OpenArena) and music in tracker formats or MIDI are left out.
 - Many tracks loop. Tempo is measured, not stated by the game.
 - The same piece in another recording or encoding is not found as a duplicate; only equal bytes are.
 - Licences are those of Debian's copyright files; where one states them in prose, the catalogue says them for the package."""

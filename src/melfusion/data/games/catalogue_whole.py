@@ -136,7 +136,6 @@ WHOLE = {
     ),
     "enigma": _game("Enigma", "enigma-data", "usr/share/games/enigma", "music/*.ogg", "gfx48/menu_bg.jpg", licence="GPL-2"),
     "gigalomania": _game("Gigalomania", "gigalomania-data", "usr/share/gigalomania", "music/*.ogg", "gfx/*.jpg"),
-    "miceamaze": _game("Mice Amaze", "miceamaze", "usr/share/games/miceamaze", "music/*.ogg", "images/*.png"),
     "hex-a-hop": _game("Hex-a-Hop", "hex-a-hop-data", "usr/share/games/hex-a-hop/hex-a-hop", "music*.ogg", "map_top.png title.png"),
     "raincat": _game("Raincat", "raincat-data", "usr/share/games/raincat/data", "music/*.ogg", "levels/*.png backgrounds/*.png"),
     "singularity": Described(
