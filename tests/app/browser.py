@@ -56,6 +56,10 @@ class Tab:
         self.call("Page.navigate", url=url)
         self.until("document.querySelector('#generate')", 60)
 
+    def close(self):
+        self.call("Page.close")
+        self.loop.run_until_complete(self.socket.close())
+
     def js(self, text):
         """The value of an expression; a promise is awaited."""
         found = self.call("Runtime.evaluate", expression=text, awaitPromise=True, returnByValue=True)
@@ -66,7 +70,9 @@ class Tab:
         """Wait until an expression is true; returns its value."""
         end = time.monotonic() + seconds
         while not (found := self.js(f"(() => {{ const found = {text}; return found instanceof Element ? true : found }})()")):
-            assert time.monotonic() < end, f"{text} is not so after {seconds} s; the page says: {self.js('document.body.innerText')}"
+            assert time.monotonic() < end, (
+                f"{text} is not so after {seconds} s; the page says: {self.js('document.body.innerText')}"
+            )
             time.sleep(0.1)
         return found
 
@@ -109,7 +115,9 @@ def browser(folder):
     """A Browser that is closed at the end; its profile lies in the folder."""
     import aiohttp
 
-    process = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     loop = asyncio.new_event_loop()
 
     async def session():

@@ -33,7 +33,9 @@ def picture() -> gr.Image:
 
     It is no subclass: beside the file of one gradio writes another file.
     """
-    shown = gr.Image(label="Picture", type="filepath", image_mode=None, elem_id="picture", sources=["upload", "clipboard"], height=280)
+    shown = gr.Image(
+        label="Picture", type="filepath", image_mode=None, elem_id="picture", sources=["upload", "clipboard"], height=280
+    )
     read = shown.preprocess
 
     def checked(payload: Any) -> Any:
@@ -54,7 +56,9 @@ class Inputs:
 
     def __init__(self, names: list[str], pipe: Pipeline, limits: Limits):
         self.limits, shown = limits, picture()
-        prompt = gr.Textbox(label="Sentence", placeholder="a tune in A minor", lines=2, elem_id="sentence", max_length=limits.characters)
+        prompt = gr.Textbox(
+            label="Sentence", placeholder="a tune in A minor", lines=2, elem_id="sentence", max_length=limits.characters
+        )
         self.of: dict[str, Any] = {"image": shown, "prompt": prompt}
         self._examples()
         with gr.Row():

@@ -59,7 +59,10 @@ class Request:
         """The same; ConfigError where it asks for nothing, or for too much."""
         if not self.image and not self.prompt.strip() and self.mode == FRESH:
             raise ConfigError("Give a picture, a sentence, or both.")
-        amounts: dict[str, tuple[float, float, float]] = {"variations": (self.n, 1, limits.variations), "seed": (self.seed or 0, 0, 2**63 - 1)}
+        amounts: dict[str, tuple[float, float, float]] = {
+            "variations": (self.n, 1, limits.variations),
+            "seed": (self.seed or 0, 0, 2**63 - 1),
+        }
         amounts["steps"] = (self.num_inference_steps or 1, 1, limits.steps)
         amounts["the length in seconds"] = (self.duration_s or 1, 0.1, limits.longest_s)
         for name, (value, least, most) in amounts.items():
