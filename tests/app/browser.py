@@ -56,6 +56,10 @@ class Tab:
         self.call("Page.navigate", url=url)
         self.until("document.querySelector('#generate')", 60)
 
+    def close(self):
+        self.call("Page.close")
+        self.loop.run_until_complete(self.socket.close())
+
     def js(self, text):
         """The value of an expression; a promise is awaited."""
         found = self.call("Runtime.evaluate", expression=text, awaitPromise=True, returnByValue=True)

@@ -67,11 +67,11 @@ class Page:
                 gr.DownloadButton(end, size="sm", interactive=False, min_width=50) for end in ("wav", "flac", "mp3", "json")
             ]
         with gr.Row():
-            self.reuse = gr.Button("Use as start", size="sm", min_width=120)
+            self.reuse = gr.Button("Use as start", elem_id="reuse", size="sm", min_width=120)
             self.repaint = gr.Button("Repaint a span", size="sm", min_width=120)
-        self.ask_where = gr.Button("Where did the picture act?", size="sm")
+        self.ask_where = gr.Button("Where did the picture act?", elem_id="ask", size="sm")
         self.where = gr.Image(label="Where the picture acted", interactive=False, visible=False, buttons=[], elem_id="influence")
-        self.past = gr.Dropdown([], label="History: choose one to restore all of it", visible=False)
+        self.past = gr.Dropdown([], label="History: choose one to restore all of it", visible=False, elem_id="past")
 
     def _wire(self) -> None:
         i, slow = self.inputs, {"concurrency_id": MODEL, "concurrency_limit": 1, "show_progress_on": self.status}

@@ -33,7 +33,9 @@ def picture() -> gr.Image:
 
     It is no subclass: beside the file of one gradio writes another file.
     """
-    shown = gr.Image(label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=280)
+    shown = gr.Image(
+        label="Picture", type="filepath", image_mode=None, elem_id="picture", sources=["upload", "clipboard"], height=280
+    )
     read = shown.preprocess
 
     def checked(payload: Any) -> Any:
@@ -54,7 +56,9 @@ class Inputs:
 
     def __init__(self, names: list[str], pipe: Pipeline, limits: Limits):
         self.limits, shown = limits, picture()
-        prompt = gr.Textbox(label="Sentence", placeholder="a tune in A minor", lines=2, max_length=limits.characters)
+        prompt = gr.Textbox(
+            label="Sentence", placeholder="a tune in A minor", lines=2, elem_id="sentence", max_length=limits.characters
+        )
         self.of: dict[str, Any] = {"image": shown, "prompt": prompt}
         self._examples()
         with gr.Row():
@@ -93,7 +97,7 @@ class Inputs:
         self.of["model"] = gr.Dropdown(names, value=names[0], label="Model")
 
     def _editing(self) -> None:
-        self.of["start"] = gr.Audio(label="Sound", type="filepath", sources=["upload"])
+        self.of["start"] = gr.Audio(label="Sound", type="filepath", sources=["upload"], elem_id="start")
         self.of["mode"] = gr.Radio([FRESH, EXTEND, RESTYLE, REPAINT], value=FRESH, label="What to do with it")
         self.of["strength"] = gr.Slider(0, 1, 0.6, step=0.05, label="How far to change it: 0 as it is, 1 anew")
         with gr.Row():
