@@ -18,8 +18,8 @@ DEFECTS = {
         "test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes",
     ),
     "1 random latents at inference": (
-        'noise = self.draw("noise", seeds, self.latent_shape(duration_s))',
-        "noise = torch.randn(len(seeds), *self.latent_shape(duration_s))",
+        'noise = self.draw("noise", seeds, shape)',
+        "noise = torch.randn(len(seeds), *shape)",
         "test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes",
     ),
     "2 noise instead of inversion": (

@@ -16,8 +16,10 @@ from torchmetrics import Metric
 from melfusion.assembly.load import load_system
 from melfusion.assembly.run import run_directory
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.shards import ShardSet
 from melfusion.errors import ConfigError, DataError
 from melfusion.state.checkpoint_store import newest
+from melfusion.training.dashboard import digest_of_shards
 from melfusion.training.ema import EMA
 from melfusion.training.precompute import ensure_precomputed
 from melfusion.training.run import stage_config, train
@@ -264,12 +266,17 @@ def test_tensorboard_and_jsonl_show_the_run(tiny_run):
         "train/samples_per_s",
         "synapse/alpha/decoder1",
         "synapse/alpha/decoder2",
+        "data/wait_share",
+        "memory/process_peak_gib",
     } <= scalars
     assert any(t.startswith("train/loss_by_timestep/") for t in scalars)
     assert {"item0/picture", "item0/reference_spectrogram", "item1/spectrograms"} <= set(tags["images"])
     assert {"item0/reference", "item1/generated"} <= set(tags["audio"])
-    assert [e.step for e in board.Images("item0/spectrograms")] == [2, 4]
+    assert [e.step for e in board.Images("item0/spectrograms")] == [2, 4] == [e.step for e in board.Images("synapse/alpha_map")]
     assert "item0/caption/text_summary" in tags["tensors"]
+    page = board.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "alpha_share: block" in page and digest_of_shards(ShardSet(config.data.path, config.data)) in page
+    assert board.PluginTagToContent("custom_scalars")
     assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
     steps = [m["step"] for m in lines(config) if "train/samples_per_s" in m]
     assert steps[0] == 1

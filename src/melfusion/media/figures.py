@@ -62,6 +62,37 @@ def heat_figure(picture: np.ndarray, heat: np.ndarray) -> Figure:
     return figure
 
 
+def alpha_figure(curves: dict[str, dict[int, float]]) -> Figure:
+    """Name of each α → step → value: a row each, the first at the top; a column for each logged step."""
+    steps = sorted(set().union(*curves.values()))
+    values = np.array([[curve.get(step, np.nan) for step in steps] for curve in curves.values()])
+    figure = Figure(figsize=(7, 1.2 + 0.22 * len(curves)), layout="constrained")
+    panel = figure.subplots()
+    mappable = panel.imshow(values, aspect="auto", interpolation="nearest", cmap="viridis")
+    ticks = np.unique(np.linspace(0, len(steps) - 1, 6).round().astype(int))
+    panel.set(xlabel="step", xticks=ticks, xticklabels=[steps[i] for i in ticks])
+    panel.set(yticks=range(len(curves)), yticklabels=[_plain(name) for name in curves])
+    figure.colorbar(mappable, ax=panel, label="α")
+    return figure
+
+
+def influence_figure(picture: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
+    """A picture (H, W, 3) in [0, 1], beside it the same in grey under the heat (patches, patches) ≥ 0 of each patch."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(picture)
+    right.imshow(picture.mean(-1), cmap="gray", vmin=0, vmax=1)
+    height, width = picture.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    mappable = right.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, extent=extent, interpolation="nearest")
+    figure.colorbar(mappable, ax=right, label="change of the prediction")
+    for panel in (left, right):
+        panel.axis("off")
+    if title:
+        figure.suptitle(_plain(title), fontsize=9, wrap=True)
+    return figure
+
+
 def suite_figure(result: dict[str, Any]) -> Figure:
     """A suite at a glance: accuracy of each attribute, and a distance by embedder (by class, or KAD), one bar a row."""
     rows = result["rows"]

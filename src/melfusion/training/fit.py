@@ -30,6 +30,7 @@ from melfusion.models.system import MeLFusion
 from melfusion.state.checkpoint_store import CheckpointStore, newest
 from melfusion.state.run_directory import RunDirectory
 from melfusion.training.checkpoints import SaveCheckpoints
+from melfusion.training.dashboard import Dashboard
 from melfusion.training.ema import EMA
 from melfusion.training.fsdp import strategy_of
 from melfusion.training.guard import StepGuard
@@ -169,7 +170,8 @@ def _fit(
         store.clean()
     saver = SaveCheckpoints(store, t.checkpoint_every_n_steps, t.val_every_n_steps, guard.settle)
     preemption = Preemption(guard, saver, lambda: requeue(os.environ))
-    trainer: Any = make_trainer(config, run, [*first, guard, *callbacks, saver, preemption], store, step)
+    board = Dashboard(config, run.path / "metrics.jsonl", t.media_every_n_steps)
+    trainer: Any = make_trainer(config, run, [*first, guard, *callbacks, board, saver, preemption], store, step)
     if trainer.is_global_zero and resume:
         print(f"Resuming from step {step} of {t.max_steps}", flush=True)
     if trainer.is_global_zero:

@@ -77,5 +77,6 @@ def time_fetching(trainer: Any) -> Fetching:
 
     Its profiler is an argument when it is made (since 1.0), which no callback can give. The name of the action is Lightning's own.
     """
-    trainer.profiler = fetching = Fetching()
-    return fetching
+    if not isinstance(trainer.profiler, Fetching):  # two callbacks may ask
+        trainer.profiler = Fetching()
+    return trainer.profiler

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from typing import Any
 
@@ -9,16 +11,20 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from melfusion.training.lightning_private import log_validation_at
+from melfusion.training.lightning_private import log_validation_at, time_fetching
 
 
 class TrainingScalars(Callback):
-    """samples/s, learning rates, each α, the loss by timestep bin, and how many samples were replaced, by reason."""
+    """samples/s, memory, waiting for data, learning rates, each α, loss by timestep bin, replaced samples by reason."""
 
     def __init__(self, global_batch_size: int, bins: int = 10):
         self.batch_size, self.bins = global_batch_size, bins
         self.sums, self.counts = torch.zeros(bins), torch.zeros(bins)
         self.last, self.started = (0, 0.0), 0  # step and time of the last line; the step that this process began with
+        self.waited = 0.0  # seconds, for data, up to the last line
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.fetching = time_fetching(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last, self.started = (trainer.global_step, time.perf_counter()), trainer.global_step
@@ -32,10 +38,11 @@ class TrainingScalars(Callback):
             return
         now = time.perf_counter()
         scalars = {"train/samples_per_s": (step - since) * self.batch_size / (now - self.last[1])}
-        self.last = (step, now)
+        scalars["data/wait_share"] = (self.fetching.seconds - self.waited) / (now - self.last[1])
+        self.last, self.waited = (step, now), self.fetching.seconds
         for i, group in enumerate(trainer.optimizers[0].param_groups):
             scalars[f"lr/group{i}"] = group["lr"]
-        scalars |= self._by_bin() | alphas(pl_module)
+        scalars |= self._by_bin() | alphas(pl_module) | peak_memory(trainer)
         if trainer.datamodule is not None:
             scalars |= trainer.datamodule.replacements.scalars()
         for logger in trainer.loggers:
@@ -70,3 +77,12 @@ def alphas(module: Any) -> dict[str, float]:
         for name, alpha in (denoiser.alphas() if denoiser is not None else {}).items()
         for head, value in enumerate(alpha.detach().float().reshape(-1).tolist())
     }
+
+
+def peak_memory(trainer: Any) -> dict[str, float]:
+    """GiB at the peak so far: of this process, and of tensors on its GPU where it has one."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found = {"memory/process_peak_gib": resident / 2**30}
+    if trainer.strategy.root_device.type == "cuda":
+        found["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 2**30
+    return found
