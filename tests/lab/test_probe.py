@@ -30,7 +30,7 @@ def test_what_is_planted_is_found_within_games_and_between_them():
     for way in ("between", "within"):
         assert found[way]["mean"] > 0.75 and found[way]["p"] < 0.02 and found[way]["mean"] > found[way]["null"] + 0.05
     assert found["between"]["games"] == 6 and f"{found['between']['mean']:.3f}" in table(
-        {"all": found, "pairing": {}, "learned_from": {}}
+        {"all": found, "pairing": {}, "learned_from": {}, "held_out": {}}
     )
 
 

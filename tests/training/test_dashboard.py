@@ -5,7 +5,6 @@ import subprocess
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
 from melfusion.data.options import DataConfig
 from melfusion.data.shards import ShardSet

@@ -1,0 +1,45 @@
+"""Tell what the right picture is worth to a model on real tuples, by its loss with other pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from melfusion.errors import ConfigError
+from melfusion.verbs.checks import check_checkpoint, check_out
+from melfusion.verbs.imports import heavy_imports
+from melfusion.verbs.options import option
+
+
+@dataclass
+class Options:
+    ckpt: str | None = option(None, "checkpoint file, run directory or exported folder", variable="CKPT", required=True)
+    split: str = option("val", "of the model's data set; ask the test split once, at the end")
+    n: int = option(600, "clips, evenly over the split", least=2)
+    out: str | None = option(None, "folder of the results; null: CKPT/picture_loss", variable="OUT")
+
+
+MORE = "It also takes every key of the configuration, laid over that of the checkpoint, such as:"
+SECTIONS = ("data",)
+EXAMPLES = ("melfusion picture-loss ckpt=runs/open_games", "melfusion picture-loss ckpt=runs/games split=test n=1000")
+
+
+def run(options: Options, more: list[str]) -> dict[str, Any]:
+    """Print the table and write it; returns its numbers."""
+    check_checkpoint(options.ckpt)
+    folder = Path(options.out or Path(str(options.ckpt)) / "picture_loss")
+    check_out(folder, options.out)
+
+    with heavy_imports():
+        from melfusion.assembly.load import load_system
+        from melfusion.lab import picture_loss
+        from melfusion.models.device import best_device
+
+    system, config = load_system(options.ckpt, overrides=more)
+    if system.image_encoder is None:
+        raise ConfigError(f"{options.ckpt} was trained from text alone (synapse.kind=none): no picture is worth anything to it.")
+    found = picture_loss.picture_loss(config, system.to(best_device()), options.split, options.n)
+    picture_loss.write(found, folder)
+    print(f"{picture_loss.table(found)}\n\n± is 95 %; above 0 the right picture is better. {folder / 'picture_loss.md'}")
+    return found
