@@ -97,7 +97,7 @@ class Inputs:
         self.of["model"] = gr.Dropdown(names, value=names[0], label="Model")
 
     def _editing(self) -> None:
-        self.of["start"] = gr.Audio(label="Sound", type="filepath", sources=["upload"], elem_id="start")
+        self.of["start"] = gr.Audio(label="Sound", type="filepath", sources=["upload"], buttons=[], elem_id="start")
         self.of["mode"] = gr.Radio([FRESH, EXTEND, RESTYLE, REPAINT], value=FRESH, label="What to do with it")
         self.of["strength"] = gr.Slider(0, 1, 0.6, step=0.05, label="How far to change it: 0 as it is, 1 anew")
         with gr.Row():
