@@ -20,6 +20,7 @@ from melfusion.assembly.configuration import load_config
 from melfusion.assembly.export import export
 from melfusion.assembly.provenance import fingerprint, read
 from melfusion.errors import ConfigError
+from melfusion.media.sound import write_wav
 from melfusion.verbs import generate as module
 from melfusion.verbs.generate import Options
 
@@ -67,6 +68,12 @@ def make(model, **options):
 
 def lines(folder):
     return [json.loads(line) for line in (folder / "o" / "manifest.jsonl").read_text().splitlines()]
+
+
+def command_of(shown):
+    """The words after `melfusion` of the command that `show` has printed, as a shell divides them."""
+    command = shown.partition("Again: ")[2].strip()
+    return subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True).stdout.split("\0")[1:-1]
 
 
 def samples(file):
@@ -169,6 +176,39 @@ def test_imsm_ranks_by_picture_and_caption(model, folder):
     assert all(0 < score < 1 for line in lines(folder) for score in line["scores"].values())
 
 
+def test_sounds_and_stories_of_a_list_are_edited_remembered_and_made_again(model, folder, capsys):
+    write_wav("song.wav", 0.3 * np.sin(np.arange(8192) / 9), 8000)
+    scenes = [{"image": "p0.png", "start_s": 0}, {"image": "p1.png", "start_s": 1}]
+    (folder / "story.json").write_text(json.dumps(scenes))
+    restyled, told = (
+        {"prompt": "a", "audio": "song.wav", "strength": 0.5},
+        {"prompt": "b", "story": "story.json", "duration_s": 2.0},
+    )
+    listed(folder, restyled, told, restyled | {"strength": 0.9}, {"strength": 0.5})
+    with pytest.raises(ConfigError, match="1 of 4 clips could not be made.* item 3: it has neither"):
+        make(model)
+    names = ["00000.wav", "00001.wav", "00002.wav"]
+    assert [len(samples(folder / "o" / name)) for name in names] == [8192, 16384, 8192]
+    assert not np.array_equal(samples("o/00000.wav"), samples("o/00002.wav"))
+    assert list(read("o/00001.wav")["files"]) == ["story", "scene 1", "scene 2"]
+    before = {name: Path("o", name).read_bytes() for name in names}
+    Path("p1.png").write_bytes(Path("p0.png").read_bytes())
+    listed(folder, restyled, told, restyled | {"strength": 0.9})
+    make(model)
+    assert [name for name in names if Path("o", name).read_bytes() != before[name]] == ["00001.wav"]
+    capsys.readouterr()
+    for name in names:
+        assert main(["show", f"o/{name}"]) == 0
+        shown = capsys.readouterr().out
+        assert "But:" not in shown and main(command_of(shown)) == 0
+        assert Path("again.wav").read_bytes() == Path("o", name).read_bytes()
+        capsys.readouterr()
+    listed(folder, {"prompt": "b", "duration_s": 2.0})
+    make(model)
+    whole = samples("o/00000.wav")
+    assert not np.array_equal(samples(make(model, window_s=0.5)[0]), whole)  # options of the call are of all items
+
+
 def test_a_list_may_be_csv(model, folder):
     (folder / "items.csv").write_text('prompt,image,seed,duration_s\na,p0.png,3,\n"b, loud",,,0.5\n')
     options = Options(ckpt=model, items="items.csv", out="o", num_inference_steps=1)
@@ -187,9 +227,7 @@ def test_the_command_of_a_file_makes_it_again_to_the_bit(model, folder, capsys, 
         assert main(["show", str(first)]) == 0
         shown = capsys.readouterr().out
         assert "But:" not in shown
-        command = shown.partition("Again: ")[2].strip()
-        words = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True).stdout.split("\0")[1:-1]
-        assert main(words) == 0
+        assert main(command_of(shown)) == 0
         assert Path(f"again.{end}").read_bytes() == first.read_bytes()
         capsys.readouterr()
 

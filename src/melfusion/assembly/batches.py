@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from melfusion.assembly.edit_request import EDITING, Editing
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.pipeline import SAMPLING, Music, Pipeline
 from melfusion.assembly.provenance import fingerprint, hash_of
@@ -112,24 +113,34 @@ def _clips(
     pipe: Pipeline, item: Item, folder: Path, defaults: dict[str, Any], end: str, best_of: int, rank_by: str | None
 ) -> list[Clip]:
     takes = pipe.system.conditioner.takes
-    fields = defaults | checked(item, folder, (*SAMPLING, *takes))
+    fields = defaults | checked(item, folder, (*SAMPLING, *EDITING, *takes))
     prompt, image, seed, n = (fields.pop(name, usual) for name, usual in (("prompt", ""), ("image", None), ("seed", 0), ("n", 1)))
     labels, out = fields.pop("labels", {}), fields.pop("out", f"{item.number:05d}.{end}")
-    if not prompt and not image:
-        raise ConfigError("it has neither prompt nor image")
-    sampling, own = pipe.sampling(**{k: v for k, v in fields.items() if k != "duration_s"}), pipe.fields(**fields)
-    pipe.system.conditioner.requests([own], fields.get("duration_s"))
-    if image:
-        pipe.pixels(image)  # a picture that cannot be read is said now
+    made_of = [prompt, fingerprint(Path(image)) if image else None, *_asked(pipe, prompt, image, fields)]
+    ranked = [rank_by, labels] if best_of > 1 else []
     clips = []
     for k in range(n):
         seeds = list(range(seed + k * best_of, seed + (k + 1) * best_of))
         name = out if n == 1 else f"{Path(out).stem}-{k}{Path(out).suffix}"
-        made_of = [prompt, fingerprint(Path(image)) if image else None, seeds, sampling, own, fields.get("duration_s")]
-        ranked = [rank_by, labels] if best_of > 1 else []
-        request = hash_of([made_of, ranked, pipe.model["digest"]])
+        request = hash_of([made_of, seeds, ranked, pipe.model["digest"]])
         clips.append(Clip(item.number, k, prompt, image, seeds, fields, labels, name, request))
     return clips
+
+
+def _asked(pipe: Pipeline, prompt: str, image: str | None, fields: dict[str, Any]) -> list[Any]:
+    """What an item's clips depend on beside prompt, picture and seed; ConfigError for all that can be known to be wrong now."""
+    edits = {name: value for name, value in fields.items() if name in EDITING}
+    plain = {name: value for name, value in fields.items() if name not in (*EDITING, "duration_s")}
+    if not prompt and not image and not {"audio", "story"} & edits.keys():
+        raise ConfigError("it has neither prompt nor image")
+    asked, seconds = Editing(**edits).checked(image, fields.get("duration_s"))
+    sampling, own = pipe.sampling(**plain), pipe.fields(**plain)
+    pipe.system.conditioner.requests([own], seconds)
+    if image:
+        pipe.pixels(image)  # a picture that cannot be read is said now
+    shown = [scene.image for scene in asked.story.scenes] if asked.story else []
+    files = [fingerprint(Path(one)) if one else None for one in (edits.get("audio"), edits.get("story"), *shown)]
+    return [sampling, own, fields.get("duration_s"), edits, files]
 
 
 def make(

@@ -6,7 +6,7 @@ The record of a clip, plain values:
     prompt, seed
     image       {"path", "sha256"} of the picture's file; path null: it was no file, and the hash is of its pixels
     settings    what else the call gave or the model's own sampling gives, by the names of the options of `generate`
-    files       the same as `image` of each option that names a file
+    files       the same as `image` of each option that names a file, and of the pictures of a story's scenes
     model       {"ckpt", "file", "digest", "overrides"}: the path (null: the shipped model), a hash of what lies there, a hash of
                 the weights that generate, and what was laid over the configuration
     batch       [row, clips, pictures]: which row of how many clips at once; the last bits depend on it
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from melfusion import __version__
+from melfusion.assembly.story import read_story
 from melfusion.media import tagged
 
 KEY = "melfusion"  # the one key of the JSON object in a comment
@@ -93,7 +94,7 @@ def read(path: str | Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-FILES = ("image", "audio", "story")  # options that name files
+FILES = ("audio", "story")  # options that name files
 
 
 def records(
@@ -107,8 +108,11 @@ def records(
         pictures: how many the model was shown at once.
     """
     shown = [of_file(one) for one in image] if isinstance(image, list) else [of_file(image)] * len(prompts)
-    given = {name: _plain(value) for name, value in settings.items() if name not in FILES and value is not None}
+    given = {name: _plain(value) for name, value in sorted(settings.items()) if name not in FILES and value is not None}
     files = {name: of_file(value) for name, value in settings.items() if name in FILES and value is not None}
+    if settings.get("story") is not None:
+        scenes = enumerate(read_story(settings["story"]).scenes, 1)
+        files |= {f"scene {i}": of_file(scene.image) for i, scene in scenes if scene.image is not None}
     made = []
     for row, (prompt, seed, picture) in enumerate(zip(prompts, seeds, shown, strict=True)):
         batch = [row, len(prompts), pictures]

@@ -18,9 +18,13 @@ MOST_BYTES = 256 << 20  # of a list
 
 OWN = ("prompt", "image", "seed", "n", "duration_s", "out", "labels")  # fields beside how the model samples and what it takes
 
-NUMBERS = {"seed": int, "n": int, "duration_s": float, "num_inference_steps": int, "guidance_scale": float} | {
-    "image_guidance_scale": float
-}
+TEXTS = ("prompt", "image", "out", "negative_prompt", "audio", "story", "repaint")
+
+PATHS = ("image", "audio", "story")  # relative to the list
+
+FLOATS = ("duration_s", "guidance_scale", "image_guidance_scale", "window_s", "overlap_s", "extend_s", "strength")
+
+NUMBERS = dict.fromkeys(("seed", "n", "num_inference_steps"), int) | dict.fromkeys(FLOATS, float)
 
 
 @dataclass
@@ -75,13 +79,12 @@ def checked(item: Item, folder: Path, known: tuple[str, ...]) -> dict[str, Any]:
     for name, kind in NUMBERS.items():
         if name in fields:
             fields[name] = _number(name, kind, fields[name])
-    for name in ("prompt", "image", "out", "negative_prompt"):
+    for name in TEXTS:
         if not isinstance(fields.get(name, ""), str):
             raise ConfigError(f"{name}={fields[name]!r} is no text")
     if not isinstance(fields.get("labels", {}), dict):
         raise ConfigError("labels is no object of attribute and class")
-    if "image" in fields:
-        fields["image"] = str(folder / fields["image"])
+    fields |= {name: str(folder / fields[name]) for name in PATHS if name in fields}
     if "out" in fields and Path(one_name("out", fields["out"])).suffix.lower()[1:] not in SOUND_FORMATS:
         raise ConfigError(f"out={fields['out']} must end in one of {', '.join(f'.{end}' for end in SOUND_FORMATS)}")
     return fields

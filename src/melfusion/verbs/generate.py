@@ -84,7 +84,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
     if options.items:
         from melfusion.verbs.lists import run_list
 
-        return run_list(options, asked(options), LONGEST_S, CLIPS_AT_ONCE)
+        return run_list(options, asked(options) | editing.asked(options), LONGEST_S, CLIPS_AT_ONCE)
     check(options)
 
     with heavy_imports():

@@ -107,8 +107,9 @@ def plan(
     where = Path(str(options.items)).parent
     for one in planned(pipe, items, where, defaults, options.format, options.best_of, options.rank_by):
         item, why = (one.item, "") if isinstance(one, Clip) else (one[0].number, one[1])
-        if isinstance(one, Clip) and one.options.get("duration_s", 0) > longest_s:
-            why = f"duration_s={one.options['duration_s']:g} must be at most {longest_s:g}"
+        long = [n for n in ("duration_s", "extend_s") if isinstance(one, Clip) and one.options.get(n, 0) > longest_s]
+        if long:
+            why = f"{long[0]} must be at most {longest_s:g}"
         elif isinstance(one, Clip) and one.file in files:
             why = f"another item of this list writes {one.file}, too"
         if why:
