@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from melfusion.metrics.ridge import PENALTIES, Folds, permuted, ranks, standardised, whitened
+from melfusion.metrics.ridge import PENALTIES, Folds, exchanged, permuted, ranks, standardised, whitened
 
 RNG = np.random.default_rng(0)
 FEATURES, TARGETS = standardised(RNG.standard_normal((40, 60))), RNG.standard_normal((40, 5))
@@ -70,3 +70,11 @@ def test_a_permutation_stays_within_its_groups():
     groups = ["a"] * 10 + ["b"] * 10
     order = permuted(groups, np.random.default_rng(0))
     assert sorted(order[:10]) == list(range(10)) and sorted(order) == list(range(20)) and (order != np.arange(20)).sum() > 10
+
+
+def test_an_exchange_gives_each_group_the_items_of_one_other():
+    groups = ["a"] * 3 + ["b"] * 8 + ["c"] * 5
+    for seed in range(5):
+        order = exchanged(groups, np.random.default_rng(seed))
+        given = [{groups[j] for i, j in enumerate(order) if groups[i] == name} for name in "abc"]
+        assert all(len(names) == 1 for names in given) and set.union(*given) == {"a", "b", "c"}

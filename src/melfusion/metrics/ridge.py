@@ -104,3 +104,14 @@ def permuted(groups: Sequence[str], generator: np.random.Generator) -> np.ndarra
         where = np.flatnonzero(names == name)
         order[where] = generator.permutation(where)
     return order
+
+
+def exchanged(groups: Sequence[str], generator: np.random.Generator) -> np.ndarray:
+    """(N,) for each item one of another group, drawn with replacement: every group stands for one other, as a whole."""
+    names = np.asarray(groups)
+    which = np.unique(names)
+    order = np.zeros(len(names), int)
+    for ours, theirs in zip(which, generator.permutation(which), strict=True):
+        here = np.flatnonzero(names == ours)
+        order[here] = generator.choice(np.flatnonzero(names == theirs), len(here))
+    return order
