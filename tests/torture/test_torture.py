@@ -222,11 +222,11 @@ def test_a_rank_that_outlives_another_is_killed_and_told_apart():
     assert wait([fork(lambda: time.sleep(60) or 0)], kill_after=0.1) == [-signal.SIGKILL]
 
 
-def test_every_number_that_was_logged_is_compared_but_the_speed(tmp_path):
+def test_every_number_that_was_logged_is_compared_but_speed_and_memory(tmp_path):
     job = Job(tmp_path)
     assert curves(job) == {}
     job.run.mkdir(parents=True)
-    lines = [{"step": 1, "lr": 0.1, "train/samples_per_s": 7}, {"step": 2, "val/loss": 1, "epoch": 0}]
+    lines = [{"step": 1, "lr": 0.1, "train/samples_per_s": 7}, {"step": 2, "val/loss": 1, "epoch": 0, "data/wait_share": 3}]
     (job.run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert curves(job) == {(1, "lr"): 0.1, (2, "val/loss"): 1}
 

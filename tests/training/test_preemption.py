@@ -27,6 +27,7 @@ from melfusion.training import run as training_run
 from melfusion.training.fit import naming_lost_ranks
 from melfusion.training.loggers import JSONLines
 from melfusion.training.preemption import leaving_on_signal
+from melfusion.training.scalars import OF_THE_MACHINE
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def scontrol(tmp_path, monkeypatch):
 
 
 def numbers(run):
-    skipped = ("train/samples_per_s", "data/wait_share", "memory/process_peak_gib", "epoch")  # clocks and the machine's memory
-    return {(line["step"], tag): v for line in run.lines() for tag, v in line.items() if tag not in skipped}
+    return {(line["step"], tag): v for line in run.lines() for tag, v in line.items() if tag not in ("epoch", *OF_THE_MACHINE)}
 
 
 QUICK = [("sigterm@2", 3, 1), ("sigterm@2", 3, 100), ("sigusr1@3", 4, 100)]

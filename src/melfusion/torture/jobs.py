@@ -19,6 +19,7 @@ from lightning import Callback
 from melfusion.torture.child import train_with
 from melfusion.torture.faults import Recorder
 from melfusion.training.lightning_private import set_rank
+from melfusion.training.scalars import OF_THE_MACHINE
 
 STEPS, EVERY, VALIDATED = 12, 2, 5  # steps of a job; how often it saves, and validates
 
@@ -189,8 +190,8 @@ def records(job: Job) -> Iterator[list[list[str]]]:
 
 
 def curves(job: Job) -> dict[tuple[int, str], float]:
-    """(step, tag) → logged number; the speed is left out."""
+    """(step, tag) → logged number; speed and memory are left out."""
     file = job.run / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    skipped = ("step", "epoch", "train/samples_per_s")
+    skipped = ("step", "epoch", *OF_THE_MACHINE)
     return {(line["step"], tag): value for line in lines for tag, value in line.items() if tag not in skipped}

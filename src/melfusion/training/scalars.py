@@ -13,6 +13,9 @@ from torch import Tensor
 
 from melfusion.training.lightning_private import log_validation_at, time_fetching
 
+# What two runs that are equal to the bit differ in: clocks, and what the process held before
+OF_THE_MACHINE = ("train/samples_per_s", "data/wait_share", "memory/process_peak_gib", "memory/gpu_peak_gib")
+
 
 class TrainingScalars(Callback):
     """samples/s, memory, waiting for data, learning rates, each α, loss by timestep bin, replaced samples by reason."""
