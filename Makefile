@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install train generate app film show export fetch-weights memory evaluate picture-test picture-loss probe listening ablate measure submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
+.PHONY: help install train generate app film show export fetch-weights memory evaluate picture-test picture-gain probe listening ablate measure submit precompute shards data-scenes data-games release-scenes torture bench tensorboard lint test test-slow coverage
 
 # Free text travels through the environment, verbatim: make expands no `$` in it, and the shell splits no words
 define verbatim
@@ -70,8 +70,8 @@ evaluate: install  ## CKPT=runs/name (or wavs=folder) n= data.seed= rows= OUT= l
 picture-test: install  ## CKPT=runs/name (or command='…', or sounds=folder) n= OUT=: does a system listen to its picture? docs/picture_test.md
 	@$(CLI) picture-test $(ARGS) $(options)
 
-picture-loss: install  ## CKPT=runs/name split=val n=: what the right picture is worth to a model on real tuples, by its loss
-	@$(CLI) picture-loss $(ARGS) $(options)
+picture-gain: install  ## CKPT=runs/name split=val clips=4: what the right picture is worth to a model on real tuples
+	@$(CLI) picture-gain $(ARGS) $(options)
 
 probe: install  ## CONFIG=games ARGS="data.path=…": do the pictures of a data set say anything of their music? Ridge regression, no training
 	@$(CLI) probe $(ARGS) $(options)

@@ -14,7 +14,8 @@ from melfusion.assembly.devices import accumulation, world_size
 from melfusion.assembly.load import load_system
 from melfusion.assembly.memory import CURES, OutOfMemory, keep_freed_memory, telling_memory
 from melfusion.errors import ConfigError
-from melfusion.evaluation.clips import CONDITIONS, make_clips
+from melfusion.evaluation.clips import make_clips
+from melfusion.evaluation.conditions import CONDITIONS
 from melfusion.models.device import is_out_of_memory
 from melfusion.models.system import MeLFusion
 from melfusion.training.run import train

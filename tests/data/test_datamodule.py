@@ -499,6 +499,21 @@ def test_what_is_left_out_is_there_and_leaves_something(tmp_path, module):
         assert one_sentence(caught.value)
 
 
+def test_fewer_hours_are_whole_tracks_and_a_part_of_more(tmp_path, module):
+    path = data_set(tmp_path, [make_sample(f"a{i:02}", labels={"track": f"t{i // 3}"}) for i in range(24)])
+    clip_h = module(path).audio.clip_duration_s / 3600
+
+    def kept(clips, split="train", training=True):
+        dataset = module(path, f"data.hours={clips * clip_h}").dataset(split, training=training)
+        return [e.key for e in dataset.entries]
+
+    few, more, every = kept(5), kept(10), kept(99)
+    assert (len(few), len(more), len(every)) == (6, 12, 24) and set(few) < set(more) and few == sorted(few)
+    assert all(len({key for key in few if int(key[1:]) // 3 == track}) in (0, 3) for track in range(8))
+    assert few != every[:6], "chosen by a hash, not by their order"
+    assert len(kept(5, training=False)) == 24, "a score sees all"
+
+
 def test_validation_items_are_spread_over_the_split(tmp_path, module):
     path = data_set(tmp_path, [make_sample(f"v{i}", split="val") for i in range(9)])
     keys = [k for b in module(path, "data.val_items=3").val_dataloader() for k in b.keys]

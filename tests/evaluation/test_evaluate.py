@@ -17,7 +17,8 @@ from torch import nn
 from melfusion.__main__ import main
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError
-from melfusion.evaluation.clips import CONDITIONS, identity, made_with, make_clips, note, read_clips, sound_files
+from melfusion.evaluation.clips import identity, made_with, make_clips, note, read_clips, sound_files
+from melfusion.evaluation.conditions import CONDITIONS
 from melfusion.evaluation.pages import pages
 from melfusion.evaluation.scores import evaluate, evaluate_run, generate_rows, row_files, write
 from melfusion.evaluation.scoring import Listeners
@@ -69,8 +70,9 @@ def calls_of_generate(monkeypatch):
 
 def test_rows_differ_in_the_condition_only(config, items, calls_of_generate, tmp_path):
     system = build.system(config).eval()
-    generate_rows(system, config, items, tmp_path, list(CONDITIONS))
-    calls = dict(zip(CONDITIONS, (calls_of_generate[2 * k : 2 * k + 2] for k in range(len(CONDITIONS))), strict=True))
+    names = [name for name in CONDITIONS if "game" not in name]  # scenes are of no game
+    generate_rows(system, config, items, tmp_path, names)
+    calls = dict(zip(names, (calls_of_generate[2 * k : 2 * k + 2] for k in range(len(names))), strict=True))
     for name, (first, second) in calls.items():
         assert [first[2], second[2]] == [[0, 1, 2], [3, 4, 5]]  # the same noise in every row
         given = [items[i]["caption"] for i in range(6)]

@@ -29,7 +29,7 @@ REGISTRIES = {
     "synapse.match": ("melfusion.models.synapse.matching", "MATCHES"),
     "diffusion.kind": ("melfusion.models.diffusion.objective", "OBJECTIVES"),
     "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),
-    "ablation.condition": ("melfusion.evaluation.clips", "CONDITIONS"),
+    "ablation.condition": ("melfusion.evaluation.conditions", "CONDITIONS"),
     "ablation.corpus_test": ("melfusion.evaluation.sets", "SUITES"),
 }
 

@@ -100,8 +100,11 @@ def check_data(config: Config) -> None:
             f"data.crop={config.data.crop} does not fit data.precompute.crops={stored.crops}: give data.crop=random for several "
             "crops of each clip, and data.crop=start for one, or data.precompute.enabled=false."
         )
-    if config.data.stream and config.data.leave_out:
-        raise ConfigError("data.leave_out has no effect on data.stream: leave one of them out.")
+    if (hours := config.data.hours) is not None and not hours > 0:
+        raise ConfigError(f"data.hours={hours} leaves no music to train on: give more, or null for all.")
+    for key in ("leave_out", "hours"):
+        if config.data.stream and getattr(config.data, key):
+            raise ConfigError(f"data.{key} has no effect on data.stream: leave one of them out.")
 
 
 def check_batches(config: Config) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from melfusion.batch import MusicBatch
 from melfusion.data import order
+from melfusion.data.chosen import trained_on
 from melfusion.data.collate import collate, heed_only_the_loader
 from melfusion.data.dataset import MusicDataset
 from melfusion.data.options import DataConfig
@@ -26,11 +27,6 @@ from melfusion.files import shared
 from melfusion.media.options import AudioConfig
 
 log = logging.getLogger(__name__)
-
-
-def left_out(labels: dict[str, Any], patterns: list[dict[str, str]]) -> bool:
-    """Do the labels have all values of any of the patterns (data.leave_out)?"""
-    return any(all(name in labels and str(labels[name]) == str(value) for name, value in pattern.items()) for pattern in patterns)
 
 
 class MusicDataModule(lightning.LightningDataModule):
@@ -98,7 +94,7 @@ class MusicDataModule(lightning.LightningDataModule):
         entries = shards.entries(split)
         reader = SampleReader(shards, self.audio, self.data, entries)
         dataset = MusicDataset(reader, entries, self.seed, training, self.noise_shapes)
-        return self._without_left_out(dataset) if training and self.data.leave_out else dataset
+        return trained_on(dataset, self.data, self.audio.clip_duration_s) if training else dataset
 
     def require_pictures(self) -> None:
         """DataError where a split that is read by its index, for training or validation, has no picture at all."""
@@ -109,17 +105,6 @@ class MusicDataModule(lightning.LightningDataModule):
                     f"{self.data.path}: no sample for {split} has a picture, so there is nothing to train an image "
                     "model on: give pictures, or image.weights= of a trained one."
                 )
-
-    def _without_left_out(self, dataset: MusicDataset) -> MusicDataset:
-        """The samples that data.leave_out leaves; DataError where it names a label that no sample has, or leaves none."""
-        patterns, where = self.data.leave_out, self.data.path
-        labels = [dataset.reader.meta(entry).get("labels") or {} for entry in dataset.entries]
-        if unknown := set().union(*patterns) - set().union(*labels):
-            raise DataError(f"data.leave_out names the label {min(unknown)!r}, which no sample of {where} has.")
-        kept = [place for place, label in enumerate(labels) if not left_out(label, patterns)]
-        if not kept:
-            raise DataError(f"data.leave_out leaves no sample of {where} to train on: name fewer labels.")
-        return dataset.pick(kept)
 
     @property
     def _ranks(self) -> tuple[int, int]:

@@ -51,5 +51,6 @@ class DataConfig:
     max_scenes: int = 100_000  # scenes: more are only drawn where this says so
     corpus_seed: int = 0  # scenes: which ones; `seed` decides what a training makes of them
     leave_out: list[dict[str, str]] = field(default_factory=list)  # labels of samples never trained on: any of these, all its keys
+    hours: float | None = None  # train on so many hours of clips alone, of whole tracks; null: on all
     samples_per_shard: int = 256  # samples in a shard that is written
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)

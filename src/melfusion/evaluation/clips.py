@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.cbook
 import numpy as np
 import soundfile
 import torch
@@ -18,15 +16,13 @@ from torch import Tensor
 
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.schema import Config
-from melfusion.batch import MusicBatch
-from melfusion.data import order
 from melfusion.data.collate import collate
 from melfusion.data.dataset import MusicDataset
 from melfusion.errors import BadSample, ConfigError, DamagedFile
+from melfusion.evaluation.conditions import PICTURES, Condition, outside_picture
 from melfusion.evaluation.pace import Pace
 from melfusion.evaluation.scoring import levelled
 from melfusion.files import read_json, write_json
-from melfusion.media.file_kinds import read_picture
 from melfusion.media.mel import AudioGeometry
 from melfusion.media.options import AudioConfig
 from melfusion.media.sound import pad_clip, read_audio, write_wav
@@ -37,23 +33,6 @@ from melfusion.models.system import MeLFusion
 NOTE = "made_with.json"  # beside the clips of a folder
 
 OLD_NAMES = {"row": "condition", "voice": "decoder"}  # of that file's keys in version 0.1
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a system is conditioned on for each item of a split. The noise of an item is the same under every condition."""
-
-    picture: str = "right"  # right | shuffled (the split's pictures, permuted) | none | outside (no scene at all)
-    caption: str = "given"  # given | empty
-
-
-CONDITIONS = {
-    "right picture": Condition(),
-    "shuffled picture": Condition("shuffled"),
-    "no picture": Condition("none"),
-    "outside picture": Condition("outside"),
-    "picture alone": Condition("right", "empty"),
-}
 
 
 @torch.no_grad()
@@ -67,13 +46,14 @@ def make_clips(
     s, size = config.sampling, config.evaluation.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(share[0], len(dataset), share[1]) if not clip_file(folder, dataset, i).is_file()]
+    pictures = PICTURES[condition.picture](config, dataset)
     pace = Pace(len(missing), 2 * AudioGeometry(config.audio).num_samples * config.audio.channels, folder)
     for start in range(0, len(missing), size):
         items = missing[start : start + size]
         with telling_memory(config, "evaluation", lambda: system):
             batch = collate([dataset[i] for i in items]).to(system.device)
             captions = batch.captions if condition.caption == "given" else [""] * len(items)
-            image, has_image = PICTURES[condition.picture](config, dataset, items, batch)
+            image, has_image = pictures(items, batch)
             decoded = system.generate(
                 captions,
                 image,
@@ -89,49 +69,6 @@ def make_clips(
         for i, clip in zip(items, levelled(clips, config.audio), strict=True):
             write_wav(clip_file(folder, dataset, i), clip, config.audio.sample_rate_hz)
         pace.tell(start + len(items))
-
-
-# (pictures (B, 3, H, W), has_image (B,)) of some items; None for has_image: all have one
-Shown = tuple[Tensor | None, Tensor | None]
-
-
-def _none(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
-    return None, None
-
-
-def _right(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
-    return batch.image, batch.has_image
-
-
-def _shuffled(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
-    permuted = order.permutation(config.seed, 0, len(dataset))
-    others = collate([dataset[int(permuted[i])] for i in items]).to(batch.has_image.device)
-    return others.image, others.has_image
-
-
-def _outside(config: Config, dataset: MusicDataset, items: list[int], batch: MusicBatch) -> Shown:
-    d = config.data
-    pixels = read_picture(
-        "evaluation.outside_picture", outside_picture(config), d.image_size_px, d.max_image_pixels, d.max_image_work
-    )
-    return torch.from_numpy(pixels).expand(len(items), -1, -1, -1).to(batch.has_image.device), None
-
-
-PICTURES: dict[str, Callable[[Config, MusicDataset, list[int], MusicBatch], Shown]] = {
-    "none": _none,
-    "right": _right,
-    "shuffled": _shuffled,
-    "outside": _outside,
-}
-
-
-def outside_picture(config: Config) -> Path:
-    """`evaluation.outside_picture`, or the portrait among matplotlib's own sample pictures."""
-    given = config.evaluation.outside_picture
-    path = Path(given or matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-    if not path.is_file():
-        raise ConfigError(f"evaluation.outside_picture={given!r} is no file: correct the path, or leave it out.")
-    return path
 
 
 def claim(

@@ -19,7 +19,8 @@ from melfusion.assembly.schema import Config
 from melfusion.config.check import flatten
 from melfusion.data.dataset import MusicDataset
 from melfusion.evaluation.cache import predict_real, predict_reconstructions
-from melfusion.evaluation.clips import CONDITIONS, claim, clip_file, make_clips, read_clips, sound_files
+from melfusion.evaluation.clips import claim, clip_file, make_clips, read_clips, sound_files
+from melfusion.evaluation.conditions import CONDITIONS
 from melfusion.evaluation.paired import Partners
 from melfusion.evaluation.reference import Reference
 from melfusion.evaluation.scoring import Listeners, Predictions, accuracy, gains

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from melfusion.data.datamodule import left_out
+from melfusion.data.chosen import left_out
 from melfusion.evaluation.scoring import Predictions, accuracy
 from melfusion.lab.panel import Panel
 from melfusion.lab.stored_scores import StoredScores

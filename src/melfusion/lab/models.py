@@ -9,7 +9,7 @@ from melfusion.assembly.load import load_system
 from melfusion.assembly.run import run_directory
 from melfusion.assembly.schema import Config
 from melfusion.errors import CheckpointError
-from melfusion.evaluation.clips import CONDITIONS, Condition
+from melfusion.evaluation.conditions import CONDITIONS, Condition
 from melfusion.lab.suite import Suite
 from melfusion.models.device import best_device
 from melfusion.models.system import MeLFusion

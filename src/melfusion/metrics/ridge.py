@@ -77,10 +77,27 @@ def _means(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return same / same.sum(1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class Whitening:
+    """Principal components of standardised columns, each of unit variance over the rows that it was fitted on."""
+
+    components: np.ndarray  # (P, Q)
+
+    @staticmethod
+    def of(features: np.ndarray, components: int = COMPONENTS) -> Whitening:
+        """Fitted on features (N, P)."""
+        _, scale, right = np.linalg.svd(standardised(features), full_matrices=False)
+        kept = min(components, len(features) // 4)
+        return Whitening(right[:kept].T / scale[:kept].clip(1e-12) * np.sqrt(len(features)))
+
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """(M, P) → (M, Q). The columns are standardised by themselves: a set that is shifted as a whole says nothing by it."""
+        return standardised(features) @ self.components
+
+
 def whitened(features: np.ndarray, components: int = COMPONENTS) -> np.ndarray:
     """(N, P) → (N, Q): the first principal components of the standardised columns, each of unit variance."""
-    left, *_ = np.linalg.svd(standardised(features), full_matrices=False)
-    return left[:, : min(components, len(features) // 4)] * np.sqrt(len(features))
+    return Whitening.of(features, components).apply(features)
 
 
 def ranks(predicted: np.ndarray, targets: np.ndarray, candidates: np.ndarray) -> np.ndarray:

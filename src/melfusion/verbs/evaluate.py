@@ -83,7 +83,7 @@ def _run(options: Options, more: list[str]) -> dict[str, Any]:
     from melfusion.assembly.load import load_system
     from melfusion.assembly.memory import keep_freed_memory, telling_memory
     from melfusion.evaluation import scores as scoring
-    from melfusion.evaluation.clips import CONDITIONS
+    from melfusion.evaluation.conditions import CONDITIONS
     from melfusion.evaluation.pages import pages
     from melfusion.evaluation.tables import learned, table
     from melfusion.models.device import best_device

@@ -1,4 +1,4 @@
-"""Tell what the right picture is worth to a model on real tuples, by its loss with other pictures."""
+"""Tell what the right picture is worth to a model on real tuples: by its loss, and by the clips that it generates."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ from melfusion.verbs.options import option
 class Options:
     ckpt: str | None = option(None, "checkpoint file, run directory or exported folder", variable="CKPT", required=True)
     split: str = option("val", "of the model's data set; ask the test split once, at the end")
-    n: int = option(600, "clips, evenly over the split", least=2)
-    out: str | None = option(None, "folder of the results; null: CKPT/picture_loss", variable="OUT")
+    n: int = option(600, "clips for the loss, evenly over the split", least=2)
+    clips: int = option(0, "clips to generate of each track, two or more; 0: by the loss alone", least=0)
+    words: bool = option(True, "whether the model has the captions; false: the empty caption")
+    out: str | None = option(None, "folder of the results; null: CKPT/picture_gain", variable="OUT")
 
 
 MORE = "It also takes every key of the configuration, laid over that of the checkpoint, such as:"
 SECTIONS = ("data",)
-EXAMPLES = ("melfusion picture-loss ckpt=runs/open_games", "melfusion picture-loss ckpt=runs/games split=test n=1000")
+EXAMPLES = ("melfusion picture-gain ckpt=runs/open_games", "melfusion picture-gain ckpt=runs/games split=test clips=4 words=false")
 
 
 def run(options: Options, more: list[str]) -> dict[str, Any]:
     """Print the table and write it; returns its numbers."""
     check_checkpoint(options.ckpt)
-    folder = Path(options.out or Path(str(options.ckpt)) / "picture_loss")
+    folder = Path(options.out or Path(str(options.ckpt)) / "picture_gain")
     check_out(folder, options.out)
 
     with heavy_imports():
         from melfusion.assembly.load import load_system
-        from melfusion.lab import picture_loss
+        from melfusion.lab import picture_gain
         from melfusion.models.device import best_device
 
     system, config = load_system(options.ckpt, overrides=more)
     if system.image_encoder is None:
         raise ConfigError(f"{options.ckpt} was trained from text alone (synapse.kind=none): no picture is worth anything to it.")
-    found = picture_loss.picture_loss(config, system.to(best_device()), options.split, options.n)
-    picture_loss.write(found, folder)
-    print(f"{picture_loss.table(found)}\n\n± is 95 %; above 0 the right picture is better. {folder / 'picture_loss.md'}")
+    given = (options.split, options.n, options.clips, folder, options.words)
+    found = picture_gain.picture_gain(config, system.to(best_device()), *given)
+    picture_gain.write(found, folder)
+    print(f"{picture_gain.table(found)}\n\n± is 95 %; above 0 the right picture is better. {folder}")
     return found
