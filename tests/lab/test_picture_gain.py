@@ -122,6 +122,26 @@ def test_the_verb_reads_a_run(tiny, folder, tmp_path, capsys):
     assert (tmp_path / "a/picture_gain/picture_gain.json").is_file()
 
 
+def test_a_suite_is_measured_once_with_and_without_words(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "experiments" / "few"
+    there.mkdir(parents=True)
+    keys = f"base: tiny\ndata: {{path: {folder}, source: manifest}}\nsynapse: {{kind: concat}}\ntrainer: {{max_steps: 1}}\n"
+    (there / "_base.yaml").write_text(keys)
+    (there / "a.yaml").write_text("base: _base\nablation: {question: few}\n")
+    assert main(["picture-gain", "suite=few", "n=6"]) == 0
+    said = capsys.readouterr().out
+    assert "| a, held-out games | " in said and "loss, × 1000, without words" in said
+    stored = list((tmp_path / "experiments/results/scores").glob("gain-*.json"))
+    assert len(stored) == 1
+    monkeypatch.setattr("melfusion.lab.suite_gains.train", None)  # a row that has its gain is not trained again
+    assert main(["picture-gain", "suite=few", "n=6", "publish=true"]) == 0
+    assert (tmp_path / "experiments/results/few.md").read_text().count("| a, all |") == 3
+    assert (
+        main(["picture-gain", "suite=few", "rows=b"]) == main(["picture-gain"]) == main(["picture-gain", "ckpt=x", "clips=1"]) != 0
+    )
+
+
 def test_a_set_of_one_game_is_one_sentence(tiny, tiny_corpus, tmp_path):
     config = tiny(f"data.path={tiny_corpus}")
     with pytest.raises(DataError, match="of one game"):

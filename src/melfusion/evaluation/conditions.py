@@ -54,7 +54,7 @@ def _right(config: Config, dataset: MusicDataset) -> Show:
 
 
 def _shuffled(config: Config, dataset: MusicDataset) -> Show:
-    return _those_of(dataset, order.permutation(config.seed, 0, len(dataset)))
+    return _those_of(dataset, order.permutation(config.seed, 0, len(dataset)).tolist())
 
 
 def _of_a_game(name: str) -> Callable[[Config, MusicDataset], Show]:
@@ -72,7 +72,7 @@ def _those_of(dataset: MusicDataset, places: Sequence[int]) -> Show:
     """Each item has the picture of the item at its place in `places`."""
 
     def show(items: list[int], batch: MusicBatch) -> tuple[Tensor | None, Tensor | None]:
-        shown = collate([dataset[int(places[i])] for i in items]).to(batch.has_image.device)
+        shown = collate([dataset[places[i]] for i in items]).to(batch.has_image.device)
         return shown.image, shown.has_image
 
     return show
