@@ -52,6 +52,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow  # it tests the test above
 def test_the_guards_see_what_breaks_the_rules(tmp_path):
     code = ["import fuzz_run, json, sys, pathlib", "kept, seen = dict(vars(fuzz_run)), {}"]
     for kind, plant in PLANTED.items():

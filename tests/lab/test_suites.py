@@ -133,6 +133,7 @@ def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys,
     assert Path("experiments/results/small.png").stat().st_size > 5000
 
 
+@pytest.mark.slow  # two trainings of its own, for a rule of which the fast tests of the suite's notes see the other half
 def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_not_mixed(suite, random_judge):
     def chosen_for(*overrides):
         ablate({"suite": "small", "rows": "ours"}, ["ablation.seeds=[0]", "ablation.items=6", *overrides])
@@ -251,6 +252,7 @@ def level(config, embedders=True):
     return Listeners(config.audio, None, [Embedder("level", Level())])
 
 
+@pytest.mark.slow  # as every suite of the repository, of which two have no labels
 def test_a_suite_without_labels_is_tested_on_its_own_split_over_tracks(suite, tmp_path, monkeypatch):
     splits = ["train"] * 8 + ["val"] * 6 + ["test"] * 6
     samples = [

@@ -47,7 +47,12 @@ def measured(config, batch, accumulates):
 @pytest.mark.filterwarnings("ignore:You are trying to")
 @pytest.mark.parametrize(
     ("mode", "again", "accumulates"),
-    [("all", False, False), ("all", True, True), ("decoder", False, True), ("synapse", False, False)],
+    [
+        pytest.param("all", False, False, marks=pytest.mark.slow),  # each more is one more count beside the two that differ most
+        ("all", True, True),
+        pytest.param("decoder", False, True, marks=pytest.mark.slow),
+        ("synapse", False, False),
+    ],
 )
 def test_the_count_is_what_a_real_step_takes(tiny, mode, again, accumulates):
     config = tiny(*SIZES, f"denoiser.trainable={mode}", f"denoiser.gradient_checkpointing={again}".lower())

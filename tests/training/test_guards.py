@@ -286,7 +286,7 @@ def test_a_spike_is_one_only_after_a_hundred_usual_losses(tmp_path):
     assert guard.roll_back
 
 
-@pytest.mark.parametrize("rollback", [0, 1])
+@pytest.mark.parametrize("rollback", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rollback_brings_all_of_an_older_state_back(run, monkeypatch, rollback):
     monkeypatch.setattr(guards, "WINDOW", 10)
     inner, after = StepGuard._restore, []

@@ -85,6 +85,7 @@ def test_training_shows_each_sample_once_an_epoch_across_a_resume(tiny_run, monk
     assert sorted(seen[:16]) == sorted(seen[16:]) == [f"s{i:03d}" for i in range(16)] and seen[:16] != seen[16:]
 
 
+@pytest.mark.slow  # as test_torchrun_trains_what_one_process_trains of tests/cluster/test_slurm.py
 def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
     configs = {
         n: tiny_run(
