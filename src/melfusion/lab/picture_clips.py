@@ -34,7 +34,6 @@ from melfusion.models.system import MeLFusion
 SHOWN = {
     "right": "right picture",
     "another game's": "another game's picture",
-    "its game's": "its game's picture",
     "none": "no picture",
 }
 REFERENCE = 48  # real clips of a game, at most, evenly over its tracks
