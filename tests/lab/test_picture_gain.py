@@ -137,6 +137,7 @@ def test_a_suite_is_measured_once_with_and_without_words(folder, tmp_path, monke
     monkeypatch.setattr("melfusion.lab.suite_gains.train", None)  # a row that has its gain is not trained again
     assert main(["picture-gain", "suite=few", "n=6", "publish=true"]) == 0
     assert (tmp_path / "experiments/results/few.md").read_text().count("| a, all |") == 3
+    assert (tmp_path / "experiments/results/few.png").stat().st_size > 5000
     assert (
         main(["picture-gain", "suite=few", "rows=b"]) == main(["picture-gain"]) == main(["picture-gain", "ckpt=x", "clips=1"]) != 0
     )

@@ -31,11 +31,7 @@ from melfusion.metrics.distances import kernel_distance
 from melfusion.metrics.ridge import Folds, Whitening, directions, ranks
 from melfusion.models.system import MeLFusion
 
-SHOWN = {
-    "right": "right picture",
-    "another game's": "another game's picture",
-    "none": "no picture",
-}
+SHOWN = {"right": "right picture", "another game's": "another game's picture", "none": "no picture"}
 REFERENCE = 48  # real clips of a game, at most, evenly over its tracks
 FITTED = 8  # clips of a track that its features are a mean of
 

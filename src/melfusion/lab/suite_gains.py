@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from melfusion.assembly.load import load_system
 from melfusion.assembly.run import run_directory
 from melfusion.evaluation.scores import evaluate_run
 from melfusion.files import read_json, write_json, write_whole
-from melfusion.lab.picture_gain import MEASURES, cell, picture_gain
+from melfusion.lab.picture_gain import MEASURES, picture_gain
 from melfusion.lab.stored_scores import FOLDER
 from melfusion.lab.suite import Suite
 from melfusion.lab.trainings import begun_from, digest, remember, take_over
+from melfusion.media.figures import gains_figure, save
 from melfusion.models.device import best_device, device_name
 from melfusion.training.run import ensure_stages, train
 
@@ -55,25 +59,55 @@ def _measured(suite: Suite, row: str, begun: str, split: str, n: int, clips: int
 WORDS = {"with words": True, "without words": False}
 
 
-def table(result: dict[str, Any], other: str = "another game's picture") -> str:
+OTHERS = ("another game's picture", "its game's picture", "none picture")
+
+
+def table(result: dict[str, Any], other: str = OTHERS[0]) -> str:
     """A row a line: what another picture costs by each measure, over tracks, with and without words."""
-    heads = [f"{heading}, {name}" for name in WORDS for heading, _ in MEASURES.values()]
+    heads = [f"{heading}, {words}" for words in WORDS for heading, _ in MEASURES.values()]
     lines = [f"| {other} costs | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    groups = sorted({name.partition(", ")[2] for row in result["rows"].values() for name in row["with words"]["rows"]})
-    for row, measured in result["rows"].items():
-        for group in groups or [""]:
-            cells = []
-            for name in WORDS:
-                for measure, (_, factor) in MEASURES.items():
-                    one = measured[name]["rows"].get(f"{measure}: {other}" + (f", {group}" if group else ""), {}).get("tracks")
-                    cells.append(cell(one, abs(factor)) if one else "-")
-            lines.append(f"| {row}{f', {group}' if group else ''} | {' | '.join(cells)} |")
+    for line in lines_of(result):
+        found = [gain(result, *line, words, measure, other) for words in WORDS for measure in MEASURES]
+        cells = [f"{one[0]:.2f} ± {one[1]:.2f} ({one[2]})" if one else "-" for one in found]
+        lines.append(f"| {', '.join(filter(None, line))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def lines_of(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each row with each group of games that its clips are of; "" where they are of one group."""
+    groups = sorted({name.partition(", ")[2] for row in result["rows"].values() for name in row["with words"]["rows"]})
+    return [(row, group) for row in result["rows"] for group in groups or [""]]
+
+
+def gain(
+    result: dict[str, Any], row: str, group: str, words: str, measure: str, other: str = OTHERS[0]
+) -> tuple[float, float, int] | None:
+    """(mean, half width, number) of what another picture costs: over tracks, and over games where these are held out."""
+    found = result["rows"][row][words]["rows"].get(f"{measure}: {other}" + (f", {group}" if group else ""), {})
+    one, factor = found.get("games" if group.startswith("held-out") else "tracks"), abs(MEASURES[measure][1])
+    if not one:
+        return None
+    half = math.inf if one["interval"] is None else one["interval"]  # JSON has no infinity
+    return factor * one["mean"], factor * half, one["n"]
+
+
+def figure(result: dict[str, Any]) -> Figure:
+    """What another game's picture costs, as points with their intervals."""
+    lines = lines_of(result)
+    found = {
+        f"another game's picture costs: {heading}": {
+            words: [gain(result, *line, words, measure) for line in lines] for words in WORDS
+        }
+        for measure, (heading, _) in MEASURES.items()
+    }
+    measured = {heading: of for heading, of in found.items() if any(one for values in of.values() for one in values)}
+    return gains_figure([", ".join(filter(None, line)) for line in lines], measured)
+
+
 def write(result: dict[str, Any], folder: Path) -> None:
-    """SUITE.json and SUITE.md: what pictures of other games, of the same game, and none cost."""
+    """SUITE.{json,md,png}, or SUITE_test: what pictures of other games, of the same game, and none cost."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("another game's picture", "its game's picture", "none picture")
-    write_json(folder / f"{result['suite']}.json", result)
-    write_whole(folder / f"{result['suite']}.md", "\n\n".join(table(result, name) for name in names) + "\n")
+    stem = result["suite"] + ("" if result["split"] == "val" else f"_{result['split']}")
+    write_json(folder / f"{stem}.json", result)
+    write_whole(folder / f"{stem}.md", "\n\n".join(table(result, name) for name in OTHERS) + "\n")
+    save(figure(result), folder / f"{stem}.png")

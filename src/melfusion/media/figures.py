@@ -116,6 +116,26 @@ def suite_figure(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def gains_figure(rows: list[str], measures: dict[str, dict[str, list[tuple[float, float, int] | None]]]) -> Figure:
+    """One panel a measure, one point a row: heading → name of a series → (mean, half width, number) of each row."""
+    figure = Figure(figsize=(3.6 * len(measures) + 1, 1.4 + 0.5 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+    where = np.arange(len(rows))[::-1]
+    panels[0].set(yticks=where, yticklabels=[_plain(row) for row in rows])
+    for panel, (heading, series) in zip(panels, measures.items(), strict=True):
+        for k, (name, values) in enumerate(series.items()):
+            known = [i for i, value in enumerate(values) if value is not None]
+            mean, half, _ = np.asarray([value for value in values if value is not None], float).reshape(-1, 3).T
+            height = where[known] + 0.3 * (0.5 - k)
+            panel.errorbar(mean, height, xerr=half, fmt="o", markersize=4, label=name)
+        panel.axvline(0, color="0.5", linewidth=1)
+        panel.set_xlabel(heading)
+        panel.grid(axis="x", alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside upper left", ncols=len(labels))
+    return figure
+
+
 def _accuracies(panel: Any, rows: list[dict[str, Any]], names: list[str], where: np.ndarray) -> None:
     """Accuracies with their intervals, the attributes of a row one above another."""
     for k, name in enumerate(names):
