@@ -198,4 +198,7 @@ def check_key(text: str) -> None:
 
 @functools.cache
 def all_keys() -> set[str]:
-    return {key for section in texts.sections() for key in texts.keys(section)}
+    """Keys of configurations, and options of verbs that look like one (data.seed of evaluate)."""
+    return {key for section in texts.sections() for key in texts.keys(section)} | {
+        o for v in VERBS for o in named(module_of(v).Options)
+    }

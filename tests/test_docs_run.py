@@ -1,6 +1,8 @@
-"""The documents' commands and Python blocks are run, at tiny size, in a folder that has the files which they name."""
+"""The documents' commands and Python blocks are run, at tiny size, in a folder that has the files which they name.
 
-import importlib.util
+A command that is only named in a sentence (`make lint`), or has words for the reader to replace (…, FOLDER), is parsed alone.
+"""
+
 import json
 import os
 import shlex
@@ -24,31 +26,23 @@ pytestmark = pytest.mark.slow
 NOT_RUN = {  # what a command begins with → why it is not run here
     "make install": "it installs packages",
     "make test": "it would run this test within itself",
-    "make coverage": "it would run the tests again",
-    "make lint": "a step of its own",
     "make torture": "nine minutes; tests/torture runs its faults",
-    "make release-scenes": "hours; tests/lab/test_recipes.py runs the recipe with twins",
     "make data-games": "a download; tests/data/test_games_corpus.py builds from a tree of its own",
     "make probe": "it needs tracks of several games; tests/lab/test_probe.py has them",
     "make picture-loss": "it needs tracks of several games; tests/lab/test_picture_loss.py has them",
     "make fetch-weights": "a download; tests/models/test_fetching.py has a hub of its own",
-    "melfusion fetch-weights": "a download; tests/models/test_fetching.py has a hub of its own",
     "make submit": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
     "melfusion submit": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
     "make ablate SUITE=kind cluster=slurm": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
     "make ablate": "a table needs judges of 512 drawn scenes; tests/lab/test_suites.py runs a suite of twins",
     "make app": "a server for a browser; tests/app/test_app.py starts it",
-    "melfusion app": "a server for a browser; tests/app/test_app.py starts it",
-    "make tensorboard": "a server for a browser",
-    "make listening": "it needs the answers of listeners; tests/evaluation/test_study.py has them",
     "make evaluate ARGS=wavs=": "it needs a split of games; tests/evaluation/test_evaluate.py has a folder of clips",
-    "melfusion picture-test data=": "it needs real tuples; tests/evaluation/test_picture_test.py has them",
-    "melfusion picture-test sounds=": "it needs 96 sounds of another machine; tests/evaluation/test_picture_test.py has them",
     "make shards MANIFEST=melbench/": "it needs MeLBench; tests/data/test_manifest.py has rows of it",
     "make shards MANIFEST=extmusiccaps": "it needs Extended MusicCaps; tests/data/test_manifest.py has rows of it",
+    "make train CONFIG=own ARGS=name=own-parts": "hours: each stage has steps of its own",
     "make bench": "minutes; tests/bench runs its sections",
 }
-INSIDE = [option for option in ("av",) if importlib.util.find_spec(option)]
+EXTRAS = {"film": "av", "denoiser.lora_rank=16": "peft"}  # a word of a command → the package that it needs
 STEP = ["num_inference_steps=1"]
 SMALL = {  # verb → what makes it small
     "train": ["trainer.max_steps=2", "evaluation.items=0", "trainer.media_items=0"],
@@ -57,7 +51,7 @@ SMALL = {  # verb → what makes it small
     "measure": [*STEP, "n=2", "strengths=0.5"],
     "evaluate": ["n=12", "sampling.num_inference_steps=1", "evaluation.embedders={}"],
     "picture-test": ["n=12"],
-    "export": ["licence=MIT"],
+    "precompute": ["trainer.devices=1"],
 }
 OWN_DATA = ["data.source=manifest", "data.path=data/own"]  # which `tiny` would lay its own drawn scenes over
 PROGRAM = """import sys, json, shutil
@@ -92,24 +86,27 @@ def small(words) -> list[str]:
     make, verb = words[0] == "make", words[1]
     if verb not in VERBS:
         return words
-    more = list(SMALL.get(verb, []))
-    options = named(module_of(verb).Options)
-    rest = [word for word in words[2:] if "=" in word and not word.startswith(("CONFIG=", "ARGS="))]
-    rest += [item for word in words[2:] if word.startswith("ARGS=") for item in shlex.split(word[5:])]
+    items = [word for word in words[2:] if "=" in word and not word.startswith(("CONFIG=", "ARGS="))]
+    items += [item for word in words[2:] if word.startswith("ARGS=") for item in shlex.split(word[5:])]
     names = next((word[7:] for word in words if word.startswith("CONFIG=")), "") or ",".join(w for w in words[2:] if "=" not in w)
-    if "config" in options and verb not in ("evaluate", "memory"):
+    options = named(module_of(verb).Options)
+    if "config" in options and verb != "evaluate":
         names = names or options["config"].default
-        more += [f"name={names.replace(',tiny', '')}"] if verb == "train" and "/" not in names else []
+        more = [f"name={names.replace(',tiny', '')}"] if verb == "train" and "/" not in names else []
         more += OWN_DATA if names.startswith("own") else []
+        items += [item for item in more if key(item) not in map(key, items)]
         names += "" if names.endswith("tiny") else ",tiny"
-    given = {item.partition("=")[0] for item in rest}
-    more = [item for item in more if item.partition("=")[0] not in given - {"n"}]
-    rest = [item for item in rest if item.partition("=")[0] not in {extra.partition("=")[0] for extra in more}]
+    least = SMALL.get(verb, [])
+    items = [item for item in items if key(item) not in map(key, least)] + least
     if not make:
-        return [*words[:2], *filter(None, names.split(",")), *rest, *more]
-    plain = [item for item in rest if item.partition("=")[0].isupper()]
-    items = [item for item in [*rest, *more] if item not in plain]
+        return [*words[:2], *filter(None, names.split(",")), *items]
+    plain = [item for item in items if key(item).isupper()]
+    items = [item for item in items if item not in plain]
     return [*words[:2], *plain, *([f"CONFIG={names}"] if names else []), *([f"ARGS={shlex.join(items)}"] if items else [])]
+
+
+def key(item: str) -> str:
+    return item.partition("=")[0]
 
 
 def execute(words, folder) -> subprocess.CompletedProcess:
@@ -151,8 +148,9 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("words, place", [pytest.param(w, p, id=f"{p}-{' '.join(w)[:40]}") for w, p in COMMANDS if not reason(w)])
 def test_a_documented_command_works(words, place, folder):
-    if words[1] == "film" and not INSIDE:
-        pytest.skip("the package av is not installed")
+    for word in words:
+        if word in EXTRAS:
+            pytest.importorskip(EXTRAS[word])
     shutil.rmtree(folder / "theirs", ignore_errors=True)  # a folder of another system's sounds is refused
     done = execute(small(words), folder)
     assert done.returncode == 0, (place, small(words), done.stdout[-2000:], done.stderr[-3000:])
