@@ -31,6 +31,7 @@ This page is made from docstrings by `python docs/make_api.py`: change the docst
 change at any time. [example.py](example.py) loads the shipped model, generates and plots. Shapes stand in brackets, with the
 letters that the class explains.
 """
+WIDTH = 100  # characters of a signature in one line
 Described = ast.ClassDef | ast.FunctionDef
 
 
@@ -47,15 +48,16 @@ def page() -> str:
 def described(name: str) -> list[str]:
     """A module with its functions, or one class or function."""
     if file := file_of(name):
-        tree = ast.parse(file.read_text())
-        return [f"### `{name}`\n", words(tree), *(one(node, "####") for node in shown(tree))]
+        tree, lines = ast.parse(file.read_text()), file.read_text().split("\n")
+        return [f"### `{name}`\n", words(tree), *(one(node, lines, "####") for node in shown(tree))]
     name, _, chosen = name.partition(": ")
     module, _, last = name.rpartition(".")
     found = file_of(module)
     assert found, f"there is no module {module}"
+    lines = found.read_text().split("\n")
     node = next(n for n in ast.parse(found.read_text()).body if isinstance(n, Described) and n.name == last)
     own = shown(node, chosen.split()) if isinstance(node, ast.ClassDef) else []
-    return [one(node, "###", f"{module}."), *(one(method, "####", f"{last}.") for method in own)]
+    return [one(node, lines, "###", f"{module}."), *(one(method, lines, "####", f"{last}.") for method in own)]
 
 
 def file_of(module: str) -> Path | None:
@@ -70,28 +72,44 @@ def shown(node: ast.Module | ast.ClassDef, chosen: list[str] | None = None) -> l
     return [n for n in functions if (n.name in chosen if chosen else not n.name.startswith("_"))]
 
 
-def one(node: Described, level: str, before: str = "") -> str:
+def one(node: Described, lines: list[str], level: str, before: str = "") -> str:
     """Heading, signature and docstring."""
-    return f"{level} `{before}{node.name}`\n\n```\n{signature(node)}\n```\n\n{words(node)}"
+    return f"{level} `{before}{node.name}`\n\n```\n{signature(node, lines)}\n```\n\n{words(node)}"
 
 
-def signature(node: Described) -> str:
-    """As it is called: of a class, its __init__; of a dataclass, its fields."""
+def signature(node: Described, lines: list[str]) -> str:
+    """As it is called: of a class, its __init__; of a dataclass, its fields with their comments."""
     if isinstance(node, ast.FunctionDef):
         decorators = [ast.unparse(d) for d in node.decorator_list if ast.unparse(d) in ("property", "classmethod")]
         returns = f" -> {ast.unparse(node.returns)}".replace("'", "") if node.returns else ""
-        return "".join(f"@{d}\n" for d in decorators) + f"{node.name}({arguments(node)}){returns}"
-    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if init:
-        return f"{node.name}({arguments(init)})"
-    fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)] if node.decorator_list else []
-    bases = ", ".join(ast.unparse(base) for base in node.bases)
-    return f"{node.name}({', '.join(fields) or bases})"
+        return "".join(f"@{d}\n" for d in decorators) + wrapped(node.name, arguments(node), returns)
+    if init := next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None):
+        return wrapped(node.name, arguments(init), "")
+    if node.decorator_list:
+        fields = [
+            lines[i].rstrip() for n in node.body if isinstance(n, ast.AnnAssign) for i in range(n.lineno - 1, n.end_lineno or 0)
+        ]
+        return "\n".join([f"{node.name}(", *fields, ")"])
+    return wrapped(node.name, [ast.unparse(base) for base in node.bases], "")
 
 
-def arguments(function: ast.FunctionDef) -> str:
+def arguments(function: ast.FunctionDef) -> list[str]:
     """Those that a caller gives."""
-    return re.sub(r"^(self|cls)(, |$)", "", ast.unparse(function.args))
+    given = function.args
+    defaults = [None] * (len(given.args) - len(given.defaults)) + list(given.defaults)
+    pairs = [*zip(given.args, defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    found = [ast.unparse(arg) + (f" = {ast.unparse(default)}" if default else "") for arg, default in pairs]
+    if given.vararg or given.kwonlyargs:
+        found.insert(len(given.args), f"*{ast.unparse(given.vararg) if given.vararg else ''}")
+    if given.kwarg:
+        found.append(f"**{ast.unparse(given.kwarg)}")
+    return found[1:] if found and found[0] in ("self", "cls") else found
+
+
+def wrapped(name: str, inside: list[str], after: str) -> str:
+    """In one line, or one line for each argument."""
+    short = f"{name}({', '.join(inside)}){after}"
+    return short if len(short) <= WIDTH else "\n".join([f"{name}(", *(f"    {part}," for part in inside), f"){after}"])
 
 
 def words(node: Described | ast.Module) -> str:

@@ -156,6 +156,12 @@ def test_links_lead_to_files_and_headings():
     assert wrong == []
 
 
+def test_the_list_of_pages_has_all_of_them():
+    folder = doc.ROOT / "docs"
+    listed = (folder / "index.md").read_text()
+    assert [page.name for page in folder.glob("*.md") if page.name != "index.md" and f"({page.name})" not in listed] == []
+
+
 def headings(text: str) -> set[str]:
     """The anchors of a page, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)

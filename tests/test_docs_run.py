@@ -17,6 +17,7 @@ import pytest
 from forking import python
 from PIL import Image
 
+from melfusion.lab.suite import load_suite
 from melfusion.media.sound import write_wav
 from melfusion.verbs.options import named
 from melfusion.verbs.table import VERBS, module_of
@@ -36,6 +37,7 @@ NOT_RUN = {  # what a command begins with → why it is not run here
     "make ablate SUITE=kind cluster=slurm": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
     "make ablate": "a table needs judges of 512 drawn scenes; tests/lab/test_suites.py runs a suite of twins",
     "make app": "a server for a browser; tests/app/test_app.py starts it",
+    "make tensorboard": "a server for a browser",
     "make evaluate ARGS=wavs=": "it needs a split of games; tests/evaluation/test_evaluate.py has a folder of clips",
     "make shards MANIFEST=melbench/": "it needs MeLBench; tests/data/test_manifest.py has rows of it",
     "make shards MANIFEST=extmusiccaps": "it needs Extended MusicCaps; tests/data/test_manifest.py has rows of it",
@@ -154,6 +156,17 @@ def test_a_documented_command_works(words, place, folder):
     shutil.rmtree(folder / "theirs", ignore_errors=True)  # a folder of another system's sounds is refused
     done = execute(small(words), folder)
     assert done.returncode == 0, (place, small(words), done.stdout[-2000:], done.stderr[-3000:])
+
+
+def test_the_suite_of_the_lab_s_page_loads(tmp_path, monkeypatch):
+    page = doc.ROOT / "docs" / "lab.md"
+    files = [snippet.text for snippet in doc.snippets(page, page.read_text()) if snippet.language == "yaml"]
+    (tmp_path / "experiments" / "room").mkdir(parents=True)
+    shutil.copy(doc.ROOT / "experiments" / "_lab.yaml", tmp_path / "experiments")
+    for name, text in zip(("_base", "none", "tokens_8"), files, strict=True):
+        (tmp_path / "experiments" / "room" / f"{name}.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert list(load_suite("room", []).rows) == ["none", "tokens_8"]
 
 
 def test_what_is_not_run_is_documented_somewhere():
