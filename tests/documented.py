@@ -105,6 +105,14 @@ def commands(snippet: Snippet) -> list[list[str]]:
     return [words for words in found if words[0] == "make" or "melfusion" in words]
 
 
+def python_of(snippet: Snippet) -> str:
+    """The Python of a block, of `melfusion.load(…)` within a sentence, or behind `python -c`; else nothing."""
+    if snippet.text.startswith("python -c "):
+        return shlex.split(snippet.text)[2]
+    inline = snippet.language == "inline" and re.match(r"melfusion\.\w+\(", snippet.text)
+    return snippet.text.replace("(…)", "(...)") if inline or snippet.language == "python" else ""
+
+
 def check_command(words: list[str]) -> None:
     """MelfusionError where make or melfusion would refuse the words."""
     call = call_of_make(words[1:]) if words[0] == "make" else call_of(words[words.index("melfusion") + 1 :])

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import re
-import shlex
 
 import documented as doc
 import pytest
@@ -28,17 +27,9 @@ def refused(snippets) -> list[str]:
         if snippet.language == "inline":
             wrong += said(where, doc.check_key, snippet.text)
             wrong += said(where, check_extra, snippet.text)
-        if source := python_of(snippet):
+        if source := doc.python_of(snippet):
             wrong += said(where, check_python, source)
     return wrong
-
-
-def python_of(snippet) -> str:
-    """The Python of a block, of `melfusion.load(…)` within a sentence, or behind `python -c`; else nothing."""
-    if snippet.text.startswith("python -c "):
-        return shlex.split(snippet.text)[2]
-    inline = snippet.language == "inline" and re.match(r"melfusion\.\w+\(", snippet.text)
-    return snippet.text.replace("(…)", "(...)") if inline or snippet.language == "python" else ""
 
 
 def said(where, check, what) -> list[str]:

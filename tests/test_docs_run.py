@@ -56,6 +56,13 @@ SMALL = {  # verb → what makes it small
     "precompute": ["trainer.devices=1"],
 }
 OWN_DATA = ["data.source=manifest", "data.path=data/own"]  # which `tiny` would lay its own drawn scenes over
+FIRST = (  # what other commands and blocks need
+    "make train",
+    "make shards MANIFEST=songs.csv OUT=data/own ARGS='cut=true duration_s=5.12'",
+    "make train CONFIG=own",
+    "make export CKPT=runs/own OUT=my-model ARGS='whole=true'",
+    "make generate PROMPT='a tune in A minor' OUT=music.wav",
+)
 PROGRAM = """import sys, json, shutil
 for line in open(sys.argv[2]) if sys.argv[1] == "--calls" else [json.dumps({"out": sys.argv[-1]})]:
     shutil.copy("song.wav", json.loads(line)["out"])
@@ -137,11 +144,7 @@ def folder(tmp_path_factory):
     )
     (folder / "items.jsonl").write_text(json.dumps({"prompt": "a tune in A minor", "image": "sea.png"}) + "\n")
     (folder / "theirs.py").write_text(PROGRAM)
-    for words in (
-        "make train",
-        "make shards MANIFEST=songs.csv OUT=data/own ARGS='cut=true duration_s=5.12'",
-        "make train CONFIG=own",
-    ):
+    for words in FIRST:
         done = execute(small(shlex.split(words)), folder)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
     shutil.copytree(folder / "data" / "own", folder / "folder")
@@ -174,11 +177,16 @@ def test_what_is_not_run_is_documented_somewhere():
     assert [start for start in NOT_RUN if not any(line.startswith(start) for line in lines)] == []
 
 
-@pytest.mark.parametrize(
-    "snippet", [s for p in doc.pages() for s in doc.snippets(p, p.read_text()) if s.language == "python"], ids=str
-)
-def test_a_python_block_runs(snippet, folder):
-    done = subprocess.run(
-        [python(), "-c", snippet.text], cwd=folder, capture_output=True, text=True, env=dict(os.environ, MPLBACKEND="Agg")
-    )
+SOURCES = {
+    f"{snippet.file}:{snippet.line}": source
+    for page in doc.pages()
+    for snippet in doc.snippets(page, page.read_text())
+    if (source := doc.python_of(snippet)) and "(...)" not in source
+}
+
+
+@pytest.mark.parametrize("place", SOURCES)
+def test_python_runs(place, folder):
+    call = [python(), "-c", f"import melfusion\n{SOURCES[place]}"]
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
