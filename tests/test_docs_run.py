@@ -30,7 +30,7 @@ NOT_RUN = {  # what a command begins with → why it is not run here
     "make torture": "nine minutes; tests/torture runs its faults",
     "make data-games": "a download; tests/data/test_games_corpus.py builds from a tree of its own",
     "make probe": "it needs tracks of several games; tests/lab/test_probe.py has them",
-    "make picture-loss": "it needs tracks of several games; tests/lab/test_picture_loss.py has them",
+    "make picture-gain": "it needs tracks of several games; tests/lab/test_picture_gain.py has them",
     "make fetch-weights": "a download; tests/models/test_fetching.py has a hub of its own",
     "make submit": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
     "melfusion submit": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
