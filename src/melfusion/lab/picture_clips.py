@@ -48,8 +48,20 @@ def each_track(dataset: MusicDataset, clips: int) -> MusicDataset:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """Both measures of clips for the tracks of one split. They depend on the data set alone, so models can share them."""
+
+    distances: Distances
+    retrieval: Retrieval
+
+    @staticmethod
+    def of(config: Config, split: str) -> Measures:
+        return Measures(Distances(config, split), Retrieval.of(config, split))
+
+
 def clip_measures(
-    config: Config, system: MeLFusion, split: str, clips: int, folder: Path, words: bool = True
+    config: Config, system: MeLFusion, split: str, clips: int, folder: Path, words: bool, measures: Measures
 ) -> tuple[dict[str, Named], list[dict[str, Any]]]:
     """Measure → name of the picture → value of each clip's track, and the labels of the clips. NaN where a track has none.
 
@@ -67,8 +79,8 @@ def clip_measures(
         shown[name] = [clip for _, batch in read_clips(files, config.audio, config.evaluation.batch_size) for clip in batch]
     tracks = [str(one.get("track")) for one in labels]
     return {
-        "distance": Distances(config, split).of(shown, labels),
-        "retrieval": Retrieval.of(config, split).of_clips(shown, tracks, config),
+        "distance": measures.distances.of(shown, labels),
+        "retrieval": measures.retrieval.of_clips(shown, tracks, config),
     }, labels
 
 

@@ -19,7 +19,7 @@ from melfusion.errors import DataError
 from melfusion.evaluation.conditions import others
 from melfusion.evaluation.sets import metas_of
 from melfusion.files import write_json, write_whole
-from melfusion.lab.picture_clips import clip_measures
+from melfusion.lab.picture_clips import Measures, clip_measures
 from melfusion.lab.picture_loss import TIMES, losses
 from melfusion.metrics.intervals import mean_interval
 from melfusion.models.system import MeLFusion
@@ -35,22 +35,29 @@ MEASURES = {  # name → its heading, and what a gain is multiplied with
 
 
 def picture_gain(
-    config: Config, system: MeLFusion, split: str, n: int, clips: int, folder: Path, words: bool = True
+    config: Config,
+    system: MeLFusion,
+    split: str,
+    n: int,
+    clips: int,
+    folder: Path,
+    words: bool = True,
+    measures: Measures | None = None,
 ) -> dict[str, Any]:
     """What another picture costs, over tracks and over games; of games held out apart.
 
     Args:
         n: clips for the loss.  clips: generated of each track for the other two measures; 0 leaves these out.
         words: False: all have the empty caption.
+        measures: of the clips; None makes them of the data set, which takes minutes.
     """
     found, labels = picture_losses(config, system, split, n, words)
     rows = compared("loss", found, labels)
     about = {"split": split, "n": len(labels), "clips": clips, "seed": config.seed, "times": TIMES, "words": words}
     about["loss"] = float(found["right"].mean())
     if clips:
-        measured, labels = clip_measures(
-            config, system, split, clips, folder / ("clips" if words else "clips-without-words"), words
-        )
+        there, of = folder / ("clips" if words else "clips-without-words"), measures or Measures.of(config, split)
+        measured, labels = clip_measures(config, system, split, clips, there, words, of)
         for measure, values in measured.items():
             rows |= compared(measure, values, labels)
             about[measure] = {name: told(one, np.ones(len(one), bool), labels) for name, one in values.items()}

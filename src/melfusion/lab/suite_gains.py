@@ -12,6 +12,7 @@ from melfusion.assembly.load import load_system
 from melfusion.assembly.run import run_directory
 from melfusion.evaluation.scores import evaluate_run
 from melfusion.files import read_json, write_json, write_whole
+from melfusion.lab.picture_clips import Measures
 from melfusion.lab.picture_gain import MEASURES, picture_gain
 from melfusion.lab.stored_scores import FOLDER
 from melfusion.lab.suite import Suite
@@ -52,7 +53,8 @@ def _measured(suite: Suite, row: str, begun: str, split: str, n: int, clips: int
     system, loaded = load_system(str(path))
     system = system.to(best_device())
     steps = {"steps": config.trainer.max_steps, "seed": config.seed, "picture_gain": results.get("picture_gain")}
-    words = {name: picture_gain(loaded, system, split, n, clips, path / "gain", said) for name, said in WORDS.items()}
+    measures = Measures.of(loaded, split) if clips else None
+    words = {name: picture_gain(loaded, system, split, n, clips, path / "gain", said, measures) for name, said in WORDS.items()}
     return steps | words
 
 
