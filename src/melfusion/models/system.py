@@ -72,12 +72,21 @@ class MeLFusion(Generation):
         times = self.objective.stratified(batch.position, self.val_items)
         batch = dataclasses.replace(batch, draws={name: t for name, t in batch.draws.items() if name != "vae_noise"})
         latents, conditioning = self.encode_music(batch), self.condition(batch)
-        self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
+        with self.denoiser.measuring_attention() as shares:
+            self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
+        self._log_attention(shares, conditioning.has_image > 0)
         if batch.other is not None:
             other = self.show(conditioning, batch.other)
             self.val_other.update(self.losses(latents, other, times, batch.draws["noise"]))
             self.val_unlike.update(batch.pictures_differ(batch.other).float())
+
+    def _log_attention(self, shares: dict[str, Tensor], seen: Tensor) -> None:
+        """Layer → (B,) share of attention, and whether each sample has a picture (B,): the mean over all that have one."""
+        n = int(seen.sum()) if shares else 0
+        for layer, share in shares.items():
+            mean = (share * seen).sum() / max(n, 1)
+            self.log(f"synapse/attention/{layer}", mean, on_epoch=True, batch_size=n, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """What the right picture is worth: near 0 the synapse is dead, even if the loss falls.
