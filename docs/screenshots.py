@@ -23,13 +23,23 @@ from browser import browser  # noqa: E402
 
 # file → tab of TensorBoard, what is typed into its filter, and the height of the window
 SHOTS = {
-    "charts": ("custom_scalars", "", 1500),
-    "maps": ("images", "map|acted", 1250),
-    "media": ("images", "item0/(picture|spec)", 900),
-    "runs": ("hparams", "", 600),
-    "about": ("text", "^run", 900),
+    "charts": ("custom_scalars", "", 1980),
+    "maps": ("images", "_map|item[01]/where", 1180),
+    "media": ("images", "item0/(ref|spec|pic)", 1120),
+    "runs": ("hparams", "", 360),
+    "about": ("text", "run/text", 900),
 }
 WIDTH, LARGEST = 1280, 300_000  # pixels; bytes of a file
+
+# its page is of nested shadow trees, which no selector crosses
+ALL = """(() => {
+    const walk = (tree) => [...tree.querySelectorAll("*")].flatMap((e) => [e, ...(e.shadowRoot ? walk(e.shadowRoot) : [])]);
+    return walk(document);
+})()"""
+FILTER = f"{ALL}.find((e) => e.tagName === 'INPUT' && /^Filter tags/.test(e.placeholder) && e.offsetParent)"
+NO_PATHS = (
+    f"{ALL}.filter((e) => !e.children.length && /^[/]\\S/.test(e.textContent)).forEach((e) => {{ e.style.display = 'none' }})"
+)
 
 
 def free_port() -> int:
@@ -52,10 +62,14 @@ def wait_for(url: str, seconds: float = 120) -> None:
 def shoot(tab, url: str, name: str, wait_s: float) -> Path:
     """One tab of TensorBoard → docs/images/dashboard-<name>.png, in a palette where it would be too large."""
     plugin, words, height = SHOTS[name]
-    query = {"images": "tagFilter", "text": "tagFilter", "custom_scalars": "_tagFilter"}[plugin] if words else ""
     tab.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
-    tab.call("Page.navigate", url=f"{url}/?{query}={words}#{plugin}" if query else f"{url}/#{plugin}")
+    tab.call("Page.navigate", url=f"{url}/?{name}#{plugin}")
     time.sleep(wait_s)  # its pages tell nobody when they are drawn
+    if words:
+        tab.js(f"{FILTER}.focus()")
+        tab.call("Input.insertText", text=words)
+        time.sleep(wait_s)
+    tab.js(NO_PATHS)
     file = HERE / "images" / f"dashboard-{name}.png"
     tab.shot(file)
     picture, colours = Image.open(io.BytesIO(file.read_bytes())).convert("RGB"), 256

@@ -38,12 +38,12 @@ class PictureMaps:
         if system.image_encoder is None or batch.image is None:
             return {}
         pipe, images = Pipeline(system, self.config), batch.image
-        return {i: self._map(pipe, batch.captions[i], images[i], i) for i in range(len(batch)) if batch.has_image[i]}
+        return {i: self._map(pipe, batch.captions[i], images[i], i, len(batch)) for i in range(len(batch)) if batch.has_image[i]}
 
-    def _map(self, pipe: Pipeline, caption: str, image: Tensor, seed: int) -> np.ndarray:
-        """image (3, H, W) in [-1, 1]."""
-        here = image[None].to(pipe.system.device)
-        heat = picture_influence(pipe, caption, here, seed, patches=min(self.patches, *image.shape[1:]), levels=MAP_LEVELS)
+    def _map(self, pipe: Pipeline, caption: str, image: Tensor, seed: int, at_once: int) -> np.ndarray:
+        """image (3, H, W) in [-1, 1]. `at_once`: as many as there are clips, so that it takes no more memory than they do."""
+        here, patches = image[None].to(pipe.system.device), min(self.patches, *image.shape[1:])
+        heat = picture_influence(pipe, caption, here, seed, patches, MAP_LEVELS, at_once)
         picture = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
         return as_array(influence_figure(picture, heat, caption))
 
