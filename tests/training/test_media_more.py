@@ -45,7 +45,8 @@ def images(run):
 def test_an_interrupted_run_shows_what_a_whole_one_shows(judged, tiny_corpus, tmp_path):
     whole, parts = Run(tmp_path / "whole", tiny_corpus), Run(tmp_path / "parts", tiny_corpus)
     assert whole(*MEDIA, steps=5, val=2, every=100) == 0
-    assert parts(*MEDIA, "trainer.keep_best=0", steps=5, val=2, every=100, plant=["sigterm@2"]) == PREEMPTED
+    assert parts(*MEDIA, "trainer.keep_best=0", steps=5, val=2, every=100, plant=["sigterm@3"]) == PREEMPTED
+    assert parts.file(4).is_file() and not parts.file(5).exists()  # between two rounds of media
     assert parts(*MEDIA, steps=5, val=2, every=100) == 0
     assert numbers(parts) == numbers(whole) and parts.state(5) == whole.state(5)
     attended = {tag for _, tag in numbers(whole) if tag.startswith("synapse/attention/")}

@@ -48,6 +48,7 @@ class MeLFusion(Generation):
         self.optim = optim
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
         self.val_loss, self.val_other, self.val_unlike = MeanMetric(), MeanMetric(), MeanMetric()
+        self.val_attention: dict[str, MeanMetric] = {}  # by layer
         self._digests: dict[str, str] | None = None
 
     def losses(self, latents: Tensor, conditioning: Conditioning, times: Tensor, noise: Tensor) -> Tensor:
@@ -75,24 +76,24 @@ class MeLFusion(Generation):
         with self.denoiser.measuring_attention() as shares:
             self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
-        self._log_attention(shares, conditioning.has_image > 0)
+        for layer, share in shares.items():
+            mean = self.val_attention.setdefault(layer, MeanMetric().to(share.device))
+            mean.update(share, conditioning.has_image.to(share.dtype))
         if batch.other is not None:
             other = self.show(conditioning, batch.other)
             self.val_other.update(self.losses(latents, other, times, batch.draws["noise"]))
             self.val_unlike.update(batch.pictures_differ(batch.other).float())
 
-    def _log_attention(self, shares: dict[str, Tensor], seen: Tensor) -> None:
-        """Layer → (B,) share of attention, and whether each sample has a picture (B,): the mean over all that have one."""
-        n = int(seen.sum()) if shares else 0
-        for layer, share in shares.items():
-            mean = (share * seen).sum() / max(n, 1)
-            self.log(f"synapse/attention/{layer}", mean, on_epoch=True, batch_size=n, sync_dist=True)
-
     def on_validation_epoch_end(self) -> None:
         """What the right picture is worth: near 0 the synapse is dead, even if the loss falls.
 
-        Nothing is logged where no item has another picture than its partner.
+        Nothing is logged where no item has another picture than its partner. Attention to the picture is a mean over the items that
+        have one; Lightning's own mean over ranks does not weigh them.
         """
+        for layer, mean in self.val_attention.items():
+            if (share := mean.compute()).isfinite():  # some item has a picture
+                self.log(f"synapse/attention/{layer}", share)
+            mean.reset()
         if not self.val_other.update_called:
             return
         other, unlike = self.val_other.compute(), self.val_unlike.compute()  # over all ranks

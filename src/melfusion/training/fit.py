@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,7 +44,7 @@ from melfusion.training.plan import in_words, plan, plan_part
 from melfusion.training.precision import precision_of
 from melfusion.training.precompute import ensure_precomputed
 from melfusion.training.preemption import Preemption
-from melfusion.training.progress import StepsBar
+from melfusion.training.progress import StepsBar, frozen_parts_may_rest
 from melfusion.training.scalars import TrainingScalars
 
 
@@ -196,7 +195,7 @@ def _fit(
     if trainer.is_global_zero:
         trainer.loggers[0].write(lambda board: log_hparams(board, flatten(to_dict(config))))
     with telling_memory(config, "training", lambda: model):
-        with naming_lost_ranks(run):
+        with naming_lost_ranks(run), frozen_parts_may_rest():
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
             saver.finish(trainer)
             preemption.obey(trainer)
@@ -205,8 +204,7 @@ def _fit(
 
 
 def quiet_lightning() -> None:
-    """Keep Lightning's tips and notes, such as `max_steps reached`, out of the output; warnings stay, but that of frozen parts."""
-    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", category=UserWarning)
+    """Keep Lightning's tips and notes, such as `max_steps reached`, out of the output; warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 

@@ -1,11 +1,22 @@
-"""The progress bar: steps of all steps, and the time that is left."""
+"""What a training says as it runs: steps of all steps and the time that is left, and no noise of libraries."""
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+
+@contextlib.contextmanager
+def frozen_parts_may_rest() -> Iterator[None]:
+    """Within it Lightning does not warn that modules are in eval mode as a training starts: frozen ones are, on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode", category=UserWarning)
+        yield
 
 
 class StepsBar(TQDMProgressBar):
