@@ -1,11 +1,12 @@
 """The screenshots of docs/dashboard.md: TensorBoard on this machine alone, over a folder of runs, in a headless Chromium.
 
-python docs/screenshots.py runs/kind      # writes docs/images/dashboard-*.png; needs chromium and aiohttp
+`python docs/screenshots.py runs/kind [charts maps …]` writes docs/images/dashboard-*.png; it needs chromium and aiohttp.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from browser import browser  # noqa: E402
 
 # file → tab of TensorBoard, what is typed into its filter, and the height of the window
 SHOTS = {
-    "charts": ("custom_scalars", "", 1980),
-    "maps": ("images", "_map|item[01]/where", 1180),
-    "media": ("images", "item0/(ref|spec|pic)", 1120),
+    "charts": ("custom_scalars", "", 2090),
+    "maps": ("images", "_map|item[01]/where", 1070),
+    "media": ("images", "item0/(ref|spec)", 650),
     "runs": ("hparams", "", 360),
     "about": ("text", "run/text", 900),
 }
@@ -36,7 +37,7 @@ ALL = """(() => {
     const walk = (tree) => [...tree.querySelectorAll("*")].flatMap((e) => [e, ...(e.shadowRoot ? walk(e.shadowRoot) : [])]);
     return walk(document);
 })()"""
-FILTER = f"{ALL}.find((e) => e.tagName === 'INPUT' && /^Filter tags/.test(e.placeholder) && e.offsetParent)"
+FILTER = f"{ALL}.find((e) => /^Filter tags/.test(e.label || '') && e.offsetParent)"
 NO_PATHS = (
     f"{ALL}.filter((e) => !e.children.length && /^[/]\\S/.test(e.textContent)).forEach((e) => {{ e.style.display = 'none' }})"
 )
@@ -66,8 +67,7 @@ def shoot(tab, url: str, name: str, wait_s: float) -> Path:
     tab.call("Page.navigate", url=f"{url}/?{name}#{plugin}")
     time.sleep(wait_s)  # its pages tell nobody when they are drawn
     if words:
-        tab.js(f"{FILTER}.focus()")
-        tab.call("Input.insertText", text=words)
+        tab.js(f"{FILTER}.value = {json.dumps(words)}")
         time.sleep(wait_s)
     tab.js(NO_PATHS)
     file = HERE / "images" / f"dashboard-{name}.png"
@@ -80,7 +80,7 @@ def shoot(tab, url: str, name: str, wait_s: float) -> Path:
     return file
 
 
-def main(runs: str, wait_s: float = 15) -> None:
+def main(runs: str, *names: str, wait_s: float = 9) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = ["-m", "tensorboard.main", "--logdir", runs, "--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
     board = subprocess.Popen([sys.executable, *command, "--samples_per_plugin", "images=100"], stderr=subprocess.DEVNULL)
@@ -89,7 +89,7 @@ def main(runs: str, wait_s: float = 15) -> None:
         time.sleep(wait_s)  # it reads the runs meanwhile
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser(folder) as chromium:
             tab = chromium.tab()
-            for name in SHOTS:
+            for name in names or SHOTS:
                 file = shoot(tab, url, name, wait_s)
                 print(file, f"{file.stat().st_size / 1000:.0f} kB")
     finally:
@@ -98,4 +98,4 @@ def main(runs: str, wait_s: float = 15) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:])

@@ -60,7 +60,7 @@ def test_the_page_names_data_and_configuration(tiny, tiny_corpus):
     shards = ShardSet(str(tiny_corpus), DataConfig())
     page = about(tiny(f"data.path={tiny_corpus}"), shards)
     assert f"`{digest_of_shards(shards)}`" in page and str(tiny_corpus) in page
-    assert "\n    synapse:\n" in page
+    assert "\n\n#### Configuration\n\n    " in page and "\n    synapse:\n" in page  # code after a list would be part of it
     other = SimpleNamespace(shards=shards.shards[:-1], info={})
     assert digest_of_shards(other) != digest_of_shards(shards)
     assert "digest" not in about(tiny(), None)  # a stream has no index here

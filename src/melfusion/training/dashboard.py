@@ -36,7 +36,7 @@ LAYOUT = {  # regular expressions of tags, as the plug-in takes them
         "peak memory, GiB": ["Multiline", [r"memory/.*"]],
     },
 }
-MAPS = {"synapse/alpha": "α", "synapse/attention": "share of attention to the picture's tokens"}  # tag of the curves → their name
+MAPS = {"synapse/alpha": "α", "synapse/attention": "share of attention"}  # tag of the curves → their name
 
 
 class Dashboard(Callback):
@@ -95,7 +95,7 @@ def about(config: Config, shards: ShardSet | None) -> str:
         rows["data made from"] = json.dumps(shards.info, sort_keys=True)
     head = "\n".join(f"- {name}: `{value}`" for name, value in rows.items() if value)
     tree = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    return f"{head}\n\n" + "\n".join(f"    {line}" for line in tree.splitlines())
+    return f"{head}\n\n#### Configuration\n\n" + "\n".join(f"    {line}" for line in tree.splitlines())
 
 
 def digest_of_shards(shards: ShardSet) -> str:
