@@ -26,7 +26,7 @@ from browser import browser  # noqa: E402
 SHOTS = {
     "charts": ("custom_scalars", "", 2090),
     "maps": ("images", "_map|item[01]/where", 1070),
-    "media": ("images", "item0/(ref|spec)", 650),
+    "media": ("images", "item0/(ref|spec)", 740),
     "runs": ("hparams", "", 360),
     "about": ("text", "run/text", 900),
 }
