@@ -109,7 +109,7 @@ torture: install  ## kill and disturb small trainings, points=200 times and more
 bench: install  ## size=tiny|small|full only=training,generation compare=FILE: speed beside the released setting; a table, runs/bench.json
 	@$(CLI) bench $(ARGS) $(options)
 
-tensorboard: install  ## curves, pictures and clips of all runs; ARGS="--port=6007"
+tensorboard: install  ## DIR=runs/kind: curves, pictures and clips of all runs, or of a suite; ARGS="--port=6007"; docs/dashboard.md
 	@$(CLI) tensorboard $(ARGS) $(options)
 
 lint: install  ## check style, format and types

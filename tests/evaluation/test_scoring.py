@@ -4,9 +4,10 @@ import pytest
 import torch
 from metric_fixtures import predictions
 
-from melfusion.evaluation.scoring import Listeners, accuracy, confusions, gains, levelled
+from melfusion.evaluation.scoring import Listeners, accuracy, confusions, gains
 from melfusion.listeners.embedders import Embedder
 from melfusion.media.options import AudioConfig
+from melfusion.media.sound import levelled
 
 AUDIO = AudioConfig(sample_rate_hz=8000, clip_duration_s=1.0)
 

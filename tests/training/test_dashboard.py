@@ -2,15 +2,17 @@
 
 import re
 import subprocess
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 
 from melfusion.data.options import DataConfig
 from melfusion.data.shards import ShardSet
-from melfusion.media.figures import alpha_figure
-from melfusion.training.dashboard import LAYOUT, about, alphas_in, digest_of_shards, revision
-from melfusion.training.loggers import Board
+from melfusion.lab.results import columns
+from melfusion.media.figures import layers_figure
+from melfusion.training.dashboard import LAYOUT, about, curves_in, digest_of_shards, revision
+from melfusion.training.loggers import Board, log_hparams
 
 
 def chart(tag):
@@ -43,14 +45,14 @@ def test_tensorboard_takes_the_layout(tmp_path):
 
 def test_the_map_of_alphas_is_read_from_the_runs_own_lines(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    assert alphas_in(file) == {}
+    assert curves_in(file, "synapse/alpha") == {}
     file.write_text(
         '{"step": 1, "train/loss": 2.0}\n{"step": 1, "synapse/alpha/a": 0.1, "synapse/alpha/b": null}\n'
         '{"step": 2, "synapse/alpha/a": 0.3, "synapse/alpha/b": 0.2}\n{"step": 3, "synapse/alpha/a"'
     )
-    curves = alphas_in(file)
+    curves = curves_in(file, "synapse/alpha")
     assert curves == {"a": {1: 0.1, 2: 0.3}, "b": {2: 0.2}}
-    drawn = alpha_figure(curves).axes[0].images[0].get_array()
+    drawn = layers_figure(curves, "α").axes[0].images[0].get_array()
     np.testing.assert_array_equal(np.ma.filled(drawn, -1), [[0.1, 0.3], [-1, 0.2]])
 
 
@@ -58,7 +60,7 @@ def test_the_page_names_data_and_configuration(tiny, tiny_corpus):
     shards = ShardSet(str(tiny_corpus), DataConfig())
     page = about(tiny(f"data.path={tiny_corpus}"), shards)
     assert f"`{digest_of_shards(shards)}`" in page and str(tiny_corpus) in page
-    assert "\n    synapse:\n" in page
+    assert "\n\n#### Configuration\n\n    " in page and "\n    synapse:\n" in page  # code after a list would be part of it
     other = SimpleNamespace(shards=shards.shards[:-1], info={})
     assert digest_of_shards(other) != digest_of_shards(shards)
     assert "digest" not in about(tiny(), None)  # a stream has no index here
@@ -84,3 +86,23 @@ def test_the_revision_is_that_of_the_tree_and_none_elsewhere(tmp_path, monkeypat
     assert revision(tmp_path / "site") is None  # installed into a folder that the tree does not hold
     monkeypatch.setenv("PATH", "")
     assert revision(tmp_path) is None
+
+
+def test_new_curves_stand_in_charts_of_their_own():
+    assert chart("synapse/attention/down_blocks.0") != chart("synapse/alpha/x") and len(chart("synapse/attention/x")) == 1
+    right, shuffled = (chart(f"listening/{row} picture/place") for row in ("right", "shuffled"))
+    assert len(right) == len(shuffled) == 1 and right != shuffled
+    assert len(chart("train/share_of_peak")) == 1 and chart("train/share_of_peak") != chart("train/samples_per_s")
+
+
+def test_a_run_leaves_the_columns_of_hparams_to_what_differs_and_a_suite_names_them(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, scores in (("run", ()), ("row", ("attributes/place/accuracy",))):
+        board = Board(tmp_path / name, 0)
+        board.write(partial(log_hparams, flat={"synapse.kind": name, "layers": ["a"]}, scores=scores))
+        board.finalize("success")
+    tags = [set(EventAccumulator(str(tmp_path / n / "tensorboard")).Reload().PluginTagToContent("hparams")) for n in ("run", "row")]
+    assert tags[1] - tags[0] == {"_hparams_/experiment"} and "_hparams_/session_start_info" in tags[0]
+    tree = {"name": "a", "runs_dir": "x", "seed": 0, "layers": ["all"]}
+    assert columns([tree, tree | {"name": "b", "layers": ["mid"]}, tree | {"runs_dir": "y", "new": 1}]) == ["layers", "new"]

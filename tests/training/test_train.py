@@ -176,14 +176,15 @@ def validated(system, config, accumulate=1, world=1, **kwargs):
     return scores
 
 
-@pytest.mark.parametrize("reading", ["inverted", "fixed"])
-def test_another_items_picture_does_not_depend_on_the_batch(tiny_run, tmp_path, reading):
-    config = tiny_run("live", f"image.reading={reading}", "data.val_items=6", "data.crop=start")
+@pytest.mark.parametrize(("reading", "kind"), [("inverted", "kv_mix"), ("fixed", "concat")])
+def test_another_items_picture_does_not_depend_on_the_batch(tiny_run, tmp_path, reading, kind):
+    config = tiny_run("live", f"image.reading={reading}", f"synapse.kind={kind}", "data.val_items=6", "data.crop=start")
     config.data.precompute.path = f"{tmp_path}/cache"
     system = build.system(config).eval()
     found = [validated(system, config, *cut) for cut in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2))]
     config.data.path, made_with = (str(x) if isinstance(x, Path) else x for x in ensure_precomputed(config, system))
     found.append(validated(system, config, 4, provenance=made_with))
+    assert any(name.startswith("synapse/attention/") for name in found[0]) == (kind == "concat")
     for scores in found:
         assert scores == pytest.approx(found[0], rel=1e-5, abs=1e-6)
         assert scores["val/picture_gain"] == pytest.approx(scores["val/loss_other_picture"] - scores["val/loss"], abs=1e-6)

@@ -15,6 +15,7 @@ from melfusion.listeners.judge_networks import NETWORKS, JudgeNetwork
 from melfusion.listeners.towers import ImageTower, Towers
 from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.media.options import AudioConfig
+from melfusion.models.device import best_device
 from melfusion.models.frozen import freeze
 from melfusion.models.options import TextEncoderConfig
 from melfusion.models.published import read_part, sized, write_part
@@ -62,6 +63,14 @@ def judge(config: Config) -> Judge:
     if folder is None:
         return sized_judge(c.width, c.embedding, c.attributes, c.kind)
     return sized(sized_judge, folder, **sizes)
+
+
+def frozen_judge(config: Config, weights: str | None) -> Judge | None:
+    """The judge of these weights on the device that computes; None for none."""
+    if not weights:
+        return None
+    of_weights = dataclasses.replace(config, judge=dataclasses.replace(config.judge, weights=weights))
+    return freeze(judge(of_weights)).to(best_device())
 
 
 def towers(config: Config) -> Towers:

@@ -55,6 +55,8 @@ class TrainerConfig:
     log_every_n_steps: int = 10  # optimizer steps between two log lines
     media_every_n_steps: int = 5000  # optimizer steps between two rounds of sample clips
     media_items: int = 8  # sample clips in a round; 0: none
+    media_patches: int = 4  # patches of a side in the map of where a sample clip's picture acted; 0: no maps
+    media_mib_per_day: int = 200  # what TensorBoard's files of a run may grow in 24 hours; media beyond it are left out
     progress_bar: bool = True  # show one
     threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from melfusion.assembly.peak import TYPES, format_of, multiplication
 from melfusion.bench.timing import Figure, alternated, timed
-from melfusion.models.device import best_device, device_name
-
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from melfusion.models.device import device_name
 
 LARGEST, LONG_ENOUGH_S, ROUNDS = 8192, 0.05, 9  # rows of a matrix; of one multiplication
 
@@ -43,14 +41,9 @@ def _side(dtype: torch.dtype) -> int:
     return side
 
 
-def multiplication(dtype: torch.dtype, side: int) -> Callable[[], object]:
-    a, b = (torch.ones(side, side, dtype=dtype, device=best_device()) for _ in range(2))
-    return lambda: a @ b
-
-
 def peak(precision: str) -> float:
     """FLOP/s of the number format that this precision multiplies in (a name of training/precision.py)."""
-    return 1e12 * max(peaks()["fp32" if precision.startswith("32") else "bf16"].values)
+    return 1e12 * max(peaks()[format_of(precision)].values)
 
 
 def shares(rate: Figure, flops: float, floor: float, precision: str) -> Figure:

@@ -21,11 +21,10 @@ from melfusion.data.dataset import MusicDataset
 from melfusion.errors import BadSample, ConfigError, DamagedFile
 from melfusion.evaluation.conditions import PICTURES, Condition, outside_picture
 from melfusion.evaluation.pace import Pace
-from melfusion.evaluation.scoring import levelled
 from melfusion.files import read_json, write_json
 from melfusion.media.mel import AudioGeometry
 from melfusion.media.options import AudioConfig
-from melfusion.media.sound import pad_clip, read_audio, write_wav
+from melfusion.media.sound import levelled, pad_clip, read_audio, write_wav
 from melfusion.models.device import device_name
 from melfusion.models.frozen import digest
 from melfusion.models.system import MeLFusion

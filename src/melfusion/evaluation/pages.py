@@ -14,11 +14,10 @@ from melfusion.data import order
 from melfusion.data.dataset import MusicDataset
 from melfusion.evaluation.clips import clip_file, read_clips
 from melfusion.evaluation.scores import row_files
-from melfusion.evaluation.scoring import levelled
 from melfusion.evaluation.study import StudyClip, write_blind, write_page
 from melfusion.media.figures import save, spectrogram_figure
 from melfusion.media.mel import LogMel
-from melfusion.media.sound import mono, write_wav
+from melfusion.media.sound import levelled, mono, write_wav
 
 SHOWN = 12  # items on a page
 

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from melfusion.assembly.batches import Clip
 from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.errors import ConfigError
-from melfusion.evaluation.scoring import Listeners, levelled
-from melfusion.media.sound import mono
+from melfusion.evaluation.scoring import Listeners
+from melfusion.media.sound import levelled, mono
 from melfusion.metrics.imsm import TEMPERATURES, matrix
 
 

@@ -6,7 +6,6 @@ same items score, and `reconstruction`, the same clips after VAE and vocoder, wh
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from melfusion.evaluation.sets import EvaluationSet, fresh, metas_of, own, track
 from melfusion.evaluation.tables import learned, table
 from melfusion.files import write_json, write_whole
 from melfusion.listeners.embedders import Embedder, JudgeEmbedding, clip, embedder
-from melfusion.listeners.judge import Judge
 from melfusion.media.options import AudioConfig
 from melfusion.media.sound import stated_level
 from melfusion.models.device import best_device, device_name
@@ -88,9 +86,9 @@ def generate_rows(
 def load_listeners(config: Config, embedders: bool = True) -> Listeners:
     """The judges that the configuration names and, unless not wanted, its embedders and towers, on the device that computes."""
     device = best_device()
-    judge = _judge(config, config.judge.weights)
+    judge = build.frozen_judge(config, config.judge.weights)
     if not embedders:
-        return Listeners(config.audio, judge, text_judge=_judge(config, config.evaluation.text_judge))
+        return Listeners(config.audio, judge, text_judge=build.frozen_judge(config, config.evaluation.text_judge))
     towers = freeze(build.towers(config)).to(device) if config.towers.weights else None
     made, of_mel = [], config.audio if config.codec.READS_MEL else AudioConfig()  # AudioLDM's, whatever rate the codec has
     for name, weights in config.evaluation.embedders.items():
@@ -98,17 +96,9 @@ def load_listeners(config: Config, embedders: bool = True) -> Listeners:
             made.append(embedder(name, weights, of_mel).to(device))
         elif judge is not None:
             made.append(Embedder("judge", JudgeEmbedding(judge, config.audio.sample_rate_hz)).to(device))
-    text_judge = _judge(config, config.evaluation.text_judge)
+    text_judge = build.frozen_judge(config, config.evaluation.text_judge)
     images = clip(config.evaluation.clip).to(device) if config.evaluation.clip else None
     return Listeners(config.audio, judge, made, towers, text_judge, images)
-
-
-def _judge(config: Config, weights: str | None) -> Judge | None:
-    """The frozen judge of these weights; None for none."""
-    if not weights:
-        return None
-    of_weights = dataclasses.replace(config, judge=dataclasses.replace(config.judge, weights=weights))
-    return freeze(build.judge(of_weights)).to(best_device())
 
 
 def evaluate(

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melfusion.errors import BadSample
 from melfusion.files import write_whole
 from melfusion.listeners.embedders import MEASURES, ClipImage, Embedder
 from melfusion.listeners.judge import Judge
 from melfusion.listeners.towers import Towers
 from melfusion.media.options import AudioConfig
-from melfusion.media.sound import mono, normalise_level
+from melfusion.media.sound import levelled, mono
 from melfusion.metrics.intervals import mean_interval
 from melfusion.metrics.sets import AttributeAccuracy
 from melfusion.models.frozen import digest
@@ -159,17 +158,6 @@ class Listeners:
                 towers.append(self.towers.audio(waveform).cpu())
         embeddings = {name: torch.cat(p) for name, p in parts.items() if p}
         return dataclasses.replace(found, embeddings=embeddings, towers={"audio": torch.cat(towers)} if towers else {})
-
-
-def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
-    """Every clip of (B, S) or (B, 2, S) at the level of the data (audio.level); a silent clip stays as it is."""
-    clips = []
-    for clip in waveform.float().cpu():
-        try:
-            clips.append(torch.from_numpy(normalise_level(clip.numpy(), audio)))
-        except BadSample:
-            clips.append(clip)
-    return torch.stack(clips).to(waveform.device)
 
 
 def accuracy(row: Predictions, wanted: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -15,8 +15,9 @@ from melfusion.assembly.pipeline import Pipeline
 from melfusion.data.scenes import corpus
 from melfusion.data.scenes.scene import Scene as Drawn
 from melfusion.evaluation.scores import load_listeners
-from melfusion.evaluation.scoring import Listeners, levelled
+from melfusion.evaluation.scoring import Listeners
 from melfusion.media.pictures import to_pixels
+from melfusion.media.sound import levelled
 from melfusion.metrics.intervals import wilson
 from melfusion.models.diffusion.editing import Edit
 from melfusion.models.generation import Piece, Scene

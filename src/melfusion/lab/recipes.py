@@ -25,9 +25,9 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.scenes.corpus import contract
 from melfusion.errors import MelfusionError
 from melfusion.evaluation.scores import evaluate_run
-from melfusion.evaluation.scoring import levelled
 from melfusion.files import write_json
 from melfusion.listeners.judge import Judge
+from melfusion.media.sound import levelled
 from melfusion.metrics.intervals import mean_interval, share
 from melfusion.models.device import device_name
 from melfusion.models.frozen import freeze

@@ -6,6 +6,7 @@ A row that did not run, wholly or for some seeds, is named. The rest is scored o
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,12 @@ def keep_scores(suite: Suite, row: str, panel: Panel, said: Predictions, stored:
             stored.keep(row, seed, said.only(keys), {"guidance": stored.guidance(row), "alphas": alpha})
 
 
+def columns(trees: Collection[dict[str, Any]]) -> list[str]:
+    """The keys in which flat configurations differ, but for where their runs lie."""
+    keys = dict.fromkeys(key for tree in trees for key in tree if key not in ("name", "runs_dir"))
+    return [key for key in keys if len({str(tree.get(key)) for tree in trees}) > 1]
+
+
 def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
     """results.json, .md and .png and TensorBoard's HParams in the suite's folder; with `publish` copies in experiments/results/."""
     suite.path.mkdir(parents=True, exist_ok=True)
@@ -177,13 +184,15 @@ def write(suite: Suite, result: dict[str, Any], publish: bool) -> None:
     write_whole(stem.with_suffix(".md"), suite_table(result) + "\n")
     if any(not row["floor"] for row in result["rows"]):
         save(suite_figure(result), stem.with_suffix(".png"))
+    trees = {row["name"]: flatten(to_dict(suite.first(row["name"]))) for row in result["rows"] if not row["floor"]}
+    differ = columns(trees.values())
     for row in result["rows"]:
         if not row["floor"]:
             with SummaryWriter(str(suite.path / "tensorboard" / row["name"])) as board:
                 found = flatten({k: row[k] for k in ("attributes", "distances", "paired")})
                 scores = {name.replace(".", "/"): value for name, value in found.items() if isinstance(value, float)}
                 means = [name for name in scores if name.endswith(("/accuracy", "/mean"))]
-                log_hparams(board, flatten(to_dict(suite.first(row["name"]))), means)
+                log_hparams(board, {key: trees[row["name"]].get(key) for key in differ}, means)
                 for name, value in scores.items():
                     board.add_scalar(name, value)
     print(f"\n{suite_table(result)}\n\n{stem.with_suffix('.md')}, .json, .png")

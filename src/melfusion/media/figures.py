@@ -62,8 +62,8 @@ def heat_figure(picture: np.ndarray, heat: np.ndarray) -> Figure:
     return figure
 
 
-def alpha_figure(curves: dict[str, dict[int, float]]) -> Figure:
-    """Name of each α → step → value: a row each, the first at the top; a column for each logged step."""
+def layers_figure(curves: dict[str, dict[int, float]], label: str) -> Figure:
+    """Layer or group → step → value: a row each, the first at the top; a column for each logged step."""
     steps = sorted(set().union(*curves.values()))
     values = np.array([[curve.get(step, np.nan) for step in steps] for curve in curves.values()])
     figure = Figure(figsize=(7, 1.2 + 0.22 * len(curves)), layout="constrained")
@@ -72,7 +72,7 @@ def alpha_figure(curves: dict[str, dict[int, float]]) -> Figure:
     ticks = np.unique(np.linspace(0, len(steps) - 1, 6).round().astype(int))
     panel.set(xlabel="step", xticks=ticks, xticklabels=[steps[i] for i in ticks])
     panel.set(yticks=range(len(curves)), yticklabels=[_plain(name) for name in curves])
-    figure.colorbar(mappable, ax=panel, label="α")
+    figure.colorbar(mappable, ax=panel, label=_plain(label))
     return figure
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+import torch
 from torch import Tensor
 
 from melfusion.errors import BadSample
@@ -106,6 +107,17 @@ def normalise_level(waveform: np.ndarray, audio: AudioConfig) -> np.ndarray:
     if audio.level == "rms":
         gain = min(10 ** (audio.loudness_dbfs / 20) / rms, gain)
     return (waveform * gain).astype(np.float32)
+
+
+def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
+    """Every clip of (B, S) or (B, 2, S) at the level of the data (audio.level); a silent clip stays as it is."""
+    clips = []
+    for clip in waveform.float().cpu():
+        try:
+            clips.append(torch.from_numpy(normalise_level(clip.numpy(), audio)))
+        except BadSample:
+            clips.append(clip)
+    return torch.stack(clips).to(waveform.device)
 
 
 def stated_level(audio: AudioConfig) -> dict[str, str | float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ class Denoiser(lightning.LightningModule):
     def alphas(self) -> dict[str, nn.Parameter]:
         """Group of layers → its α: a scalar, or one number per head."""
         return {}
+
+    def measuring_attention(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Within it a pass notes layer → (B,), the share of its attention that the picture's tokens get; nothing without such."""
+        return nullcontext({})
 
     def alpha_parameters(self) -> list[nn.Parameter]:
         """All α. They have a learning rate of their own and no weight decay."""

@@ -48,6 +48,7 @@ class MeLFusion(Generation):
         self.optim = optim
         self.max_steps, self.val_items, self.config = max_steps, val_items, config or {}
         self.val_loss, self.val_other, self.val_unlike = MeanMetric(), MeanMetric(), MeanMetric()
+        self.val_attention: dict[str, MeanMetric] = {}  # by layer
         self._digests: dict[str, str] | None = None
 
     def losses(self, latents: Tensor, conditioning: Conditioning, times: Tensor, noise: Tensor) -> Tensor:
@@ -72,8 +73,12 @@ class MeLFusion(Generation):
         times = self.objective.stratified(batch.position, self.val_items)
         batch = dataclasses.replace(batch, draws={name: t for name, t in batch.draws.items() if name != "vae_noise"})
         latents, conditioning = self.encode_music(batch), self.condition(batch)
-        self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
+        with self.denoiser.measuring_attention() as shares:
+            self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
+        for layer, share in shares.items():
+            mean = self.val_attention.setdefault(layer, MeanMetric().to(share.device))
+            mean.update(share, conditioning.has_image.to(share.dtype))
         if batch.other is not None:
             other = self.show(conditioning, batch.other)
             self.val_other.update(self.losses(latents, other, times, batch.draws["noise"]))
@@ -82,8 +87,13 @@ class MeLFusion(Generation):
     def on_validation_epoch_end(self) -> None:
         """What the right picture is worth: near 0 the synapse is dead, even if the loss falls.
 
-        Nothing is logged where no item has another picture than its partner.
+        Nothing is logged where no item has another picture than its partner. Attention to the picture is a mean over the items that
+        have one; Lightning's own mean over ranks does not weigh them.
         """
+        for layer, mean in self.val_attention.items():
+            if (share := mean.compute()).isfinite():  # some item has a picture
+                self.log(f"synapse/attention/{layer}", share)
+            mean.reset()
         if not self.val_other.update_called:
             return
         other, unlike = self.val_other.compute(), self.val_unlike.compute()  # over all ranks

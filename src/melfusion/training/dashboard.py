@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,32 @@ from lightning import Callback
 import melfusion
 from melfusion.assembly.schema import Config, to_dict
 from melfusion.data.shards import ShardSet
-from melfusion.media.figures import alpha_figure, as_array
+from melfusion.media.figures import as_array, layers_figure
 
 LAYOUT = {  # regular expressions of tags, as the plug-in takes them
     "picture": {
         "val/loss with the right and another picture": ["Multiline", [r"val/loss$", r"val/loss_other_picture$"]],
         "gain of the right picture": ["Multiline", [r"val/picture_gain$"]],
         "α": ["Multiline", [r"synapse/alpha/.*"]],
+        "share of attention to the picture's tokens": ["Multiline", [r"synapse/attention/.*"]],
+        "heard with the right picture": ["Multiline", [r"listening/right picture/.*"]],
+        "heard with another's picture": ["Multiline", [r"listening/shuffled picture/.*"]],
     },
     "data": {
         "replaced samples by reason": ["Multiline", [r"data/replaced/.*"]],
         "share of time that waits for data": ["Multiline", [r"data/wait_share$"]],
     },
-    "speed": {"samples/s": ["Multiline", [r"train/samples_per_s$"]], "peak memory, GiB": ["Multiline", [r"memory/.*"]]},
+    "speed": {
+        "samples/s": ["Multiline", [r"train/samples_per_s$"]],
+        "share of this machine's matmul peak": ["Multiline", [r"train/share_of_peak$"]],
+        "peak memory, GiB": ["Multiline", [r"memory/.*"]],
+    },
 }
-ALPHA = "synapse/alpha/"
+MAPS = {"synapse/alpha": "α", "synapse/attention": "share of attention"}  # tag of the curves → their name
 
 
 class Dashboard(Callback):
-    """Writes the layout and a page about the run at its start, and the map of α every `every_n_steps` and at the end."""
+    """Writes the layout and a page about the run at its start, and the map over layers every `every_n_steps` and at the end."""
 
     def __init__(self, config: Config, metrics: Path, every_n_steps: int):
         self.config, self.metrics, self.every, self.written = config, metrics, every_n_steps, -1
@@ -55,24 +63,27 @@ class Dashboard(Callback):
         if not trainer.is_global_zero or step == self.written:
             return
         self.written = step
-        if curves := alphas_in(self.metrics):
-            figure = as_array(alpha_figure(curves))
-            trainer.loggers[0].write(lambda board: board.add_image("synapse/alpha_map", figure, step, dataformats="HWC"))
+        for tag, name in MAPS.items():
+            if curves := curves_in(self.metrics, tag):
+                trainer.loggers[0].write(partial(self._draw, f"{tag}_map", as_array(layers_figure(curves, name)), step))
+
+    def _draw(self, tag: str, figure: Any, step: int, board: Any) -> None:
+        board.add_image(tag, figure, step, dataformats="HWC")
 
 
-def alphas_in(metrics: Path) -> dict[str, dict[int, float]]:
-    """Name of each α → step → value, of a metrics.jsonl; empty where the synapse has none or nothing is logged yet."""
-    curves: dict[str, dict[int, float]] = {}
+def curves_in(metrics: Path, tag: str) -> dict[str, dict[int, float]]:
+    """Name → step → value of each curve `tag`/<name> of a metrics.jsonl; empty where nothing is logged of it."""
+    start, curves = f"{tag}/", dict[str, dict[int, float]]()
     for line in metrics.read_text().splitlines() if metrics.is_file() else ():
-        if ALPHA not in line:
+        if start not in line:
             continue
         try:
             row = json.loads(line)
         except ValueError:  # a full disk cuts lines
             continue
-        for tag, value in row.items():
-            if tag.startswith(ALPHA) and value is not None:
-                curves.setdefault(tag.removeprefix(ALPHA), {})[row["step"]] = value
+        for name, value in row.items():
+            if name.startswith(start) and value is not None:
+                curves.setdefault(name.removeprefix(start), {})[row["step"]] = value
     return curves
 
 
@@ -84,7 +95,7 @@ def about(config: Config, shards: ShardSet | None) -> str:
         rows["data made from"] = json.dumps(shards.info, sort_keys=True)
     head = "\n".join(f"- {name}: `{value}`" for name, value in rows.items() if value)
     tree = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    return f"{head}\n\n" + "\n".join(f"    {line}" for line in tree.splitlines())
+    return f"{head}\n\n#### Configuration\n\n" + "\n".join(f"    {line}" for line in tree.splitlines())
 
 
 def digest_of_shards(shards: ShardSet) -> str:

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import RichProgressBar
 
 from melfusion.assembly.devices import accumulation, devices_of
 from melfusion.assembly.load import load_system
@@ -25,6 +25,7 @@ from melfusion.assembly.schema import Config, to_dict
 from melfusion.cluster.slurm import environment_plugin, requeue
 from melfusion.config.check import flatten
 from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.dataset import MusicDataset
 from melfusion.errors import RankLost
 from melfusion.models.system import MeLFusion
 from melfusion.state.checkpoint_store import CheckpointStore, newest
@@ -36,11 +37,14 @@ from melfusion.training.fsdp import strategy_of
 from melfusion.training.guard import StepGuard
 from melfusion.training.lightning_private import leave_signals_alone, rank
 from melfusion.training.loggers import Board, JSONLines, log_hparams
+from melfusion.training.media_budget import MediaBudget
 from melfusion.training.media_log import Media
+from melfusion.training.media_more import ListeningRows, PictureMaps
 from melfusion.training.plan import in_words, plan, plan_part
 from melfusion.training.precision import precision_of
 from melfusion.training.precompute import ensure_precomputed
 from melfusion.training.preemption import Preemption
+from melfusion.training.progress import StepsBar, frozen_parts_may_rest
 from melfusion.training.scalars import TrainingScalars
 
 
@@ -86,9 +90,8 @@ def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequ
     shown = plain_data(config, {}).dataset("val").spread(config.trainer.media_items)
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
     guard = step_guard(config, run, ema)
-    every = config.trainer.media_every_n_steps
-    media = Media(shown, config.audio, config.sampling, run.samples, every, ema, guard.settle)
-    callbacks = [*([ema] if ema else []), TrainingScalars(config.data.global_batch_size), media]
+    media = media_of(config, run, shown, ema, guard)
+    callbacks = [*([ema] if ema else []), training_scalars(config, config.denoiser.compile), media]
     if config.denoiser.compile:
         system.denoiser.compile()
     with clock("training"):
@@ -96,6 +99,16 @@ def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequ
     if config.synapse.kind == "none" and rank() == 0:  # conditioned models start from a text-only one
         export_part(load_system(run.path)[0], config, run.export)
     return results
+
+
+def media_of(config: Config, run: RunDirectory, shown: MusicDataset, ema: EMA | None, guard: StepGuard) -> Media:
+    """The callback that writes clips of these items, with maps and judges where the configuration gives any."""
+    t = config.trainer
+    maps = PictureMaps(config, t.media_patches) if t.media_patches and config.synapse.kind != "none" else None
+    listening = ListeningRows.of(config) if rank() == 0 and len(shown) else None
+    room = MediaBudget(run.path / "tensorboard", t.media_mib_per_day).room
+    every = t.media_every_n_steps
+    return Media(shown, config.audio, config.sampling, run.samples, every, ema, guard.settle, maps, listening, room)
 
 
 def plain_data(config: Config, shapes: dict[str, tuple[int, ...]]) -> MusicDataModule:
@@ -134,13 +147,18 @@ def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) 
         module.require_pictures()
     if wants_a_plan(config, run):
         print_plan(plan_part(config, part, module))
-    scalars = TrainingScalars(config.data.global_batch_size)
+    scalars = training_scalars(config)
     results = _fit(config, run, part, module, step_guard(config, run), [scalars], first)
     if rank() != 0:
         return results
     part.finish(lambda items: module.spread_dataloader("val" if config.data.stream else "train", items))
     export_part(part, config, run.export)
     return results
+
+
+def training_scalars(config: Config, compiled: bool = False) -> TrainingScalars:
+    """Operations are not counted where calls are hidden: in compiled code and in divided tensors."""
+    return TrainingScalars(config.data.global_batch_size, counting=not compiled and config.trainer.strategy != "fsdp2")
 
 
 def step_guard(config: Config, run: RunDirectory, ema: EMA | None = None) -> StepGuard:
@@ -177,7 +195,7 @@ def _fit(
     if trainer.is_global_zero:
         trainer.loggers[0].write(lambda board: log_hparams(board, flatten(to_dict(config))))
     with telling_memory(config, "training", lambda: model):
-        with naming_lost_ranks(run):
+        with naming_lost_ranks(run), frozen_parts_may_rest():
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
             saver.finish(trainer)
             preemption.obey(trainer)
@@ -201,7 +219,7 @@ def make_trainer(
     quiet_lightning()
     t, accumulate = config.trainer, accumulation(config)
     board = Board(run.path, purge_step=step + 1)
-    bar = [RichProgressBar(refresh_rate=5)] if t.progress_bar else []
+    bar = [StepsBar()] if t.progress_bar and sys.stdout.isatty() else []  # a log would get a line of it at each step
     slurm, precision = environment_plugin(os.environ), precision_of(t)
     precision["plugins"] += [store, *([slurm] if slurm else [])]
     trainer = lightning.Trainer(
@@ -219,7 +237,7 @@ def make_trainer(
         log_every_n_steps=t.log_every_n_steps,
         logger=[board, JSONLines(run.path / "metrics.jsonl", step)],
         callbacks=[*callbacks, *bar],
-        enable_progress_bar=t.progress_bar,
+        enable_progress_bar=bool(bar),
         enable_model_summary=False,
         enable_checkpointing=False,
         default_root_dir=str(run.path),

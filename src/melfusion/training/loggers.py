@@ -20,10 +20,16 @@ from melfusion.training.lightning_private import forget_writer, rank
 log = logging.getLogger(__name__)
 
 
-def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ("val/loss",)) -> None:
-    """Put the configuration into TensorBoard's HParams tab, scored by curves of the same run: its val/loss, or those named."""
+def log_hparams(board: Any, flat: dict[str, Any], scores: Iterable[str] = ()) -> None:
+    """Put the configuration into TensorBoard's HParams tab.
+
+    Args:
+        scores: the curves of the same run that stand beside it, and all of `flat` are columns. Without them TensorBoard chooses:
+            the keys in which the runs that it shows differ come first.
+    """
     plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in flat.items()}
-    for summary in hparams(plain, dict.fromkeys(scores, 0.0)):
+    experiment, *session = hparams(plain, dict.fromkeys(scores, 0.0))
+    for summary in [experiment, *session] if scores else session:
         board.file_writer.add_summary(summary)
 
 

@@ -1,4 +1,4 @@
-"""Fixed validation items in TensorBoard: pictures, captions, clips, spectrograms."""
+"""Fixed validation items in TensorBoard: pictures, captions, clips, spectrograms, where the picture acted, what a judge hears."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from melfusion.models.options import SamplingConfig
 from melfusion.models.sharding import gathered
 from melfusion.training.ema import EMA
 from melfusion.training.loggers import Board, Trouble
+from melfusion.training.media_more import ListeningRows, PictureMaps
 from melfusion.training.precision import between_steps
 
 MEDIA_ITEMS = 8
@@ -29,10 +30,12 @@ class Media(Callback):
     """At most 8 fixed validation items: picture, caption, reference and generated audio and spectrograms.
 
     References are written before the first step, generated ones every `every_n_steps` and at the end, by rank 0 only,
-    with the averaged weights.
+    with the averaged weights. Scalars are written at those steps alone, since where a run was interrupted must not show in them.
 
     Args:
         out: folder of the wav and png files.
+        maps, listening: what else is asked of the system there; None leaves it out.
+        room: says whether media may still be written; scalars always are.
         settle: called by all ranks before clips are generated: the last step is judged, and the average moves.
     """
 
@@ -45,9 +48,13 @@ class Media(Callback):
         every_n_steps: int = 1000,
         ema: EMA | None = None,
         settle: Callable[[], None] = lambda: None,
+        maps: PictureMaps | None = None,
+        listening: ListeningRows | None = None,
+        room: Callable[[], bool] = lambda: True,
     ):
         self.dataset, self.audio, self.sampling, self.out = dataset, audio, sampling, out
         self.items, self.every, self.ema, self.settle = min(MEDIA_ITEMS, len(dataset)), every_n_steps, ema, settle
+        self.maps, self.listening, self.room = maps, listening, room
         self.batch: Any = None
         self.written, self.trouble = -1, Trouble(out)
 
@@ -84,31 +91,48 @@ class Media(Callback):
         if self.items == 0:
             return
         self.written = trainer.global_step
+        due = self.written % self.every == 0 or self.written >= trainer.max_steps
         with self.ema.averaged(pl_module) if self.ema else contextlib.nullcontext(), gathered(pl_module):
-            made = self._generate(trainer, pl_module) if trainer.is_global_zero else None
-        if made is not None:
-            self._show(trainer.loggers[0], *made)
+            if trainer.is_global_zero:
+                self._make(trainer, pl_module, due)
 
-    def _generate(self, trainer: Any, system: Any) -> tuple[Tensor, Tensor]:
-        """log_mel (B, 1, T, F) and waveform (B, S) or (B, 2, S) on the host."""
-        s, image = self.sampling, self.batch.image
+    def _make(self, trainer: Any, system: Any, due: bool) -> None:
+        """Generate and write. `due`: a step at which any run would, so that its scalars count."""
+        board = trainer.loggers[0]
+        board.write(lambda writer: writer.flush())  # so that the files are as large as they seem
+        room, listening = self.room(), self.listening if due else None
+        if not room and listening is None:
+            return
         system.eval()
         with between_steps(trainer.precision_plugin):
-            decoded = system.generate(
-                self.batch.captions,
-                None if image is None else image.to(system.device),
-                num_inference_steps=s.num_inference_steps,
-                guidance_scale=s.guidance_scale,
-                image_guidance_scale=s.image_guidance_scale,
-                negative_prompt=s.negative_prompt,
-                has_image=self.batch.has_image,
-            ).float()
-        waveform = system.vocode(decoded).cpu()
+            decoded = self._generate(system, self.batch.image, self.batch.has_image)
+            waveform = system.vocode(decoded).cpu()
+            if listening is not None:
+                scalars = listening(self.batch, waveform, lambda *shown: system.vocode(self._generate(system, *shown)).cpu())
+                for logger in trainer.loggers if scalars else ():
+                    logger.log_metrics(scalars, self.written)
+            maps = self.maps(system, self.batch) if self.maps is not None and due and room else {}
         system.train()
-        return system.codec.spectrogram(decoded).cpu(), waveform
+        if room:
+            self._show(board, system.codec.spectrogram(decoded).cpu(), waveform, maps)
 
-    def _show(self, board: Board, log_mel: Tensor, waveform: Tensor) -> None:
+    def _generate(self, system: Any, image: Tensor | None, has_image: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) and whether each is there (B,) → what the codec decodes, under the items' captions."""
+        s = self.sampling
+        return system.generate(
+            self.batch.captions,
+            None if image is None else image.to(system.device),
+            num_inference_steps=s.num_inference_steps,
+            guidance_scale=s.guidance_scale,
+            image_guidance_scale=s.image_guidance_scale,
+            negative_prompt=s.negative_prompt,
+            has_image=has_image,
+        ).float()
+
+    def _show(self, board: Board, log_mel: Tensor, waveform: Tensor, maps: dict[int, Any]) -> None:
         """Write to TensorBoard and to files. On a full disk each of them fails alone."""
+        for i, figure in maps.items():
+            board.write(partial(self._show_map, i, figure))
         for i in range(self.items):
             pair = {"reference": self.reference[i, 0], f"generated, step {self.written}": log_mel[i, 0]}
             figure = spectrogram_figure(pair, self.audio, self.batch.captions[i])
@@ -122,6 +146,9 @@ class Media(Callback):
     def _show_item(self, i: int, figure: Any, waveform: Tensor, board: Any) -> None:
         board.add_image(f"item{i}/spectrograms", figure, self.written, dataformats="HWC")
         self._clip(board, f"item{i}/generated", waveform, self.written)
+
+    def _show_map(self, i: int, figure: Any, board: Any) -> None:
+        board.add_image(f"item{i}/where_the_picture_acted", figure, self.written, dataformats="HWC")
 
     def _panel(self, log_mels: dict[str, Tensor]) -> Any:
         return as_array(spectrogram_figure(log_mels, self.audio))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
@@ -11,17 +12,24 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from melfusion.assembly.peak import Flops, quick_peak
 from melfusion.training.lightning_private import log_validation_at, time_fetching
 
 # What two runs that are equal to the bit differ in: clocks, and what the process held before
-OF_THE_MACHINE = ("train/samples_per_s", "data/wait_share", "memory/process_peak_gib", "memory/gpu_peak_gib")
+OF_THE_MACHINE = ("train/samples_per_s", "train/share_of_peak", "data/wait_share", "memory/process_peak_gib", "memory/gpu_peak_gib")
 
 
 class TrainingScalars(Callback):
-    """samples/s, memory, waiting for data, learning rates, each α, loss by timestep bin, replaced samples by reason."""
+    """samples/s, share of peak, memory, waiting for data, learning rates, each α, loss by timestep bin, replaced samples by reason.
 
-    def __init__(self, global_batch_size: int, bins: int = 10):
+    Args:
+        counting: may the operations of the first micro-batch be counted?
+    """
+
+    def __init__(self, global_batch_size: int, bins: int = 10, counting: bool = True):
         self.batch_size, self.bins = global_batch_size, bins
+        self.counting, self.flops, self.within = counting, Flops(), contextlib.ExitStack()
+        self.flops_per_sample = self.peak = 0.0  # of forward and backward; FLOP/s of all devices
         self.sums, self.counts = torch.zeros(bins), torch.zeros(bins)
         self.last, self.started = (0, 0.0), 0  # step and time of the last line; the step that this process began with
         self.waited = 0.0  # seconds, for data, up to the last line
@@ -30,9 +38,21 @@ class TrainingScalars(Callback):
         self.fetching = time_fetching(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.counting:
+            self.peak = quick_peak(str(trainer.precision_plugin.precision)) * trainer.world_size
         self.last, self.started = (trainer.global_step, time.perf_counter()), trainer.global_step
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.counting:
+            self.counting = False
+            self.within.enter_context(self.flops)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.within.close()
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+        self.within.close()
+        self.flops_per_sample = self.flops_per_sample or self.flops.total / len(batch)
         if isinstance(outputs, dict) and "timesteps" in outputs:
             self._gather(outputs["timesteps"] * self.bins // pl_module.objective.num_timesteps, outputs["losses"].float())
         step, since = trainer.global_step, self.last[0]
@@ -41,6 +61,8 @@ class TrainingScalars(Callback):
             return
         now = time.perf_counter()
         scalars = {"train/samples_per_s": (step - since) * self.batch_size / (now - self.last[1])}
+        if self.flops_per_sample:
+            scalars["train/share_of_peak"] = scalars["train/samples_per_s"] * self.flops_per_sample / self.peak
         scalars["data/wait_share"] = (self.fetching.seconds - self.waited) / (now - self.last[1])
         self.last, self.waited = (step, now), self.fetching.seconds
         for i, group in enumerate(trainer.optimizers[0].param_groups):

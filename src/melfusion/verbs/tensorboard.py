@@ -11,12 +11,12 @@ from melfusion.verbs.options import option
 
 @dataclass
 class Options:
-    runs_dir: str = option("runs", "folder of the runs")
+    runs_dir: str = option("runs", "folder of the runs; that of a suite shows its rows side by side", variable="DIR")
 
 
 MORE = "All else goes to TensorBoard itself."
 SECTIONS = ()
-EXAMPLES = ("melfusion tensorboard", "melfusion tensorboard --port=6007 --bind_all")
+EXAMPLES = ("melfusion tensorboard", "make tensorboard DIR=runs/kind", "melfusion tensorboard --port=6007 --bind_all")
 
 
 def run(options: Options, more: list[str]) -> None:

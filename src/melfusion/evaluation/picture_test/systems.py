@@ -21,10 +21,9 @@ from torch import Tensor
 
 from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
-from melfusion.evaluation.scoring import levelled
 from melfusion.files import write_whole
 from melfusion.media.file_kinds import read_picture
-from melfusion.media.sound import write_wav
+from melfusion.media.sound import levelled, write_wav
 from melfusion.models.system import MeLFusion
 
 PLACEHOLDER = re.compile(r"\{(image|prompt|seed|out|manifest)\}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ class Backbone(Denoiser):
             seen = (prepared, has_image)
         with self.sight.of(seen, text_mask):
             return self.run(noisy_latents, timesteps, text_embeds, text_mask, extra or {}, more)
+
+    def measuring_attention(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return self.sight.measuring()
 
     @property
     def layers(self) -> list[str]:

@@ -29,6 +29,7 @@ class Sight:
     def __init__(self) -> None:
         self.now: tuple[VisualFeatures, Tensor] | None = None
         self.mask: Tensor | None = None
+        self.shares: dict[str, Tensor] | None = None  # where they are measured
 
     @contextlib.contextmanager
     def of(self, now: tuple[VisualFeatures, Tensor] | None, mask: Tensor | None = None) -> Iterator[None]:
@@ -38,6 +39,15 @@ class Sight:
             yield
         finally:
             self.now, self.mask = before
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[dict[str, Tensor]]:
+        """Within it a pass notes what share of the attention the picture's tokens get: layer → (B,), by `attention_share`."""
+        self.shares = {}
+        try:
+            yield self.shares
+        finally:
+            self.shares = None
 
     def checkpointed(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """For diffusers' `enable_gradient_checkpointing`."""
@@ -67,6 +77,7 @@ class SynapseProcessor:
     """
 
     context, mask = "encoder_hidden_states", "attention_mask"  # names of the stock processor's arguments
+    one_softmax = True  # is its output one softmax times the values?
 
     def __init__(self, stock: Any, layer: str, synapse: VisualSynapse, sight: Sight):
         self.stock, self.layer, self.synapse, self.sight = stock, layer, synapse, sight
@@ -78,12 +89,31 @@ class SynapseProcessor:
         features, has_image = self.sight.now[0][self.layer], self.sight.now[1].to(hidden_states.dtype)
         context = self.synapse.context(self.layer, given[self.context], features, has_image)
         key, value = self.key_value(attention, context)
-        shown = has_image.to(key.dtype)
+        shown, words = has_image.to(key.dtype), key.shape[1]
         key, value, mask = self.synapse.mix(self.layer, key, value, self.additive(given.get(self.mask)), features, shown)
         replaced = self.with_key_value(attention, key, value)
         if self.synapse.beside:
             replaced |= self.with_beside(attention, features, shown)
-        return self.stock(Stand(attention, replaced), hidden_states, **given | {self.mask: self.own_mask(mask)})
+        given[self.mask] = self.own_mask(mask)
+        if self.sight.shares is not None and self.one_softmax and key.shape[1] > words:
+            self.sight.shares[self.layer] = self.attention_share(attention, hidden_states, key, value, words, given)
+        return self.stock(Stand(attention, replaced), hidden_states, **given)
+
+    @torch.no_grad()
+    def attention_share(
+        self, attention: Any, hidden_states: Tensor, key: Tensor, value: Tensor, words: int, given: dict[str, Any]
+    ) -> Tensor:
+        """(B,) in [0, 1]: the attention that tokens after the first `words` get, a mean over heads and queries.
+
+        Attention is softmax(QKᵀ/√d) V (Vaswani et al. 2017, arXiv 1706.03762, eq. 1), which is linear in V. So the stock processor
+        itself gives the share where V is 1 at the picture's tokens and 0 at the words: its norms, rotary positions, masks and
+        groups of heads are those of the pass.
+        """
+        of_picture = torch.zeros_like(value)
+        of_picture[:, words:] = 1
+        plain = {"to_out": [nn.Identity(), nn.Identity()], "residual_connection": False, "rescale_output_factor": 1.0}
+        stand = Stand(attention, self.with_key_value(attention, key, of_picture) | plain)
+        return self.stock(stand, hidden_states, **given).float().flatten(1).mean(1)
 
     def key_value(self, attention: Any, context: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, L, D) → the layer's key and value (B, L, ·), before they are divided into heads."""
@@ -151,6 +181,7 @@ class DifferentialProcessor(SynapseProcessor):
     """Stable Audio 3's cross-attention: the difference of two, with keys k1 and k2 side by side and one value."""
 
     context, mask = "context", "context_mask"
+    one_softmax = False
 
     def key_value(self, attention: Any, context: Tensor) -> tuple[Tensor, Tensor]:
         width = attention.heads * attention.dim_heads
