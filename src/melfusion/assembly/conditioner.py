@@ -118,7 +118,9 @@ def ace_step(config: Config) -> AceStepConditioner:
     ]
     frames = round(c.frames_per_s * c.seconds_of_timbre)
     lengths = {"max_length": c.max_length, "lyrics_length": c.lyrics_length, "timbre_frames": frames}
-    return AceStepConditioner(text, tokenizer, encoder, **lengths, clip_duration_s=config.audio.clip_duration_s)
+    return AceStepConditioner(
+        text, tokenizer, encoder, **lengths, clip_duration_s=config.audio.clip_duration_s, timbre_s=c.seconds_of_timbre
+    )
 
 
 def random_condition_encoder(c: AceStepConditionerConfig) -> AceStepConditionEncoder:
