@@ -122,7 +122,8 @@ def vocoder(config: Config) -> Vocoder:
     c, folder = config.vocoder, weights_folder(config, "vocoder")
     training = (LogMel(config.audio), c.segment_frames, config.optim, config.trainer.max_steps)
     if folder is None and c.weights is not None:
-        return Vocoder(HifiGan(published(c.weights, "vocoder"), config.audio.hop_length_samples), *training, c.mel_corrections)
+        network = published(c.weights, "vocoder", config.sources)
+        return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training, c.mel_corrections)
     if folder is None:
         griffin_lim = c.kind == "griffin_lim"
         network = GriffinLim(config.audio, c.griffin_lim_iterations) if griffin_lim else Vocos(config.audio, c.width, c.blocks)

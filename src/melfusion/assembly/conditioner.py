@@ -47,7 +47,7 @@ def text_encoder(config: Config) -> TextEncoder:
     """T5, CLIP or BERT-like encoder from a transformers folder, or a random twin."""
     c, folder = config.text_encoder, weights_folder(config, "text_encoder")
     if folder is None:
-        network = random_text_network(c) if c.weights is None else published(c.weights, "text_encoder")
+        network = random_text_network(c) if c.weights is None else published(c.weights, "text_encoder", config.sources)
         return TextEncoder(network, byte_tokenizer(), c.max_length, c.max_words)
     kind = loaded(AutoConfig, folder).model_type
     cls = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}.get(kind, AutoModel)
