@@ -89,7 +89,8 @@ class AceStepConditioner(Conditioner):
 
     def timbres(self, requests: list[dict[str, Any]]) -> Tensor:
         """(B, T, C) latents; silence of the same length where a request has none, as all samples of training."""
-        given = [r["timbre"].to(self.device) if isinstance(r.get("timbre"), Tensor) else None for r in requests]
+        stored: Any = self.encoder.silence_latent  # which may be kept in bfloat16
+        given = [r["timbre"].to(stored) if isinstance(r.get("timbre"), Tensor) else None for r in requests]
         silence = self.silence(next((len(one) for one in given if one is not None), self.timbre_frames))[0]
         return torch.stack([silence if one is None else one for one in given])
 
