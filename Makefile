@@ -12,7 +12,7 @@ override $(1) := $$(value $(1))
 export $(1)
 endif
 endef
-$(foreach name,IMAGE PROMPT AUDIO STORY FILM LYRICS OUT FILE CKPT DIR SUITE MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONFIG PYTHON,$(eval $(call verbatim,$(name))))
+$(foreach name,IMAGE PROMPT AUDIO STORY FILM LYRICS TIMBRE OUT FILE CKPT DIR SUITE MANIFEST AUDIO_DIR IMAGE_DIR GAMES_DIR CONFIG PYTHON,$(eval $(call verbatim,$(name))))
 
 # Lower-case variables given on the command line are options: `make generate seed=3`
 letters := a b c d e f g h i j k l m n o p q r s t u v w x y z

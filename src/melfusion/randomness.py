@@ -27,8 +27,9 @@ STREAMS = (
 
 KEY = 0x6D656C66  # second half of every generator's key
 
-# Seeds of torch's generator for noise that every clip of every call shares: Griffin-Lim's first phases, the texture's noise
-FIXED = {"phases": 0, "texture": 0}
+# Seeds of torch's generator for noise that every clip of every call shares: Griffin-Lim's first phases, the texture's noise, and
+# that of the latents of a timbre
+FIXED = {"phases": 0, "texture": 0, "timbre": 0}
 
 
 def generator(seed: int, stream: str, epoch: int = 0, position: int = 0) -> np.random.Generator:

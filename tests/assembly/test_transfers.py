@@ -64,6 +64,19 @@ def test_a_step_on_precomputed_samples_leaves_the_host_alone(precomputed, kind):
     assert seen == [] or (kind == "language_of_audio" and set(seen) == {"asked by aten._local_scalar_dense.default"})
 
 
+@pytest.mark.parametrize("name", ["audioldm2", "ace_step", "stable_audio_open", "stable_audio_3"])
+def test_leaving_the_text_out_leaves_the_host_alone(name):
+    """In a step of training, and where a clip is guided, by the conditioner's own way to say nothing."""
+    config = load_config(f"{name},tiny", ["synapse.kind=kv_mix_proj"])
+    system = on_meta(config)
+    batch = count(config, system)[1]
+    assert transfers_of_a_step(system, batch) == []
+    conditioning = system.condition(batch)
+    with Transfers() as transfers:
+        null = system.null(conditioning).said()
+    assert transfers.seen == [] and {k: t.shape for k, t in null.items()} == {k: t.shape for k, t in conditioning.said().items()}
+
+
 @pytest.mark.parametrize("reading", READINGS)
 def test_reading_sound_and_picture_in_the_step_leaves_the_host_alone(tiny, reading):
     config = tiny(f"image.reading={reading}", "image.fixed_timestep=500")

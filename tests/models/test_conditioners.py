@@ -67,6 +67,30 @@ def test_each_model_has_its_own_way_to_see_no_text():
         assert not torch.equal(prompts[name].extra["global"], made[name](["rain"]).extra["global"])
 
 
+def test_audioldm2s_empty_caption_is_padded_to_each_length_as_if_it_were_alone():
+    _, c, _ = pipelines.parts_of("audioldm2")
+    captions = ["a", "rain", "a caption that is cut, for it is far too long"]
+    prompt = c(captions)
+    null = c.without_text(prompt)
+    at_once = pipelines.parts_of("audioldm2")[1]  # as on a GPU, which is not asked for the lengths
+    every = at_once.nothing_of(set(range(1, c.max_length + 1)), c.device)
+    ids, mask = c.tokenize([""])
+    for i, n in enumerate(prompt.text_mask.sum(1).tolist()):
+        with torch.no_grad():
+            text = c.network(input_ids=ids[:, :n], attention_mask=mask[:, :n]).last_hidden_state
+            both = c.projection(c.heard([""]), text, mask[:, :1], mask[:, :n])
+            embeds, seen = both.hidden_states, both.attention_mask
+            for _ in range(c.written):
+                states = c.writer(inputs_embeds=embeds, attention_mask=seen, use_cache=False).last_hidden_state
+                embeds, seen = torch.cat([embeds, states[:, -1:]], 1), torch.cat([seen, seen[:, :1]], 1)
+        near = {"rtol": 1e-5, "atol": 1e-6}
+        torch.testing.assert_close(null.text_embeds[i, :n], text[0], **near)
+        torch.testing.assert_close(null.extra["generated"][i], embeds[0, -c.written :], **near)
+        torch.testing.assert_close(every["extra.generated"][n], embeds[0, -c.written :], **near)
+        assert not null.text_embeds[i, n:].any() and torch.equal(null.text_mask[i], mask[0].bool())
+    assert len({n for n, _ in enumerate(every["extra.generated"]) if every["extra.generated"][n].any()}) == c.max_length
+
+
 def test_what_a_model_does_not_take_is_refused_with_what_it_takes(made):
     _, _, conditioner = made
     assert conditioner.requests([{}, {}], None) == [{}, {}]

@@ -1,12 +1,18 @@
 """With random weights and the synapse off, a published model's own pipeline and ours make the same of the same noise."""
 
 import importlib.util
+from types import SimpleNamespace
 
+import numpy as np
 import pipelines
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 
-from melfusion.randomness import torch_generators
+from melfusion.assembly.heard_sounds import latents_of
+from melfusion.media.mel import LogMel
+from melfusion.models.codecs.oobleck import Oobleck
+from melfusion.randomness import fixed_generator, torch_generators
 
 SEEDS = [3, 4]
 needs_torchsde = pytest.mark.skipif(importlib.util.find_spec("torchsde") is None, reason="torchsde is an extra (sde)")
@@ -94,6 +100,31 @@ def test_ace_step():
     near(both[:1], made)
     for name, other in OTHERS.items():
         changes(made, system.generate(["rain"], seeds=SEEDS[:1], **ours | {"fields": [ASKED | {name: other}]}))
+
+
+@pytest.mark.parametrize("seconds", [1.7, 41.3])  # repeated until it is long enough; three excerpts of it
+def test_ace_steps_timbre(seconds, monkeypatch):
+    """Its pipeline draws from the posterior by torch's own generator: here both draw the same."""
+    pipe, system = pipelines.ace_step()
+    samples = np.random.default_rng(1).standard_normal(round(seconds * pipelines.RATE)).astype(np.float32).cumsum() / 40
+    config = pipelines.config_of("ace_step")
+    parts = SimpleNamespace(codec=Oobleck(pipe.vae, LogMel(config.audio), 30.0), conditioner=system.conditioner)
+    timbre = latents_of("timbre", (samples, pipelines.RATE), config, parts, None)
+    drawn = lambda self: self.mean + self.std * torch.randn(self.mean.shape, generator=fixed_generator("timbre"))  # noqa: E731
+    monkeypatch.setattr(OobleckDiagonalGaussianDistribution, "sample", drawn)
+    acoustic, _ = pipe.prepare_reference_audio_latents(torch.from_numpy(samples)[None], 1, torch.device("cpu"), torch.float32)
+    near(timbre, acoustic[0])
+    ours, theirs = (
+        {"num_inference_steps": 4, "guidance_scale": 7.0},
+        {"num_inference_steps": 4, "audio_duration": 0.8, "lyrics": [""]},
+    )
+    asked, theirs = {"duration_s": 0.8}, theirs | {"reference_audio": torch.from_numpy(samples)[None]}
+    heard = asked | {"timbre": timbre}
+    made, _ = compared(pipe, system, ["rain"], ours | {"fields": [heard]}, theirs, transposed=True)
+    changes(made, system.generate(["rain"], seeds=SEEDS[:1], **ours, fields=[asked]))
+    both = system.generate(["rain", "sun"], seeds=SEEDS, **ours, fields=[heard, asked])
+    near(both[:1], made)  # a clip beside it may have no timbre
+    near(both[1:], system.generate(["sun"], seeds=SEEDS[1:], **ours, fields=[asked]))
 
 
 @default(200)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.counting import DENOISE, LEARN, clip_flops, count, on_meta, parameters
@@ -16,7 +17,22 @@ from melfusion.training.run import train
 
 NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "tango")
 
-MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 1575, "tango": 866}  # of the published backbones
+# of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734)
+MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 1575, "tango": 866, "audioldm2": 346.94}
+
+# cvssp/audioldm2, unet/config.json at efd334c; huggingface/diffusers, docs/source/en/api/pipelines/audioldm2.md, says that
+# cvssp/audioldm2-music has a UNet of the same size (there: 350M), and the values below are those of its copies, too
+AUDIOLDM2_UNET = {
+    "attention_head_dim": 8,
+    "block_out_channels": [128, 256, 384, 640],
+    "cross_attention_dim": [[None, 768, 1024]] * 4,
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+    "in_channels": 8,
+    "out_channels": 8,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+}
 
 
 @pytest.fixture
@@ -80,7 +96,17 @@ def test_at_full_scale_it_has_the_published_size_and_a_synapse_in_every_block(na
     total = parameters(system.denoiser.network) / 1e6
     assert total == pytest.approx(MILLIONS[name], rel=0.002)
     assert trained == parameters(system.denoiser.synapse) > 0
-    assert len(system.denoiser.synapse.specs) == (9 if name == "tango" else 24)
+    assert len(system.denoiser.synapse.specs) == (9 if name in ("tango", "audioldm2") else 24)
+
+
+def test_audioldm_2s_unet_has_the_tensors_of_the_published_configuration():
+    with torch.device("meta"):
+        published = AudioLDM2UNet2DConditionModel(**AUDIOLDM2_UNET)
+    ours = on_meta(load_config("audioldm2"))
+    assert parameters(ours.denoiser.network) == parameters(published) == 346_943_496
+    shapes = [{name: t.shape for name, t in one.state_dict().items()} for one in (ours.denoiser.network, published)]
+    assert shapes[0] == shapes[1]
+    assert parameters(ours.codec.vocoder) == 55_264_897  # of AudioLDM's HiFi-GAN, whose sizes it has
 
 
 @pytest.mark.parametrize("name", NAMES)

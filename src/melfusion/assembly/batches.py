@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.assembly.edit_request import EDITING, Editing
+from melfusion.assembly.heard_sounds import files_of
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.pipeline import SAMPLING, Music, Pipeline
 from melfusion.assembly.provenance import fingerprint, hash_of
@@ -136,11 +137,12 @@ def _asked(pipe: Pipeline, prompt: str, image: str | None, fields: dict[str, Any
     asked, seconds = Editing(**edits).checked(image, fields.get("duration_s"))
     sampling, own = pipe.sampling(**plain), pipe.fields(**plain)
     pipe.system.conditioner.requests([own], seconds)
+    sounds = [fingerprint(file) for file in files_of(own, pipe.system.conditioner, pipe.config)]
     if image:
         pipe.pixels(image)  # a picture that cannot be read is said now
     shown = [scene.image for scene in asked.story.scenes] if asked.story else []
     files = [fingerprint(Path(one)) if one else None for one in (edits.get("audio"), edits.get("story"), *shown)]
-    return [sampling, own, fields.get("duration_s"), edits, files]
+    return [sampling, own, fields.get("duration_s"), edits, files, *sounds]
 
 
 def make(

@@ -15,6 +15,7 @@ from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import check_audio, check_front_end, weights_folder
 from melfusion.errors import ConfigError, WeightsError
 from melfusion.media.mel import AudioGeometry, LogMel
+from melfusion.models.audioldm_file import audioldm_vae, audioldm_vocoder
 from melfusion.models.codec import MusicCodec
 from melfusion.models.codecs.oobleck import Oobleck
 from melfusion.models.codecs.options import WaveCodecConfig
@@ -72,9 +73,9 @@ def check_frames(codec: WaveCodec, config: Config) -> WaveCodec:
 
 
 def music_vae(config: Config) -> MusicVAE:
-    """MusicVAE from a diffusers folder (AudioLDM's `vae`, or our export with its statistics) or random init."""
+    """MusicVAE from a diffusers folder (AudioLDM's `vae`, or our export with its statistics), AudioLDM's file, or random init."""
     c, folder = config.music_vae, weights_folder(config, "music_vae")
-    autoencoder = random_music_vae(c) if folder is None else pretrained(AutoencoderKL, folder)
+    autoencoder = random_music_vae(c) if folder is None else READ["music_vae"](folder)
     if autoencoder.config.latent_channels != c.latent_channels:
         raise WeightsError(
             f"music_vae.weights: {folder} has {autoencoder.config.latent_channels} latent channels, but "
@@ -117,11 +118,12 @@ def texture(config: Config, folder: Path | None) -> Texture | None:
 
 
 def vocoder(config: Config) -> Vocoder:
-    """HiFi-GAN from a transformers folder, or Griffin-Lim."""
+    """HiFi-GAN from a transformers folder or AudioLDM's file, or Griffin-Lim."""
     c, folder = config.vocoder, weights_folder(config, "vocoder")
     training = (LogMel(config.audio), c.segment_frames, config.optim, config.trainer.max_steps)
     if folder is None and c.weights is not None:
-        return Vocoder(HifiGan(published(c.weights, "vocoder"), config.audio.hop_length_samples), *training, c.mel_corrections)
+        network = published(c.weights, "vocoder", config.sources)
+        return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training, c.mel_corrections)
     if folder is None:
         griffin_lim = c.kind == "griffin_lim"
         network = GriffinLim(config.audio, c.griffin_lim_iterations) if griffin_lim else Vocos(config.audio, c.width, c.blocks)
@@ -130,7 +132,7 @@ def vocoder(config: Config) -> Vocoder:
         made_for, sizes = read_part(folder)
         check_audio(made_for, config, "vocoder")
         return Vocoder(sized(Vocos, folder, config.audio, **sizes), *training, c.mel_corrections)
-    network = pretrained(SpeechT5HifiGan, folder)
+    network = READ["vocoder"](folder)
     if network.config.model_in_dim != config.audio.n_mels:
         raise WeightsError(
             f"vocoder.weights: {folder} reads {network.config.model_in_dim} mels, but "
@@ -142,6 +144,13 @@ def vocoder(config: Config) -> Vocoder:
             f"audio.hop_length_samples={config.audio.hop_length_samples}."
         )
     return Vocoder(HifiGan(network, config.audio.hop_length_samples), *training, c.mel_corrections)
+
+
+# a part of AudioLDM → its network from where its weights lie: a folder, or the file of all parts
+READ: dict[str, Callable[[Path], Any]] = {
+    "music_vae": lambda path: audioldm_vae(path) if path.is_file() else pretrained(AutoencoderKL, path),
+    "vocoder": lambda path: audioldm_vocoder(path) if path.is_file() else pretrained(SpeechT5HifiGan, path),
+}
 
 
 def music_vae_noise(config: Config, module: MusicVAE) -> dict[str, tuple[int, ...]]:

@@ -47,7 +47,7 @@ def text_encoder(config: Config) -> TextEncoder:
     """T5, CLIP or BERT-like encoder from a transformers folder, or a random twin."""
     c, folder = config.text_encoder, weights_folder(config, "text_encoder")
     if folder is None:
-        network = random_text_network(c) if c.weights is None else published(c.weights, "text_encoder")
+        network = random_text_network(c) if c.weights is None else published(c.weights, "text_encoder", config.sources)
         return TextEncoder(network, byte_tokenizer(), c.max_length, c.max_words)
     kind = loaded(AutoConfig, folder).model_type
     cls = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}.get(kind, AutoModel)
@@ -118,7 +118,9 @@ def ace_step(config: Config) -> AceStepConditioner:
     ]
     frames = round(c.frames_per_s * c.seconds_of_timbre)
     lengths = {"max_length": c.max_length, "lyrics_length": c.lyrics_length, "timbre_frames": frames}
-    return AceStepConditioner(text, tokenizer, encoder, **lengths, clip_duration_s=config.audio.clip_duration_s)
+    return AceStepConditioner(
+        text, tokenizer, encoder, **lengths, clip_duration_s=config.audio.clip_duration_s, timbre_s=c.seconds_of_timbre
+    )
 
 
 def random_condition_encoder(c: AceStepConditionerConfig) -> AceStepConditionEncoder:

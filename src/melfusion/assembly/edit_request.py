@@ -98,7 +98,7 @@ class Editing:
         return waveform.shape[-1] / rate
 
 
-def samples_of(audio: Any) -> tuple[Any, int]:
+def samples_of(audio: Any, option: str = "audio") -> tuple[Any, int]:
     """(waveform, rate_hz), or a Music → (waveform (S,) or (C, S), rate_hz); ConfigError where it is neither."""
     if hasattr(audio, "audios"):
         return audio.audios[0], audio.sample_rate_hz
@@ -108,7 +108,7 @@ def samples_of(audio: Any) -> tuple[Any, int]:
             return waveform, int(rate)
     except (TypeError, ValueError, AttributeError):
         pass
-    raise ConfigError("audio is no sound: give a file, (waveform, rate_hz) with a waveform (S,) or (C, S), or a Music.")
+    raise ConfigError(f"{option} is no sound: give a file, (waveform, rate_hz) with a waveform (S,) or (C, S), or a Music.")
 
 
 EDITING = tuple(field.name for field in dataclasses.fields(Editing))

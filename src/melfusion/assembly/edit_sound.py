@@ -26,7 +26,7 @@ FADE_S = 0.05  # cross-fade between the sound that was there and the one that wa
 FARTHEST = 4.0  # by which a level is corrected
 
 
-def read_sound(audio: Any, config: Config, system: MeLFusion) -> Tensor:
+def read_sound(audio: Any, config: Config, system: MeLFusion, option: str = "audio") -> Tensor:
     """A sound as `Editing` takes it → float32 (S,) or (2, S) at the codec's rate and channels; one that has both keeps its bits."""
     codec, d = system.codec, config.data
     wanted = dataclasses.replace(config.audio, sample_rate_hz=codec.sample_rate_hz, channels=codec.channels)
@@ -35,11 +35,11 @@ def read_sound(audio: Any, config: Config, system: MeLFusion) -> Tensor:
             limits = (d.max_audio_s, d.max_audio_rate_hz, d.max_audio_channels, d.max_audio_samples)
             return torch.from_numpy(read_audio(Path(audio).read_bytes(), wanted, *limits))
         except BadSample as error:
-            raise ConfigError(f"audio={audio}: {error}; give another file.") from error
-    waveform, rate = samples_of(audio)
+            raise ConfigError(f"{option}={audio}: {error}; give another file.") from error
+    waveform, rate = samples_of(audio, option)
     sound = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
     if not np.isfinite(sound).all():
-        raise ConfigError("audio holds NaN or infinity: give finite samples.")
+        raise ConfigError(f"{option} holds NaN or infinity: give finite samples.")
     mixed = sound if len(sound) == codec.channels else sound.mean(0, keepdims=True).repeat(codec.channels, 0)
     if rate != codec.sample_rate_hz:
         mixed = soxr.resample(mixed.T, rate, codec.sample_rate_hz).T
@@ -181,11 +181,11 @@ def edited_sound(asked: Editing, config: Config, system: MeLFusion, placement: P
     return EditedSound(sound, region, edit, gain, seconds, codec.sample_rate_hz, keeps)
 
 
-def gain_of(seen: Tensor, sound: Tensor, config: Config) -> float:
+def gain_of(seen: Tensor, sound: Tensor, config: Config, option: str = "audio") -> float:
     """What brings what the model sees to the level of its training; of the whole sound where that part is silent."""
     for part in (seen.numpy(), sound.numpy()):
         try:
             return float(np.ptp(normalise_level(part, config.audio)) / np.ptp(part))
         except BadSample as error:
             reason = error
-    raise ConfigError(f"audio is {reason}: give a sound that can be heard.")
+    raise ConfigError(f"{option} is {reason}: give a sound that can be heard.")

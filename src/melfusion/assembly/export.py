@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from melfusion.assembly.codec import READ
 from melfusion.assembly.load import PARTS_FOLDER, export_system
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
@@ -89,7 +90,10 @@ def with_parts(config: Config, folder: Path) -> Config:
         source, target = weights_folder(config, section), folder / PARTS_FOLDER / section
         assert source is not None
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target)
+        if source.is_file():  # AudioLDM's, of which one part is wanted
+            READ[section](source).save_pretrained(target)
+        else:
+            shutil.copytree(source, target)
         changed[section] = dataclasses.replace(getattr(config, section), weights=f"{PARTS_FOLDER}/{section}")
     return dataclasses.replace(config, **changed)
 

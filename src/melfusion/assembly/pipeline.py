@@ -16,6 +16,7 @@ from torch import Tensor
 from melfusion.assembly.edit_request import EDITING, Editing, samples_of
 from melfusion.assembly.edit_sound import EditedSound, edited_sound
 from melfusion.assembly.export import export
+from melfusion.assembly.heard_sounds import heard
 from melfusion.assembly.load import load_system, stored_in
 from melfusion.assembly.provenance import Source, comment_of, hash_of, records
 from melfusion.assembly.schema import Config
@@ -121,12 +122,12 @@ class Pipeline(ModelHubMixin):
             n: how many clips; None: as many as prompts or seeds.
             options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength, story.
                 How it is sampled: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not
-                given are the model's own. And what else the model takes of a request, such as lyrics or bpm.
+                given are the model's own. And what else the model takes of a request, such as lyrics, bpm or timbre.
         """
         editing = {name: options.pop(name) for name in EDITING if name in options}
         given_s = duration_s
         asked, duration_s = Editing(**editing).checked(image, duration_s)
-        sampling, fields = self.sampling(**options), self.fields(**options)
+        sampling, fields = self.sampling(**options), heard(self.fields(**options), self.config, self.system, self.placement)
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
         prompts = prompt if isinstance(prompt, list) else [prompt] * count
         seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]
@@ -149,8 +150,9 @@ class Pipeline(ModelHubMixin):
         )
         music = self.music(decoded, seeds, edited)
         settings = options | editing | {name: value for name, value in sampling.items() if value != "" or name in options}
-        if asked.audio is not None and not isinstance(asked.audio, str | Path):
-            settings["audio"] = samples_of(asked.audio)[0]
+        for name in ("audio", *self.system.conditioner.sounds):
+            if settings.get(name) is not None and not isinstance(settings[name], str | Path):
+                settings[name] = samples_of(settings[name], name)[0]
         pictures = 0 if pixels is None else len(pixels)
         music.made = records(prompts, image, seeds, settings | {"duration_s": given_s}, pictures, self.model)
         return music

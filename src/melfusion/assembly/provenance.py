@@ -94,7 +94,7 @@ def read(path: str | Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-FILES = ("audio", "story")  # options that name files
+FILES = ("audio", "story", "timbre")  # options that name files
 
 
 def records(

@@ -18,9 +18,9 @@ MOST_BYTES = 256 << 20  # of a list
 
 OWN = ("prompt", "image", "seed", "n", "duration_s", "out", "labels")  # fields beside how the model samples and what it takes
 
-TEXTS = ("prompt", "image", "out", "negative_prompt", "audio", "story", "repaint")
+TEXTS = ("prompt", "image", "out", "negative_prompt", "audio", "story", "repaint", "timbre")
 
-PATHS = ("image", "audio", "story")  # relative to the list
+PATHS = ("image", "audio", "story", "timbre")  # relative to the list
 
 FLOATS = ("duration_s", "guidance_scale", "image_guidance_scale", "window_s", "overlap_s", "extend_s", "strength")
 

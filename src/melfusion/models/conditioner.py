@@ -19,6 +19,7 @@ class Conditioner(lightning.LightningModule):
     """
 
     takes: tuple[str, ...] = ()  # fields beside the caption that it reads: labels of a sample, options of a request
+    sounds: tuple[str, ...] = ()  # of them, those of a request alone that are sounds: latents (T, C) of an `excerpt`
     looks_at_values = False  # does `forward` branch on what it computes, so that it cannot run on the meta device?
     duration = ""  # the one of them that tells how long the clip is, or where the piece ends that it is of, in seconds
     start = ""  # the one that tells where in its piece the clip starts, in seconds; without it each clip is a piece of its own
@@ -61,8 +62,13 @@ class Conditioner(lightning.LightningModule):
         return {}
 
     def fields_of(self, labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What of the labels of some samples it reads."""
-        return [{name: known[name] for name in self.takes if name in known} for known in labels]
+        """What of the labels of some samples it reads; a sound is none of them."""
+        read = [name for name in self.takes if name not in self.sounds]
+        return [{name: known[name] for name in read if name in known} for known in labels]
+
+    def excerpt(self, waveform: Tensor, rate_hz: int) -> Tensor:
+        """What it hears of a sound (S,) or (C, S), of the same shape but for S."""
+        raise NotImplementedError
 
     def requests(
         self, fields: list[dict[str, Any]], duration_s: float | None, start_s: float | None = None

@@ -8,6 +8,8 @@ PART_FILE = "part.json"  # beside model.safetensors: sizes of a part that no lib
 
 TANGO_FILE = "pytorch_model_main.bin"
 
+AUDIOLDM_FILE = "a single-file AudioLDM checkpoint"
+
 PIPELINE, PART, VISION = "pipeline", "part", "vision"
 
 WORDS = {
@@ -61,7 +63,17 @@ ELSE_OF = {
     "ClapModel": "give hub:laion/larger_clap_music_and_speech@COMMIT or a folder like it",
 }
 
-AUDIOLDM = "hub:cvssp/audioldm-s-full-v2 holds the same parts as such folders, by the strings in configs/melfusion.yaml"
+AUDIOLDM = (
+    "give the file itself as music_vae.weights and vocoder.weights; hub:cvssp/audioldm-s-full-v2 holds the same parts as folders, "
+    "by the strings in configs/melfusion.yaml"
+)
+
+FILM = (  # what is said of its UNet
+    "AudioLDM's UNet gets the text as one vector (FiLM) and attends to no text, so that a synapse has nowhere to enter: "
+    "give Tango's, with configs/tango.yaml, or AudioLDM 2's, with configs/audioldm2.yaml"
+)
+
+IN_ONE_FILE = ("music_vae", "vocoder")  # parts that are read out of that file
 
 CONVERT = "let diffusers write one by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
 
@@ -77,7 +89,7 @@ FILES = (
             b"cond_stage_model.model.audio_branch.",
             b"audioldm",
         ),
-        "a single-file AudioLDM checkpoint",
+        AUDIOLDM_FILE,
         AUDIOLDM,
     ),
     (

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from melfusion.models.layout_names import (
+    AUDIOLDM,
     ELSE,
     ELSE_OF,
     FILES,
+    FILM,
     FITS,
     FOLDERS,
     HEADER_BYTES,
@@ -90,6 +92,8 @@ def words(wanted: str) -> str:
 
 def cure(path: Path, layout: Layout, wanted: str) -> str:
     """What to do about something else at a path."""
+    if layout.cure == AUDIOLDM and wanted == "UNet2DConditionModel":
+        return FILM
     if layout.cure and (layout.broken or wanted not in ELSE_OF):
         return layout.cure
     if wanted == PIPELINE and "unet" in recognise(path.parent).holds:

@@ -34,7 +34,8 @@ def levels_misfit(section: str, attention_blocks: list[bool], block_out_channels
 
 @dataclass
 class MusicVAEConfig:
-    weights: str | None = None  # models/weights.py: hub:ID@REVISION | run:NAME | shipped | a folder | null = random init
+    # models/weights.py: hub:ID@REVISION | run:NAME | shipped | a folder | AudioLDM's single file | null = random init
+    weights: str | None = None
     patch_size: int = 1  # the network sees patches of p×p log-mel bins as p² channels: many times fewer FLOPs at equal r
     block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 512])  # channels per level, top first
     layers_per_block: int = 2  # ResNet blocks per level
@@ -72,7 +73,7 @@ class MusicVAEConfig:
 
 @dataclass
 class VocoderConfig:
-    weights: str | None = None  # SpeechT5HifiGan, or a Vocos of this project; null: see kind
+    weights: str | None = None  # SpeechT5HifiGan, AudioLDM's single file, or a Vocos of this project; null: see kind
     kind: str = "griffin_lim"  # without weights: griffin_lim, which needs none | vocos, random init
     griffin_lim_iterations: int = 64  # iterations of Griffin-Lim
     mel_corrections: int = 0  # with weights: how often the sound is brought nearer to the log-mel that was asked for

@@ -29,15 +29,17 @@ AUDIOLDM_VOCODER: dict[str, Any] = {
     "normalize_before": False,
 }
 
-PUBLISHED = {  # what follows `hub:` up to the commit
+PUBLISHED = {  # what follows `hub:` up to the commit, or what a folder of `sources` is
     "google/flan-t5-large": lambda: T5EncoderModel(T5Config(**FLAN_T5_LARGE)),
     "cvssp/audioldm-s-full-v2": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**AUDIOLDM_VOCODER)),
+    "cvssp/audioldm2-music": lambda: SpeechT5HifiGan(SpeechT5HifiGanConfig(**AUDIOLDM_VOCODER)),  # AudioLDM's own
 }
 
 
-def published(weights: str, part: str) -> nn.Module:
-    """A network as large as the one that `hub:NAME@COMMIT` names; WeightsError where its sizes are not known."""
-    if make := PUBLISHED.get(weights.removeprefix("hub:").partition("@")[0]):
+def published(weights: str, part: str, sources: dict[str, str]) -> nn.Module:
+    """A network as large as the one that `hub:NAME@COMMIT`, or a folder of `sources`, names; WeightsError where it is not known."""
+    source = sources.get(weights.partition(":")[0], weights.removeprefix("hub:"))
+    if make := PUBLISHED.get(source.partition("@")[0]):
         return make()
     raise WeightsError(
         f"{part}.weights={shown(weights)!r}: its sizes are not known without its files: give a local folder with its config.json, "

@@ -1,4 +1,4 @@
-"""Files of torch.save → tensors by name → networks: all of them, or one sentence, so that no random number is left behind."""
+"""Files of torch.save or safetensors → tensors by name → networks: all, or one sentence, so that nothing stays random."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from melfusion.errors import WeightsError
@@ -31,7 +32,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
         layout = recognise(file)
         raise WeightsError(f"{file} is {layout.what}: {layout.cure}.")
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
+        mapped = file.suffix == ".safetensors"
+        stored = load_file(file) if mapped else torch.load(file, map_location="cpu", weights_only=True, mmap=_mappable(file))
     except Exception as error:  # torch raises UnpicklingError, EOFError, RuntimeError, …, some of many lines
         raise WeightsError(f"{file} is not a file of weights alone ({type(error).__name__}): fetch it again.") from error
     state = stored
@@ -52,7 +54,13 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def fill(network: nn.Module, state: dict[str, Tensor], file: Path, what: str) -> None:
     """All tensors of a network, whatever their float type in the file; WeightsError names what is missing and what is left."""
-    wanted = network.state_dict()
+    if words := misfits(network.state_dict(), state):
+        raise WeightsError(f"{file} is not {what}: {'; '.join(words)}.")
+    network.load_state_dict(state)
+
+
+def misfits(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """What of the wanted tensors is missing, left over or of another kind, in words; empty where all fit."""
     words = []
     if missing := sorted(wanted.keys() - state.keys()):
         words.append(f"it lacks {some(missing)}")
@@ -62,9 +70,7 @@ def fill(network: nn.Module, state: dict[str, Tensor], file: Path, what: str) ->
         if (here := _kind(state[name])) != (there := _kind(wanted[name])):
             words.append(f"{name!r} is {here} and not {there}")
             break
-    if words:
-        raise WeightsError(f"{file} is not {what}: {'; '.join(words)}.")
-    network.load_state_dict(state)
+    return words
 
 
 def some(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ run:NAME                              what a training run of this project export
 shipped[:NAME]                        inside the package: melfusion/weights/<part>, or another folder there
 all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
 any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout (layouts.py names what is not)
+any/audioldm-NAME.ckpt                AudioLDM's single file, of music_vae and vocoder alone (audioldm_file.py)
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 
 from melfusion.errors import WeightsError, shown
 from melfusion.install import no_deps_command
-from melfusion.models.layout_names import OF_PART
-from melfusion.models.layouts import recognise, words
+from melfusion.models.layout_names import AUDIOLDM_FILE, IN_ONE_FILE, OF_PART
+from melfusion.models.layouts import cure, recognise, words
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -44,7 +45,7 @@ SHIPPED = {"denoiser": "unet"}  # part → its folder in weights/, where that ha
 
 
 def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
-    """A `weights:` string → an existing local folder; WeightsError says what to do where there is none."""
+    """A `weights:` string → an existing local folder, or AudioLDM's file; WeightsError says what to do where there is none."""
     said = f"{part}.weights={shown(weights)!r}"
     if weights == "all-MiniLM-L6-v2":
         return _minilm()
@@ -63,7 +64,10 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     if not folder.is_dir():
         if folder.is_file():
             layout, wanted = recognise(folder), words(OF_PART[part]) if part in OF_PART else "a folder"
-            raise WeightsError(f"{said} is no folder but {layout.what}, and {wanted} is wanted: {layout.cure}.")
+            if layout.what == AUDIOLDM_FILE and part in IN_ONE_FILE:
+                return folder
+            what_to_do = cure(folder, layout, OF_PART.get(part, ""))
+            raise WeightsError(f"{said} is no folder but {layout.what}, and {wanted} is wanted: {what_to_do}.")
         hint = {"run": "train it first", "shipped": "this version ships none of that name"}.get(base, "check the path")
         if name and base != "shipped" and Path(base).is_dir():
             hint = f"of folders {base} has {', '.join(sorted(p.name for p in Path(base).iterdir() if p.is_dir())) or 'none'}"

@@ -49,6 +49,7 @@ class ClipOptions:
     key: str | None = option(None, "key, such as C major (ACE-Step); null: the model chooses")
     timesignature: str | None = option(None, "beats in a bar, such as 3 (ACE-Step); null: the model chooses")
     language: str | None = option(None, "of the lyrics, such as en (ACE-Step); null: en")
+    timbre: str | None = option(None, "sound file whose timbre the music gets (ACE-Step); null: none", variable="TIMBRE")
     seconds_start: float | None = option(None, "where in a piece the clip starts, s (Stable Audio Open); null: 0", least=0)
     seconds_total: float | None = option(None, "where the piece ends, s (Stable Audio Open); null: duration_s", least=0)
     format: str = option("wav", "of files that out= does not name: wav, flac, mp3 or ogg")
@@ -114,6 +115,7 @@ def run(options: Options, more: list[str]) -> list[Path]:
 def check(options: Options) -> None:
     """All that can be known of a call before the model is loaded; raises ConfigError."""
     from melfusion.media.file_kinds import picture_bytes
+    from melfusion.media.sound_files import sound_seconds
 
     if not any((options.image, options.prompt, options.audio, options.story)):
         raise ConfigError('generate needs IMAGE=picture.png, PROMPT="a sentence", or both.')
@@ -121,6 +123,8 @@ def check(options: Options) -> None:
         if (getattr(options, name) or 0) > LONGEST_S:
             raise ConfigError(f"{name}={getattr(options, name):g} must be at most {LONGEST_S:g}: memory grows with the length.")
     editing.checked(options, options.image, options.duration_s)
+    if options.timbre:
+        sound_seconds("timbre", options.timbre)
     check_amount(options.n, options.limit)
     if options.image:
         picture_bytes("image", options.image)
@@ -133,7 +137,8 @@ def check(options: Options) -> None:
     check_out(files_of(options)[0].parent, options.out)
 
 
-FIELDS = ("lyrics", "bpm", "key", "timesignature", "language", "seconds_start", "seconds_total")  # of a request, by the model
+# of a request, by the model
+FIELDS = ("lyrics", "bpm", "key", "timesignature", "language", "timbre", "seconds_start", "seconds_total")
 SAMPLING = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")
 
 

@@ -204,6 +204,7 @@ class AudioLDM2Config(UNetConfig):
 
     block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])  # channels per level, top first
     attention_head_dim: list[int] = field(default_factory=lambda: [4, 8, 12, 20])  # heads per level; one number: of all
+    attention_blocks: list[bool] = field(default_factory=lambda: [False, True, True, True])  # per level, top first
     generated_width: int = 768  # of the GPT-2's tokens
 
     OWN: ClassVar[dict[str, Any]] = {

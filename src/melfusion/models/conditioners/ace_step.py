@@ -1,4 +1,4 @@
-"""ACE-Step 1.5's conditioner: caption with tempo, key, metre and duration; lyrics; a timbre, which here is silence."""
+"""ACE-Step 1.5's conditioner: caption with tempo, key, metre and duration; lyrics; a timbre."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class AceStepConditioner(Conditioner):
     Args:
         network: a causal language model without its head. The lyrics only get its embeddings.
         encoder: makes one context of all. Its silence stands for no timbre, and for no music before.
-        timbre_frames: of that silence.
+        timbre_frames: of that silence.  timbre_s: of the excerpts of a sound that has the timbre.
         clip_duration_s: of a clip whose request says nothing of it.
     """
 
-    takes = ("lyrics", "bpm", "key", "timesignature", "language", "duration_s")
+    takes = ("lyrics", "bpm", "key", "timesignature", "language", "timbre", "duration_s")
+    sounds = ("timbre",)
     looks_at_values = True  # it sorts by them
     duration = "duration_s"
 
@@ -44,11 +45,12 @@ class AceStepConditioner(Conditioner):
         lyrics_length: int,
         timbre_frames: int,
         clip_duration_s: float,
+        timbre_s: float = 30.0,
     ):
         super().__init__()
         self.network, self.tokenizer, self.encoder = network, tokenizer, encoder
         self.max_length, self.lyrics_length, self.timbre_frames = max_length, lyrics_length, timbre_frames
-        self.clip_duration_s = clip_duration_s
+        self.clip_duration_s, self.timbre_s = clip_duration_s, timbre_s
         self.num_cut = 0
 
     @property
@@ -71,7 +73,7 @@ class AceStepConditioner(Conditioner):
             text_attention_mask=mask,
             lyric_hidden_states=self.network.get_input_embeddings()(lyric_ids).float(),
             lyric_attention_mask=lyric_mask,
-            refer_audio_acoustic_hidden_states_packed=self.silence(self.timbre_frames).expand(len(captions), -1, -1),
+            refer_audio_acoustic_hidden_states_packed=self.timbres(requests),
             refer_audio_order_mask=torch.arange(len(captions), device=self.device),
         )
         context = context * packed[..., None]
@@ -82,7 +84,25 @@ class AceStepConditioner(Conditioner):
 
     def says(self, fields: dict[str, Any]) -> bool:
         """Does a request name more than how long the clip is?"""
-        return any(fields.get(name) not in (None, "") for name in self.takes if name != self.duration)
+        named = (fields.get(name) for name in self.takes if name not in (self.duration, *self.sounds))
+        return any(value not in (None, "") for value in named) or isinstance(fields.get("timbre"), Tensor)
+
+    def timbres(self, requests: list[dict[str, Any]]) -> Tensor:
+        """(B, T, C) latents; silence of the same length where a request has none, as all samples of training."""
+        stored: Any = self.encoder.silence_latent  # which may be kept in bfloat16
+        given = [r["timbre"].to(stored) if isinstance(r.get("timbre"), Tensor) else None for r in requests]
+        silence = self.silence(next((len(one) for one in given if one is not None), self.timbre_frames))[0]
+        return torch.stack([silence if one is None else one for one in given])
+
+    def excerpt(self, waveform: Tensor, rate_hz: int) -> Tensor:
+        """A third of `timbre_s` each from the beginning, after a third of the sound, and from its end, one behind the other.
+
+        A sound shorter than `timbre_s` is repeated first, as in diffusers, pipelines/ace_step (prepare_reference_audio_latents).
+        """
+        part = round(self.timbre_s / 3 * rate_hz)
+        whole = torch.cat([waveform] * max(1, -(-round(self.timbre_s * rate_hz) // waveform.shape[-1])), -1)
+        middle = whole.shape[-1] // 3
+        return torch.cat([whole[..., :part], whole[..., middle : middle + part], whole[..., -part:]], -1)
 
     def without_text(self, prompt: Prompt) -> Prompt:
         """The learned embedding of nothing in every place, as its own pipeline has it."""

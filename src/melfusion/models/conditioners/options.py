@@ -56,7 +56,7 @@ class AceStepConditionerConfig(PublishedConfig):
     width: int = 2048  # width of a random twin's text, as the backbone attends to it
     latent_channels: int = 64  # channels of a random twin's timbre, which are those of the latents
     frames_per_s: float = 25.0  # latent frames in a second, of the timbre
-    seconds_of_timbre: float = 30.0  # of the silence that stands for no timbre
+    seconds_of_timbre: float = 30.0  # of a sound whose timbre is wanted, and of the silence that stands for none
 
     TINY: ClassVar[dict[str, Any]] = PublishedConfig.TINY | {"max_length": 256, "lyrics_length": 64, "latent_channels": 16}
 
