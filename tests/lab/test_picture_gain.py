@@ -40,6 +40,8 @@ def test_whose_picture_a_clip_is_given():
         for i, (far, near) in enumerate(zip(found["another game's"], found["its game's"], strict=True)):
             assert LABELS[far]["game"] != LABELS[i]["game"]
             assert LABELS[near]["game"] == LABELS[i]["game"] and LABELS[near]["track"] != LABELS[i]["track"]
+        for of in found.values():
+            assert all(LABELS[of[i]]["track"] == LABELS[of[i + 1]]["track"] and of[i] != of[i + 1] for i in range(0, 12, 2))
     alone = others([{"game": "a", "track": "t", "image_id": "p"}, {"game": "b", "track": "u", "image_id": "q"}], 0)
     assert alone == {"another game's": [1, 0], "its game's": [None, None]}
 
@@ -75,7 +77,7 @@ def test_the_empty_caption_is_another_condition(tiny, folder):
 
 def test_a_gain_has_the_right_sign():
     """Another picture's loss and distance are larger, and the rank of the own picture is lower, where the right one is better."""
-    for measure, other in (("loss", 3.0), ("distance", 3.0), ("retrieval", 1.0)):
+    for measure, other in (("loss", 3.0), ("distance", 3.0), ("nearness", 1.0), ("retrieval", 1.0)):
         rows = compared(measure, {"right": np.full(12, 2.0), "none": np.full(12, other), "real": np.zeros(12)}, LABELS)
         assert [name.partition(": ")[2] for name in rows] == [
             "none picture, all",
@@ -107,8 +109,8 @@ def test_clips_of_the_right_game_are_nearer_and_their_picture_is_found(tiny, tmp
     clips = [torch.from_numpy(items[i]["waveform"]) for i in range(16)]
     labels = [items[i]["labels"] for i in range(16)]
     shown = {"right": clips, "another game's": clips[4:] + clips[:4]}
-    near = Distances(config, "val").of(shown, labels)
-    assert (near["another game's"] - near["right"]).min() > 0
+    far, near = Distances(config, "val").of(shown, labels).values()
+    assert (far["another game's"] - far["right"]).min() > 0 and (near["right"] - near["another game's"]).min() > 0
     found = Retrieval.of(config, "val").of_clips(shown, [one["track"] for one in labels], config)
     assert found["right"].mean() > 0.8 > 0.6 > found["another game's"].mean() and found["real"].mean() > 0.8
 

@@ -116,7 +116,15 @@ CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kin
     "synapse.match": ("pool", "pool_2d"),
     "sampling.sampler": list(dict.fromkeys(sampler for objective in OBJECTIVES.values() for sampler in objective.SAMPLERS)),
     "judge.kind": ("conv", "recurrent", "pitch"),
-    "ablation.condition": ("right picture", "shuffled picture", "no picture", "outside picture", "picture alone"),
+    "ablation.condition": (
+        "right picture",
+        "shuffled picture",
+        "no picture",
+        "outside picture",
+        "picture alone",
+        "another game's picture",
+        "its game's picture",
+    ),
     "ablation.corpus_test": ("fresh", "split"),
 }
 

@@ -100,16 +100,22 @@ PICTURES: dict[str, Callable[[Config, MusicDataset], Show]] = {
 def others(labels: Sequence[dict[str, Any]], seed: int) -> dict[str, list[int | None]]:
     """For each clip the clip whose picture it is given: of another game, and of another track and picture of its own game.
 
+    All clips of a track are given pictures of one other track, so that they differ among themselves as much as with their own.
     None where there is no such clip.
     """
     rng, n = np.random.default_rng(seed), len(labels)
     game, track, image = (np.asarray([str(one.get(name)) for one in labels]) for name in ("game", "track", "image_id"))
     own = game[:, None] == game[None]
     fit = {"another game's": ~own, "its game's": own & (track[:, None] != track[None]) & (image[:, None] != image[None])}
-    return {
-        name: [int(rng.choice(found)) if len(found := np.flatnonzero(who[i])) else None for i in range(n)]
-        for name, who in fit.items()
-    }
+    found: dict[str, list[int | None]] = {name: [None] * n for name in fit}
+    for name, of in found.items():
+        for mine in (np.flatnonzero(track == one) for one in dict.fromkeys(track)):
+            theirs = track[fit[name][mine].any(0)]
+            chosen = track == rng.choice(list(dict.fromkeys(theirs))) if len(theirs) else np.zeros(n, bool)
+            for k, clip in enumerate(mine):
+                shown = np.flatnonzero(chosen & fit[name][clip])
+                of[clip] = int(shown[k % len(shown)]) if len(shown) else None
+    return found
 
 
 def outside_picture(config: Config) -> Path:

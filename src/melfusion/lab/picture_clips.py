@@ -1,7 +1,8 @@
 """What the right picture is worth to the clips that a model generates on real tuples, by two measures of the same clips.
 
-Distance: KAD of a track's clips to real clips of other tracks of its game. Retrieval: the rank of the track's own picture among
-those of other games, by two linear towers of fixed features (ridge regression) that were fitted on the training split.
+Distance: KAD of a track's clips to real clips of other tracks of its game, and the part of it that is between them. Retrieval:
+the rank of the track's own picture among those of other games, by two linear towers of fixed features (ridge regression) that
+were fitted on the training split.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from melfusion.lab.probe import FOLDS, fold_of
 from melfusion.lab.track_features import Tracks, read_tracks, summary
 from melfusion.listeners.embedders import Embedder, embedder
 from melfusion.media.mel import LogMel
-from melfusion.metrics.distances import kernel_distance
+from melfusion.metrics.distances import KAD_SCALE, kernel_distance, kernel_matrices
 from melfusion.metrics.ridge import Folds, Whitening, directions, ranks
 from melfusion.models.system import MeLFusion
 
@@ -78,10 +79,8 @@ def clip_measures(
         files = [clip_file(there, items, i) for i in range(len(items))]
         shown[name] = [clip for _, batch in read_clips(files, config.audio, config.evaluation.batch_size) for clip in batch]
     tracks = [str(one.get("track")) for one in labels]
-    return {
-        "distance": measures.distances.of(shown, labels),
-        "retrieval": measures.retrieval.of_clips(shown, tracks, config),
-    }, labels
+    found = measures.distances.of(shown, labels) | {"retrieval": measures.retrieval.of_clips(shown, tracks, config)}
+    return found, labels
 
 
 class Distances:
@@ -99,17 +98,26 @@ class Distances:
         batches = real_clips(dataset, self.config.evaluation.batch_size)
         return metas_of(dataset), torch.cat([embedded(self.embed, waveform, self.config) for _, waveform in batches])
 
-    def of(self, shown: dict[str, list[Tensor]], labels: Sequence[dict[str, Any]]) -> Named:
-        """Name of the picture → (N,) of each clip its track's distance."""
+    def of(self, shown: dict[str, list[Tensor]], labels: Sequence[dict[str, Any]]) -> dict[str, Named]:
+        """ "distance" and "nearness" → name of the picture → (N,) of each clip those of its track's clips.
+
+        KAD is the clips' likeness among themselves, plus that of the real ones, minus twice the likeness between them
+        (Gretton et al. 2012, eq. 3). The last one is the nearness: a set is nearer to its game, or only more varied, and KAD
+        alone does not tell which.
+        """
         tracks = np.asarray([str(one.get("track")) for one in labels])
-        found = {}
+        found: dict[str, Named] = {"distance": {}, "nearness": {}}
         for name, clips in shown.items():
-            embeddings, found[name] = embedded(self.embed, torch.stack(clips), self.config), np.full(len(clips), np.nan)
+            embeddings = embedded(self.embed, torch.stack(clips), self.config)
+            for of in found.values():
+                of[name] = np.full(len(clips), np.nan)
             for track in np.unique(tracks):
                 mine = np.flatnonzero(tracks == track)
-                real = [e for of, e in self.real[str(labels[mine[0]].get("game"))] if of != track]
-                if len(real) > 1 and len(mine) > 1:
-                    found[name][mine] = kernel_distance(torch.stack(spread(real, REFERENCE)), embeddings[mine])
+                others = [e for of, e in self.real[str(labels[mine[0]].get("game"))] if of != track]
+                if len(others) > 1 and len(mine) > 1:
+                    real = torch.stack(spread(others, REFERENCE))
+                    found["distance"][name][mine] = kernel_distance(real, embeddings[mine])
+                    found["nearness"][name][mine] = KAD_SCALE * kernel_matrices(real, embeddings[mine])[1].mean().item()
         return found
 
 

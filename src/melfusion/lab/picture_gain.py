@@ -30,7 +30,8 @@ Labels = Sequence[dict[str, Any]]
 MEASURES = {  # name → its heading, and what a gain is multiplied with
     "loss": ("loss, × 1000", 1000.0),
     "distance": ("KAD to its game", 1.0),
-    "retrieval": ("rank of its picture, × 100", -100.0),  # a higher rank is better, a smaller loss and distance are
+    "nearness": ("likeness to its game", -1.0),  # a part of KAD
+    "retrieval": ("rank of its picture, × 100", -100.0),  # higher ranks and likenesses are better, a smaller loss and distance are
 }
 
 

@@ -1,4 +1,4 @@
-"""Tell what the right picture is worth to a model on real tuples: by its loss, and by the clips that it generates."""
+"""Tell what the right picture is worth to a model on real tuples: by its loss, and by clips that it generates."""
 
 from __future__ import annotations
 
