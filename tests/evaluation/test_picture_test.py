@@ -19,8 +19,8 @@ from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError, DataError
 from melfusion.evaluation.picture_test import items as asking
 from melfusion.evaluation.picture_test import scenes, statistics
-from melfusion.evaluation.picture_test.hearing import LOG_MEL, Heard
 from melfusion.evaluation.picture_test.making import make, read_sound, reasons, sound_file
+from melfusion.evaluation.picture_test.measuring import LOG_MEL, Measured
 from melfusion.evaluation.picture_test.report import card
 from melfusion.evaluation.picture_test.run import ITEMS, MANIFEST, Asked, check_manifest, claim, picture_test, prepare
 from melfusion.evaluation.picture_test.systems import Command, Request, one_by_one
@@ -96,10 +96,10 @@ def test_a_bridge_that_reads_the_place_follows_it_and_nothing_else_and_the_words
 
 
 def simulated(system, n=48, seed=0):
-    """Heard of n items, where system(rng, class shown (None for none), brightness, picture's number, item) → (class, vector)."""
+    """Measured of n items, where system(rng, class shown (None for none), brightness, picture's number, item) → (class, vector)."""
     rng = np.random.default_rng(seed)
     classes = {"place": ["sea", "forest", "desert"], "time": ["dawn", "noon", "dusk"], "weather": ["clear", "rain", "snow"]}
-    heard = Heard(vectors={LOG_MEL: {}}, classes={"place": {}})
+    measured = Measured(vectors={LOG_MEL: {}}, classes={"place": {}})
     items = []
     for i in range(n):
         labels = {name: str(rng.choice(some)) for name, some in classes.items()}
@@ -111,10 +111,10 @@ def simulated(system, n=48, seed=0):
         shown["as bright"] = str(rng.choice(others)), bright, i + 2 * n
         for row, (place, luminance, number) in (shown | {"none": (None, 0.0, -1)}).items():
             predicted, vector = system(rng, place, luminance, number, i)
-            heard.classes["place"].setdefault(row, {})[i] = predicted
-            heard.vectors[LOG_MEL].setdefault(row, {})[i] = vector
-            heard.features.setdefault(row, {})[i] = vector.double()
-    return heard, items
+            measured.classes["place"].setdefault(row, {})[i] = predicted
+            measured.vectors[LOG_MEL].setdefault(row, {})[i] = vector
+            measured.features.setdefault(row, {})[i] = vector.double()
+    return measured, items
 
 
 def random_vector(*numbers):
@@ -170,10 +170,10 @@ def test_on_real_tuples_nearness_to_the_own_track_decides():
         return "sea", random_vector(i) * (number == i) + random_vector(i, number)
 
     for pull, verdict in ((1.0, FOLLOWS), (0.0, DEPENDS)):
-        heard, items = simulated(lambda *a, pull=pull: ("sea", near(*a)[1] - (1 - pull) * random_vector(a[4]) * (a[3] == a[4])))
-        heard.tracks[LOG_MEL] = {i: 2 * random_vector(i) for i in range(len(items))}
+        measured, items = simulated(lambda *a, pull=pull: ("sea", near(*a)[1] - (1 - pull) * random_vector(a[4]) * (a[3] == a[4])))
+        measured.tracks[LOG_MEL] = {i: 2 * random_vector(i) for i in range(len(items))}
         items = [dataclasses.replace(item, track="t.wav", labels={}) for item in items]
-        assert judged(heard, items)["verdict"] == verdict
+        assert judged(measured, items)["verdict"] == verdict
 
 
 def test_too_few_sounds_give_no_verdict():

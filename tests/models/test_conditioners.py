@@ -78,7 +78,7 @@ def test_audioldm2s_empty_caption_is_padded_to_each_length_as_if_it_were_alone()
     for i, n in enumerate(prompt.text_mask.sum(1).tolist()):
         with torch.no_grad():
             text = c.network(input_ids=ids[:, :n], attention_mask=mask[:, :n]).last_hidden_state
-            both = c.projection(c.heard([""]), text, mask[:, :1], mask[:, :n])
+            both = c.projection(c.clap_embeds([""]), text, mask[:, :1], mask[:, :n])
             embeds, seen = both.hidden_states, both.attention_mask
             for _ in range(c.written):
                 states = c.writer(inputs_embeds=embeds, attention_mask=seen, use_cache=False).last_hidden_state

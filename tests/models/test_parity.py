@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 
-from melfusion.assembly.heard_sounds import latents_of
+from melfusion.assembly.sound_fields import latents_of
 from melfusion.media.mel import LogMel
 from melfusion.models.codecs.oobleck import Oobleck
 from melfusion.randomness import fixed_generator, torch_generators

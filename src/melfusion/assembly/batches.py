@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.assembly.edit_request import EDITING, Editing
-from melfusion.assembly.heard_sounds import files_of
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.pipeline import SAMPLING, Music, Pipeline
 from melfusion.assembly.provenance import fingerprint, hash_of
 from melfusion.assembly.requests import Item, checked
+from melfusion.assembly.sound_fields import files_of
 from melfusion.errors import ConfigError, MelfusionError
 from melfusion.files import locked, write_whole
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melfusion.assembly.heard_sounds import heard
 from melfusion.assembly.pipeline import Pipeline
+from melfusion.assembly.sound_fields import with_latents
 from melfusion.batch import Conditioning
 from melfusion.errors import ConfigError
 from melfusion.models.placement import Placement
@@ -46,7 +46,7 @@ def picture_influence(
     pixels = pipe.pixels(image)
     if pixels is None:
         raise ConfigError("There is no picture, so it acted nowhere: give one.")
-    requests = system.conditioner.requests([heard(pipe.fields(**fields), pipe.config, system, pipe.placement)], duration_s)
+    requests = system.conditioner.requests([with_latents(pipe.fields(**fields), pipe.config, system, pipe.placement)], duration_s)
     with place.needed(system.conditioner):
         said = system.encode_captions([prompt], None, requests)
 

@@ -21,8 +21,8 @@ from melfusion.models.options import TextEncoderConfig
 from melfusion.models.published import read_part, sized, write_part
 
 
-def heard(config: Config, made_for: dict[str, Any] | None = None, name: str = "") -> AudioConfig:
-    """The audio that a listener hears, in one channel; `made_for`: what its weights were trained for, if it has any.
+def input_audio(config: Config, made_for: dict[str, Any] | None = None, name: str = "") -> AudioConfig:
+    """The audio that a listener takes, in one channel; `made_for`: what its weights were trained for, if it has any.
 
     Beside a codec over log-mels it must be the configuration's own (WeightsError). What a codec over waveforms makes is brought to
     what the listener was trained for.
@@ -49,7 +49,7 @@ def judge(config: Config) -> Judge:
     """The classifier of clips, from a folder that this project wrote or random init."""
     c, folder = config.judge, weights_folder(config, "judge")
     made_for, sizes = (None, {}) if folder is None else read_part(folder)
-    audio = heard(config, made_for, "judge")
+    audio = input_audio(config, made_for, "judge")
 
     # the first judges were written before there were kinds
     def sized_judge(width: int, embedding: int, attributes: dict[str, list[str]], kind: str = "conv") -> Judge:
@@ -77,7 +77,7 @@ def towers(config: Config) -> Towers:
     """The contrastive models with the text encoder they were trained with, from a folder that this project wrote or random init."""
     c, folder = config.towers, weights_folder(config, "towers")
     made_for, stored = (None, {}) if folder is None else read_part(folder)
-    audio = heard(config, made_for, "towers")
+    audio = input_audio(config, made_for, "towers")
 
     def sized_towers(**sizes: Any) -> Towers:
         width, embedding, text = sizes["width"], sizes["embedding"], TextEncoderConfig(**sizes["text_encoder"])

@@ -16,10 +16,10 @@ from torch import Tensor
 from melfusion.assembly.edit_request import EDITING, Editing, samples_of
 from melfusion.assembly.edit_sound import EditedSound, edited_sound
 from melfusion.assembly.export import export
-from melfusion.assembly.heard_sounds import heard
 from melfusion.assembly.load import load_system, stored_in
 from melfusion.assembly.provenance import Source, comment_of, hash_of, records
 from melfusion.assembly.schema import Config
+from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
 from melfusion.errors import ConfigError
 from melfusion.media.pictures import to_pixels
@@ -127,7 +127,7 @@ class Pipeline(ModelHubMixin):
         editing = {name: options.pop(name) for name in EDITING if name in options}
         given_s = duration_s
         asked, duration_s = Editing(**editing).checked(image, duration_s)
-        sampling, fields = self.sampling(**options), heard(self.fields(**options), self.config, self.system, self.placement)
+        sampling, fields = self.sampling(**options), with_latents(self.fields(**options), self.config, self.system, self.placement)
         count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
         prompts = prompt if isinstance(prompt, list) else [prompt] * count
         seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]

@@ -71,7 +71,7 @@ class Lab:
         return system.vocode(system.generate(captions, image, seeds, **self.sampling, **more)).float().cpu()
 
     def predict(self, clips: Tensor) -> list[dict[str, str]]:
-        """What the judges hear in each of (n, S), all at once."""
+        """What the judges predict of each of (n, S), all at once."""
         found = self.listeners.predict([([str(i) for i in range(len(clips))], clips)])
         return [{name: classes[i] for name, classes in found.classes.items()} for i in range(len(clips))]
 
@@ -103,9 +103,9 @@ def restyle(lab: Lab) -> dict[str, Any]:
                 made[f"strength {strength:g}, {words}"] = lab.make(captions, pictures, list(some), piece=piece)
         for name, clips in made.items():
             row = rows.setdefault(name, {})
-            for before, after, heard in zip(old, new, lab.predict(clips), strict=True):
-                hits = {f"{a} of the music": heard[a] == getattr(before, a) for a in (*TOLD, "place")}
-                hits |= {f"{a} of the picture": heard[a] == getattr(after, a) for a in SHOWN}
+            for before, after, predicted in zip(old, new, lab.predict(clips), strict=True):
+                hits = {f"{a} of the music": predicted[a] == getattr(before, a) for a in (*TOLD, "place")}
+                hits |= {f"{a} of the picture": predicted[a] == getattr(after, a) for a in SHOWN}
                 hits["tonic kept and place changed"] = hits["tonic of the music"] and hits["place of the picture"]
                 for what, hit in hits.items():
                     row.setdefault(what, []).append(hit)
@@ -113,8 +113,8 @@ def restyle(lab: Lab) -> dict[str, Any]:
 
 
 def stories(lab: Lab) -> dict[str, Any]:
-    """Pieces of three scenes, a clip's length each: what is heard in each span, beside single clips of the same pictures; and where
-    the place changes, as a clip's length is moved over the time of a change."""
+    """Pieces of three scenes, a clip's length each: what is predicted of each span, beside single clips of the same pictures; and
+    where the place changes, as a clip's length is moved over the time of a change."""
     spans: dict[str, dict[str, list[bool]]] = {"spans of stories": {}, "single clips": {}}
     off: list[float] = []
     length, count = round(lab.seconds * lab.rate), 3
@@ -125,17 +125,17 @@ def stories(lab: Lab) -> dict[str, Any]:
         piece = lab.make([caption], None, [i], duration_s=count * lab.seconds, piece=Piece(scenes=told))[0]
         alone = lab.make([caption] * count, pictures, [count * i + k for k in range(count)])
         for name, clips in {"spans of stories": piece[: count * length].reshape(count, length), "single clips": alone}.items():
-            for scene, heard in zip(scenes, lab.predict(clips), strict=True):
+            for scene, predicted in zip(scenes, lab.predict(clips), strict=True):
                 wanted = dataclasses.replace(scene, tonic=scenes[0].tonic, mode=scenes[0].mode)
                 for a in (*SHOWN, *TOLD):
-                    spans[name].setdefault(a, []).append(heard[a] == getattr(wanted, a))
+                    spans[name].setdefault(a, []).append(predicted[a] == getattr(wanted, a))
         off += [change(lab, piece, k * length, length, scenes[k - 1].place, scenes[k].place) for k in range(1, count)]
     known = np.array([value for value in off if np.isfinite(value)])
     return {
         "rows": {name: {a: share(hits) for a, hits in row.items()} for name, row in spans.items()},
         "changes": {
             "n": len(off),
-            "heard": len(known),
+            "predicted": len(known),
             "within half a window": share([abs(value) <= lab.seconds / 2 for value in off]),
             "median_s": float(np.median(known)),
             "90 % within_s": float(np.quantile(np.abs(known), 0.9)),
@@ -144,13 +144,15 @@ def stories(lab: Lab) -> dict[str, Any]:
 
 
 def change(lab: Lab, piece: Tensor, at: int, length: int, before: str, after: str) -> float:
-    """Seconds between the time of a change and the middle of the clip from which on the old place is not heard; NaN where the clip
-    before the change is not heard as the one or the clip after it not as the other."""
+    """Seconds between the time of a change and the middle of the clip from which on the old place is not predicted.
+
+    NaN where the clip before the change is not predicted as the one, or the clip after it not as the other.
+    """
     starts = np.linspace(at - length, at, OFFSETS).round().astype(int)
-    heard = [p["place"] for p in lab.predict(torch.stack([piece[s : s + length] for s in starts]))]
-    if heard[0] != before or heard[-1] != after or before == after:
+    predicted = [p["place"] for p in lab.predict(torch.stack([piece[s : s + length] for s in starts]))]
+    if predicted[0] != before or predicted[-1] != after or before == after:
         return float("nan")
-    old = sum(place == before for place in heard)
+    old = sum(place == before for place in predicted)
     return float((starts[min(old, OFFSETS - 1)] + length / 2 - at) / lab.rate)
 
 

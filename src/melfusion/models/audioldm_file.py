@@ -25,7 +25,7 @@ from melfusion.models.state_dicts import misfits, read_state
 VAE, VOCODER, SCALE = "first_stage_model.", "first_stage_model.vocoder.", "scale_factor"
 
 NOT_NEEDED = {  # how names begin → what is called so, and why it stays where it is
-    "model.diffusion_model.": "the UNet: it hears the text by FiLM alone, where no synapse can enter",
+    "model.diffusion_model.": "the UNet: it takes the text by FiLM alone, where no synapse can enter",
     "model_ema.": "the average of that UNet",
     "cond_stage_model.": "CLAP, which makes what the FiLM gets",
 }

@@ -67,7 +67,7 @@ class Conditioner(lightning.LightningModule):
         return [{name: known[name] for name in read if name in known} for known in labels]
 
     def excerpt(self, waveform: Tensor, rate_hz: int) -> Tensor:
-        """What it hears of a sound (S,) or (C, S), of the same shape but for S."""
+        """What it takes of a sound (S,) or (C, S), of the same shape but for S."""
         raise NotImplementedError
 
     def requests(

@@ -89,12 +89,12 @@ class Generation(Stages):
         scenes = (piece.scenes if piece else None) or [Scene(0.0, captions, image)]
         windows = self.windows(shape, piece, scenes)
         asked = [self.requests(fields or [{}] * len(captions), window, shape, duration_s) for window in windows]
-        heard = self.hear(scenes, windows, asked, seeds, has_image, negative_prompt, place)
-        denoise = self.guided_over(windows, heard, shape[1], guidance_scale, s_image)
+        given = self.conditionings(scenes, windows, asked, seeds, has_image, negative_prompt, place)
+        denoise = self.guided_over(windows, given, shape[1], guidance_scale, s_image)
         noise = self.draw("noise", seeds, shape)
-        here = heard[0][0].has_image.device
+        here = given[0][0].has_image.device
         edit = None if piece is None or piece.edit is None else piece.edit.to(here)
-        looking = None if all(c.image_latents is None for c, _ in heard) else self.image_encoder
+        looking = None if all(c.image_latents is None for c, _ in given) else self.image_encoder
         with place.needed(self.denoiser, looking):
             if edit is not None and edit.strength == 0:
                 latents = edit.latents.expand(len(captions), *edit.latents.shape[1:])
@@ -128,7 +128,7 @@ class Generation(Stages):
     def requests(
         self, fields: list[dict[str, Any]], window: Window, shape: tuple[int, ...], duration_s: float | None
     ) -> tuple[dict[str, Any], ...]:
-        """What the conditioner is told for a window: a model that knows of places in a piece hears of its own, any other is asked
+        """What the conditioner is told for a window: a model that knows of places in a piece is given its own, any other is asked
         for a piece of the window's length."""
         length = len(window.weights)
         if length == shape[1]:
@@ -138,7 +138,7 @@ class Generation(Stages):
             return tuple(self.conditioner.requests(fields, duration_s, begins))
         return tuple(self.conditioner.requests(fields, self.codec.duration_s((shape[0], length, *shape[2:]))))
 
-    def hear(
+    def conditionings(
         self,
         scenes: list[Scene],
         windows: list[Window],
@@ -165,12 +165,12 @@ class Generation(Stages):
         return [told[i] for i in which]
 
     def guided_over(
-        self, windows: list[Window], heard: list[tuple[Conditioning, Conditioning]], frames: int, s_text: float, s_image: float
+        self, windows: list[Window], given: list[tuple[Conditioning, Conditioning]], frames: int, s_text: float, s_image: float
     ) -> Denoise:
         """The denoise callable under guidance, over all windows."""
-        at_once, groups = max(1, ROWS_AT_ONCE // len(heard[0][0])), []
+        at_once, groups = max(1, ROWS_AT_ONCE // len(given[0][0])), []
         for length in dict.fromkeys(len(window.weights) for window in windows):
-            alike = [pair for pair in zip(windows, heard, strict=True) if len(pair[0].weights) == length]
+            alike = [pair for pair in zip(windows, given, strict=True) if len(pair[0].weights) == length]
             for first in range(0, len(alike), at_once):
                 some, told = zip(*alike[first : first + at_once], strict=True)
                 full, null = told[0] if len(told) == 1 else (side_by_side([pair[i] for pair in told]) for i in (0, 1))

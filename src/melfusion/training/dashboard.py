@@ -23,8 +23,8 @@ LAYOUT = {  # regular expressions of tags, as the plug-in takes them
         "gain of the right picture": ["Multiline", [r"val/picture_gain$"]],
         "α": ["Multiline", [r"synapse/alpha/.*"]],
         "share of attention to the picture's tokens": ["Multiline", [r"synapse/attention/.*"]],
-        "heard with the right picture": ["Multiline", [r"listening/right picture/.*"]],
-        "heard with another's picture": ["Multiline", [r"listening/shuffled picture/.*"]],
+        "accuracy with the right picture": ["Multiline", [r"listening/right picture/.*"]],
+        "accuracy with another's picture": ["Multiline", [r"listening/shuffled picture/.*"]],
     },
     "data": {
         "replaced samples by reason": ["Multiline", [r"data/replaced/.*"]],

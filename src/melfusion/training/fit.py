@@ -139,7 +139,7 @@ def print_plan(stages: dict[str, float]) -> None:
 
 def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train a part on its own, then export it to the place where `weights: run:NAME` finds it; returns the results."""
-    config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, channels=1))  # no part hears more
+    config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, channels=1))  # no part takes more
     part = build_part(config)
     shapes = noise_shapes(config, part)
     module = MusicDataModule(config.data, config.audio, config.seed, accumulation(config), shapes)

@@ -1,4 +1,4 @@
-"""Fixed validation items in TensorBoard: pictures, captions, clips, spectrograms, where the picture acted, what a judge hears."""
+"""Fixed validation items in TensorBoard: pictures, captions, clips, spectrograms, where the picture acted, predicted classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of the system beside its fixed clips: where each picture acted, and what a judge hears in the clips."""
+"""What is asked of the system beside its fixed clips: where each picture acted, and what a judge predicts of the clips."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PictureMaps:
 
 
 class ListeningRows:
-    """How often judges hear in the clips what their pictures and captions say, with the right picture and with another's."""
+    """How often judges predict of the clips what their pictures and captions say, with the right picture and with another's."""
 
     def __init__(self, config: Config, judges: list[Judge]):
         self.audio, self.judges = config.audio, judges
@@ -59,13 +59,13 @@ class ListeningRows:
         """With the judges that the configuration names for evaluation; None where it names none."""
         judges = []
         for weights in (config.judge.weights, config.evaluation.text_judge):
-            with contextlib.suppress(WeightsError):  # none that hears such sound; the evaluation says it in words
+            with contextlib.suppress(WeightsError):  # none for such sound; the evaluation says it in words
                 judges.append(frozen_judge(config, weights))
         there = [judge for judge in judges if judge is not None]
         return ListeningRows(config, there) if there else None
 
     def __call__(self, batch: MusicBatch, right: Tensor, generate: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
-        """Tag `listening/<row>/<attribute>` → share of the items with that label whose clip is heard to have it.
+        """Tag `listening/<row>/<attribute>` → share of the items with that label whose clip is predicted to have it.
 
         Args:
             right: (B, S) or (B, 2, S), the clips.
@@ -88,12 +88,12 @@ class ListeningRows:
     @torch.no_grad()
     def shares(self, batch: MusicBatch, clips: Tensor) -> dict[str, float]:
         """Attribute → share of right answers. Where both judges predict an attribute, the first one counts."""
-        heard: list[dict[str, str]] = [{} for _ in clips]
+        predicted: list[dict[str, str]] = [{} for _ in clips]
         for judge in reversed(self.judges):
             waveform = levelled(mono(clips), self.audio).to(judge.device)
-            heard = [{**one, **said} for one, said in zip(heard, judge.predict(waveform), strict=True)]
+            predicted = [{**one, **said} for one, said in zip(predicted, judge.predict(waveform), strict=True)]
         found: dict[str, list[bool]] = {}
-        for said, label in zip(heard, self.wanted(batch), strict=True):
+        for said, label in zip(predicted, self.wanted(batch), strict=True):
             for name, value in label.items():
                 found.setdefault(name, []).append(said[name] == value)
         return {name: sum(right) / len(right) for name, right in found.items()}

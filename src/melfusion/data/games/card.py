@@ -74,8 +74,8 @@ def _table(
     """Tracks, hours and pictures by what `of` says of a pair."""
     rows = [f"| {name} | tracks | hours |" + (" pictures |" if pictures else ""), "|---|---|---|" + ("---|" if pictures else "")]
     for word in words:
-        heard = [one for one in tracks.values() if of(one) == word]
-        row = f"| {word} | {len(heard)} | {sum(one.track.seconds for one in heard) / 3600:.1f} |"
+        played = [one for one in tracks.values() if of(one) == word]
+        row = f"| {word} | {len(played)} | {sum(one.track.seconds for one in played) / 3600:.1f} |"
         rows.append(row + (f" {sum(of(one) == word for one in pictures.values())} |" if pictures else ""))
     return [*rows, ""]
 

@@ -69,11 +69,11 @@ def _components(material: Material) -> tuple[list[Link], dict[str, str]]:
     """
     theme = [k for k in material.links if k.pairing != "level"]
     groups = components([(k.track, k.picture) for k in theme])
-    heard: dict[str, set[str]] = {}
+    played: dict[str, set[str]] = {}
     for group, link in zip(groups, theme, strict=True):
-        heard.setdefault(group, set()).add(link.track)
+        played.setdefault(group, set()).add(link.track)
     firm = [k for k in material.links if k.pairing == "level"]
-    firm += [k for k, group in zip(theme, groups, strict=True) if len(heard[group]) < LARGE_THEME]
+    firm += [k for k, group in zip(theme, groups, strict=True) if len(played[group]) < LARGE_THEME]
     alone = [(t, f"alone {t}") for t in material.tracks] + [(f"alone {p}", p) for p in material.pictures]
     ties = [(f"tie {part}", item) if item in material.pictures else (item, part) for item, part in material.ties]
     pairs = [(link.track, link.picture) for link in firm] + ties + alone
@@ -82,8 +82,8 @@ def _components(material: Material) -> tuple[list[Link], dict[str, str]]:
 
 def _splits(tracks: Sequence[Track], pictures: Sequence[Picture], names: dict[str, str], linked: set[str]) -> dict[str, str]:
     """Component → split, of one game. What holds a track is divided by seconds; what holds pictures alone, by their number."""
-    heard = {names[track.id] for track in tracks}
-    loose = [picture for picture in pictures if names[picture.id] not in heard]
+    played = {names[track.id] for track in tracks}
+    loose = [picture for picture in pictures if names[picture.id] not in played]
     splits = _divide([(names[p.id], 1.0) for p in loose])
     splits |= _divide([(names[track.id], track.seconds) for track in tracks])
     there = {splits[names[picture.id]] for picture in pictures}

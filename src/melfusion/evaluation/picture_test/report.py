@@ -71,8 +71,8 @@ def measured(about: dict[str, Any]) -> str:
 
 
 def page(results: dict[str, Any], items: list[Item], calls: list[Call], sounds: Path, out: Path, audio: AudioConfig) -> Path:
-    """Write the page, and the sounds of some items into out/heard."""
-    (out / "heard").mkdir(parents=True, exist_ok=True)
+    """Write the page, and the sounds of some items into out/examples."""
+    (out / "examples").mkdir(parents=True, exist_ok=True)
     found = {(call.item, call.row): call for call in calls}
     lines = []
     for i in order.spread(range(len(items)), SHOWN):
@@ -103,7 +103,7 @@ def _clip(call: Call | None, item: Item, sounds: Path, out: Path, audio: AudioCo
         waveform = read_sound(sound_file(sounds, call), audio)
     except BadSample as error:
         return shown | {"why_not": str(error)}
-    copy = out / "heard" / f"{call.name}.wav"
+    copy = out / "examples" / f"{call.name}.wav"
     write_wav(copy, waveform, audio.sample_rate_hz)
     return shown | {"wav": html.link(copy, out)}
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
-from melfusion.evaluation.picture_test.hearing import hear
 from melfusion.evaluation.picture_test.items import Call, Item, calls_of, from_tree, to_tree
 from melfusion.evaluation.picture_test.making import make, reasons, request_of
+from melfusion.evaluation.picture_test.measuring import measured
 from melfusion.evaluation.picture_test.report import write
 from melfusion.evaluation.picture_test.scenes import scene_items
 from melfusion.evaluation.picture_test.systems import System, manifest_of
@@ -94,8 +94,8 @@ def picture_test(
     if system is not None:
         failed = make(system, test.calls, folder, listeners.audio)
     made = time.perf_counter()
-    heard = hear(listeners, test.items, test.calls, sounds or folder / "sounds", folder)
-    failed = heard.unusable | failed
+    found = measured(listeners, test.items, test.calls, sounds or folder / "sounds", folder)
+    failed = found.unusable | failed
     rows = {call.name: call.row for call in test.calls}
     about = {
         "system": name,
@@ -112,6 +112,6 @@ def picture_test(
         "seconds_making": round(made - started, 1),
         "seconds_listening": round(time.perf_counter() - made, 1),
     }
-    results = {"about": about, **judged(heard, test.items)}
+    results = {"about": about, **judged(found, test.items)}
     write(results, test.items, test.calls, sounds or folder / "sounds", folder, listeners.audio)
     return results

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from melfusion.evaluation.picture_test.hearing import LOG_MEL
 from melfusion.evaluation.picture_test.items import ROWS
+from melfusion.evaluation.picture_test.measuring import LOG_MEL
 
 Section = tuple[str, str, list[str], list[list[str]]]  # title, how to read it, head, rows of cells
 

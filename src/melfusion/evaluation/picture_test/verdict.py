@@ -7,8 +7,8 @@ from typing import Any
 
 from melfusion.errors import DataError
 from melfusion.evaluation.picture_test import statistics
-from melfusion.evaluation.picture_test.hearing import LOG_MEL, Heard
 from melfusion.evaluation.picture_test.items import FEWEST, ROWS, Item
+from melfusion.evaluation.picture_test.measuring import LOG_MEL, Measured
 from melfusion.evaluation.picture_test.scenes import SEEN, WORDED
 
 NO, DEPENDS, FOLLOWS = ("does not depend on the picture", "depends on the picture but does not follow it", "follows the picture")
@@ -24,21 +24,25 @@ RULE = (
 )
 
 
-def judged(heard: Heard, items: Sequence[Item]) -> dict[str, Any]:
+def judged(measured: Measured, items: Sequence[Item]) -> dict[str, Any]:
     """The whole result, as JSON stores it; DataError where too few items can be compared."""
     groups = [item.group for item in items]
-    both = heard.features.get("right", {}).keys() & heard.features.get("other", {}).keys() & heard.features.get("again", {}).keys()
+    both = (
+        measured.features.get("right", {}).keys()
+        & measured.features.get("other", {}).keys()
+        & measured.features.get("again", {}).keys()
+    )
     if (n := len({groups[i] for i in both})) < FEWEST:
         raise DataError(
             f"Only {n} items (pieces of music, on real tuples) have usable sounds of the right, of another picture and of the same "
             f"call again, and a verdict needs {FEWEST}: see what failed, or give a larger n."
         )
-    found: dict[str, Any] = {"dependence": dependence(heard, groups)}
+    found: dict[str, Any] = {"dependence": dependence(measured, groups)}
     if any(item.track for item in items):
-        found |= {"tracks": tracks(heard, groups)}
+        found |= {"tracks": tracks(measured, groups)}
     else:
-        found |= {"following": following(heard, items), "contradiction": contradiction(heard, items)}
-    found |= {"words": words(heard, items)}
+        found |= {"following": following(measured, items), "contradiction": contradiction(measured, items)}
+    found |= {"words": words(measured, items)}
     return found | concluded(found)
 
 
@@ -60,15 +64,15 @@ def concluded(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def dependence(heard: Heard, groups: Sequence[str]) -> dict[str, Any]:
+def dependence(measured: Measured, groups: Sequence[str]) -> dict[str, Any]:
     """Measure → row → how far its sounds are from those of the right picture, beyond a repetition of the same call."""
     measures: dict[str, Any] = {}
-    for measure in heard.vectors:
-        again = heard.distances(measure, "again")
+    for measure in measured.vectors:
+        again = measured.distances(measure, "again")
         rows = {}
         for row in ROWS:
-            if row != "right" and (far := statistics.grouped(heard.distances(measure, row), groups)):
-                beyond = None if row == "again" else statistics.paired(heard.distances(measure, row), again, groups)
+            if row != "right" and (far := statistics.grouped(measured.distances(measure, row), groups)):
+                beyond = None if row == "again" else statistics.paired(measured.distances(measure, row), again, groups)
                 rows[row] = {"mean": sum(far) / len(far), "beyond": beyond}
         measures[measure] = rows
     level = statistics.LEVEL / len(measures)
@@ -77,12 +81,12 @@ def dependence(heard: Heard, groups: Sequence[str]) -> dict[str, Any]:
         tests = [rows[row]["beyond"] for rows in measures.values() if row in rows]
         return any(test is not None and test["p"] < level for test in tests)
 
-    compared = len({groups[i] for i in heard.distances(LOG_MEL, "as bright")})
+    compared = len({groups[i] for i in measured.distances(LOG_MEL, "as bright")})
     alone = differs("other") and not differs("as bright") and compared >= FEWEST
     return {"measures": measures, "level": level, "depends": differs("other"), "brightness_alone": alone}
 
 
-def following(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
+def following(measured: Measured, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
     """Attribute → by judge and by probe, what `statistics.followed` says; and the judge's accuracy with a half hidden."""
     groups = [item.group for item in items]
     found: dict[str, dict[str, Any]] = {}
@@ -91,36 +95,36 @@ def following(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
         comparable = [i for i, item in enumerate(items) if name in item.differing]
         rest = (wanted, comparable, len(classes), groups)
         found[name] = {}
-        if rows := heard.classes.get(name, {}):
+        if rows := measured.classes.get(name, {}):
             entry = statistics.followed(rows.get("right", {}), rows.get("as bright", {}), rows.get("none", {}), *rest)
             halves = {row: statistics.accuracy(statistics.hits(rows.get(row, {}), wanted)) for row in ("upper half", "lower half")}
             found[name]["judge"] = entry and entry | halves
-        right = heard.features.get("right", {})
-        own, bright = statistics.probe(right, heard.features.get("as bright", {}), wanted)
-        none = statistics.probe(right, heard.features.get("none", {}), wanted)[1]
+        right = measured.features.get("right", {})
+        own, bright = statistics.probe(right, measured.features.get("as bright", {}), wanted)
+        none = statistics.probe(right, measured.features.get("none", {}), wanted)[1]
         found[name]["probe"] = statistics.followed(own, bright, none, *rest)
     return found
 
 
-def tracks(heard: Heard, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+def tracks(measured: Measured, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Measure → how much nearer to its own track a sound is with the right picture than with others (positive: nearer)."""
     found = {}
-    for measure in heard.vectors:
-        right = heard.to_tracks(measure, "right")
-        gains = {row: statistics.paired(heard.to_tracks(measure, row), right, groups) for row in ("other", "as bright", "none")}
+    for measure in measured.vectors:
+        right = measured.to_tracks(measure, "right")
+        gains = {row: statistics.paired(measured.to_tracks(measure, row), right, groups) for row in ("other", "as bright", "none")}
         asked = [gains["other"], gains["as bright"]]
         enough = all(gain is not None and gain["n"] >= FEWEST and gain["mean"] > gain["interval"] for gain in asked)
         found[measure] = {"gains": gains, "follows": enough}
     return found
 
 
-def words(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
+def words(measured: Measured, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
     """What the prompt says, by the judge of keys or the estimate of tempo: accuracy by row, and what is lost to the picture."""
     groups = [item.group for item in items]
     found: dict[str, dict[str, Any]] = {}
     for name in (*WORDED, "tempo"):
         wanted = {i: item.labels[name] for i, item in enumerate(items) if name in item.labels}
-        rows = {row: said(name, predicted, wanted) for row, predicted in heard.classes.get(name, {}).items()}
+        rows = {row: said(name, predicted, wanted) for row, predicted in measured.classes.get(name, {}).items()}
         if not wanted or not rows.get("right"):
             continue
         shown = ("right", "none", "other", "contradicted")
@@ -144,11 +148,11 @@ def said(name: str, predicted: Mapping[int, str], wanted: Mapping[int, str]) -> 
     }
 
 
-def contradiction(heard: Heard, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
+def contradiction(measured: Measured, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
     """Attribute → how often the judge predicts what the picture shows, and what the words say, where they contradict."""
     found = {}
     for name in ("place", "weather"):
-        if predicted := heard.classes.get(name, {}).get("contradicted", {}):
+        if predicted := measured.classes.get(name, {}).get("contradicted", {}):
             shown, told = ({i: of(item)[name] for i, item in enumerate(items)} for of in (lambda x: x.labels, lambda x: x.said))
             found[name] = {
                 "picture": statistics.accuracy(statistics.hits(predicted, shown)),

@@ -16,7 +16,7 @@ class AceStep(Transformer):
     """Latents (B, C, T), times in [0, 1]. Extra `context`: (B, T, D), what stood there before and which frames are to be made;
     without it nothing stood there, and all are.
 
-    The network hears no padding, as if each clip were made alone. Its own pipeline gives no mask, so that there a clip changes
+    The network attends to no padding, as if each clip were made alone. Its own pipeline gives no mask, so that there a clip changes
     with the longest lyrics beside it.
     """
 

@@ -13,7 +13,7 @@ from melfusion.models.backbones.transformer import Transformer
 
 
 class StableAudio(Transformer):
-    """Latents (B, C, T). Extra `global`: (B, 1, D), the seconds; without it zeros, for a twin that hears of none.
+    """Latents (B, C, T). Extra `global`: (B, 1, D), the seconds; without it zeros, for a twin that is given none.
 
     Words that the mask hides are zeros, as in its own pipeline, which gives the network no mask.
     """

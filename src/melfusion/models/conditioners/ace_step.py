@@ -79,8 +79,8 @@ class AceStepConditioner(Conditioner):
         context = context * packed[..., None]
         prompt = Prompt(context, packed)
         said = [bool(caption) or self.says(request) for caption, request in zip(captions, requests, strict=True)]
-        heard = torch.tensor(said, device=self.device)[:, None, None]
-        return dataclasses.replace(prompt, text_embeds=torch.where(heard, context, self.without_text(prompt).text_embeds))
+        known = torch.tensor(said, device=self.device)[:, None, None]
+        return dataclasses.replace(prompt, text_embeds=torch.where(known, context, self.without_text(prompt).text_embeds))
 
     def says(self, fields: dict[str, Any]) -> bool:
         """Does a request name more than how long the clip is?"""

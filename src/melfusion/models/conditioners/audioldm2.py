@@ -49,8 +49,8 @@ class AudioLDM2Conditioner(TextEncoder):
     @torch.no_grad()
     def forward(self, captions: list[str], fields: list[dict[str, Any]] | None = None) -> Prompt:
         ids, mask = self.tokenize(captions)
-        heard = self.heard(captions)
-        rows = [self.read(ids[i, : int(mask[i].sum())], mask[i], heard[i]) for i in range(len(captions))]
+        clap = self.clap_embeds(captions)
+        rows = [self.read(ids[i, : int(mask[i].sum())], mask[i], clap[i]) for i in range(len(captions))]
         return Prompt.of({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
     def shapes(self, n: int) -> Prompt:
@@ -58,14 +58,14 @@ class AudioLDM2Conditioner(TextEncoder):
         generated = torch.empty(n, self.written, self.writer.config.n_embd, device=self.device)
         return prompt.saying(prompt.said() | {"extra.generated": generated})
 
-    def heard(self, captions: list[str]) -> Tensor:
+    def clap_embeds(self, captions: list[str]) -> Tensor:
         """(B, 1, D) of CLAP."""
         longest = min(self.clap_tokenizer.model_max_length, self.clap.config.text_config.max_position_embeddings - 2)
         tokens = self.clap_tokenizer(captions, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         told = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
         return self.clap.get_text_features(**told).pooler_output.float()[:, None]
 
-    def read(self, ids: Tensor, mask: Tensor, heard: Tensor) -> dict[str, Tensor]:
+    def read(self, ids: Tensor, mask: Tensor, clap: Tensor) -> dict[str, Tensor]:
         """One caption, by the names of Prompt.said.
 
         Args:
@@ -74,7 +74,7 @@ class AudioLDM2Conditioner(TextEncoder):
         """
         seen = torch.ones_like(ids)[None]
         text = self.words(ids[None], seen)
-        both = self.projection(heard[None], text, seen[:, :1], seen)
+        both = self.projection(clap[None], text, seen[:, :1], seen)
         padding = text.new_zeros(self.max_length - text.shape[1], text.shape[2])
         return {
             "text_embeds": torch.cat([text[0], padding]),
@@ -133,8 +133,8 @@ class AudioLDM2Conditioner(TextEncoder):
         known, stored = self.empty[device]
         if (new := sorted(lengths - known)) and device.type != "meta":
             ids, mask = self.tokenize([""])
-            text, heard = self.words(ids, mask), self.heard([""])
-            parts = [self.projection(heard, text[:, :n], mask[:, :1], mask[:, :n]) for n in new]
+            text, clap = self.words(ids, mask), self.clap_embeds([""])
+            parts = [self.projection(clap, text[:, :n], mask[:, :1], mask[:, :n]) for n in new]
             written = self.write([one.hidden_states[0] for one in parts], [one.attention_mask[0] for one in parts])
             stored["extra.generated"][torch.tensor(new, device=device)] = written.to(device)
             stored |= {"text_embeds": text.to(device), "text_mask": mask.bool().to(device)}

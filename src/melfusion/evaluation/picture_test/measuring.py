@@ -29,7 +29,7 @@ LOG_MEL = "log-mel"
 
 
 @dataclass
-class Heard:
+class Measured:
     """What is known of the sounds that can be used, row by row: row → item number → value.
 
     `classes`: by attribute first.  `vectors`: by measure first, each (D,); unit vectors, but for LOG_MEL.  `features`: (D,).
@@ -59,26 +59,26 @@ def distance(measure: str, a: Tensor, b: Tensor) -> float:
     return DB * (a - b).abs().mean().item() if measure == LOG_MEL else max(0.0, 1 - (a @ b).item())
 
 
-def hear(listeners: Listeners, items: list[Item], calls: list[Call], sounds: Path, folder: Path) -> Heard:
+def measured(listeners: Listeners, items: list[Item], calls: list[Call], sounds: Path, folder: Path) -> Measured:
     """All sounds by all networks. `folder` holds the items' own tracks, where they are real."""
-    heard, tempo = Heard(), any("tempo" in item.labels for item in items)
-    for some, waveform in _sounds(calls, sounds, listeners.audio, heard.unusable):
+    made, tempo = Measured(), any("tempo" in item.labels for item in items)
+    for some, waveform in _sounds(calls, sounds, listeners.audio, made.unusable):
         classes, vectors, features = _numbers(listeners, waveform)
         if tempo:
             rate = listeners.audio.sample_rate_hz
             classes["tempo"] = [str(estimate_tempo(clip.numpy(), rate) or "") for clip in waveform]
         for k, call in enumerate(some):
             for name, values in classes.items():
-                heard.classes.setdefault(name, {}).setdefault(call.row, {})[call.item] = values[k]
+                made.classes.setdefault(name, {}).setdefault(call.row, {})[call.item] = values[k]
             for name, found in vectors.items():
-                heard.vectors.setdefault(name, {}).setdefault(call.row, {})[call.item] = found[k]
-            heard.features.setdefault(call.row, {})[call.item] = features[k]
+                made.vectors.setdefault(name, {}).setdefault(call.row, {})[call.item] = found[k]
+            made.features.setdefault(call.row, {})[call.item] = features[k]
     for i, item in enumerate(items):
         if item.track:
             _, vectors, _ = _numbers(listeners, torch.from_numpy(read_sound(folder / item.track, listeners.audio))[None])
             for name, found in vectors.items():
-                heard.tracks.setdefault(name, {})[i] = found[0]
-    return heard
+                made.tracks.setdefault(name, {})[i] = found[0]
+    return made
 
 
 def _sounds(calls: list[Call], sounds: Path, audio: AudioConfig, unusable: dict[str, str]) -> Iterator[tuple[list[Call], Tensor]]:

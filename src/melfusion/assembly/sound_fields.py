@@ -32,10 +32,10 @@ def check_length(said: str, seconds: float, config: Config) -> None:
         raise ConfigError(f"{said} lasts {seconds:.2g} s, and at least {least:g} s are wanted: give a longer sound.")
 
 
-def heard(fields: dict[str, Any], config: Config, system: MeLFusion, placement: Placement | None) -> dict[str, Any]:
+def with_latents(fields: dict[str, Any], config: Config, system: MeLFusion, placement: Placement | None) -> dict[str, Any]:
     """The fields of a request with latents (T, C) in place of each sound.
 
-    A sound is a file, (waveform (S,) or (C, S), rate_hz), or a Music; ConfigError where it cannot be heard.
+    A sound is a file, (waveform (S,) or (C, S), rate_hz), or a Music; ConfigError where it is silent or cannot be read.
     """
     files_of(fields, system.conditioner, config)
     sounds = {name: fields[name] for name in system.conditioner.sounds if name in fields}
@@ -44,7 +44,7 @@ def heard(fields: dict[str, Any], config: Config, system: MeLFusion, placement: 
 
 @torch.no_grad()
 def latents_of(name: str, sound: Any, config: Config, system: MeLFusion, placement: Placement | None) -> Tensor:
-    """What the conditioner hears of a sound, encoded; the level stays that of the file, as in the model's own pipeline.
+    """What the conditioner takes of a sound, encoded; the level stays that of the file, as in the model's own pipeline.
 
     That pipeline draws from the posterior anew in each call. Here the noise is always the same, so that a call can be repeated.
     """
