@@ -35,6 +35,4 @@ def load(path: str | None = None, overrides: list[str] | None = None) -> "Pipeli
     """
     from melfusion.assembly.pipeline import Pipeline
 
-    if path is None or Path(path).exists():
-        return Pipeline.read(path, overrides)
-    return Pipeline.from_pretrained(path, overrides=overrides)
+    return Pipeline.read(None, overrides) if path is None else Pipeline.from_pretrained(path, overrides=overrides)

@@ -107,3 +107,14 @@ def test_music_is_saved_as_wavs(tiny, tmp_path):
     pipe = Pipeline(build.system(tiny("synapse.kind=none")).eval(), tiny("synapse.kind=none"))
     files = pipe("rain", n=2, num_inference_steps=1).save(tmp_path / "a.wav")
     assert [file.name for file in files] == ["a-0.wav", "a-1.wav"] and soundfile.info(files[0]).samplerate == 8000
+
+
+def test_what_is_neither_a_folder_nor_on_the_hub_is_one_sentence(monkeypatch):
+    def offline(*args, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", offline)
+    for name in ("missing-folder", "someone/some-model"):
+        with pytest.raises(CheckpointError, match=f"{name} is no folder here, and could not be had from the hub") as caught:
+            melfusion.load(name)
+        one_sentence(caught.value)

@@ -21,7 +21,7 @@ from melfusion.assembly.provenance import Source, comment_of, hash_of, records
 from melfusion.assembly.schema import Config
 from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
-from melfusion.errors import ConfigError
+from melfusion.errors import CheckpointError, ConfigError, MelfusionError
 from melfusion.media.pictures import to_pixels
 from melfusion.media.sound import write_sound
 from melfusion.models.frozen import digest
@@ -221,9 +221,22 @@ class Pipeline(ModelHubMixin):
         self._save_pretrained(Path(save_directory), whole=whole, licence=licence)
 
     @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Pipeline:  # type: ignore[override]
+        """An exported folder, or the id of one on the hub; CheckpointError where it is neither. Options: of ModelHubMixin."""
+        if Path(path).exists():
+            return cls.read(path, options.get("overrides"))
+        try:
+            return super().from_pretrained(path, **options)
+        except MelfusionError:
+            raise
+        except Exception as error:  # the hub client raises many kinds; all mean that nothing is to be had
+            raise CheckpointError(
+                f"{path} is no folder here, and could not be had from the hub ({type(error).__name__}): "
+                "check the path, or go online once."
+            ) from error
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> Pipeline:
-        local = Path(model_id)
         names = ("cache_dir", "force_download", "local_files_only", "token")
         fetch = {name: value for name, value in options.items() if name in names}
-        path = local if local.exists() else Path(snapshot_download(model_id, revision=revision, **fetch))
-        return cls.read(path, options.get("overrides"))
+        return cls.read(snapshot_download(model_id, revision=revision, **fetch), options.get("overrides"))
