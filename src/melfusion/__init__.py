@@ -17,7 +17,6 @@ The rooms, from the bottom up; a file imports only from rooms below its own (tes
     bench       speed beside the released setting                        verbs      one file per verb of the command line
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
