@@ -60,4 +60,4 @@ def test_samples_skip_silence_and_stop_at_the_limit(tmp_path, caplog):
     caplog.set_level("INFO", logger=clips.__name__)
     made = list(clips.samples(tmp_path, clip_duration_s=0.5, max_clips_per_tuple=2))
     assert Counter(s.meta["title"] for s in made) == {"Earth Rise": 2, "Old Town": 2, "Cave": 2}
-    assert "'clip beyond max_clips_per_tuple': 4" in caplog.text and "'silent clip': 4" in caplog.text
+    assert "clip beyond max_clips_per_tuple: 4" in caplog.text and "silent clip: 4" in caplog.text

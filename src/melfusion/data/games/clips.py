@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from melfusion.data.games.drawing import cover
+from melfusion.data.games.material import in_words
 from melfusion.data.games.packages import ELSEWHERE
 from melfusion.data.games.tuples import GameTuple, read_games
 from melfusion.data.shards import Sample
@@ -63,7 +64,7 @@ def samples(
             labels = {"tempo_bpm": clip.tempo_bpm, "start_s": clip.start_s, "component": facts["component"]}
             yield _sample(item, clip.audio, sample_rate_hz, image_size_px, facts["split"], labels)
         counts["tuple without a clip of its own"] += max(0, len(group) - number)
-    logger.warning("games: skipped %s", dict(counts))
+    logger.warning("games: left out: %s", in_words(counts))
 
 
 def assign(tuples: Sequence[GameTuple]) -> list[dict[str, str]]:

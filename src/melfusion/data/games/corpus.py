@@ -13,7 +13,7 @@ from melfusion.data.games import described
 from melfusion.data.games.catalogue import DESCRIBED
 from melfusion.data.games.clips import clips_of, flac, key
 from melfusion.data.games.licences import allowed
-from melfusion.data.games.material import Link, Material, Picture, Track, digest, likeness, merge
+from melfusion.data.games.material import Link, Material, Picture, Track, digest, in_words, likeness, merge
 from melfusion.data.games.packages import ELSEWHERE, Archives
 from melfusion.data.games.pairing import Pair, pair
 from melfusion.data.games.sound import named, track_facts
@@ -114,7 +114,7 @@ def samples(found: Iterable[Pair], clip_duration_s: float, sample_rate_hz: int, 
             one = group[number % len(group)]
             labels = {"tempo_bpm": clip.tempo_bpm, "start_s": clip.start_s, "component": one.component, "pairing": one.pairing}
             yield _sample(one, flac(clip.audio, sample_rate_hz), labels)
-    logger.warning("games: skipped %s", dict(counts))
+    logger.warning("games: left out: %s", in_words(counts))
 
 
 def _sample(one: Pair, audio: bytes, labels: dict) -> Sample:

@@ -129,6 +129,14 @@ def merge(games: Iterable[Material]) -> Material:
     return whole
 
 
+def in_words(skipped: Counter[str]) -> str:
+    """What was left out over all games, by reason, the most frequent first. A key reads "game: reason", or names the reason alone."""
+    counts: Counter[str] = Counter()
+    for reason, number in skipped.items():
+        counts[reason.rpartition(": ")[2]] += number
+    return "; ".join(f"{reason}: {number}" for reason, number in counts.most_common())
+
+
 def _add(items: Mapping[str, T], firsts: dict[str, T], kept: dict[str, T], skipped: Counter[str], kind: str) -> dict[str, str]:
     """Put what is new into `kept`; name → name of what stays in its place, for all that stays."""
     names = {}
