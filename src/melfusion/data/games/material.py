@@ -130,7 +130,7 @@ def merge(games: Iterable[Material]) -> Material:
 
 
 def in_words(skipped: Counter[str]) -> str:
-    """What was left out over all games, by reason, the most frequent first. A key reads "game: reason", or names the reason alone."""
+    """What was left out over all games, by reason, the most frequent first; keys read "game: reason", or "reason"."""
     counts: Counter[str] = Counter()
     for reason, number in skipped.items():
         counts[reason.rpartition(": ")[2]] += number
