@@ -34,15 +34,16 @@ def folder(tmp_path_factory):
     return data_set(tmp_path_factory.mktemp("set"), samples)
 
 
-def test_whose_picture_a_clip_is_given():
+@pytest.mark.parametrize("by_track", [False, True])
+def test_whose_picture_a_clip_is_given(by_track):
     for seed in range(20):
-        found = others(LABELS, seed)
+        found = others(LABELS, seed, by_track)
         for i, (far, near) in enumerate(zip(found["another game's"], found["its game's"], strict=True)):
             assert LABELS[far]["game"] != LABELS[i]["game"]
             assert LABELS[near]["game"] == LABELS[i]["game"] and LABELS[near]["track"] != LABELS[i]["track"]
-        for of in found.values():
+        for of in found.values() if by_track else ():
             assert all(LABELS[of[i]]["track"] == LABELS[of[i + 1]]["track"] and of[i] != of[i + 1] for i in range(0, 12, 2))
-    alone = others([{"game": "a", "track": "t", "image_id": "p"}, {"game": "b", "track": "u", "image_id": "q"}], 0)
+    alone = others([{"game": "a", "track": "t", "image_id": "p"}, {"game": "b", "track": "u", "image_id": "q"}], 0, by_track)
     assert alone == {"another game's": [1, 0], "its game's": [None, None]}
 
 

@@ -60,7 +60,7 @@ def _shuffled(config: Config, dataset: MusicDataset) -> Show:
 def _of_a_game(name: str) -> Callable[[Config, MusicDataset], Show]:
     def show(config: Config, dataset: MusicDataset) -> Show:
         labels = [meta["labels"] for meta in metas_of(dataset)]
-        chosen = others(labels, config.seed)[name]
+        chosen = others(labels, config.seed, by_track=True)[name]
         if all(one is None for one in chosen):
             raise DataError(f"{dataset.reader.shards.folder}: no clip can be shown {name} picture, by its labels game and track.")
         return _those_of(dataset, [i if one is None else one for i, one in enumerate(chosen)])
@@ -97,24 +97,36 @@ PICTURES: dict[str, Callable[[Config, MusicDataset], Show]] = {
 }
 
 
-def others(labels: Sequence[dict[str, Any]], seed: int) -> dict[str, list[int | None]]:
+def others(labels: Sequence[dict[str, Any]], seed: int, by_track: bool = False) -> dict[str, list[int | None]]:
     """For each clip the clip whose picture it is given: of another game, and of another track and picture of its own game.
 
-    All clips of a track are given pictures of one other track, so that they differ among themselves as much as with their own.
     None where there is no such clip.
+
+    Args:
+        by_track: all clips of a track are given pictures of one other track. Then a track's clips differ among themselves as much
+            as with their own pictures, which a distance of sets asks for. What is asked of each clip alone is surer without it.
     """
     rng, n = np.random.default_rng(seed), len(labels)
     game, track, image = (np.asarray([str(one.get(name)) for one in labels]) for name in ("game", "track", "image_id"))
     own = game[:, None] == game[None]
     fit = {"another game's": ~own, "its game's": own & (track[:, None] != track[None]) & (image[:, None] != image[None])}
-    found: dict[str, list[int | None]] = {name: [None] * n for name in fit}
-    for name, of in found.items():
-        for mine in (np.flatnonzero(track == one) for one in dict.fromkeys(track)):
-            theirs = track[fit[name][mine].any(0)]
-            chosen = track == rng.choice(list(dict.fromkeys(theirs))) if len(theirs) else np.zeros(n, bool)
-            for k, clip in enumerate(mine):
-                shown = np.flatnonzero(chosen & fit[name][clip])
-                of[clip] = int(shown[k % len(shown)]) if len(shown) else None
+    if not by_track:
+        return {
+            name: [int(rng.choice(found)) if len(found := np.flatnonzero(who[i])) else None for i in range(n)]
+            for name, who in fit.items()
+        }
+    return {name: _by_track(who, track, rng) for name, who in fit.items()}
+
+
+def _by_track(fit: np.ndarray, track: np.ndarray, rng: np.random.Generator) -> list[int | None]:
+    """fit (N, N) bool: which clips may stand for a clip; track (N,)."""
+    found: list[int | None] = [None] * len(track)
+    for mine in (np.flatnonzero(track == one) for one in dict.fromkeys(track)):
+        theirs = list(dict.fromkeys(track[fit[mine].any(0)]))
+        chosen = track == rng.choice(theirs) if theirs else np.zeros(len(track), bool)
+        for k, clip in enumerate(mine):
+            shown = np.flatnonzero(chosen & fit[clip])
+            found[clip] = int(shown[k % len(shown)]) if len(shown) else None
     return found
 
 

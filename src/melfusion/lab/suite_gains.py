@@ -21,7 +21,7 @@ from melfusion.media.figures import gains_figure, save
 from melfusion.models.device import best_device, device_name
 from melfusion.training.run import ensure_stages, train
 
-CODE_VERSION = 2  # raise when the same model and clips come to have another gain
+CODE_VERSION = 3  # raise when the same model and clips come to have another gain
 
 RESULTS = Path("experiments") / "results"
 
