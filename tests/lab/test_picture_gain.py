@@ -135,7 +135,7 @@ def test_a_suite_is_measured_once_with_and_without_words(folder, tmp_path, monke
     assert main(["picture-gain", "suite=few", "n=6"]) == 0
     said = capsys.readouterr().out
     assert "| a, held-out games | " in said and "loss, × 1000, without words" in said
-    stored = list((tmp_path / "experiments/results/scores").glob("gain-*.json"))
+    stored = list((tmp_path / "experiments/results/gains").glob("*.json"))
     assert len(stored) == 1
     monkeypatch.setattr("melfusion.lab.suite_gains.train", None)  # a row that has its gain is not trained again
     assert main(["picture-gain", "suite=few", "n=6", "publish=true"]) == 0

@@ -14,7 +14,6 @@ from melfusion.evaluation.scores import evaluate_run
 from melfusion.files import read_json, write_json, write_whole
 from melfusion.lab.picture_clips import Measures
 from melfusion.lab.picture_gain import MEASURES, picture_gain
-from melfusion.lab.stored_scores import FOLDER
 from melfusion.lab.suite import Suite
 from melfusion.lab.trainings import begun_from, digest, remember, take_over
 from melfusion.media.figures import gains_figure, save
@@ -24,6 +23,7 @@ from melfusion.training.run import ensure_stages, train
 CODE_VERSION = 3  # raise when the same model and clips come to have another gain
 
 RESULTS = Path("experiments") / "results"
+FOLDER = RESULTS / "gains"  # what was measured, by digest
 
 
 def suite_gains(suite: Suite, rows: list[str], split: str, n: int, clips: int) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def suite_gains(suite: Suite, rows: list[str], split: str, n: int, clips: int) -
         ensure_stages(config)
         begun = digest(begun_from(config))
         asked = {"code_version": CODE_VERSION, "training": begun, "split": split, "n": n, "clips": clips}
-        file = FOLDER / f"gain-{digest(asked)}.json"
+        file = FOLDER / f"{digest(asked)}.json"
         if not file.is_file():
             write_json(file, {"suite": suite.name, "row": row} | asked | _measured(suite, row, begun, split, n, clips))
         found[row] = read_json(file, "remove it, and the row is measured again") | {"why": config.ablation.question}
@@ -97,7 +97,7 @@ def figure(result: dict[str, Any]) -> Figure:
     """What another game's picture costs, as points with their intervals."""
     lines = lines_of(result)
     found = {
-        f"another game's picture costs: {heading}": {
+        f"another game's picture costs:\n{heading}": {
             words: [gain(result, *line, words, measure) for line in lines] for words in WORDS
         }
         for measure, (heading, _) in MEASURES.items()
