@@ -42,6 +42,7 @@ def images(run):
     return {tag: [event.step for event in board.Images(tag)] for tag in board.Tags()["images"]}
 
 
+@pytest.mark.slow  # three more lives of a run; that media touch no number of it, test_preemption.py sees as well
 def test_an_interrupted_run_shows_what_a_whole_one_shows(judged, tiny_corpus, tmp_path):
     whole, parts = Run(tmp_path / "whole", tiny_corpus), Run(tmp_path / "parts", tiny_corpus)
     assert whole(*MEDIA, steps=5, val=2, every=100) == 0
