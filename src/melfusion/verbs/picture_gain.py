@@ -39,6 +39,8 @@ def run(options: Options, more: list[str]) -> dict[str, Any]:
         raise ConfigError("Give ckpt= for one model, or suite= for the rows of a folder of experiments/.")
     if options.clips == 1:
         raise ConfigError("clips=1 is too few for the distance of a track: give 2 or more, or 0 to generate none.")
+    if options.clips and options.split == "train":
+        raise ConfigError("split=train with clips= would ask the towers about tracks that they are fitted on: give val or test.")
     return _of_suite(options, more) if options.suite else _of_model(options, more)
 
 
