@@ -138,7 +138,7 @@ class Retrieval:
 
     @staticmethod
     def of(config: Config, split: str) -> Retrieval:
-        """Fitted on the training split; what it says of a track of `split` was not fitted on it, but for the choice among six penalties."""
+        """Fitted on the training split. No track of `split` is fitted on; all tracks choose among the six penalties."""
         tracks = read_tracks(config, ["train", split], FITTED)
         learned = np.asarray([one == "train" for one in tracks.splits])
         sounds = Whitening.of(tracks.sounds[learned])
