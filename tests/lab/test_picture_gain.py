@@ -1,5 +1,8 @@
 """What the right picture is worth: which pictures are shown, the same noise, three measures, and means over tracks and games."""
 
+import json
+from pathlib import Path
+
 import building as build
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from melfusion.evaluation.conditions import others
 from melfusion.lab.picture_clips import Distances, Retrieval, each_track
 from melfusion.lab.picture_gain import compared, picture_gain, table, told
 from melfusion.lab.picture_loss import losses
+from melfusion.lab.suite_gains import tables
 from melfusion.training.run import train
 
 LABELS = [
@@ -149,6 +153,15 @@ def test_a_suite_is_measured_once_with_and_without_words(folder, tmp_path, monke
         ["suite=few", "clips=2", "split=train"],
     ):
         assert main(["picture-gain", *wrong]) == 2
+
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+
+
+@pytest.mark.parametrize(("stem", "as_table"), [("open_games", tables), ("open_games_test", table)], ids=["suite", "model"])
+def test_stored_gains_become_their_table_again(stem, as_table):
+    found = json.loads((RESULTS / f"{stem}.json").read_text())
+    assert (RESULTS / f"{stem}.md").read_text() == as_table(found) + "\n"
 
 
 def test_a_set_of_one_game_is_one_sentence(tiny, tiny_corpus, tmp_path):

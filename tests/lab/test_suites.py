@@ -420,11 +420,12 @@ def test_what_is_wrong_with_a_suite_is_one_sentence(suite):
         load_suite("small", [])
 
 
-@pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*.json")), ids=lambda f: f.stem
-)
+RESULTS = sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", [f for f in RESULTS if not f.stem.startswith("open_games")], ids=lambda f: f.stem)
 def test_stored_results_become_a_table_again(file):
-    """Results of version 0.1 name some things otherwise."""
+    """Results of version 0.1 name some things otherwise; those of `picture-gain` have a test beside theirs."""
     result = json.loads(file.read_text())
     table = suite_table(result)
     assert all(f"| {row['name']} " in table for row in result["rows"]) and "measures" in table and "heard" not in table

@@ -75,6 +75,11 @@ def table(result: dict[str, Any], other: str = OTHERS[0]) -> str:
     return "\n".join(lines)
 
 
+def tables(result: dict[str, Any]) -> str:
+    """One table for each kind of picture in the right one's place."""
+    return "\n\n".join(table(result, other) for other in OTHERS)
+
+
 def lines_of(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Each row with each group of games that its clips are of; "" where they are of one group."""
     groups = sorted({name.partition(", ")[2] for row in result["rows"].values() for name in row["with words"]["rows"]})
@@ -111,5 +116,5 @@ def write(result: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stem = result["suite"] + ("" if result["split"] == "val" else f"_{result['split']}")
     write_json(folder / f"{stem}.json", result)
-    write_whole(folder / f"{stem}.md", "\n\n".join(table(result, name) for name in OTHERS) + "\n")
+    write_whole(folder / f"{stem}.md", tables(result) + "\n")
     save(figure(result), folder / f"{stem}.png")
