@@ -44,7 +44,7 @@ train: install  ## train, then evaluate; CONFIG=scenes by default, CONFIG=games,
 	@$(CLI) train $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 generate: install  ## IMAGE=picture PROMPT="a sentence" OUT=music.wav CKPT=runs/name seed= n= guidance_scale= … or list=items.jsonl
-	@$(CLI) generate $(ARGS) $(options)
+	@$(CLI) generate $(DEVICES_AND_SUCH) $(ARGS) $(options)
 
 app: install  ## port=7860 ckpt=runs/name auth=visitors.txt: a page in the browser; needs pip install 'melfusion[app]', docs/app.md
 	@$(CLI) app $(ARGS) $(options)

@@ -135,7 +135,7 @@ def test_a_clip_becomes_the_start_of_the_next(visitor, shown):
         time.sleep(0.1)
     tab.until(f"{STATUS}.includes('Seed ')")
     made = newest(shown)
-    assert made != first and read(made)["settings"]["strength"] == 0.6 and len(soundfile.read(made)[0]) == 8192
+    assert made != first and read(made)["settings"]["strength"] == 0.8 and len(soundfile.read(made)[0]) == 8192
     assert soundfile.read(first)[0].tolist() != soundfile.read(made)[0].tolist()
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from melfusion.assembly.edit_request import Editing
+from melfusion.assembly.edit_sound import EditedSound, in_its_key
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.story import read_story
 from melfusion.errors import ConfigError
@@ -115,6 +116,28 @@ def test_strength_1_is_from_noise_to_the_bit_and_0_is_the_codec_s_reconstruction
     assert np.allclose(still.audios[0], rebuilt, atol=1e-4)
 
 
+def test_a_sound_that_a_picture_restyles_keeps_its_key(pipe):
+    """Its key is measured and told where the call says nothing of it; the record says it, and makes the same again."""
+    sound = (0.1 * sum(np.sin(2 * np.pi * f * np.arange(RATE) / RATE) for f in (220.0, 261.63, 329.63))).astype(np.float32)
+    changed = {"audio": (sound, RATE), "strength": 0.6, **STEPS}
+    music = pipe("", picture(0), seed=3, **changed)
+    assert music.made[0]["prompt"] == "music in the key of A minor"
+    assert np.array_equal(pipe("music in the key of A minor", picture(0), seed=3, **changed).audios, music.audios)
+    for other in (changed | {"keep_key": False}, changed | {"strength": 1.0}, {"audio": (sound, RATE), "extend_s": 0.5, **STEPS}):
+        assert pipe("", picture(0), seed=3, **other).made[0]["prompt"] == ""
+    assert pipe("rain", picture(0), seed=3, **changed).made[0]["prompt"] == "rain"
+    takes = ("key",)  # as ACE-Step
+    edited = EditedSound(torch.from_numpy(sound), None, None, 1.0, 1.0, RATE, False)
+    assert in_its_key(edited, [""], {}, takes) == ([""], {"key": "A minor"})
+    assert in_its_key(edited, [""], {"key": "C major"}, takes) == ([""], {"key": "C major"})
+    sharp = EditedSound(
+        torch.from_numpy(np.interp(np.arange(RATE) * 2 ** (1 / 12), np.arange(RATE), sound)), None, None, 1.0, 1.0, RATE, False
+    )
+    assert in_its_key(sharp, [""], {}, takes)[1] == {"key": "Bb minor"}
+    silent = EditedSound(torch.zeros(RATE), None, None, 1.0, 1.0, RATE, False)
+    assert in_its_key(silent, [""], {}, ()) == ([""], {})
+
+
 def test_a_span_is_made_anew_and_all_around_it_stays_to_the_bit(pipe, tmp_path):
     samples = np.round(tone(4.0) * 32768).astype(np.int16)
     soundfile.write(tmp_path / "in.wav", samples, RATE)
@@ -211,6 +234,7 @@ A, B = {"prompt": "a", "start_s": 0}, {"prompt": "b", "start_s": 2}
     ("asked", "words"),
     [
         ({"strength": 0.5}, "strength says what happens to a sound: give audio=FILE"),
+        ({"audio": SOUND, "extend_s": 1.0, "keep_key": False}, "keep_key is of a sound that is changed as a whole"),
         ({"audio": SOUND}, "give strength=0.8, repaint=START-END or extend_s=10"),
         ({"audio": SOUND, "strength": 1.5}, "strength=1.5 must be between 0"),
         ({"audio": SOUND, "strength": float("nan")}, "strength=nan must be between 0"),

@@ -16,6 +16,7 @@ def test_alone_ranks_array_and_both():
     assert share_of({"SLURM_NTASKS": "4"}) == (0, 1)  # the batch script itself, without srun
     assert share_of(ARRAY) == (2, 4)
     assert share_of(ARRAY | STEP) == (11, 16)
+    assert share_of({}, (1, 2)) == (1, 2) and share_of(ARRAY, (1, 2)) == (5, 8) and share_of(STEP, (1, 2)) == (3, 4)
     shares = {
         share_of(ARRAY | STEP | {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_PROCID": str(k)}) for i in (3, 5, 7, 9) for k in range(4)
     }

@@ -131,6 +131,24 @@ def test_processes_share_a_list_and_write_one_manifest(model, folder, monkeypatc
     assert [line["item"] for line in lines(folder)] == list(range(5))
 
 
+@pytest.mark.slow  # two processes that import everything; who makes which share is a fast test
+def test_the_launcher_of_training_makes_a_list(model, folder):
+    """DEVICES=2: the bytes of one process, one manifest, and one of the processes says what went wrong."""
+    listed(folder, *({"prompt": str(i), "seed": i} for i in range(3)), {"prompt": "x", "bpmm": 3})
+    command = [sys.executable, "-m", "melfusion", "generate", "list=items.jsonl", f"ckpt={model}", "num_inference_steps=1"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    runs = {
+        n: subprocess.run([*command, f"out=o{n}", f"trainer.devices={n}"], env=environment, capture_output=True, text=True)
+        for n in (1, 2)
+    }
+    for n, run in runs.items():
+        assert run.returncode == 2 and run.stderr.count("1 of 4 clips could not be made") == 1, (n, run.stderr)
+    assert "share 1 of 2" in runs[2].stdout + runs[2].stderr
+    for i in range(3):
+        assert (folder / "o1" / f"0000{i}.wav").read_bytes() == (folder / "o2" / f"0000{i}.wav").read_bytes()
+    assert len((folder / "o2" / "manifest.jsonl").read_text().splitlines()) == 4
+
+
 def test_a_full_disk_keeps_what_is_made(model, folder, monkeypatch, capsys):
     write, written = batches.Music.write, []
 

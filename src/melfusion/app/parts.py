@@ -99,7 +99,7 @@ class Inputs:
     def _editing(self) -> None:
         self.of["start"] = gr.Audio(label="Sound", type="filepath", sources=["upload"], buttons=[], elem_id="start")
         self.of["mode"] = gr.Radio([FRESH, EXTEND, RESTYLE, REPAINT], value=FRESH, label="What to do with it")
-        self.of["strength"] = gr.Slider(0, 1, 0.6, step=0.05, label="How far to change it: 0 as it is, 1 anew")
+        self.of["strength"] = gr.Slider(0, 1, 0.8, step=0.05, label="How far to change it: 0 as it is, 1 anew")
         with gr.Row():
             self.of["extend_s"] = gr.Number(5, label="Seconds to go on", minimum=0.1, maximum=self.limits.longest_s, min_width=120)
             self.of["start_s"] = gr.Number(0, label="Span from, s", minimum=0, min_width=120)

@@ -49,7 +49,7 @@ class Request:
     duration_s: float | None = None
     start: str | None = None
     mode: str = FRESH
-    strength: float = 0.6
+    strength: float = 0.8
     extend_s: float = 5.0
     start_s: float = 0.0
     end_s: float = 1.0

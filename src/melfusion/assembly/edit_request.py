@@ -24,6 +24,7 @@ class Editing:
         extend_s: go on after its end for so many seconds.
         repaint: (start_s, end_s) or "START-END": make this span of it anew.
         strength: in [0, 1], how far it is changed: 1 is music from noise, 0 what the codec makes of it.
+        keep_key: with strength, is the model told the key of the sound where the call says nothing of it? None: yes.
         story: pictures with times (assembly/story.py).
     """
 
@@ -33,6 +34,7 @@ class Editing:
     extend_s: float | None = None
     repaint: Any = None
     strength: float | None = None
+    keep_key: bool | None = None
     story: Any = None
 
     def __post_init__(self) -> None:
@@ -57,6 +59,11 @@ class Editing:
             raise ConfigError(f"repaint={self.repaint} is no span: give START-END in seconds, such as repaint=3.5-6.")
         return start, end
 
+    @property
+    def in_its_key(self) -> bool:
+        """Is the model told the key of the sound?"""
+        return self.keep_key is not False and self.strength is not None and self.strength < 1
+
     def checked(self, image: Any, duration_s: float | None) -> tuple[Editing, float | None]:
         """The same with its story read, and the seconds of the piece, None for those of training; ConfigError where options do
         not go together, or a file is not what it should be."""
@@ -75,6 +82,8 @@ class Editing:
 
     def _check_together(self, image: Any, duration_s: float | None) -> None:
         ways = [name for name in ("extend_s", "repaint", "strength") if getattr(self, name) is not None]
+        if self.keep_key is not None and self.strength is None:
+            raise ConfigError("keep_key is of a sound that is changed as a whole: give audio=FILE and strength=0.8, too.")
         if ways and self.audio is None:
             raise ConfigError(f"{ways[0]} says what happens to a sound: give audio=FILE, too.")
         if self.audio is not None and not ways:

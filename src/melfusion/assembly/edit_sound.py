@@ -17,6 +17,7 @@ from melfusion.assembly.edit_request import Editing, samples_of
 from melfusion.assembly.schema import Config
 from melfusion.errors import BadSample, ConfigError
 from melfusion.media.fading import crossfade
+from melfusion.media.key import estimate_key
 from melfusion.media.sound import normalise_level, read_audio
 from melfusion.models.diffusion.editing import Edit
 from melfusion.models.placement import Placement
@@ -179,6 +180,26 @@ def edited_sound(asked: Editing, config: Config, system: MeLFusion, placement: P
     edit = Edit(latents, kept, 1.0 if asked.strength is None else asked.strength)
     seconds = codec.duration_s(tuple(latents.shape[1:]))
     return EditedSound(sound, region, edit, gain, seconds, codec.sample_rate_hz, keeps)
+
+
+def in_its_key(edited: EditedSound, prompts: list[str], options: dict[str, Any], takes: tuple[str, ...]) -> tuple[list[str], Any]:
+    """Prompts and options that name the key of the sound, where the call says nothing of it: without it the model would choose one.
+
+    Args:
+        takes: the fields that the model takes of a request; the prompt names the key where `key` is none of them.
+    """
+    key = estimate_key(edited.sound.numpy(), edited.rate)
+    if key is None:
+        return prompts, options
+    if "key" in takes:
+        short = key.replace(" sharp", "#").replace(" flat", "b")
+        return prompts, options | ({} if options.get("key") else {"key": short})
+    return [prompt or in_words(key) for prompt in prompts], options
+
+
+def in_words(key: str) -> str:
+    """A prompt that says nothing but the key."""
+    return f"music in the key of {key}"
 
 
 def gain_of(seen: Tensor, sound: Tensor, config: Config, option: str = "audio") -> float:

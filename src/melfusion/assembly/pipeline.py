@@ -14,7 +14,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
 
 from melfusion.assembly.edit_request import EDITING, Editing, samples_of
-from melfusion.assembly.edit_sound import EditedSound, edited_sound
+from melfusion.assembly.edit_sound import EditedSound, edited_sound, in_its_key
 from melfusion.assembly.export import export
 from melfusion.assembly.load import load_system, stored_in
 from melfusion.assembly.provenance import Source, comment_of, hash_of, records
@@ -120,42 +120,45 @@ class Pipeline(ModelHubMixin):
             image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; or a list, one for each clip; None: no picture.
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
-            options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength, story.
+            options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength,
+                keep_key, story.
                 How it is sampled: num_inference_steps, guidance_scale, image_guidance_scale, negative_prompt; those that are not
                 given are the model's own. And what else the model takes of a request, such as lyrics, bpm or timbre.
         """
         editing = {name: options.pop(name) for name in EDITING if name in options}
-        given_s = duration_s
-        asked, duration_s = Editing(**editing).checked(image, duration_s)
-        sampling, fields = self.sampling(**options), with_latents(self.fields(**options), self.config, self.system, self.placement)
-        count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
-        prompts = prompt if isinstance(prompt, list) else [prompt] * count
-        seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]
-        if len(prompts) != count or len(seeds) != count:
-            raise ConfigError(
-                f"{len(prompts)} prompts and {len(seeds)} seeds do not make {count} clips: give one or as many of each."
-            )
-        pixels, scenes = self.pixels(image), self.scenes(asked.story, prompts)
+        asked, seconds = Editing(**editing).checked(image, duration_s)
+        sampling, pixels = self.sampling(**options), self.pixels(image)
+        prompts, seeds = each_clip(prompt, seed, n)
         edited = None if asked.audio is None else edited_sound(asked, self.config, self.system, self.placement)
+        if edited and asked.in_its_key:
+            prompts, options = in_its_key(edited, prompts, options, self.system.conditioner.takes)
+        fields = with_latents(self.fields(**options), self.config, self.system, self.placement)
+        piece = Piece(asked.window_s, asked.overlap_s, self.scenes(asked.story, prompts), edited.edit if edited else None)
         decoded = self.system.generate(
             prompts,
             pixels,
             seeds,
-            duration_s=edited.duration_s if edited else duration_s,
+            duration_s=edited.duration_s if edited else seconds,
             progress=progress,
             placement=self.placement,
-            fields=[fields] * count,
-            piece=Piece(asked.window_s, asked.overlap_s, scenes, edited.edit if edited else None),
+            fields=[fields] * len(prompts),
+            piece=piece,
             **sampling,
         )
         music = self.music(decoded, seeds, edited)
-        settings = options | editing | {name: value for name, value in sampling.items() if value != "" or name in options}
+        given = {name: value for name, value in sampling.items() if value != "" or name in options}
+        settings = options | editing | given | {"duration_s": duration_s}
+        music.made = self._made(prompts, image, seeds, settings, 0 if pixels is None else len(pixels))
+        return music
+
+    def _made(
+        self, prompts: list[str], image: Any, seeds: list[int], settings: dict[str, Any], pictures: int
+    ) -> list[dict[str, Any]]:
+        """The record of each clip; sounds that were given as samples are in it by their hash."""
         for name in ("audio", *self.system.conditioner.sounds):
             if settings.get(name) is not None and not isinstance(settings[name], str | Path):
-                settings[name] = samples_of(settings[name], name)[0]
-        pictures = 0 if pixels is None else len(pixels)
-        music.made = records(prompts, image, seeds, settings | {"duration_s": given_s}, pictures, self.model)
-        return music
+                settings = settings | {name: samples_of(settings[name], name)[0]}
+        return records(prompts, image, seeds, settings, pictures, self.model)
 
     def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
         """What the codec decoded as sound, put into the sound that was edited."""
@@ -240,3 +243,13 @@ class Pipeline(ModelHubMixin):
         names = ("cache_dir", "force_download", "local_files_only", "token")
         fetch = {name: value for name, value in options.items() if name in names}
         return cls.read(snapshot_download(model_id, revision=revision, **fetch), options.get("overrides"))
+
+
+def each_clip(prompt: str | list[str], seed: int | list[int], n: int | None) -> tuple[list[str], list[int]]:
+    """A prompt and a seed for each clip; ConfigError where they are not as many."""
+    count = n or max(len(value) if isinstance(value, list) else 1 for value in (prompt, seed))
+    prompts = prompt if isinstance(prompt, list) else [prompt] * count
+    seeds = seed if isinstance(seed, list) else [seed + i for i in range(count)]
+    if len(prompts) != count or len(seeds) != count:
+        raise ConfigError(f"{len(prompts)} prompts and {len(seeds)} seeds do not make {count} clips: give one or as many of each.")
+    return prompts, seeds

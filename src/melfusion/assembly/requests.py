@@ -26,6 +26,8 @@ FLOATS = ("duration_s", "guidance_scale", "image_guidance_scale", "window_s", "o
 
 NUMBERS = dict.fromkeys(("seed", "n", "num_inference_steps"), int) | dict.fromkeys(FLOATS, float)
 
+TRUTHS = {"true": True, "false": False}
+
 
 @dataclass
 class Item:
@@ -79,6 +81,9 @@ def checked(item: Item, folder: Path, known: tuple[str, ...]) -> dict[str, Any]:
     for name, kind in NUMBERS.items():
         if name in fields:
             fields[name] = _number(name, kind, fields[name])
+    if (keep := str(fields.get("keep_key", True)).lower()) not in TRUTHS:
+        raise ConfigError(f"keep_key={fields['keep_key']!r} is neither true nor false")
+    fields |= {"keep_key": TRUTHS[keep]} if "keep_key" in fields else {}
     for name in TEXTS:
         if not isinstance(fields.get(name, ""), str):
             raise ConfigError(f"{name}={fields[name]!r} is no text")

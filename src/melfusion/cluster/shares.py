@@ -8,9 +8,13 @@ from melfusion.cluster.slurm import ranks_from_slurm
 from melfusion.errors import ConfigError
 
 
-def share_of(environment: Mapping[str, str]) -> tuple[int, int]:
-    """(number, of how many): the tasks of an array and, in each of them, its processes. (0, 1): this process is alone."""
-    number, of = _processes(environment)
+def share_of(environment: Mapping[str, str], processes: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    """(number, of how many): the tasks of an array and, in each of them, its processes. (0, 1): this process is alone.
+
+    Args:
+        processes: which of how many this one is, where the environment does not say it.
+    """
+    number, of = started_as(environment) or processes
     if "SLURM_ARRAY_TASK_ID" in environment:
         first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in (("MIN", 0), ("STEP", 1)))
         task, tasks = int(environment["SLURM_ARRAY_TASK_ID"]) - first, int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
@@ -23,12 +27,13 @@ def share_of(environment: Mapping[str, str]) -> tuple[int, int]:
     return number, of
 
 
-def _processes(environment: Mapping[str, str]) -> tuple[int, int]:
+def started_as(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Which of how many processes srun or torchrun started as this one; None where neither did."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return int(environment["RANK"]), int(environment["WORLD_SIZE"])
     if ranks_from_slurm(environment) and "SLURM_STEP_ID" in environment:
         return int(environment.get("SLURM_PROCID", 0)), int(environment["SLURM_NTASKS"])
-    return 0, 1
+    return None
 
 
 def place_of(environment: Mapping[str, str]) -> int:

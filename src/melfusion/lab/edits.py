@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from melfusion.assembly.edit_sound import in_words
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.data.scenes import corpus
 from melfusion.data.scenes.scene import Scene as Drawn
 from melfusion.evaluation.scores import load_listeners
 from melfusion.evaluation.scoring import Listeners
+from melfusion.media.key import estimate_key
 from melfusion.media.pictures import to_pixels
 from melfusion.media.sound import levelled
 from melfusion.metrics.intervals import wilson
@@ -34,14 +36,14 @@ OFFSETS = 17  # places of a clip around the time of a change, from half a clip b
 class Setting:
     """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own.
 
-    alone: is music also restyled by the picture without a sentence?
+    told: what the model is told of the music (WORDS).
     """
 
     seed: int = 90003
     n: int = 48
     strengths: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
-    alone: bool = True
+    told: tuple[str, ...] = ("key told", "picture alone", "no key")
 
 
 class Lab:
@@ -76,6 +78,13 @@ class Lab:
         return [{name: classes[i] for name, classes in found.classes.items()} for i in range(len(clips))]
 
 
+WORDS: dict[str, Callable[[Lab, Drawn, Tensor], str]] = {
+    "key told": lambda lab, scene, sound: corpus.caption(scene),
+    "picture alone": lambda lab, scene, sound: in_words(estimate_key(sound.numpy(), lab.rate) or "C major"),
+    "no key": lambda lab, scene, sound: "",
+}
+
+
 def batches(n: int) -> Iterator[range]:
     yield from (range(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE))
 
@@ -87,7 +96,7 @@ def share(hits: list[bool]) -> dict[str, Any]:
 
 def restyle(lab: Lab) -> dict[str, Any]:
     """Real music of one scene, restyled by the picture of another of another place: is the key still that of the music, and what
-    else is now that of the picture? With the sentence on the music's key, and with the picture alone."""
+    else is now that of the picture? With a sentence on its key, by the picture alone (its key is measured), and without a key."""
     rows: dict[str, dict[str, list[bool]]] = {}
     for some in batches(lab.setting.n):
         old, new = [lab.scene(2 * i) for i in some], [lab.scene(2 * i + 1) for i in some]
@@ -96,8 +105,8 @@ def restyle(lab: Lab) -> dict[str, Any]:
             latents = lab.system.codec.encode(sounds)
         made = {"the music itself": sounds, "the codec alone": lab.system.vocode(lab.system.codec.decode(latents)).cpu()}
         kept = torch.zeros(latents.shape[2])
-        told = {"key told": [corpus.caption(s) for s in old]}
-        for words, captions in (told | ({"picture alone": [""] * len(old)} if lab.setting.alone else {})).items():
+        for words in lab.setting.told:
+            captions = [WORDS[words](lab, scene, sound) for scene, sound in zip(old, sounds, strict=True)]
             for strength in lab.setting.strengths:
                 piece = Piece(edit=Edit(latents, kept, strength))
                 made[f"strength {strength:g}, {words}"] = lab.make(captions, pictures, list(some), piece=piece)

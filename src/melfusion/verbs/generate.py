@@ -63,6 +63,9 @@ class ClipOptions:
     share: str | None = option(
         None, "I/N makes the I-th of N shares of a list; null: what SLURM's array, its tasks or torchrun say"
     )
+    devices: str = option("auto", "of a list: processes of a machine, one a device; auto: its GPUs", name="trainer.devices")
+    num_nodes: int = option(1, "of a list: machines", name="trainer.num_nodes", least=1)
+    strategy: str = option("auto", "of a list: as in training; nothing is learned, so all are the same", name="trainer.strategy")
     limit: int = option(MOST_CLIPS, "largest n that is taken for meant", least=1)
 
 
@@ -129,8 +132,11 @@ def check(options: Options) -> None:
     if options.image:
         picture_bytes("image", options.image)
     check_checkpoint(options.ckpt)
-    if options.best_of > 1 or options.rank_by or options.share:
-        raise ConfigError("best_of=, rank_by= and share= are of a list: give list=items.jsonl, of one item if you want one clip.")
+    if options.best_of > 1 or options.rank_by or options.share or (options.devices, options.num_nodes) != ("auto", 1):
+        raise ConfigError(
+            "best_of=, rank_by=, share=, trainer.devices= and trainer.num_nodes= are of a list: give list=items.jsonl, of one item "
+            "if you want one clip."
+        )
     if options.batch and options.n > 1:
         raise ConfigError("batch= makes one clip of a batch again: give n=1.")
     read_batch(options.batch)
@@ -203,6 +209,8 @@ def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path
             png = draw(file, from_numpy(music.log_mels[i]), music.seeds[i], options, config, picture)
             print(f"{file} and {png.name}")
         pace.tell(start + len(some))
+    if options.audio and music.made[0]["prompt"] != (options.prompt or ""):
+        print(f"the model was asked for {music.made[0]['prompt']!r}, the key of {options.audio}; keep_key=false leaves it out")
     return music.audios.shape[-1] / music.sample_rate_hz
 
 

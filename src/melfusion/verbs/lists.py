@@ -13,6 +13,8 @@ from melfusion.verbs.evaluate import read_share
 from melfusion.verbs.imports import heavy_imports
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
     from melfusion.assembly.batches import Clip
     from melfusion.assembly.pipeline import Pipeline
     from melfusion.assembly.requests import Item
@@ -30,7 +32,7 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
 
     ConfigError at the end where some items could not be made.
     """
-    folder, (number, of) = check(options)
+    folder = check(options)
 
     with heavy_imports():
         from melfusion.assembly.batches import Manifest
@@ -42,8 +44,9 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
     items = read_items(str(options.items))
     with telling_memory(Config(), "generation"):
         pipe = Pipeline.read(options.ckpt or None)
+    fabric, (number, of) = processes(options)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
-        pipe.to(device(), options.offload)
+        pipe.to(fabric.device if fabric else device(), options.offload)
     clips, bad = plan(options, pipe, items[number::of], folder, asked, longest_s)
     manifest = Manifest(folder)
     made = manifest.read()
@@ -57,19 +60,39 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
         return line["item"] < len(items) and (not mine or (line["item"], line["clip"]) in own)
 
     manifest.tidy(belongs)
-    if errors:
+    errors, tried, new = of_all(fabric, errors, len(clips) + len(bad), len(missing))
+    if errors and not (fabric and fabric.global_rank):  # one of the processes says it
         raise ConfigError(
-            f"{len(errors)} of {len(clips) + len(bad)} clips could not be made, and {manifest.file} says why; the first is "
-            f"{errors[0]}."
+            f"{len(errors)} of {tried} clips could not be made, and {manifest.file} says why; the first is {errors[0]}."
         )
-    print(f"{len(missing)} clips are made; {manifest.file} lists all")
+    print(f"{new} clips are made; {manifest.file} lists all") if not errors else None
     return [folder / clip.file for clip in clips]
 
 
-def check(options: Any) -> tuple[Path, tuple[int, int]]:
-    """The folder and the share; all that can be known before anything slow is imported. Raises ConfigError."""
-    from melfusion.cluster.shares import share_of
+def processes(options: Any) -> tuple[Fabric | None, tuple[int, int]]:
+    """Start the processes that trainer.devices and trainer.num_nodes ask for, unless srun, torchrun or share= divided the list
+    already; which share of it this process makes."""
+    from melfusion.assembly.launching import launched
+    from melfusion.assembly.options import TrainerConfig
+    from melfusion.cluster.shares import share_of, started_as
 
+    if options.share:
+        return None, read_share(options.share)
+    trainer = TrainerConfig(devices=options.devices, num_nodes=options.num_nodes, strategy=options.strategy)
+    fabric = None if started_as(os.environ) else launched(trainer)
+    return fabric, share_of(os.environ, (fabric.global_rank, fabric.world_size) if fabric else (0, 1))
+
+
+def of_all(fabric: Fabric | None, errors: list[str], tried: int, new: int) -> tuple[list[str], int, int]:
+    """The errors and counts of this process, or of all that were started with it; none of them ends before the last."""
+    from melfusion.assembly.launching import meeting
+
+    found = meeting((errors, tried, new)) if fabric else [(errors, tried, new)]
+    return [error for one in found for error in one[0]], sum(one[1] for one in found), sum(one[2] for one in found)
+
+
+def check(options: Any) -> Path:
+    """The folder; all that can be known before anything slow is imported. Raises ConfigError."""
     folder = Path(options.out or FOLDER)
     if folder.suffix.lower()[1:] in SOUND_FORMATS:
         raise ConfigError(f"out={options.out} is a file: a list needs a folder.")
@@ -83,7 +106,8 @@ def check(options: Any) -> tuple[Path, tuple[int, int]]:
         raise ConfigError("batch= makes one clip again: leave list= out.")
     check_checkpoint(options.ckpt)
     check_out(folder, options.out)
-    return folder, read_share(options.share) if options.share else share_of(os.environ)
+    read_share(options.share) if options.share else None
+    return folder
 
 
 def device() -> str:

@@ -28,9 +28,10 @@ from PIL import Image
 
 from melfusion.data.scenes import music as scenes_music
 from melfusion.data.scenes import picture as scenes_picture
-from melfusion.data.scenes.music import MODES, TONICS, Note
+from melfusion.data.scenes.music import MODES, Note
 from melfusion.data.scenes.scene import Scene
 from melfusion.data.shards import Sample
+from melfusion.media.key import TONICS
 
 VERSION = 2  # of the bytes: 2 packs the pixels of 1 into another png
 

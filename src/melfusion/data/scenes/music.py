@@ -19,13 +19,12 @@ import soxr
 
 from melfusion.errors import DataError
 from melfusion.install import no_deps_command
+from melfusion.media.key import TONICS
 
 if TYPE_CHECKING:
     from melfusion.data.scenes.scene import Scene
 
 Random = np.random.Generator
-
-TONICS = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
 
 MODES = ("major", "minor")
 
