@@ -429,6 +429,7 @@ def test_stored_results_become_a_table_again(file):
     result = json.loads(file.read_text())
     table = suite_table(result)
     assert all(f"| {row['name']} " in table for row in result["rows"]) and "measures" in table and "heard" not in table
+    assert file.with_suffix(".md").read_text() == table + "\n"
 
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
