@@ -24,7 +24,9 @@ from melfusion.errors import ConfigError
 from melfusion.verbs import app as verb
 
 PICTURE, SENTENCE, SEED, N, STEPS, SECONDS, MODEL = 0, 1, 2, 3, 5, 8, 9
-OTHERS = {4: "", 6: 3.0, 7: 3.0, 10: None, 11: "nothing", 12: 0.6, 13: 5, 14: 0, 15: 1} | dict.fromkeys(range(16, 23), "")
+OTHERS = (
+    {4: "", 6: 3.0, 7: 3.0, 10: None, 11: "nothing", 12: 0.6, 13: 5, 14: 0, 15: 1} | dict.fromkeys(range(16, 23), "") | {23: None}
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def values(**given):
     usual = OTHERS | {PICTURE: None, SENTENCE: "rain", SEED: "", N: 1, STEPS: 2, SECONDS: 1.02, MODEL: "small"}
     usual |= {globals()[name]: value for name, value in given.items()}
     usual[PICTURE] = usual[PICTURE] and handle_file(usual[PICTURE])
-    return [usual[i] for i in range(23)]
+    return [usual[i] for i in range(24)]
 
 
 def client(shown):
@@ -92,7 +94,7 @@ def test_history_restores_everything_and_two_visitors_have_their_own(shown, pict
     assert past["choices"][1][0] == "rain + picture, seed 3, 1 clip"
     back = one.predict(1, api_name="/restore")
     assert Path(value(back[0])).read_bytes() == picture.read_bytes() and back[1:4] == ("rain", "3", 1) and back[5] == 1
-    assert back[8] == 2.05 and read(value(back[23]))["seed"] == 3
+    assert back[8] == 2.05 and read(value(back[24]))["seed"] == 3
     with pytest.raises(AppError, match="not in the list of choices"):
         two.predict(1, api_name="/restore")
     with pytest.raises(AppError, match="not in the list of choices"):

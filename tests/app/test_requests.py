@@ -1,8 +1,10 @@
 """What a visitor asks for becomes a call of the pipeline, or a sentence; without gradio."""
 
+import dataclasses
 import json
 import threading
 
+import building as build
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +14,8 @@ from melfusion.app.actions import Actions, Cancelled, Stops, told, watched
 from melfusion.app.models import Models, offered
 from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request
 from melfusion.app.server import accounts
+from melfusion.assembly.configuration import load_config
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import read
 from melfusion.errors import ConfigError
 
@@ -63,6 +67,9 @@ def test_a_bad_start_is_named_without_its_folder(sound, tmp_path):
     with pytest.raises(ConfigError, match=r"^tune\.wav: 121\.5 s is longer than 120 s"):
         asked(start=sound, mode=EXTEND, extend_s=120.0).checked(Limits())
     assert asked(start=sound, mode=FRESH).checked(Limits(longest_s=1.0))  # it is not used
+    with pytest.raises(ConfigError, match=r"^bad\.wav is no sound"):
+        asked(fields={"timbre": str(bad)}).checked(Limits())
+    assert asked(fields={"timbre": ""}).checked(Limits())
 
 
 def test_a_drawn_seed_is_kept_with_the_request():
@@ -85,6 +92,19 @@ def test_a_start_is_restyled_repainted_and_gone_on_from(actions, sound):
     assert np.abs(made[REPAINT] - before)[RATE // 2 : RATE].max() > 0.01 and np.abs(made[RESTYLE] - before).max() > 0.01
     with pytest.raises(ConfigError, match="outside the sound"):
         actions.generate(asked(start=sound, mode=REPAINT, start_s=1.0, end_s=2.0), "a", quiet)
+
+
+def test_a_timbre_goes_to_a_model_that_takes_one(sound, tmp_path):
+    config = load_config("ace_step,tiny", ["codec.chunk_s=4", "conditioner.seconds_of_timbre=3"])
+    models = Models({"ace": None}, "cpu")
+    models.name, models.pipe = "ace", Pipeline(build.system(config).eval(), config)
+    actions = Actions(models, Limits(), tmp_path)
+    wish = Request("ace", prompt="rain", seed=3, num_inference_steps=1, fields={"timbre": sound, "lyrics": ""})
+    (clip,) = actions.generate(wish, "a", quiet)[1]
+    assert read(clip.wav)["files"]["timbre"]["path"] == "tune.wav" and "lyrics" not in read(clip.wav)["settings"]
+    (plain,) = actions.generate(dataclasses.replace(wish, fields={"timbre": ""}), "a", quiet)[1]
+    assert "files" not in read(plain.wav)
+    assert not np.array_equal(soundfile.read(plain.wav)[0], soundfile.read(clip.wav)[0])
 
 
 def test_a_clip_stops_between_two_steps_of_the_sampler_and_leaves_no_file(actions):

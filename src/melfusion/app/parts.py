@@ -24,6 +24,7 @@ FIELDS = {
     "seconds_start": "Where in a piece the clip starts, s",
     "seconds_total": "Where the piece ends, s",
 }
+SOUNDS = {"timbre": "A sound whose timbre the music gets"}
 
 SEED = "Empty: drawn. The seed that was used stands at each clip."
 
@@ -94,6 +95,9 @@ class Inputs:
         self.of["image_guidance_scale"] = gr.Slider(0, 20, 3, step=0.1, label="Weight of the picture")
         self.of["duration_s"] = gr.Number(label="Seconds", minimum=0.1, maximum=self.limits.longest_s)
         self.fields = {name: gr.Textbox(label=label, max_length=self.limits.characters) for name, label in FIELDS.items()}
+        self.fields |= {
+            name: gr.Audio(label=label, type="filepath", sources=["upload"], buttons=[]) for name, label in SOUNDS.items()
+        }
         self.of["model"] = gr.Dropdown(names, value=names[0], label="Model")
 
     def _editing(self) -> None:
@@ -126,7 +130,7 @@ class Inputs:
     def restored(self, asked: Request) -> list[Any]:
         """A request → values of `components`."""
         found = {**vars(asked), **asked.fields, "seed": "" if asked.seed is None else str(asked.seed)}
-        return [found.get(name) for name in (*self.of, *self.fields)]
+        return [found.get(name) or None if name in SOUNDS else found.get(name) for name in (*self.of, *self.fields)]
 
     def values(self, pipe: Pipeline) -> dict[str, dict[str, Any]]:
         """Name → what changes with the model: how it samples by itself, and the fields that it takes."""
@@ -141,4 +145,4 @@ class Inputs:
             "duration_s": {"value": own_duration(pipe)},
             "image": {"visible": pipe.config.synapse.kind != "none"},
         }
-        return found | {name: {"visible": name in takes} for name in FIELDS}
+        return found | {name: {"visible": name in takes} for name in (*FIELDS, *SOUNDS)}

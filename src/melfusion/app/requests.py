@@ -70,22 +70,13 @@ class Request:
                 raise ConfigError(f"{name}: {value:g} must be from {least:g} to {most:g}.")
         if max(map(len, (self.prompt, self.negative_prompt, *map(str, self.fields.values())))) > limits.characters:
             raise ConfigError(f"A text is longer than {limits.characters} characters: shorten it.")
-        if self.mode != FRESH:
-            self._check_start(limits)
-        return self
-
-    def _check_start(self, limits: Limits) -> None:
-        if not self.start:
+        if self.mode != FRESH and not self.start:
             raise ConfigError(f"Give the sound to start from, or choose {FRESH!r} there.")
-        name = Path(self.start).name  # where it lies here is not the visitor's concern
-        try:
-            seconds = sound_seconds("sound", self.start)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace(f"sound={self.start}", name)) from None
-        if self.mode == EXTEND:
-            seconds += self.extend_s
-        if seconds > limits.longest_s + 0.01:
-            raise ConfigError(f"{name}: {seconds:.1f} s is longer than {limits.longest_s:g} s: cut it first.")
+        if self.mode != FRESH:
+            check_sound(self.start or "", self.extend_s if self.mode == EXTEND else 0.0, limits)
+        if timbre := self.fields.get("timbre"):
+            check_sound(timbre, 0.0, limits)
+        return self
 
     def drawn(self) -> Request:
         """The same with a seed."""
@@ -111,6 +102,17 @@ class Request:
         if self.mode not in edits:
             raise ConfigError(f"{self.mode!r} is none of {', '.join((FRESH, *edits))}.")
         return given | {"audio": self.start} | edits[self.mode]
+
+
+def check_sound(path: str, more_s: float, limits: Limits) -> None:
+    """ConfigError where a file is no sound, or longer than a visitor may ask for once `more_s` is added to it."""
+    name = Path(path).name  # where it lies here is not the visitor's concern
+    try:
+        seconds = sound_seconds("sound", path) + more_s
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(f"sound={path}", name)) from None
+    if seconds > limits.longest_s + 0.01:
+        raise ConfigError(f"{name}: {seconds:.1f} s is longer than {limits.longest_s:g} s: cut it first.")
 
 
 def own_duration(pipe: Pipeline) -> float:
