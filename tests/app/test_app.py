@@ -93,8 +93,9 @@ def test_history_restores_everything_and_two_visitors_have_their_own(shown, pict
     assert len(past["choices"]) == 2 and len(generated(two, SENTENCE="wind")[2]["choices"]) == 1
     assert past["choices"][1][0] == "rain + picture, seed 3, 1 clip"
     back = one.predict(1, api_name="/restore")
-    assert Path(value(back[0])).read_bytes() == picture.read_bytes() and back[1:4] == ("rain", "3", 1) and back[5] == 1
-    assert back[8] == 2.05 and read(value(back[24]))["seed"] == 3
+    assert Path(value(back[0])).read_bytes() == picture.read_bytes() and value(back[5]) == 1
+    assert [value(one) for one in back[1:4]] == ["rain", "3", 1]
+    assert value(back[8]) == 2.05 and read(value(back[24]))["seed"] == 3
     with pytest.raises(AppError, match="not in the list of choices"):
         two.predict(1, api_name="/restore")
     with pytest.raises(AppError, match="not in the list of choices"):
@@ -119,6 +120,7 @@ def test_it_stops_between_two_steps_and_only_for_the_visitor_who_asked(shown, mo
     started = time.perf_counter()
     one.predict(api_name="/stop")
     assert "Stopped: nothing was made." in job.result()[0] and time.perf_counter() - started < 5
+    assert "Seed 6," in generated(one, SEED="6")[0]  # the wish was of that call
     assert "Seed 5," in waiting.result()[0]
 
 
@@ -134,7 +136,49 @@ def test_another_model_shows_its_own_inputs(shown, picture):
     assert found[0] == "Model plain." and found[6]["visible"] is False and found[2]["value"] == 4
     with pytest.raises(AppError, match="trained from text alone"):
         generated(client(shown), MODEL="plain", PICTURE=str(picture))
-    assert "model plain" in generated(client(shown), MODEL="plain")[0]
+    visitor = client(shown)
+    generated(visitor, PICTURE=str(picture))
+    assert "model plain" in generated(visitor, MODEL="plain")[0]
+    assert visitor.predict(0, api_name="/restore")[0]["visible"] is False  # a model without pictures shows no place for one
+    assert visitor.predict(1, api_name="/restore")[0]["visible"] is True
+
+
+def test_a_clip_is_the_start_of_the_next_one(shown):
+    """The three ways to edit, and every weight of the sampling, reach the model from the page."""
+    visitor = client(shown)
+    (first,) = generated(visitor, SEED="1")[3]
+    start, mode, end = visitor.predict(0, "nothing", api_name="/use")
+    assert mode == "change all of it" and end == 1.02 and Path(value(start)).read_bytes() == Path(first).read_bytes()
+    assert visitor.predict(0, api_name="/span")[1] == "make a span of it anew"
+    sound = {10: handle_file(value(start))}
+    for given, made in (
+        ({11: mode, 12: 0.5, 4: "drums", 6: 2.0, 7: 4.0}, {"strength": 0.5, "negative_prompt": "drums", "guidance_scale": 2.0}),
+        ({11: "make a span of it anew", 14: 0.2, 15: 0.8}, {"repaint": [0.2, 0.8]}),
+        ({11: "go on after its end", 13: 1}, {"extend_s": 1}),
+    ):
+        inputs = values(SEED="2")
+        for place, one in (sound | given).items():
+            inputs[place] = one
+        *_, player = visitor.predict(*inputs, False, api_name="/generate")[:5]
+        said = read(value(player))["settings"]
+        assert {name: said[name] for name in made} == made and read(value(player))["files"]["audio"]["path"].endswith(".wav")
+
+
+def test_more_visitors_than_the_queue_holds_are_sent_away(shown, monkeypatch):
+    system, free = shown[1].models.get("small").system, threading.Event()
+    denoise = system.denoise
+    monkeypatch.setattr(system, "denoise", lambda *args: [free.wait(20), denoise(*args)][1])
+    jobs = [client(shown).submit(*values(STEPS=1), False, api_name="/generate") for _ in range(8)]
+    time.sleep(1.0)
+    free.set()
+    found = [job.exception(60) for job in jobs]
+    refused = [str(error) for error in found if error]
+    assert 0 < len(refused) < 8 and all("full" in words for words in refused), refused
+
+
+def test_every_answer_forbids_requests_to_others(shown):
+    answer = httpx.get(shown[0])
+    assert "default-src 'self'" in answer.headers["content-security-policy"] and "no-referrer" in answer.headers["referrer-policy"]
 
 
 @pytest.mark.parametrize(

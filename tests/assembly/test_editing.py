@@ -1,6 +1,7 @@
 """Long pieces, edited sounds and stories through the pipeline: what stays to the bit, and sentences for what cannot be meant."""
 
 import json
+from pathlib import Path
 
 import building as build
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 from melfusion.assembly.edit_request import Editing
 from melfusion.assembly.edit_sound import EditedSound, in_its_key
 from melfusion.assembly.pipeline import Pipeline
+from melfusion.assembly.provenance import read
 from melfusion.assembly.story import read_story
 from melfusion.errors import ConfigError
 from melfusion.models.diffusion.editing import Edit
 from melfusion.models.generation import Piece, Scene
+from melfusion.verbs.show import command
 
 STEPS = {"num_inference_steps": 2}
 RATE, CLIP = 8000, 8192
@@ -303,7 +306,18 @@ def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
             pixels = np.full((48, 64, 3), (0, 200)[i // 12], np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
-    music, story = film(pipe, tmp_path / "in.mp4", tmp_path / "out.mp4", prompt="rain", seed=2, **STEPS)
+    monkeypatch.chdir(tmp_path)
+    music, story = film(pipe, "in.mp4", "out.mp4", shortest_s=0.5, prompt="rain", seed=2, **STEPS)
+    record = read("out.mp4")
+    assert record["files"]["film"]["path"] == "in.mp4" and record["verb"] == "film" and record["seed"] == 2
+    assert (
+        command(record, ".mp4")
+        == "melfusion film prompt=rain film=in.mp4 seed=2 guidance_scale=3.0 num_inference_steps=2 shortest_s=0.5 out=again.mp4"
+    )
+    film(pipe, "in.mp4", "silent.mp4", shortest_s=0.5, metadata=False, prompt="rain", seed=2, **STEPS)
+    assert read("silent.mp4") is None and b"rain" not in Path("silent.mp4").read_bytes()
+    film(pipe, "in.mp4", "again.mp4", shortest_s=0.5, prompt="rain", seed=2, **STEPS)
+    assert Path("again.mp4").read_bytes() == Path("out.mp4").read_bytes()
     assert [scene.start_s for scene in story.scenes] == pytest.approx([0, 1.2]) and story.duration_s == pytest.approx(2.4)
     assert music.audios.shape[1] >= 2.4 * RATE  # no silence at its end
     assert np.asarray(story.scenes[1].image).mean() > 150 > np.asarray(story.scenes[0].image).mean()
@@ -316,4 +330,4 @@ def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(pipe.system, "vocode", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         film(pipe, tmp_path / "in.mp4", tmp_path / "b.mp4", **STEPS)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["again.mp4", "in.mp4", "out.mp4", "silent.mp4"]

@@ -1,10 +1,12 @@
 """Films: where shots change, what is refused, and a film with another sound."""
 
+import resource
+
 import numpy as np
 import pytest
 
-from melfusion.errors import ConfigError
-from melfusion.media import video
+from melfusion.errors import ConfigError, explain
+from melfusion.media import tagged, video
 
 
 def changes(n, cuts, noise=0.02):
@@ -103,3 +105,39 @@ def test_what_is_no_film_is_said_in_one_sentence(film, tmp_path):
         video.check_film(tmp_path / "c.mp4")
     with pytest.raises(ConfigError, match="longer than 2 s"):
         video.shots(film, 0.5, 2.0)
+    with av.open(str(tmp_path / "d.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(ConfigError, match="d.mkv (cannot be read|has no frame)"):
+        video.check_film(tmp_path / "d.mkv")
+
+
+def test_a_full_disk_is_said_of_the_new_film_and_leaves_none(film, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sound = 0.1 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        with pytest.raises(OSError, match=r"too large.*new\.mp4") as error:
+            video.write_film(film, tmp_path / "new.mp4", sound, 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "the disk of" in explain(error.value)[0] and not list(tmp_path.iterdir())
+
+
+def test_what_a_container_refuses_names_the_new_film(film, tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    refused = av.error.InvalidDataError(1, "codec not currently supported in container")
+    monkeypatch.setattr(video, "_mux_sound", lambda *_: (_ for _ in ()).throw(refused))
+    with pytest.raises(ConfigError, match=r"out=.*new\.mp4: such a file does not take this film's pictures"):
+        video.write_film(film, tmp_path / "new.mp4", np.zeros(16000, np.float32), 16000)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("end", video.CONTAINERS)
+def test_a_film_carries_a_text_and_the_same_call_makes_the_same_bytes(film, tmp_path, end):
+    text, sound = '{"melfusion": "äöü ' + 3000 * "x" + '"}', np.zeros(16000, np.float32)
+    for name in ("a", "b"):
+        video.write_film(film, tmp_path / f"{name}{end}", sound, 16000, text)
+    assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
+    assert tagged.comment(tmp_path / f"a{end}") == text and tagged.comment(film) == ""

@@ -38,6 +38,7 @@ class Page:
 
     def __init__(self, actions: Actions):
         self.actions, self.variations = actions, actions.limits.variations
+        self.own: dict[str, dict[str, dict[str, Any]]] = {}  # model → what its inputs are, of those that have made something
         with gr.Blocks(title="melfusion", delete_cache=(3600, 86400), analytics_enabled=False) as self.blocks:
             self.clips, self.history = gr.State([]), gr.State([])
             gr.Markdown(TITLE, elem_id="title")
@@ -114,7 +115,9 @@ class Page:
                 asked = self.inputs.request(tuple(given))
                 done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
         except Cancelled as stopped:
+            self.actions.stops.of(request.session_hash).clear()  # who calls by the API never presses the page's button
             return [str(stopped), *[gr.skip()] * (4 + self.variations + 7)]
+        self.own[done.model] = self.inputs.values(self.actions.models.get(done.model))
         history = [(done, clips), *history][:KEPT]
         told_seed = f"Seed {done.seed}" + (f" to {clips[-1].seed}" if len(clips) > 1 else "")
         words = f"{told_seed}, {clips[0].seconds:.2f} s, model {done.model}."
@@ -150,6 +153,7 @@ class Page:
                     asked = replace(asked, seed=clips[0].seed)  # of the clip that is there to look at
                 file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words))
         except Cancelled as stopped:
+            self.actions.stops.of(request.session_hash).clear()
             return [str(stopped), gr.skip()]
         return ["Red: hiding this part of the picture changes the music most.", gr.Image(file, visible=True)]
 
@@ -158,7 +162,7 @@ class Page:
         if number is None or not int(number) < len(history):
             raise refused("That is no entry of the history.")
         asked, clips = history[int(number)]
-        return [*self.inputs.restored(asked), *self.shown(clips)]
+        return [*self.inputs.restored(asked, self.own.get(asked.model, {})), *self.shown(clips)]
 
     def model(self, name: str) -> list[Any]:
         """Load it, and show its own settings."""

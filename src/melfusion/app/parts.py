@@ -127,10 +127,11 @@ class Inputs:
         texts = {name: given[name] or "" for name in ("prompt", "negative_prompt")}
         return Request(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
 
-    def restored(self, asked: Request) -> list[Any]:
-        """A request → values of `components`."""
+    def restored(self, asked: Request, own: dict[str, dict[str, Any]]) -> list[Any]:
+        """A request → updates of `components`; `own`: what `values` says of its model."""
         found = {**vars(asked), **asked.fields, "seed": "" if asked.seed is None else str(asked.seed)}
-        return [found.get(name) or None if name in SOUNDS else found.get(name) for name in (*self.of, *self.fields)]
+        found |= {name: found.get(name) or None for name in SOUNDS}
+        return [gr.update(**own.get(name, {}) | {"value": found.get(name)}) for name in (*self.of, *self.fields)]
 
     def values(self, pipe: Pipeline) -> dict[str, dict[str, Any]]:
         """Name → what changes with the model: how it samples by itself, and the fields that it takes."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from melfusion.assembly.pipeline import Music, Pipeline
+from melfusion.assembly.provenance import comment_of, of_file
 from melfusion.assembly.story import SHORTEST_S, Story, StoryScene
 from melfusion.errors import ConfigError
 from melfusion.media.video import CONTAINERS, check_film, shots, write_film
@@ -30,7 +31,9 @@ def story_of(pipe: Pipeline, film: str | Path, shortest_s: float | None = None) 
     return Story([StoryScene(shot.start_s, shot.picture) for shot in found], found[-1].end_s)
 
 
-def film(pipe: Pipeline, film: str | Path, out: str | Path, shortest_s: float | None = None, **options: Any) -> tuple[Music, Story]:
+def film(
+    pipe: Pipeline, film: str | Path, out: str | Path, shortest_s: float | None = None, metadata: bool = True, **options: Any
+) -> tuple[Music, Story]:
     """Write `out`: the pictures of `film` with music in place of its sound. Returns the music and the scenes.
 
     `options`: those of the pipeline's call, such as prompt, seed and progress. ConfigError where a file is no film.
@@ -43,7 +46,11 @@ def film(pipe: Pipeline, film: str | Path, out: str | Path, shortest_s: float | 
     samples = round(story.duration_s * music.sample_rate_hz)
     clip = music.audios[0][..., :samples]
     clip = np.pad(clip, [(0, 0)] * (clip.ndim - 1) + [(0, samples - clip.shape[-1])])
-    write_film(film, out, clip, music.sample_rate_hz)
+    record = music.made[0]
+    given = {name: value for name, value in record["settings"].items() if name != "duration_s"}  # the film's own
+    given |= {} if shortest_s is None else {"shortest_s": shortest_s}
+    record |= {"verb": "film", "settings": given, "files": {"film": of_file(film)}}
+    write_film(film, out, clip, music.sample_rate_hz, comment_of(record) if metadata else "")
     return music, story
 
 

@@ -3,6 +3,7 @@
 The record of a clip, plain values:
 
     melfusion   the version of this code
+    verb        that made it, where it was not `generate`
     prompt, seed
     image       {"path", "sha256"} of the picture's file; path null: it was no file, and the hash is of its pixels
     settings    what else the call gave or the model's own sampling gives, by the names of the options of `generate`

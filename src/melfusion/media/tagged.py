@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from melfusion.errors import ConfigError, DamagedFile
+from melfusion.media import video
 from melfusion.media.options import SOUND_FORMATS
 
 BLOCK = 1 << 16  # frames that are encoded at once: Vorbis needs much of the stack for more
@@ -56,8 +57,10 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def comment(path: str | Path) -> str:
-    """The comment of a sound file, empty where it has none; ConfigError for no file, DamagedFile for what is no sound."""
+    """The comment of a sound file or a film, empty where it has none; ConfigError for no file, DamagedFile for what is no sound."""
     file = Path(path)
+    if file.suffix.lower() in video.CONTAINERS and file.is_file():
+        return video.comment(file)
     if not file.is_file():
         raise ConfigError(f"{path}: there is no such file; check the path.")
     try:

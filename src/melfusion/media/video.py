@@ -53,7 +53,12 @@ def opened(path: str | Path) -> Iterator[Any]:
                 raise ConfigError(f"film={path} holds no pictures: {WANTED}.")
             yield container
     except av.error.FFmpegError as error:
-        raise ConfigError(f"film={path} cannot be read ({error.strerror}): {WANTED}.") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: str | Path, error: Any) -> ConfigError:
+    """What is wrong with a film that FFmpeg cannot read."""
+    return ConfigError(f"film={path} cannot be read ({error.strerror}): {WANTED}.")
 
 
 def check_film(path: str | Path) -> None:
@@ -162,24 +167,53 @@ def _shown_at(container: Any, times: list[float]) -> list[Image.Image]:
     return found
 
 
-def write_film(source: str | Path, out: str | Path, waveform: np.ndarray, rate: int) -> None:
-    """The pictures of a film, as they are stored, with the sound (S,) or (C, S) in [-1, 1]; whole or not at all."""
+def write_film(source: str | Path, out: str | Path, waveform: np.ndarray, rate: int, text: str = "") -> None:
+    """The pictures of a film, as they are stored, with the sound (S,) or (C, S) in [-1, 1]; whole or not at all.
+
+    `text`: the comment of the file. OSError where it cannot be written.
+    """
     path, av = Path(out), library()
     part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
     try:
-        with opened(source) as container, av.open(str(part), "w") as film:
+        with opened(source) as container, writing(path), av.open(str(part), "w", options={"fflags": "+bitexact"}) as film:
+            film.metadata["comment"] = text
             pictures = container.streams.video[0]
             copied = film.add_stream_from_template(pictures)
             sound = film.add_stream("aac", rate=rate, layout="stereo" if waveform.ndim == 2 else "mono")
             _mux_sound(av, film, sound, np.atleast_2d(waveform).astype(np.float32), rate)
-            for packet in container.demux(pictures):
-                if packet.dts is not None:
-                    packet.stream = copied
-                    film.mux(packet)
+            for packet in _packets(container, pictures, source):
+                packet.stream = copied
+                film.mux(packet)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """FFmpeg's errors name the new film, and not the one that is read: OSError; ConfigError where a stream is refused."""
+    av = library()
+    try:
+        yield
+    except (av.error.InvalidDataError, av.error.ArgumentError, ValueError) as error:
+        raise ConfigError(f"out={path}: such a file does not take this film's pictures ({error}); give NAME.mkv.") from None
+    except av.error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _packets(container: Any, stream: Any, path: str | Path) -> Iterator[Any]:
+    """What the film stores of its pictures; ConfigError where it cannot be read."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.dts is not None)
+    except library().error.FFmpegError as error:
+        raise unreadable(path, error) from None
+
+
+def comment(path: str | Path) -> str:
+    """The comment of a film; empty where it has none. ConfigError where it is no film."""
+    with opened(path) as container:
+        return str(container.metadata.get("comment", container.metadata.get("COMMENT", "")))  # Matroska has capitals
 
 
 def _mux_sound(av: Any, film: Any, stream: Any, waveform: np.ndarray, rate: int) -> None:

@@ -26,6 +26,7 @@ class FilmOptions:
     guidance_scale: float | None = option(None, "weight of the prompt; null: the model's sampling.guidance_scale")
     image_guidance_scale: float | None = option(None, "weight of the pictures; null: the model's sampling.image_guidance_scale")
     negative_prompt: str | None = option(None, "a sentence on what to avoid; null: the model's sampling.negative_prompt")
+    metadata: bool = option(True, "write into the film what made it, for `melfusion show`")
     offload: bool = option(False, "keep each part of the model on the CPU until it is needed: less memory of the GPU, more time")
 
 
@@ -57,12 +58,11 @@ def run(options: Options, more: list[str]) -> Path:
         from rich.progress import track
 
         from melfusion.assembly import film
-        from melfusion.assembly.load import load_system
         from melfusion.assembly.memory import telling_memory
         from melfusion.assembly.pipeline import Pipeline
 
     film.check_out(options.film, options.out)
-    pipe = Pipeline(*load_system(options.ckpt or None))
+    pipe = Pipeline.read(options.ckpt or None)
     started = time.perf_counter()
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
         music, story = film.film(
@@ -70,6 +70,7 @@ def run(options: Options, more: list[str]) -> Path:
             options.film,
             options.out,
             options.shortest_s,
+            options.metadata,
             prompt=options.prompt or "",
             seed=options.seed,
             progress=lambda steps: track(list(steps), description="sampling", transient=True),

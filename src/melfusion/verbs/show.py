@@ -1,4 +1,4 @@
-"""What a sound file says of itself: how it was made, and the command that makes it again."""
+"""What a sound file or a film says of itself: how it was made, and the command that makes it again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from melfusion.errors import ConfigError
 from melfusion.verbs.options import named, option
+from melfusion.verbs.table import module_of
 
 
 @dataclass
 class Options:
-    file: str | None = option(None, "a sound file that melfusion has written", words=1, variable="FILE", required=True)
+    file: str | None = option(None, "a sound file or film that melfusion has written", words=1, variable="FILE", required=True)
     json: bool = option(False, "print all that the file holds, as JSON")
 
 
@@ -81,18 +82,21 @@ def warnings(record: dict[str, Any]) -> list[str]:
         found.append(f"{here} {'is another model now' if here.exists() else 'is not here'}.")
     if model.get("overrides"):
         found.append(f"the model was loaded with {model['overrides']}: call melfusion.load(…, overrides=…) in Python.")
-    if unknown := sorted(set(record.get("settings") or {}) - known()):
+    if unknown := sorted(set(record.get("settings") or {}) - known(record)):
         found.append(f"this version's command line does not take {', '.join(unknown)}.")
     if record.get("melfusion") != __version__:
         found.append(f"this is melfusion {__version__}, which may compute something else.")
     return found
 
 
-def known() -> set[str]:
-    """The options of `generate` here."""
-    from melfusion.verbs.generate import Options as Generate
+def verb_of(record: dict[str, Any]) -> str:
+    """The verb that makes it."""
+    return "film" if record.get("verb") == "film" else "generate"
 
-    return set(named(Generate))
+
+def known(record: dict[str, Any]) -> set[str]:
+    """The options of that verb here."""
+    return set(named(module_of(verb_of(record)).Options))
 
 
 def command(record: dict[str, Any], end: str) -> str:
@@ -103,9 +107,9 @@ def command(record: dict[str, Any], end: str) -> str:
     given |= {"seed": record.get("seed"), **(record.get("settings") or {})}
     if batch := record.get("batch"):
         given["batch"] = "/".join(map(str, batch))
-    takes = known()
+    takes = known(record)
     items = [f"{name}={text(value)}" for name, value in given.items() if value is not None and name in takes]
-    return shlex.join(["melfusion", "generate", *items, f"out=again{end}"])
+    return shlex.join(["melfusion", verb_of(record), *items, f"out=again{end}"])
 
 
 def text(value: Any) -> str:
