@@ -83,9 +83,11 @@ class Manifest:
         return found
 
     def add(self, line: dict[str, Any]) -> None:
-        """Write down one clip."""
-        with locked(self.lock), self.file.open("a+") as file:
-            file.write(json.dumps(line) + "\n")
+        """Write down one clip. A line that was cut short, by a full disk, is ended first."""
+        with locked(self.lock), self.file.open("ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            cut = file.read() not in (b"", b"\n")
+            file.write(("\n" if cut else "").encode() + json.dumps(line).encode() + b"\n")
 
     def tidy(self, belongs: Callable[[dict[str, Any]], bool]) -> None:
         """One line a clip, in the order of the list; those that do not belong to it any more are left out."""

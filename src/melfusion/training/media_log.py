@@ -66,6 +66,8 @@ class Media(Callback):
         trainer.loggers[0].write(self._references)
 
     def _references(self, board: Any) -> None:
+        if not self.room():
+            return
         for i in range(self.items):
             tag = f"item{i}"
             if self.batch.has_image[i]:
