@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from melfusion.errors import ConfigError
-from melfusion.lab.edits import MEASURES, at_edges, change, words
+from melfusion.lab.edits import MEASURES, at_edges, change, chords, recognised, words
 from melfusion.verbs.measure import numbers
 
+RATE = 8000
 STORED = Path(__file__).parents[2] / "experiments" / "results" / "editing"
 
 
@@ -35,6 +36,17 @@ def test_the_time_of_a_change_is_where_the_old_place_ends():
 def test_stored_results_become_a_table_again(file):
     result = json.loads(file.read_text())
     assert file.stem in MEASURES and words(file.stem, result) == file.with_suffix(".md").read_text()
+
+
+def test_a_piece_is_recognised_by_its_chords_in_any_key():
+    rng, tones = np.random.default_rng(0), 2 ** (np.arange(24) / 12) * 220
+    time = np.arange(RATE // 2) / RATE
+    pieces = rng.integers(0, 12, (6, 8))
+    played = {up: np.sin(2 * np.pi * tones[pieces + up][..., None] * time).reshape(6, -1) for up in (0, 5)}
+    low, high = (torch.from_numpy(played[up]) for up in (0, 5))
+    here, moved = chords(low, [9] * 6, RATE), chords(high, [2] * 6, RATE)
+    assert recognised(here, moved) == [True] * 6 and recognised(here, chords(high, [3] * 6, RATE)) != [True] * 6
+    assert recognised(here, moved[::-1]) == [False] * 6
 
 
 def test_strengths_are_numbers():

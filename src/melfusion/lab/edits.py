@@ -17,7 +17,7 @@ from melfusion.data.scenes import corpus
 from melfusion.data.scenes.scene import Scene as Drawn
 from melfusion.evaluation.scores import load_listeners
 from melfusion.evaluation.scoring import Listeners
-from melfusion.media.key import estimate_key
+from melfusion.media.key import TONICS, estimate_key, pitch_classes
 from melfusion.media.pictures import to_pixels
 from melfusion.media.sound import levelled
 from melfusion.metrics.intervals import wilson
@@ -96,7 +96,9 @@ def share(hits: list[bool]) -> dict[str, Any]:
 
 def restyle(lab: Lab) -> dict[str, Any]:
     """Real music of one scene, restyled by the picture of another of another place: is the key still that of the music, and what
-    else is now that of the picture? With a sentence on its key, by the picture alone (its key is measured), and without a key."""
+    else is now that of the picture? With a sentence on its key, by the picture alone (its key is measured), and without a key.
+    'recognised': of 12 pieces, all moved to one tonic, the music itself has the chords in time that are most like those of the
+    clip; strength 1 is music from noise, of which only the key is known."""
     rows: dict[str, dict[str, list[bool]]] = {}
     for some in batches(lab.setting.n):
         old, new = [lab.scene(2 * i) for i in some], [lab.scene(2 * i + 1) for i in some]
@@ -110,8 +112,11 @@ def restyle(lab: Lab) -> dict[str, Any]:
             for strength in lab.setting.strengths:
                 piece = Piece(edit=Edit(latents, kept, strength))
                 made[f"strength {strength:g}, {words}"] = lab.make(captions, pictures, list(some), piece=piece)
+        tonics = [TONICS.index(scene.tonic) for scene in old]
+        originals = chords(sounds, tonics, lab.rate)
         for name, clips in made.items():
             row = rows.setdefault(name, {})
+            row.setdefault("recognised", []).extend(recognised(originals, chords(clips, tonics, lab.rate)))
             for before, after, predicted in zip(old, new, lab.predict(clips), strict=True):
                 hits = {f"{a} of the music": predicted[a] == getattr(before, a) for a in (*TOLD, "place")}
                 hits |= {f"{a} of the picture": predicted[a] == getattr(after, a) for a in SHOWN}
@@ -119,6 +124,18 @@ def restyle(lab: Lab) -> dict[str, Any]:
                 for what, hit in hits.items():
                     row.setdefault(what, []).append(hit)
     return {"rows": {name: {what: share(hits) for what, hits in row.items()} for name, row in rows.items()}}
+
+
+def chords(clips: Tensor, tonics: list[int], rate: int) -> np.ndarray:
+    """(n, S) → (n, D) of mean 0 and norm 1: the pitch classes of each window, counted from the tonic of the piece."""
+    found = [np.roll(pitch_classes(clip, rate), -tonic, 1).ravel() for clip, tonic in zip(clips.numpy(), tonics, strict=True)]
+    centred = np.stack(found) - np.mean(found, 1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+
+
+def recognised(originals: np.ndarray, clips: np.ndarray) -> list[bool]:
+    """Of each clip (n, D): has its own original the largest correlation with it?"""
+    return [bool(best == own) for own, best in enumerate((clips @ originals.T).argmax(1))]
 
 
 def stories(lab: Lab) -> dict[str, Any]:
