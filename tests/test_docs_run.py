@@ -44,7 +44,7 @@ NOT_RUN = {  # what a command begins with → why it is not run here
     "make train CONFIG=own ARGS=name=own-parts": "hours: each stage has steps of its own",
     "make bench": "minutes; tests/bench runs its sections",
 }
-EXTRAS = {"film": "av", "denoiser.lora_rank=16": "peft"}  # a word of a command → the package that it needs
+EXTRAS = {"denoiser.lora_rank=16": "peft"}  # a word of a command → the package that it needs
 STEP = ["num_inference_steps=1"]
 SMALL = {  # verb → what makes it small
     "train": ["trainer.max_steps=2", "evaluation.items=0", "trainer.media_items=0"],

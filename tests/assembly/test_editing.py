@@ -293,7 +293,8 @@ def test_an_edit_is_the_same_on_another_device():
 
 
 def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
-    av = pytest.importorskip("av")
+    import av
+
     from melfusion.assembly.film import film
 
     with av.open(str(tmp_path / "in.mp4"), "w") as container:
