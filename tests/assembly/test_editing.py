@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from data_fixtures import write_film
 from PIL import Image
 
 from melfusion.assembly.edit_request import Editing
@@ -297,13 +298,7 @@ def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
 
     from melfusion.assembly.film import film
 
-    with av.open(str(tmp_path / "in.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(24):
-            pixels = np.full((48, 64, 3), (0, 200)[i // 12], np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_film(tmp_path / "in.mp4", np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3))
     music, story = film(pipe, tmp_path / "in.mp4", tmp_path / "out.mp4", prompt="rain", seed=2, **STEPS)
     assert [scene.start_s for scene in story.scenes] == pytest.approx([0, 1.2]) and story.duration_s == pytest.approx(2.4)
     assert music.audios.shape[1] >= 2.4 * RATE  # no silence at its end

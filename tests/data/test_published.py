@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence, sound, tone
+from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence, sound, tone, write_film
 from PIL import Image
 
 from melfusion.data.manifest.build import build_from_manifest
@@ -115,18 +115,9 @@ def test_parquet_without_its_package_is_a_sentence(tmp_path, monkeypatch):
 # --- films ----------------------------------------------------------------------------------------------------------
 def film(path: Path, seconds: int = 3, number: int = 0) -> Path:
     """A second of each colour, over and over; a corner says the number of the film."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 48, 32, "yuv420p", 5
-        for i in range(10 * seconds):
-            pixels = np.full((32, 48, 3), COLOURS[i // 10 % 3], np.uint8)
-            pixels[:8, :8] = 25 * number
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
+    frames = np.stack([np.full((32, 48, 3), COLOURS[i // 10 % 3], np.uint8) for i in range(10 * seconds)])
+    frames[:, :8, :8] = 25 * number
+    return write_film(path, frames)
 
 
 def colours(sample: dict) -> list[int]:
