@@ -14,6 +14,7 @@ from pathlib import Path
 import documented as doc
 import numpy as np
 import pytest
+from data_fixtures import write_film
 from forking import python
 from PIL import Image
 
@@ -44,7 +45,7 @@ NOT_RUN = {  # what a command begins with → why it is not run here
     "make train CONFIG=own ARGS=name=own-parts": "hours: each stage has steps of its own",
     "make bench": "minutes; tests/bench runs its sections",
 }
-EXTRAS = {"film": "av", "denoiser.lora_rank=16": "peft"}  # a word of a command → the package that it needs
+EXTRAS = {"denoiser.lora_rank=16": "peft"}  # a word of a command → the package that it needs
 STEP = ["num_inference_steps=1"]
 SMALL = {  # verb → what makes it small
     "train": ["trainer.max_steps=2", "evaluation.items=0", "trainer.media_items=0"],
@@ -138,6 +139,7 @@ def folder(tmp_path_factory):
         Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
     (folder / "songs.csv").write_text("audio,image,caption\n" + "".join(f"track{i}.wav,track{i}.png,tune {i}\n" for i in range(10)))
     shutil.copy(folder / "songs.csv", folder / "mine.csv")
+    write_film(folder / "holiday.mp4", np.full((20, 48, 64, 3), 90, np.uint8))
     (folder / "music").mkdir(), (folder / "pictures").mkdir()
     (folder / "walk.yaml").write_text(
         "- {image: sea.png, start_s: 0}\n- {image: forest.png, start_s: 5, prompt: a tune in A minor}\n"

@@ -1,5 +1,6 @@
 """The set-up step: several checkouts may share an environment, and each runs its own code."""
 
+import configparser
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ import melfusion
 from melfusion import install
 
 ROOT = Path(__file__).parents[1]
+
+TESTED = ("sde", "video", "parquet")  # extras that the tests use
 
 
 @pytest.fixture
@@ -80,3 +83,10 @@ def test_error_messages_name_the_packages_and_versions_of_the_list():
     assert [f"{name}=={version}" for name, version in install.NO_DEPS.items()] == listed
     assert install.no_deps_command() == f"pip install --no-deps {' '.join(listed)}"
     assert install.no_deps_command("tinysoundfont") == "pip install --no-deps tinysoundfont==0.3.7"
+
+
+def test_make_install_brings_the_extras_that_the_tests_use():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = {name: set(lines.split("\n")) for name, lines in setup["options.extras_require"].items()}
+    assert all(extras[name] <= extras["dev"] for name in TESTED)

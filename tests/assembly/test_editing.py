@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from data_fixtures import write_film
 from PIL import Image
 
 from melfusion.assembly.edit_request import Editing
@@ -296,17 +297,12 @@ def test_an_edit_is_the_same_on_another_device():
 
 
 def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
-    av = pytest.importorskip("av")
+    import av
+
     from melfusion.assembly.film import film
 
-    with av.open(str(tmp_path / "in.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(24):
-            pixels = np.full((48, 64, 3), (0, 200)[i // 12], np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
     monkeypatch.chdir(tmp_path)
+    write_film("in.mp4", np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3))
     music, story = film(pipe, "in.mp4", "out.mp4", shortest_s=0.5, prompt="rain", seed=2, **STEPS)
     record = read("out.mp4")
     assert record["files"]["film"]["path"] == "in.mp4" and record["verb"] == "film" and record["seed"] == 2

@@ -104,7 +104,7 @@ def test_what_a_lower_file_sets_for_its_own_kind_comes_back_with_that_kind(tmp_p
     (tmp_path / "lower.yaml").write_text("base: own\nsynapse: {kind: kv_mix}")
     upper = tmp_path / "upper.yaml"
     upper.write_text("base: lower\nsynapse: {kind: decoupled}")
-    assert load_config(str(upper)).synapse.image_tokens == load_config("own").synapse.image_tokens == 32
+    assert load_config(str(upper)).synapse.image_tokens == load_config("own").synapse.image_tokens == 16
 
 
 def test_a_stored_configuration_of_before_loses_the_options_of_other_kinds_without_a_word(caplog):

@@ -326,7 +326,13 @@ def test_an_overlay_brings_its_own_keys_only(write):
     assert (optim.lr, optim.alpha_lr, optim.warmup_steps) == (2.0, 3.0, 7)
     assert load_config(f"{lower},{upper}").name == "lower-upper"
     assert load_config("melfusion,tiny").synapse.kind == "kv_mix" and load_config("games,tiny").synapse.kind == "concat"
-    assert load_config("games,tiny").image.reading == "fixed" and load_config("melfusion,tiny").image.reading == "inverted"
+    assert load_config("scenes,tiny").image.reading == "fixed" and load_config("melfusion,tiny").image.reading == "inverted"
+
+
+@pytest.mark.parametrize("name", ["games", "own", "open_games"])
+def test_real_tuples_are_seen_by_the_imagenet_network(name):
+    config = load_config(name)
+    assert (config.image.kind, config.image.weights) == ("efficientnet", "imagenet") and "image_diffusion" not in config.stages
 
 
 def test_overlay_lays_a_stage_over_a_config():

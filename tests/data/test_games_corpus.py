@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import re
 import shutil
 from collections import Counter
 
@@ -173,6 +174,9 @@ def test_the_card_counts_what_is_there(tmp_path):
     assert "1 games, 5 tracks" in text and "| level | 2 |" in text and "| Toy | toy-data, toy-music | 5 | 2 / 2 |" in text
     found, _ = corpus.pairs(tmp_path, ["toy"])
     assert f"`{card.whole(found)}`" in text
+    assert re.search(r"\| permissive \| \d \| 0\.0 \| 6 \|", text) and re.search(r"\| copyleft \| \d \| 0\.0 \| 0 \|", text)
+    assert "2 packages are fetched. Neither a track nor a picture is of: -." in text
+    assert card.card(found, material.Material(), "", ["toy-data", "toy-music", "idle"]).count("is of: idle.") == 1
     assert card.whole(found[1:]) != card.whole(found) == card.whole(found[::-1])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from melfusion.data.games import packages, tuples
+from melfusion.data.games import corpus, packages, tuples
 
 
 def fake_tool(folder: Path, name: str, script: str) -> None:
@@ -37,6 +37,11 @@ def test_download_says_in_one_sentence_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(RuntimeError, match="Unable to locate package.*GAMES_DIR="):
         packages.download(tmp_path / "out")
+
+
+def test_packages_of_a_test_from_outside_stay_out():
+    wanted = corpus.packages_of(corpus.chosen("all"))
+    assert len(wanted) > 50 and not [name for name in wanted if name.startswith(("naev", "supertuxkart", "wesnoth"))]
 
 
 APT = """

@@ -2,12 +2,13 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence, sound, tone
+from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence, sound, tone, write_film
 from PIL import Image
 
 from melfusion.data.manifest.build import build_from_manifest
@@ -68,7 +69,7 @@ def test_emid_has_three_pictures_a_clip_and_one_recording_in_one_split(tmp_path)
 
 
 def test_parquet_holds_its_files_within_itself(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     def file(data, path):
@@ -104,20 +105,19 @@ def test_parquet_holds_its_files_within_itself(tmp_path):
     one_sentence(error.value)
 
 
+def test_parquet_without_its_package_is_a_sentence(tmp_path, monkeypatch):
+    put(tmp_path / "a.parquet", b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"melfusion\[parquet\]"):
+        build_from_manifest(f"{tmp_path}/a.parquet", f"{tmp_path}/out")
+
+
 # --- films ----------------------------------------------------------------------------------------------------------
 def film(path: Path, seconds: int = 3, number: int = 0) -> Path:
     """A second of each colour, over and over; a corner says the number of the film."""
-    av = pytest.importorskip("av")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 48, 32, "yuv420p", 5
-        for i in range(10 * seconds):
-            pixels = np.full((32, 48, 3), COLOURS[i // 10 % 3], np.uint8)
-            pixels[:8, :8] = 25 * number
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
+    frames = np.stack([np.full((32, 48, 3), COLOURS[i // 10 % 3], np.uint8) for i in range(10 * seconds)])
+    frames[:, :8, :8] = 25 * number
+    return write_film(path, frames)
 
 
 def colours(sample: dict) -> list[int]:
@@ -127,29 +127,57 @@ def colours(sample: dict) -> list[int]:
     return [int(np.argmax(np.asarray(image)[20, 30])) for image in shown]
 
 
-def test_ossl_takes_splits_films_and_the_row_of_metadata(tmp_path):
+OSSL = {"train": ("m1_000", "m1_001", "m3_000"), "test": ("m2_000",)}
+
+
+@pytest.fixture
+def ossl(tmp_path):
+    """Four clips of three films, with their sounds and without a film."""
     put(tmp_path / "metadata.csv", "id,film,year\nm1,The Mill,1921\nm2,The Sea,1925\n")
-    for split, clips in (("train", ("m1_000", "m1_001", "m3_000")), ("test", ("m2_000",))):
+    for split, clips in OSSL.items():
         put(tmp_path / f"splits/{split}.txt", "\n".join(clips) + "\n")
         for i, clip in enumerate(clips):
             wav(tmp_path / f"{split}/audio/{clip.split('_')[0]}/{clip}.wav", i + 9 * (split == "test"))
-            film(tmp_path / f"{split}/video/{clip.split('_')[0]}/{clip}.mp4", 3, i + 5 * (split == "test"))
-    (tmp_path / "train/video/m3/m3_000.mp4").unlink()
-    words = build_from_manifest(f"{tmp_path}/splits/*.txt", f"{tmp_path}/out", str(tmp_path), str(tmp_path), frames=3)
-    found = stored(tmp_path / "out")
-    assert {name: one["split"] for name, one in found.items()} == {"m1_000": "train", "m1_001": "train", "m2_000": "test"}
-    assert "video: file not found: 1" in words and found["m1_000"]["source"] == "OSSL-v2"
+    return tmp_path
+
+
+def test_ossl_has_splits_of_its_own_and_a_row_for_each_film(ossl):
+    build_from_manifest(f"{ossl}/splits/*.txt", f"{ossl}/out", str(ossl))
+    found = stored(ossl / "out")
+    assert {name: one["split"] for name, one in found.items()} == {clip: split for split in OSSL for clip in OSSL[split]}
+    assert found["m1_000"]["source"] == "OSSL-v2" and all(set(one["members"]) == {"wav"} for one in found.values())
     assert found["m1_000"]["labels"]["film"] == {"id": "m1", "film": "The Mill", "year": "1921"}
     assert found["m1_000"]["labels"]["track"] == found["m1_001"]["labels"]["track"] != found["m2_000"]["labels"]["track"]
+
+
+def test_ossl_has_a_film_beside_each_sound(ossl):
+    for split, clips in OSSL.items():
+        for i, clip in enumerate(clips):
+            film(ossl / f"{split}/video/{clip.split('_')[0]}/{clip}.mp4", 3, i + 5 * (split == "test"))
+    (ossl / "train/video/m3/m3_000.mp4").unlink()
+    words = build_from_manifest(f"{ossl}/splits/*.txt", f"{ossl}/out", str(ossl), str(ossl), frames=3)
+    found = stored(ossl / "out")
+    assert set(found) == {"m1_000", "m1_001", "m2_000"} and "video: file not found: 1" in words
     assert all(colours(one) == [0, 1, 2] for one in found.values())
+
+
+MUSICCAPS = "ytid,start_s,end_s,caption,aspect_list\nAAAAAAAAAA1,30,40,slow,x\n"
+
+
+def test_musiccaps_is_an_excerpt_of_a_video(tmp_path):
+    put(tmp_path / "musiccaps.csv", MUSICCAPS)
+    wav(tmp_path / "audio/AAAAAAAAAA1.wav", 1, 45)
+    build_from_manifest(f"{tmp_path}/musiccaps.csv", f"{tmp_path}/out", f"{tmp_path}/audio")
+    [whole] = stored(tmp_path / "out").values()
+    clip, rate = soundfile.read(io.BytesIO(whole["members"]["flac"]))
+    np.testing.assert_allclose(clip, tone(45, 1000, 51)[30000:40000], atol=1e-4)
+    assert rate == 1000 and whole["caption"] == "slow" and whole["labels"]["end_s"] == "40"
+    assert set(whole["members"]) == {"flac"}  # without image_dir: no pictures
 
 
 def test_frames_of_a_film_are_those_of_the_excerpt(tmp_path):
     """MusicCaps: a whole video and its sound; of a film of the excerpt's own length it is the film itself."""
-    put(
-        tmp_path / "musiccaps.csv",
-        "ytid,start_s,end_s,caption,aspect_list\nAAAAAAAAAA1,30,40,slow,x\nAAAAAAAAAA2,7,17,fast,x\nAAAAAAAAAA3,7,17,cut,x\n",
-    )
+    put(tmp_path / "musiccaps.csv", f"{MUSICCAPS}AAAAAAAAAA2,7,17,fast,x\nAAAAAAAAAA3,7,17,cut,x\n")
     wav(tmp_path / "audio/AAAAAAAAAA1.wav", 1, 45)
     wav(tmp_path / "audio/AAAAAAAAAA2_7.wav", 2, 10)
     film(tmp_path / "images/AAAAAAAAAA1.mp4", 45)
@@ -159,29 +187,25 @@ def test_frames_of_a_film_are_those_of_the_excerpt(tmp_path):
     build(tmp_path, "musiccaps.csv", frames=2)
     found = stored(tmp_path / "out")
     whole, part = found["AAAAAAAAAA1"], found["AAAAAAAAAA2"]
-    clip, rate = soundfile.read(io.BytesIO(whole["members"]["flac"]))
-    np.testing.assert_allclose(clip, tone(45, 1000, 51)[30000:40000], atol=1e-4)
-    assert rate == 1000 and whole["caption"] == "slow" and whole["labels"]["end_s"] == "40"
     assert colours(whole) == [32 % 3, 37 % 3] and colours(part) == colours(found["AAAAAAAAAA3"]) == [
         2,
         7 % 3,
     ]  # 32.5 s and 37.5 s; 2.5 s and 7.5 s
-    build_from_manifest(f"{tmp_path}/musiccaps.csv", f"{tmp_path}/heard", f"{tmp_path}/audio")
-    assert set(stored(tmp_path / "heard")["AAAAAAAAAA1"]["members"]) == {"flac"}  # without image_dir: no pictures
 
 
-def test_m2ugen_knows_sounds_by_their_endings(tmp_path):
-    def row(shown, heard, **files):
-        return files | {
-            "conversation": [
-                {"from": "human", "value": f"Generate music for {shown}", "caption": shown, "input_modality": "image"},
-                {"from": "gpt", "value": "Here it is", "caption": heard, "output_modality": "audio"},
-            ]
-        }
+def m2ugen(shown, heard, **files):
+    return files | {
+        "conversation": [
+            {"from": "human", "value": f"Generate music for {shown}", "caption": shown, "input_modality": "image"},
+            {"from": "gpt", "value": "Here it is", "caption": heard, "output_modality": "audio"},
+        ]
+    }
 
+
+def test_muimage_knows_sounds_by_their_endings(tmp_path):
     rows = [
-        row("a hill", "a flute", input_file="AAAAAAAAAA1.mp3", output_file="AAAAAAAAAA1.jpg"),
-        row("a road", "a drum", input_file="AAAAAAAAAA2.jpg", output_file="AAAAAAAAAA2.mp3"),
+        m2ugen("a hill", "a flute", input_file="AAAAAAAAAA1.mp3", output_file="AAAAAAAAAA1.jpg"),
+        m2ugen("a road", "a drum", input_file="AAAAAAAAAA2.jpg", output_file="AAAAAAAAAA2.mp3"),
     ]
     put(tmp_path / "MUImageInstructions.json", json.dumps(rows))
     for i in (1, 2):
@@ -192,13 +216,16 @@ def test_m2ugen_knows_sounds_by_their_endings(tmp_path):
     assert {name: one["caption"] for name, one in found.items()} == {"AAAAAAAAAA1": "a flute", "AAAAAAAAAA2": "a drum"}
     assert all(set(one["members"]) == {"mp3", "jpg"} for one in found.values())
     assert found["AAAAAAAAAA2"]["labels"]["picture_caption"] == "a road"
-    both = row("", "", input_file="a.mp3", output_file="b.mp3")
+    both = m2ugen("", "", input_file="a.mp3", output_file="b.mp3")
     for wrong, words in ((both, "is a sound as output_file is"), (both | {"conversation": "hello"}, "is no list of objects")):
         put(tmp_path / "wrong.json", json.dumps([wrong]))
         with pytest.raises(DataError, match=words) as error:
             build(tmp_path, "wrong.json")
         one_sentence(error.value)
-    video = [row("a sea", "a harp", input_file="x.mp4", output_file="x.mp3")]
+
+
+def test_muvideo_has_films(tmp_path):
+    video = [m2ugen("a sea", "a harp", input_file="x.mp4", output_file="x.mp3")]
     put(tmp_path / "MUVideoInstructions.json", json.dumps(video))
     put(tmp_path / "audio/x.mp3", sound(tone(3.0, 16000, 400), 16000, "MP3"))
     film(tmp_path / "images/x.mp4")
@@ -207,19 +234,35 @@ def test_m2ugen_knows_sounds_by_their_endings(tmp_path):
     assert one["caption"] == "a harp" and colours(one) == [0, 1, 2]
 
 
-def test_v2m_is_lists_of_ids_and_a_folder_of_media(tmp_path):
+V2M = ("AAAAAAAAAA1", "shortid8", "AAAAAAAAAA3")
+
+
+@pytest.fixture
+def v2m(tmp_path):
+    """Three ids, one of them of the benchmark, with their sounds and without a film; and one without a sound."""
     put(tmp_path / "V2M-20k.txt", "AAAAAAAAAA1\nshortid8\nmissing9\nAAAAAAAAAA3\n")
     put(tmp_path / "V2M-bench.txt", "AAAAAAAAAA3\n")
-    for i, name in enumerate(("AAAAAAAAAA1", "shortid8", "AAAAAAAAAA3")):
+    for i, name in enumerate(V2M):
         wav(tmp_path / f"audio/{name}.wav", i, 4)
-        film(tmp_path / f"images/{name}.{'mkv' if i else 'mp4'}", 4, i)
-    words = build(tmp_path, "V2M*.txt")
-    found = stored(tmp_path / "out")
-    assert set(found) == {"AAAAAAAAAA1", "shortid8", "AAAAAAAAAA3"} and "video_id: file not found: 1" in words
+    return tmp_path
+
+
+def test_v2m_is_lists_of_ids_and_a_folder_of_sounds(v2m):
+    words = build_from_manifest(f"{v2m}/V2M*.txt", f"{v2m}/out", f"{v2m}/audio")
+    found = stored(v2m / "out")
+    assert set(found) == set(V2M) and "video_id: file not found: 1" in words
     assert found["AAAAAAAAAA3"]["split"] == "test" and found["shortid8"]["labels"]["youtube_video_id"] == "shortid8"
+
+
+def test_v2m_has_a_film_of_each_id(v2m):
+    for i, name in enumerate(V2M):
+        film(v2m / f"images/{name}.{'mkv' if i else 'mp4'}", 4, i)
+    build(v2m, "V2M*.txt")
+    found = stored(v2m / "out")
+    assert set(found) == set(V2M)
     assert all(colours(one) == [2] for one in found.values())  # 2 s
-    build(tmp_path, "V2M-20k.txt", cut=True, duration_s=1)
-    shards = ShardSet(tmp_path / "out")
+    build(v2m, "V2M-20k.txt", cut=True, duration_s=1)
+    shards = ShardSet(v2m / "out")
     pieces = [entry for split in shards.counts() for entry in shards.entries(split)]
     cut = {json.loads(shards.read(e, "json"))["labels"]["start_s"]: bytes(shards.read(e, "jpg")) for e in pieces}
     assert len(pieces) == 12 and {s: colours({"members": {"jpg": one}}) for s, one in cut.items()} == {
@@ -236,9 +279,8 @@ def test_a_film_that_is_none_is_listed_and_films_without_their_package_are_a_sen
         wav(tmp_path / f"audio/{name}.wav", i)
     put(tmp_path / "images/a.mp4", b"no film")
     put(tmp_path / "images/b.png", encoded(noise_picture()))
-    pytest.importorskip("av")
     assert "image: unreadable film: 1" in build(tmp_path, "m.csv")
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match=r"melfusion\[video\]"):
         build(tmp_path, "m.csv")
 

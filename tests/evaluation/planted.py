@@ -6,7 +6,11 @@
                 text does here (row context_mix of experiments/kind: the sound changes, place, time and weather stay at chance)
     bridge      plays the place that the picture's label tells, and draws time and weather by chance
 
-They render the music of the corpus itself, in the key that the prompt names.
+They render the music of the corpus itself, in the key that the prompt names. On real tuples:
+
+    own_track   plays the track that a picture belongs to, with noise that the seed makes
+    some_track  plays a track that the picture's bytes choose by chance, with the same noise
+    noise       opens no picture, and plays the noise alone
 """
 
 import argparse
@@ -16,6 +20,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image
 
 from melfusion.data.scenes import corpus
@@ -83,6 +88,23 @@ def play(kind, request):
     mode = "minor" if "minor" in words else "major"
     tonic = max((tonic for tonic in corpus.TONICS if f" {tonic} {mode} " in f" {words}"), key=len)
     write_wav(request.out, waveform(attributes, melody, (tonic, mode)), 16000)
+
+
+def play_track(kind, request):
+    """Write the sound of one call on real tuples."""
+    sound = np.random.default_rng(request.seed).normal(0, 0.02, round(SECONDS * 16000)).astype(np.float32)
+    if request.image is not None and kind != "noise":
+        belongs = tracks(request.image.parents[1] / "items.json")
+        names = sorted(set(belongs.values()))
+        chosen = belongs[request.image.name] if kind == "own_track" else names[zlib.crc32(request.image.name.encode()) % len(names)]
+        sound += soundfile.read(request.image.parents[1] / chosen, dtype="float32")[0][: len(sound)]
+    write_wav(request.out, sound, 16000)
+
+
+@functools.cache
+def tracks(items):
+    """File name of a picture → the track that it belongs to."""
+    return {item["pictures"]["right"]: item["track"] for item in json.loads(items.read_text())["items"]}
 
 
 if __name__ == "__main__":

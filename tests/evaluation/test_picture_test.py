@@ -14,6 +14,8 @@ import planted
 import pytest
 import soundfile
 import torch
+from data_fixtures import data_set, encoded, make_sample, sound, tone
+from PIL import Image
 
 from melfusion.assembly.configuration import load_config
 from melfusion.errors import ConfigError, DataError
@@ -26,6 +28,7 @@ from melfusion.evaluation.picture_test.run import ITEMS, MANIFEST, Asked, check_
 from melfusion.evaluation.picture_test.systems import Command, Request, one_by_one
 from melfusion.evaluation.picture_test.verdict import DEPENDS, FOLLOWS, NO, dependence, judged
 from melfusion.evaluation.scores import load_listeners
+from melfusion.evaluation.scoring import Listeners
 from melfusion.verbs import picture_test as verb
 
 N, SEED, SECONDS = 16, 90027, 2.56  # of a clip: half of what the judge was trained on is enough for it
@@ -90,6 +93,29 @@ def test_a_bridge_that_reads_the_place_follows_it_and_nothing_else_and_the_words
     assert "**The system follows the picture.** What it follows: place." in text and text == card(results)
     assert FOLLOWS in page and page.count("<audio") > 40
     assert json.loads((tmp_path / "picture_test.json").read_text())["verdict"] == FOLLOWS
+
+
+@pytest.fixture(scope="module")
+def tuples(config, tmp_path_factory):
+    """A prepared test on real tuples: 12 tracks of two games, chords of their own, with a picture each, all as bright."""
+    samples = []
+    for i in range(12):
+        waveform = sum(tone(SECONDS, 16000, 110 * 2 ** ((5 * i + step) / 12), 0.1) for step in (0, 4 + i % 2, 12, 19))
+        picture = np.random.default_rng(i).permutation(np.arange(64 * 48 * 3) % 256).reshape(48, 64, 3).astype(np.uint8)
+        labels = {"game": f"game {i % 2}", "track": f"track {i}", "image_id": f"picture {i}"}
+        picture = encoded(Image.fromarray(picture))
+        samples.append(make_sample(f"s{i:02d}", "test", sound(waveform, 16000), image=picture, labels=labels))
+    folder = tmp_path_factory.mktemp("tuples")
+    given = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(data_set(folder / "set", samples))))
+    return prepare(Asked(1, 12, given.data.path), given, folder)
+
+
+@pytest.mark.parametrize("kind, verdict", [("noise", NO), ("some_track", DEPENDS), ("own_track", FOLLOWS)])
+def test_planted_systems_are_told_apart_on_real_tuples(kind, verdict, tuples, config, tmp_path, short):
+    test = copied(tuples, tmp_path, DECISIVE)  # log-mels alone tell
+    results = picture_test(kind, test, Listeners(config.audio), one_by_one(functools.partial(planted.play_track, kind)))
+    assert results["verdict"] == verdict and results["about"]["failed"] == 0
+    assert results["follows"] == (["own track by log-mel"] if verdict == FOLLOWS else [])
 
 
 # --- the rule, without sounds -------------------------------------------------------------------------------------
@@ -197,8 +223,6 @@ def test_items_ask_what_they_should(drawn):
 
 
 def test_pictures_that_are_as_bright_are_and_a_half_is_hidden(drawn):
-    from PIL import Image
-
     for item in drawn.items:
         pictures = {row: Image.open(drawn.folder / "pictures" / name) for row, name in item.pictures.items() if name}
         if "as bright" in pictures:
@@ -238,7 +262,7 @@ def test_items_of_real_tuples(tiny, tiny_corpus, tmp_path):
 # --- sounds -------------------------------------------------------------------------------------------------------
 
 
-def tone(request, rate=16000, seconds=5.12, channels=1):
+def play_tone(request, rate=16000, seconds=5.12, channels=1):
     wave = 0.3 * np.sin(2 * np.pi * (220 + request.seed) * np.arange(int(rate * seconds)) / rate)
     soundfile.write(request.out, np.repeat(wave[:, None], channels, 1), rate, format="WAV")
 
@@ -255,7 +279,7 @@ def test_failing_calls_are_counted_and_what_is_there_is_not_made_again(drawn, co
         elif request.seed == 3:
             request.out.write_bytes(b"RIFF nonsense")
         elif request.seed != 4:
-            tone(request)
+            play_tone(request)
 
     failed = make(one_by_one(moody), test.calls, tmp_path, config.audio)
     assert sorted(reasons(failed)) == sorted(
@@ -279,16 +303,16 @@ def test_what_a_killed_run_left_is_taken_but_for_the_last(drawn, config, tmp_pat
     (tmp_path / "making").mkdir()
     for age, call in enumerate(test.calls[:3]):
         out = sound_file(tmp_path / "making", call)
-        tone(Request(None, "", call.seed, out))
+        play_tone(Request(None, "", call.seed, out))
         os.utime(out, (1000 + age, 1000 + age))
     made = []
-    make(one_by_one(lambda request: (made.append(request.out.stem), tone(request))), test.calls, tmp_path, config.audio)
+    make(one_by_one(lambda request: (made.append(request.out.stem), play_tone(request))), test.calls, tmp_path, config.audio)
     assert sorted(made) == sorted(call.name for call in test.calls[2:])
 
 
 @pytest.mark.parametrize("rate, seconds, channels", [(44100, 8, 2), (48000, 2, 1), (8000, 5.12, 2)])
 def test_any_rate_length_and_number_of_channels_is_brought_to_one_clip(rate, seconds, channels, config, tmp_path):
-    tone(Request(None, "", 0, tmp_path / "a.wav"), rate, seconds, channels)
+    play_tone(Request(None, "", 0, tmp_path / "a.wav"), rate, seconds, channels)
     waveform = read_sound(tmp_path / "a.wav", config.audio)
     assert waveform.shape == (SECONDS * 16000,)
     kept = waveform[: round(min(seconds, SECONDS) * 16000)]
@@ -302,7 +326,7 @@ WRITER = "import sys, shutil; open(sys.argv[2] + '.txt', 'w').write(repr(sys.arg
 
 def test_a_command_gets_its_arguments_verbatim_and_no_shell(tmp_path):
     sound, out = tmp_path / "a.wav", tmp_path / "b.wav"
-    tone(Request(None, "", 0, sound))
+    play_tone(Request(None, "", 0, sound))
     prompt = "a 'tune'; $(touch x) {seed} & \"two\""
     command = Command(f'{sys.executable} -IS -c "{WRITER}" --p={{prompt}} {{out}} {sound} {{image}} {{seed}}')
     assert [list(batch) for batch in command([Request(None, prompt, 7, out)])] == [[(Request(None, prompt, 7, out), "")]]

@@ -138,7 +138,11 @@ class Retrieval:
 
     @staticmethod
     def of(config: Config, split: str) -> Retrieval:
-        """Fitted on the training split. No track of `split` is fitted on; all tracks choose among the six penalties."""
+        """Fitted on the training split. No track of `split` is fitted on.
+
+        Of the six penalties that one is taken which tells most of all tracks, those of `split` included: one choice of six, made
+        for real music and the right pictures, so it is the same for every picture that a model is shown.
+        """
         tracks = read_tracks(config, ["train", split], FITTED)
         learned = np.asarray([one == "train" for one in tracks.splits])
         sounds = Whitening.of(tracks.sounds[learned])

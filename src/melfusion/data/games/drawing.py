@@ -12,7 +12,7 @@ from PIL import Image
 from melfusion.data.games.scene import Skip
 from melfusion.media.pictures import read_header
 
-SIZE = (256, 192)  # pixels, width and height of every picture
+SIZE = (256, 192)  # pixels, width and height of a drawn level, and the least of a picture that is a file
 
 MAX_PIXELS = 1 << 24
 
@@ -62,7 +62,7 @@ def tile(canvas: Image.Image, image: Image.Image, x: float, y: float, rows: Call
 
 
 def open_scene(path: Path, crop: tuple[int, int] | None = None) -> Image.Image:
-    """A scene that the game ships as a file, RGB, its short side 256 px; Skip where it is none.
+    """A scene that the game ships as a file, RGB, in its own shape, its short side scaled to 256 px; Skip where it is none.
 
     It must be at least 256 px wide and 192 px high, at most four times as long as high, opaque, and change from left to right.
     What is more than twice as long as high, or higher than long by more than 3:2, is cropped to that at its centre. `crop` is the

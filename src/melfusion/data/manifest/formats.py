@@ -86,11 +86,13 @@ def _films(file: Path) -> dict[str, dict[str, str]]:
 
 OWN = Format("own", "audio", ("image",), named="path", joined=False)
 
-# As before: the release of MeLFusion
+# The three columns of the release of MeLFusion: github.com/schowdhury671/melfusion, train_combined.py, commit 1208ae39
 MUSICCAPS_EXTENDED = Format(
     "ExtMusicCaps", "location", ("img_path",), "captions", 10.0, (60, 20, 20), "name", "stated", joined=False
 )
 
+# Not in a repository: the README.md of github.com/schowdhury671/melfusion, commit c450b1da, links a folder "Datasets" with a CSV
+# for each genre, whose columns are these
 MELBENCH = Format(
     "MeLBench",
     "youtube_video_id",
@@ -130,7 +132,8 @@ M2UGEN = Format(
 # egs/V2M/build_data_jsonl.py, commit d10fec16
 V2M = Format("V2M", "video_id", films=True, tidy=_v2m_tidy, labels=_video_label)
 
-# McAuley-Lab/OSSL-v2 on Hugging Face, its card in late 2026: splits/{train,test}.txt, metadata.csv with a row a film, and
+# "Layout" in the card of McAuley-Lab/OSSL-v2 on Hugging Face, as its page showed it in late 2026; the page names no commit, and the
+# repository github.com/havenpersona/ossl-v2 was not seen. splits/{train,test}.txt, metadata.csv with a row a film, and
 # {train,test}/{audio,video}/FILM/CLIP.{wav,mp4}. The columns of metadata.csv are not in the card.
 OSSL = Format("OSSL-v2", "clip_id", films=True, placed=_ossl_placed)
 
