@@ -5,17 +5,14 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
-
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'melfusion[app]'")
-
-import httpx
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import page, tiny
+from PIL import Image
 
 from melfusion.app.actions import Actions
 from melfusion.app.server import accounts

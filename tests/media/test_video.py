@@ -2,6 +2,7 @@
 
 import resource
 
+import av
 import numpy as np
 import pytest
 from data_fixtures import write_film
@@ -58,8 +59,6 @@ def test_a_film_has_its_shots_with_a_picture_of_each(film):
 
 
 def test_a_film_gets_another_sound_and_keeps_its_pictures(film, tmp_path):
-    import av
-
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(48000) / 16000).astype(np.float32)
     video.write_film(film, tmp_path / "out.mp4", tone, 16000)
     with av.open(str(tmp_path / "out.mp4")) as made, av.open(str(film)) as before:
@@ -83,8 +82,6 @@ class Broken:
 
 
 def test_what_is_no_film_is_said_in_one_sentence(film, tmp_path):
-    import av
-
     with pytest.raises(ConfigError, match="there is no such file"):
         video.check_film(tmp_path / "a.mp4")
     (tmp_path / "b.mp4").write_bytes(b"no film")
@@ -121,7 +118,6 @@ def test_a_full_disk_is_said_of_the_new_film_and_leaves_none(film, tmp_path):
 
 
 def test_what_a_container_refuses_names_the_new_film(film, tmp_path, monkeypatch):
-    av = pytest.importorskip("av")
     refused = av.error.InvalidDataError(1, "codec not currently supported in container")
     monkeypatch.setattr(video, "_mux_sound", lambda *_: (_ for _ in ()).throw(refused))
     with pytest.raises(ConfigError, match=r"out=.*new\.mp4: such a file does not take this film's pictures"):
