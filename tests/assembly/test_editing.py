@@ -302,7 +302,7 @@ def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
     from melfusion.assembly.film import film
 
     monkeypatch.chdir(tmp_path)
-    write_film("in.mp4", np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3))
+    write_film(tmp_path / "in.mp4", np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3))
     music, story = film(pipe, "in.mp4", "out.mp4", shortest_s=0.5, prompt="rain", seed=2, **STEPS)
     record = read("out.mp4")
     assert record["files"]["film"]["path"] == "in.mp4" and record["verb"] == "film" and record["seed"] == 2
