@@ -158,10 +158,8 @@ class Conditioning(Prompt):
 def side_by_side(parts: list[Conditioning]) -> Conditioning:
     """Conditionings of some windows, one after another, as one batch. Where all are the same one, a picture that its samples share
     stays shared."""
-    if all(part is parts[0] for part in parts):
-        shared = {name: t for name, t in parts[0].pictures().items() if len(t) == 1}
-    else:
-        shared = {}
+    alike = all(part is parts[0] for part in parts)
+    shared = {name: t for name, t in parts[0].pictures().items() if alike and len(t) == 1}
     rows = [part.pictures() for part in parts]
     known = {name: tensor for pictures in rows for name, tensor in pictures.items()}
 

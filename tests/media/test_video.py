@@ -72,8 +72,8 @@ def test_a_film_gets_another_sound_and_keeps_its_pictures(film, tmp_path):
         spectrum = np.abs(np.fft.rfft(heard[0, 8000:24000]))
         assert abs(int(spectrum.argmax()) - 440) < 3
         made.seek(0)
-        pixels = lambda c: [f.to_ndarray(format="rgb24") for f in c.decode(video=0)]  # noqa: E731
-        assert all(np.array_equal(a, b) for a, b in zip(pixels(made), pixels(before), strict=True))
+        ours, theirs = ([f.to_ndarray(format="rgb24") for f in film.decode(video=0)] for film in (made, before))
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     with pytest.raises(RuntimeError):
         video.write_film(film, tmp_path / "other.mp4", Broken(), 16000)
     assert [f.name for f in tmp_path.iterdir()] == ["out.mp4"]

@@ -110,7 +110,10 @@ def test_ace_steps_timbre(seconds, monkeypatch):
     config = pipelines.config_of("ace_step")
     parts = SimpleNamespace(codec=Oobleck(pipe.vae, LogMel(config.audio), 30.0), conditioner=system.conditioner)
     timbre = latents_of("timbre", (samples, pipelines.RATE), config, parts, None)
-    drawn = lambda self: self.mean + self.std * torch.randn(self.mean.shape, generator=fixed_generator("timbre"))  # noqa: E731
+
+    def drawn(self):
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=fixed_generator("timbre"))
+
     monkeypatch.setattr(OobleckDiagonalGaussianDistribution, "sample", drawn)
     acoustic, _ = pipe.prepare_reference_audio_latents(torch.from_numpy(samples)[None], 1, torch.device("cpu"), torch.float32)
     near(timbre, acoustic[0])

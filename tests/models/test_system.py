@@ -29,7 +29,10 @@ def open_up(system):
 def test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes(tiny, kind, reading):
     system = open_up(build.system(tiny(f"synapse.kind={kind}", f"image.reading={reading}")))
     a, b = pictures(1, seed=1), pictures(1, seed=2)
-    make = lambda image: system.generate(["rain"], image, [3], num_inference_steps=2, guidance_scale=2.0)  # noqa: E731
+
+    def make(image):
+        return system.generate(["rain"], image, [3], num_inference_steps=2, guidance_scale=2.0)
+
     assert torch.equal(make(a), make(a))
     assert not torch.equal(make(a), make(b))
     assert not torch.equal(make(a), make(None))
@@ -127,7 +130,10 @@ def test_at_the_last_timestep_the_network_sees_pure_noise_where_that_is_trained(
 @pytest.mark.parametrize("share", [0, 0.1])
 def test_sampling_starts_as_training_ended(tiny, monkeypatch, share):
     system = build.system(tiny(f"diffusion.pure_noise_share={share}")).eval()
-    answer = lambda x, *_: torch.full_like(x, -3.0)  # noqa: E731
+
+    def answer(x, *_):
+        return torch.full_like(x, -3.0)
+
     monkeypatch.setattr(system, "denoise", answer)
     monkeypatch.setattr(system.codec, "decode", lambda latents: latents)
     noise = system.draw("noise", [0], system.latent_shape())
