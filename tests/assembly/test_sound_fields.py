@@ -16,7 +16,7 @@ from melfusion.assembly.export import export
 from melfusion.assembly.influence import picture_influence
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import read
-from melfusion.assembly.requests import Item
+from melfusion.assembly.requests import ListItem
 from melfusion.assembly.system import system
 from melfusion.errors import ConfigError
 
@@ -128,7 +128,7 @@ def test_training_hears_silence_whatever_a_column_of_that_name_holds(pipe):
 
 def test_a_list_has_the_field_relative_to_it_and_its_bytes_count(pipe, bad, tmp_path):
     def request(**fields):
-        (clip,) = planned(pipe, [Item(0, {"prompt": "a"} | fields)], tmp_path, {}, "wav", 1, None)
+        (clip,) = planned(pipe, [ListItem(0, {"prompt": "a"} | fields)], tmp_path, {}, "wav", 1, None)
         return clip if isinstance(clip, tuple) else clip.request
 
     tone(tmp_path / "a.wav")

@@ -198,8 +198,8 @@ def test_a_disk_that_fills_between_file_and_index_is_told_as_well(tmp_path, monk
 RANKS = """
 import json, resource, sys
 from pathlib import Path
-from melfusion.torture.jobs import Job
-job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed"), world=2)
+from melfusion.torture.jobs import TortureJob
+job = TortureJob(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed"), world=2)
 codes = job.start(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)))
 print(json.dumps([codes, job.log]))
 """

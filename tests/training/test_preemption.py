@@ -167,9 +167,9 @@ TWO = """
 import json, sys
 from pathlib import Path
 from melfusion.torture.faults import Fault
-from melfusion.torture.jobs import Job, spans
+from melfusion.torture.jobs import TortureJob, spans
 options = (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed", "trainer.max_steps=8")
-job = Job(Path(sys.argv[1]), options, world=2)
+job = TortureJob(Path(sys.argv[1]), options, world=2)
 codes = job.start([Fault("sigusr1@5:1")])
 codes += job.start()
 print(json.dumps([codes, spans(job), job.log]))

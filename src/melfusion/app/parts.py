@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request, own_duration
+from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest, own_duration
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError, MelfusionError
 from melfusion.media.file_kinds import picture_bytes
@@ -52,7 +52,7 @@ def picture() -> gr.Image:
     return shown
 
 
-class Inputs:
+class PageInputs:
     """The components of a request, by its names; `fields` by theirs."""
 
     def __init__(self, names: list[str], pipe: Pipeline, limits: Limits):
@@ -117,7 +117,7 @@ class Inputs:
         """One of them."""
         return self.of.get(name) or self.fields[name]
 
-    def request(self, values: tuple[Any, ...]) -> Request:
+    def request(self, values: tuple[Any, ...]) -> PageRequest:
         """Values of `components` → a request. ConfigError where the seed is none."""
         given = dict(zip([*self.of, *self.fields], values, strict=True))
         fields = {name: given.pop(name) or "" for name in self.fields}
@@ -125,9 +125,9 @@ class Inputs:
         if seed and not (seed.isascii() and seed.isdecimal()):
             raise ConfigError(f"The seed {seed!r} is no whole number: correct it, or leave it empty.")
         texts = {name: given[name] or "" for name in ("prompt", "negative_prompt")}
-        return Request(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
+        return PageRequest(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
 
-    def restored(self, asked: Request) -> list[Any]:
+    def restored(self, asked: PageRequest) -> list[Any]:
         """A request → values of `components`."""
         found = {**vars(asked), **asked.fields, "seed": "" if asked.seed is None else str(asked.seed)}
         return [found.get(name) or None if name in SOUNDS else found.get(name) for name in (*self.of, *self.fields)]

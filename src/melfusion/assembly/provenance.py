@@ -33,7 +33,7 @@ ALONE = ([0, 1, 0], [0, 1, 1])  # the batches that every call of one clip makes
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelOrigin:
     """Where a model was read: a checkpoint file or an exported folder (None: the shipped one), and what was laid over it."""
 
     path: str | None = None
@@ -41,9 +41,9 @@ class Source:
     overrides: list[str] = field(default_factory=list)
 
     @staticmethod
-    def of(path: Path, shipped: bool, overrides: list[str] | None) -> Source:
+    def of(path: Path, shipped: bool, overrides: list[str] | None) -> ModelOrigin:
         """`path`: as `stored_in` (assembly/load.py) gives it."""
-        return Source(None if shipped else str(path), fingerprint(path), list(overrides or []))
+        return ModelOrigin(None if shipped else str(path), fingerprint(path), list(overrides or []))
 
 
 def fingerprint(path: Path) -> str | None:

@@ -22,7 +22,7 @@ FADE = 1 / 8  # of a window, around the time at which one scene follows another
 
 
 @dataclass(frozen=True)
-class Scene:
+class PieceScene:
     """A part of a piece.
 
     Attributes:
@@ -49,7 +49,7 @@ class Piece:
 
     window_s: float | None = None
     overlap_s: float | None = None
-    scenes: list[Scene] = field(default_factory=list)
+    scenes: list[PieceScene] = field(default_factory=list)
     edit: Edit | None = None
 
 
@@ -86,7 +86,7 @@ class Generation(Stages):
         shape = self.latent_shape(duration_s)
         whole = duration_s or self.clip_duration_s
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
-        scenes = (piece.scenes if piece else None) or [Scene(0.0, captions, image)]
+        scenes = (piece.scenes if piece else None) or [PieceScene(0.0, captions, image)]
         windows = self.windows(shape, piece, scenes)
         asked = [self.requests(fields or [{}] * len(captions), window, shape, duration_s) for window in windows]
         given = self.conditionings(scenes, windows, asked, seeds, has_image, negative_prompt, place)
@@ -108,7 +108,7 @@ class Generation(Stages):
         with (placement or Placement()).needed(self.codec):
             return self.codec.vocode(decoded)
 
-    def windows(self, shape: tuple[int, ...], piece: Piece | None, scenes: list[Scene]) -> list[Window]:
+    def windows(self, shape: tuple[int, ...], piece: Piece | None, scenes: list[PieceScene]) -> list[Window]:
         """The windows over latents of this shape; those in which nothing is to be made are left out."""
         frames = shape[1]
         if piece is None:
@@ -140,7 +140,7 @@ class Generation(Stages):
 
     def conditionings(
         self,
-        scenes: list[Scene],
+        scenes: list[PieceScene],
         windows: list[Window],
         asked: list[tuple[dict[str, Any], ...]],
         seeds: list[int],
