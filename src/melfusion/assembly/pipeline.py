@@ -22,7 +22,7 @@ from melfusion.assembly.schema import Config
 from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
 from melfusion.errors import CheckpointError, ConfigError, MelfusionError
-from melfusion.media.pictures import to_pixels
+from melfusion.media.pictures import OpenedPicture, to_pixels
 from melfusion.media.sound import write_sound
 from melfusion.models.frozen import digest
 from melfusion.models.generation import Piece, PieceScene
@@ -117,7 +117,8 @@ class Pipeline(ModelHubMixin):
 
         Args:
             prompt: one sentence, or one for each clip.
-            image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; or a list, one for each clip; None: no picture.
+            image: a file, opened or not, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; or a list, one for each clip; None: no
+                picture.
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
             options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength,
@@ -212,6 +213,7 @@ class Pipeline(ModelHubMixin):
                 raise ConfigError("image= lists pictures for some of the clips: give one for each, or none.")
             return torch.cat(shown)
         if not isinstance(image, Tensor):
+            image = image.image if isinstance(image, OpenedPicture) else image
             image = self.open(image) if isinstance(image, str | Path) else image
             image = torch.from_numpy(to_pixels(image, self.config.data.image_size_px))[None]
         return image.to(self.system.device)

@@ -24,6 +24,7 @@ from typing import Any
 from melfusion import __version__
 from melfusion.assembly.story import read_story
 from melfusion.media import tagged
+from melfusion.media.pictures import OpenedPicture
 
 KEY = "melfusion"  # the one key of the JSON object in a comment
 
@@ -73,6 +74,7 @@ def of_file(value: Any) -> dict[str, Any] | None:
     """The record of a picture or sound that was given as a file or as an array; None for None."""
     if value is None:
         return None
+    value = value.path if isinstance(value, OpenedPicture) else value
     if isinstance(value, str | Path):
         return {"path": str(value), "sha256": fingerprint(Path(value))}
     data = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
