@@ -40,13 +40,15 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
         from melfusion.assembly.pipeline import Pipeline
         from melfusion.assembly.requests import read_items
         from melfusion.assembly.schema import Config
+        from melfusion.cluster.shares import place_of
+        from melfusion.models.device import best_device
 
     items = read_items(str(options.items))
     with telling_memory(Config(), "generation"):
         pipe = Pipeline.read(options.ckpt or None)
     fabric, (number, of) = processes(options)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
-        pipe.to(fabric.device if fabric else device(), options.offload)
+        pipe.to(fabric.device if fabric else best_device(index=place_of(os.environ)), options.offload)
     clips, bad = plan(options, pipe, items[number::of], folder, asked, longest_s)
     manifest = ListManifest(folder)
     made = manifest.read()
@@ -108,15 +110,6 @@ def check(options: Any) -> Path:
     check_out(folder, options.out)
     read_share(options.share) if options.share else None
     return folder
-
-
-def device() -> str:
-    """Where this process makes its clips."""
-    import torch
-
-    from melfusion.cluster.shares import place_of
-
-    return f"cuda:{place_of(os.environ) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
 def plan(
