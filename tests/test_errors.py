@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,9 +13,10 @@ import soundfile
 from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
 
+import melfusion
 from melfusion import __main__ as cli
 from melfusion.errors import DamagedFile, explain
-from melfusion.files import read_json, require_writable, write_json, write_whole
+from melfusion.files import read_json, require_writable, whole_path, write_json, write_whole
 
 
 def raised(call):
@@ -185,6 +187,43 @@ def test_a_file_is_whole_or_what_it_was(content, tmp_path, disk):
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, lambda file: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def make(*texts):
+        with whole_path(tmp_path / "d") as part:
+            part.mkdir()
+            for name, text in zip("ab", texts, strict=True):
+                (part / name).write_text(text)
+
+    with pytest.raises(TypeError):
+        make("1", None)
+    assert list(tmp_path.iterdir()) == []
+    make("1", "2")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "d"]
+
+
+def test_no_other_file_renames_what_it_wrote():
+    """Tars are renamed by a protocol of several processes (data/writing.py), unpacked packages folder by folder."""
+    root = Path(melfusion.__file__).parent
+    moving = re.compile(r"\w\.rename\(|\bpart\.replace\(|os\.(replace|rename)\(|shutil\.move\(")
+    found = {str(file.relative_to(root)) for file in root.rglob("*.py") if moving.search(file.read_text())}
+    assert found == {"files.py", "data/writing.py", "data/games/packages.py"}
+
+
+def test_a_part_is_whole_or_what_it_was(tiny, tmp_path, disk):
+    import torch
+
+    from melfusion.models.published import PART_FILE, write_part
+
+    network, audio = torch.nn.Linear(2, 2), tiny().audio
+    write_part(network, tmp_path / "part", audio, {"width": 1})
+    before = (tmp_path / "part" / PART_FILE).read_bytes()
+    disk(10)
+    with pytest.raises(OSError):
+        write_part(network, tmp_path / "part", audio, {"width": 2})
+    assert (tmp_path / "part" / PART_FILE).read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "part").iterdir()) == ["model.safetensors", PART_FILE]
 
 
 def test_sounds_and_pictures_are_whole_or_not_there(tiny, tmp_path, disk):

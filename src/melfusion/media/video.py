@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from melfusion.errors import ConfigError
+from melfusion.files import whole_path
 
 WANTED = "give a film such as an MP4"
 SIDE = 64  # pixels of the small frames that are compared
@@ -165,21 +166,16 @@ def _shown_at(container: Any, times: list[float]) -> list[Image.Image]:
 def write_film(source: str | Path, out: str | Path, waveform: np.ndarray, rate: int) -> None:
     """The pictures of a film, as they are stored, with the sound (S,) or (C, S) in [-1, 1]; whole or not at all."""
     path, av = Path(out), library()
-    part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
-    try:
-        with opened(source) as container, av.open(str(part), "w") as film:
-            pictures = container.streams.video[0]
-            copied = film.add_stream_from_template(pictures)
-            sound = film.add_stream("aac", rate=rate, layout="stereo" if waveform.ndim == 2 else "mono")
-            _mux_sound(av, film, sound, np.atleast_2d(waveform).astype(np.float32), rate)
-            for packet in container.demux(pictures):
-                if packet.dts is not None:
-                    packet.stream = copied
-                    film.mux(packet)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    own = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")  # the end says which container
+    with whole_path(path, own) as part, opened(source) as container, av.open(str(part), "w") as film:
+        pictures = container.streams.video[0]
+        copied = film.add_stream_from_template(pictures)
+        sound = film.add_stream("aac", rate=rate, layout="stereo" if waveform.ndim == 2 else "mono")
+        _mux_sound(av, film, sound, np.atleast_2d(waveform).astype(np.float32), rate)
+        for packet in container.demux(pictures):
+            if packet.dts is not None:
+                packet.stream = copied
+                film.mux(packet)
 
 
 def _mux_sound(av: Any, film: Any, stream: Any, waveform: np.ndarray, rate: int) -> None:
