@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -145,6 +146,15 @@ def finite(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree of dicts, lists and tuples with `change(leaf)` in place of each leaf; what is of another class is a leaf."""
+    if type(tree) in (dict, OrderedDict):
+        return type(tree)((key, mapped(change, value)) for key, value in tree.items())
+    if type(tree) in (list, tuple):
+        return type(tree)(mapped(change, value) for value in tree)
+    return change(tree)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from melfusion.assembly.counting import CAPTION, DECODE, PICTURE, SAMPLE, VOCODE, StageWork, tensors
 from melfusion.assembly.parts import PARTS
 from melfusion.assembly.schema import Config
-from melfusion.assembly.tracing import GPUKernels, LiveBytes, Zeros, backward
+from melfusion.assembly.torch_private import backward
+from melfusion.assembly.tracing import GPUKernels, LiveBytes, Zeros
 from melfusion.batch import MusicBatch
 from melfusion.models.system import MeLFusion
 
