@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from melfusion.app.gradio_private import checked_first
 from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest, own_duration
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError, MelfusionError
@@ -30,26 +31,20 @@ SEED = "Empty: drawn. The seed that was used stands at each clip."
 
 
 def picture() -> gr.Image:
-    """An image input whose mistakes are sentences.
-
-    It is no subclass: beside the file of one gradio writes another file.
-    """
+    """An image input whose mistakes are sentences."""
     shown = gr.Image(
         label="Picture", type="filepath", image_mode=None, elem_id="picture", sources=["upload", "clipboard"], height=280
     )
-    read = shown.preprocess
 
-    def checked(payload: Any) -> Any:
+    def check(payload: Any) -> None:
         if payload is not None and payload.path is not None:
             try:
                 picture_bytes("picture", payload.path)
             except MelfusionError as error:
                 name = payload.orig_name or Path(payload.path).name
                 raise gr.Error(str(error).replace(f"picture={payload.path}", name), print_exception=False) from None
-        return read(payload)
 
-    shown.preprocess = checked  # type: ignore[method-assign]
-    return shown
+    return checked_first(shown, check)
 
 
 class PageInputs:
