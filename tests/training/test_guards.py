@@ -424,3 +424,12 @@ def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, d
             f"parameters, {clips} clips, {precision}, {device}, {torch.get_num_threads()} threads)"
         )
     assert size > 850 and cost / step <= 0.005
+
+
+def test_a_module_finds_its_guard_among_the_callbacks_and_nobody_sets_it(tmp_path):
+    module, guard = optim.TrainedModule(), StepGuard(GuardConfig(), tmp_path, 0, None, tmp_path)
+    assert module.guard is None
+    module.trainer = SimpleNamespace(callbacks=[Callback(), guard])
+    assert module.guard is guard
+    with pytest.raises(AttributeError):
+        module.guard = guard
