@@ -276,3 +276,12 @@ def test_a_folder_that_cannot_be_written_is_known_before(tmp_path):
 
 def test_pillow_and_soundfile_are_known_by_their_own_classes():
     assert explain(UnidentifiedImageError("x"))[1] == 2 and explain(soundfile.LibsndfileError(1))[1] == 2
+
+
+def test_what_a_user_can_reach_is_of_the_base_class():
+    """These files catch the plain errors that they raise."""
+    caught = {"evaluation/picture_test/systems.py", "models/published.py", "data/storage.py", "data/json_parts.py"}
+    root = Path(melfusion.__file__).parent
+    plain = re.compile(r"raise (ValueError|RuntimeError|TypeError|KeyError|OSError|Exception)\b")
+    found = {str(file.relative_to(root)) for file in root.rglob("*.py") if plain.search(file.read_text())}
+    assert {name for name in found if not name.startswith("data/games/")} == caught
