@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what a visitor sees and hears, at a desk and on a phone."""
+"""The page in headless Chromium: what a visitor sees and plays, at a desk and on a phone."""
 
 import time
 

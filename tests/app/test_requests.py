@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from pages import Tiny
 
-from melfusion.app.actions import Actions, Cancelled, Stops, told, watched
+from melfusion.app.actions import Actions, Cancelled, Stops, errors_as, watched
 from melfusion.app.models import Models, offered
 from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest
 from melfusion.app.server import accounts
@@ -153,8 +153,8 @@ def test_accounts_are_lines_of_name_and_password(tmp_path):
 
 
 def test_a_bug_is_told_as_one_and_a_mistake_as_its_sentence(caplog):
-    with pytest.raises(ValueError, match="a bug of melfusion"), told(ValueError):
+    with pytest.raises(ValueError, match="a bug of melfusion"), errors_as(ValueError):
         {}["x"]
     assert "KeyError" in caplog.text
-    with pytest.raises(ValueError, match="^Give more"), told(ValueError):
+    with pytest.raises(ValueError, match="^Give more"), errors_as(ValueError):
         raise ConfigError("Give more.")

@@ -190,7 +190,7 @@ def test_the_made_span_has_the_level_of_the_sound_around_it(pipe):
 # --- stories ----------------------------------------------------------------------------------------------------------
 
 
-def test_each_scene_of_a_story_hears_its_own_picture_and_prompt(pipe):
+def test_each_scene_of_a_story_follows_its_own_picture_and_prompt(pipe):
     scenes = [PieceScene(0.0, ["rain"], picture(0)), PieceScene(1.5, ["sun"], picture(1)), PieceScene(3.0, ["wind"], None)]
 
     def make(some):

@@ -166,16 +166,16 @@ def test_frames_of_a_film_are_those_of_the_excerpt(tmp_path):
         2,
         7 % 3,
     ]  # 32.5 s and 37.5 s; 2.5 s and 7.5 s
-    build_from_manifest(f"{tmp_path}/musiccaps.csv", f"{tmp_path}/heard", f"{tmp_path}/audio")
-    assert set(stored(tmp_path / "heard")["AAAAAAAAAA1"]["members"]) == {"flac"}  # without image_dir: no pictures
+    build_from_manifest(f"{tmp_path}/musiccaps.csv", f"{tmp_path}/sounds", f"{tmp_path}/audio")
+    assert set(stored(tmp_path / "sounds")["AAAAAAAAAA1"]["members"]) == {"flac"}  # without image_dir: no pictures
 
 
 def test_m2ugen_knows_sounds_by_their_endings(tmp_path):
-    def row(shown, heard, **files):
+    def row(shown, played, **files):
         return files | {
             "conversation": [
                 {"from": "human", "value": f"Generate music for {shown}", "caption": shown, "input_modality": "image"},
-                {"from": "gpt", "value": "Here it is", "caption": heard, "output_modality": "audio"},
+                {"from": "gpt", "value": "Here it is", "caption": played, "output_modality": "audio"},
             ]
         }
 

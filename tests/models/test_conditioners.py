@@ -38,7 +38,7 @@ def same(one, other):
         torch.testing.assert_close(tensor, other.said()[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_shapes_never_change_and_no_prompt_hears_what_stands_beside_it(made):
+def test_shapes_never_change_and_no_prompt_depends_on_what_stands_beside_it(made):
     _, _, conditioner = made
     captions = ["rain", "a much longer one", ""]
     prompt = conditioner(captions)

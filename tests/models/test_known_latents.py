@@ -55,7 +55,7 @@ def watched(objective, edit, steps=10):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_what_is_known_is_reproduced_and_what_is_not_hears_it(name):
+def test_what_is_known_is_reproduced_and_what_is_not_depends_on_it(name):
     known = randn(1, *SHAPE[1:], seed=2)
     made, seen = watched(OBJECTIVES[name](), Edit(known, KEPT))
     assert torch.isfinite(made).all()

@@ -160,7 +160,7 @@ def watched(steps: Iterable[Any], stop: threading.Event, report: Report, word: s
 
 
 @contextlib.contextmanager
-def told(say: Callable[[str], Exception]) -> Iterator[None]:
+def errors_as(say: Callable[[str], Exception]) -> Iterator[None]:
     """An error becomes what the page shows: its sentence, or that it is a bug, whose traceback goes to the log."""
     try:
         yield

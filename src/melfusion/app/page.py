@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from melfusion.app.actions import Actions, Cancelled, PageClip, told
+from melfusion.app.actions import Actions, Cancelled, PageClip, errors_as
 from melfusion.app.parts import PageInputs
 from melfusion.app.requests import FRESH, REPAINT, RESTYLE, PageRequest
 
@@ -110,7 +110,7 @@ class Page:
     def generate(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
         *given, lock, history = values
         try:
-            with told(refused):
+            with errors_as(refused):
                 asked = self.inputs.request(tuple(given))
                 done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
         except Cancelled as stopped:
@@ -144,7 +144,7 @@ class Page:
     def influence(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
         *given, clips = values
         try:
-            with told(refused):
+            with errors_as(refused):
                 asked = self.inputs.request(tuple(given))
                 if asked.seed is None and clips:
                     asked = replace(asked, seed=clips[0].seed)  # of the clip that is there to look at
@@ -162,7 +162,7 @@ class Page:
 
     def model(self, name: str) -> list[Any]:
         """Load it, and show its own settings."""
-        with told(refused):
+        with errors_as(refused):
             pipe = self.actions.models.get(name)
         return [f"Model {name}.", *(gr.update(**changes) for changes in self.inputs.values(pipe).values())]
 

@@ -130,8 +130,8 @@ def stories(lab: Lab) -> dict[str, Any]:
     for i in range(lab.setting.n):
         scenes = [lab.scene(count * i + k) for k in range(count)]
         caption, pictures = corpus.caption(scenes[0]), torch.stack([lab.picture(s) for s in scenes])
-        told = [PieceScene(k * lab.seconds, [caption], picture[None]) for k, picture in enumerate(pictures)]
-        piece = lab.make([caption], None, [i], duration_s=count * lab.seconds, piece=Piece(scenes=told))[0]
+        shown = [PieceScene(k * lab.seconds, [caption], picture[None]) for k, picture in enumerate(pictures)]
+        piece = lab.make([caption], None, [i], duration_s=count * lab.seconds, piece=Piece(scenes=shown))[0]
         alone = lab.make([caption] * count, pictures, [count * i + k for k in range(count)])
         for name, clips in {"spans of stories": piece[: count * length].reshape(count, length), "single clips": alone}.items():
             for scene, predicted in zip(scenes, lab.predict(clips), strict=True):

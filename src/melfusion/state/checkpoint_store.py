@@ -72,7 +72,7 @@ class CheckpointStore(TorchCheckpointIO):
         self.observer: Observer = lambda event, path, size: None
 
     def observe(self, observer: Observer) -> None:
-        """Have each step of writing a checkpoint told to `observer`, in the process and thread that writes."""
+        """Report each step of writing a checkpoint to `observer`, in the process and thread that writes."""
         self.observer = observer
 
     def path(self, step: int) -> Path:

@@ -161,14 +161,14 @@ def settings(pipe: Pipeline, options: Options) -> str:
 
     ConfigError where the model does not take what is asked for.
     """
-    from melfusion.assembly.published import differences, told
+    from melfusion.assembly.published import differences, listed
 
     config = pipe.config
     pipe.system.conditioner.requests([{name: value for name, value in asked(options).items() if name in FIELDS}], None)
     said = {name: value for name, value in pipe.sampling(**asked(options)).items() if value not in (None, "")}
     line = f"sampling: {', '.join(f'{name}={value}' for name, value in {'sampler': config.sampling.sampler, **said}.items())}"
     found = {key: value for key, value in differences(config).items() if said.get(key.partition(".")[2]) != value}
-    return f"{line}; {config.denoiser.weights} was made for {told(found)}" if found else line
+    return f"{line}; {config.denoiser.weights} was made for {listed(found)}" if found else line
 
 
 def write_clips(pipe: Pipeline, options: Options, picture: OpenedPicture | None, files: list[Path]) -> float:
