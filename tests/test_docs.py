@@ -3,10 +3,12 @@
 import ast
 import importlib
 import re
+import textwrap
 
 import documented as doc
 import pytest
 
+import melfusion
 from melfusion.errors import MelfusionError
 
 SNIPPETS = [snippet for page in doc.pages() for snippet in doc.snippets(page, page.read_text())]
@@ -134,6 +136,12 @@ def test_wrong_commands_are_refused_with_their_file_and_line():
     assert len(found) == len(SAID), found
     for line, start in zip(found, SAID, strict=True):
         assert line.startswith(f"docs/page.md:{start}"), (line, start)
+
+
+def test_one_diagram_shows_how_data_flow():
+    texts = [(doc.ROOT / name).read_text() for name in ("README.md", "docs/architecture.md")]
+    readme, page = (re.search(r"```\n(shards .*?)```", text, re.DOTALL)[1] for text in texts)
+    assert page == readme and textwrap.indent(readme, "    ") in melfusion.__doc__
 
 
 def test_links_lead_to_files_and_headings():

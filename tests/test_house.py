@@ -129,6 +129,13 @@ def test_no_comment_exempts_a_line_from_a_tool(folder):
     assert all(words.search(f"x = 1  # {word}: E1") for word in ("noqa", "type: ignore", "fmt: off", "pragma"))
 
 
+def test_each_slow_test_says_why():
+    lines = [(file.name, line) for file in Path(__file__).parent.rglob("*.py") for line in file.read_text().splitlines()]
+    marked = [(name, line) for name, line in lines if re.search(r"pytest\.mark\.slow\b(?!\\)", line)]
+    assert len(marked) > 30
+    assert [f"{name}: {line.strip()}" for name, line in marked if not re.search(r"  # \w", line)] == []
+
+
 @pytest.mark.parametrize(
     "source, names",
     [

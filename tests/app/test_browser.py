@@ -11,7 +11,8 @@ from PIL import Image
 
 from melfusion.assembly.provenance import read
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")]
+SLOW = pytest.mark.slow  # a browser and a page, minutes
+pytestmark = [SLOW, pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")]
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'melfusion[app]'")
 pytest.importorskip("aiohttp", reason="the browser is driven through aiohttp")
 

@@ -209,10 +209,11 @@ def test_another_decoder_may_follow_and_another_encoder_may_not(tiny, network, f
 
 
 QUICK = (("kv_mix", "epsilon"),)  # the kind of the paper; the others repeat it
+SLOW = pytest.mark.slow  # a short training of each other pair
 REST = [pair for pair in product(("none", *KINDS), ("epsilon", "v_prediction")) if pair not in QUICK]
 
 
-@pytest.mark.parametrize(("kind", "prediction_type"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST)])
+@pytest.mark.parametrize(("kind", "prediction_type"), [*QUICK, *(pytest.param(*pair, marks=SLOW) for pair in REST)])
 def test_one_batch_can_be_overfitted(tiny, make_batch, kind, prediction_type):
     config = tiny(f"synapse.kind={kind}", f"diffusion.prediction_type={prediction_type}", "image.reading=fixed")
     system = build.system(config).train()

@@ -54,7 +54,7 @@ def test_twenty_deaths_and_another_number_of_ranks_cost_nothing(tmp_path):
     tortured(20, ("changed_world",), tmp_path / "t")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # what `make torture` does, some ten minutes
 def test_two_hundred_deaths_and_every_other_fault_cost_nothing(tmp_path):
     tortured(200, [scenario.__name__ for scenario in SCENARIOS], tmp_path / "t")
 
@@ -112,9 +112,10 @@ SaveCheckpoints.finish = lambda self, trainer: self.store.wait()
 }
 
 QUICK = "resume is off by one"
+SLOW = pytest.mark.slow  # each more defect is a torture of its own
 
 
-@pytest.mark.parametrize("defect", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in DEFECTS if name != QUICK)])
+@pytest.mark.parametrize("defect", [QUICK, *(pytest.param(name, marks=SLOW) for name in DEFECTS if name != QUICK)])
 def test_a_planted_defect_is_found(tmp_path, defect):
     points, scenarios, shown, code = DEFECTS[defect]
     assert fresh(SOME, points, scenarios, QUICKER + code, tmp_path / "t", 3) is False
