@@ -18,9 +18,6 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "app"))
-
-from browser import browser  # noqa: E402
 
 # file → tab of TensorBoard, what is typed into its filter, and the height of the window
 SHOTS = {
@@ -81,6 +78,9 @@ def shoot(tab, url: str, name: str, wait_s: float) -> Path:
 
 
 def main(runs: str, *names: str, wait_s: float = 9) -> None:
+    sys.path.insert(0, str(HERE.parent / "tests" / "app"))
+    from browser import browser
+
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = ["-m", "tensorboard.main", "--logdir", runs, "--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
     board = subprocess.Popen([sys.executable, *command, "--samples_per_plugin", "images=100"], stderr=subprocess.DEVNULL)

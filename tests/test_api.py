@@ -19,7 +19,7 @@ def test_the_page_of_the_python_interface_is_not_stale():
         assert f"`{name}`" in made
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a process that imports everything, and a clip of the shipped model
 def test_the_example_writes_a_sound_and_a_plot(tmp_path):
     (tmp_path / "data").symlink_to(doc.ROOT / "data")
     example = doc.ROOT / "docs" / "example.py"

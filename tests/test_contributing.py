@@ -1,6 +1,6 @@
 """CONTRIBUTING.md is followed from outside the package: what it names is there, and the registries take what is registered.
 
-A verb from outside is in verbs/test_help.py, a data source in data/test_sources.py; here they meet in one call.
+What else a data source may do is in data/test_sources.py.
 """
 
 import re
@@ -12,6 +12,7 @@ import pytest
 import torch
 from data_fixtures import make_sample
 
+from melfusion.__main__ import main
 from melfusion.assembly.configuration import load_config
 from melfusion.data.source import Source
 from melfusion.data.sources import SOURCES, build_corpus
@@ -19,6 +20,8 @@ from melfusion.errors import ConfigError
 from melfusion.models.synapse.base import VisualSynapse
 from melfusion.models.synapse.kinds import SYNAPSES
 from melfusion.models.synapse.options import OPTIONS, SynapseConfig
+from melfusion.verbs.completion import completions
+from melfusion.verbs.table import VERBS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -85,3 +88,37 @@ def test_a_data_source_from_outside_the_package_is_built_from_a_configuration(mo
     config = load_config("tiny", ["data.source=tones", f"data.path={tmp_path / 'tones'}"])
     build_corpus("tones", config)
     assert sorted(file.name for file in (tmp_path / "tones").glob("*.tar")) == ["train-000000.tar", "val-000000.tar"]
+
+
+OUTSIDE = '''
+"""Count to a number."""
+from dataclasses import dataclass
+from melfusion.verbs.options import option
+
+@dataclass
+class Options:
+    most: int = option(3, "last number", least=1, name="to")
+    word: str | None = option(None, "what stands before each number", variable="WORD", words=1)
+
+MORE, SECTIONS = None, ()
+EXAMPLES = ("melfusion count to=4", "melfusion count Nr to=2")
+
+def run(options, more):
+    print(*(f"{options.word or ''}{i}" for i in range(1, options.most + 1)))
+'''
+
+
+def test_a_verb_from_outside_the_package(tmp_path, monkeypatch, capsys):
+    (tmp_path / "outside_count.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(VERBS, "count", "outside_count")
+    assert main(["count", "x", "to=2"]) == 0 and capsys.readouterr().out == "x1 x2\n"
+    monkeypatch.setenv("WORD", "n ")
+    assert main(["count"]) == 0 and capsys.readouterr().out == "n 1 n 2 n 3\n"
+    assert main(["count", "to=0"]) == 2 and "melfusion count: to=0 must be at least 1" in capsys.readouterr().err
+    assert main(["count", "most=1"]) == 2 and "no option 'most'" in capsys.readouterr().err
+    assert main(["count", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "usage: melfusion count [WORD]" in said and "last number (default 3)" in said and "Nr to=2" in said
+    assert main(["--help"]) == 0 and "count           Count to a number." in capsys.readouterr().out
+    assert completions()["count"] == ["--help", "to=", "word="]

@@ -98,7 +98,7 @@ def test_each_defect_has_its_place_and_its_test(defect):
     assert len(holding(ROOT / "tests", f"def {test}(")) == 1, f"{test} is no test"
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # each is a test run of its own, in a copy of the package
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_planted_defect_is_caught(defect, tmp_path):
     there, planted, test = DEFECTS[defect]

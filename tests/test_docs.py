@@ -3,10 +3,12 @@
 import ast
 import importlib
 import re
+import textwrap
 
 import documented as doc
 import pytest
 
+import melfusion
 from melfusion.errors import MelfusionError
 
 SNIPPETS = [snippet for page in doc.pages() for snippet in doc.snippets(page, page.read_text())]
@@ -80,7 +82,7 @@ train CONFIG=scenez`, set `trainer.max_stepz`, and `pip install 'melfusion[vidio
 
     make train CKPT=runs/scenes                       # train reads no checkpoint
     make generate sed=3
-    make generate PROMPT=x DEVICES=2
+    make app DEVICES=2
     make train && make show FILES=music.wav
     make lint CONFIG=tiny
 
@@ -111,7 +113,7 @@ SAID = (
     "4: setup.cfg has no extra 'vidio'",
     "6: make train takes no CKPT",
     "7: There is no option 'sed'",
-    "8: make generate takes no DEVICES",
+    "8: make app takes no DEVICES",
     "9: make show takes no FILES",
     "10: make lint takes no CONFIG",
     "13: override 'evaluation.itemz=3'",
@@ -134,6 +136,12 @@ def test_wrong_commands_are_refused_with_their_file_and_line():
     assert len(found) == len(SAID), found
     for line, start in zip(found, SAID, strict=True):
         assert line.startswith(f"docs/page.md:{start}"), (line, start)
+
+
+def test_one_diagram_shows_how_data_flow():
+    texts = [(doc.ROOT / name).read_text() for name in ("README.md", "docs/architecture.md")]
+    readme, page = (re.search(r"```\n(shards .*?)```", text, re.DOTALL)[1] for text in texts)
+    assert page == readme and textwrap.indent(readme, "    ") in melfusion.__doc__
 
 
 def test_links_lead_to_files_and_headings():

@@ -23,7 +23,7 @@ from melfusion.media.sound import write_wav
 from melfusion.verbs.options import named
 from melfusion.verbs.table import VERBS, module_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # minutes of commands, each a process
 
 NOT_RUN = {  # what a command begins with → why it is not run here
     "make install": "it installs packages",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,9 +13,10 @@ import soundfile
 from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
 
+import melfusion
 from melfusion import __main__ as cli
 from melfusion.errors import DamagedFile, explain
-from melfusion.files import read_json, require_writable, write_json, write_whole
+from melfusion.files import read_json, require_writable, whole_path, write_json, write_whole
 
 
 def raised(call):
@@ -187,6 +189,43 @@ def test_a_file_is_whole_or_what_it_was(content, tmp_path, disk):
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    def make(*texts):
+        with whole_path(tmp_path / "d") as part:
+            part.mkdir()
+            for name, text in zip("ab", texts, strict=True):
+                (part / name).write_text(text)
+
+    with pytest.raises(TypeError):
+        make("1", None)
+    assert list(tmp_path.iterdir()) == []
+    make("1", "2")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "d"]
+
+
+def test_no_other_file_renames_what_it_wrote():
+    """Tars are renamed by a protocol of several processes (data/writing.py), unpacked packages folder by folder."""
+    root = Path(melfusion.__file__).parent
+    moving = re.compile(r"\w\.rename\(|\bpart\.replace\(|os\.(replace|rename)\(|shutil\.move\(")
+    found = {str(file.relative_to(root)) for file in root.rglob("*.py") if moving.search(file.read_text())}
+    assert found == {"files.py", "data/writing.py", "data/games/packages.py"}
+
+
+def test_a_part_is_whole_or_what_it_was(tiny, tmp_path, disk):
+    import torch
+
+    from melfusion.models.published import PART_FILE, write_part
+
+    network, audio = torch.nn.Linear(2, 2), tiny().audio
+    write_part(network, tmp_path / "part", audio, {"width": 1})
+    before = (tmp_path / "part" / PART_FILE).read_bytes()
+    disk(10)
+    with pytest.raises(OSError):
+        write_part(network, tmp_path / "part", audio, {"width": 2})
+    assert (tmp_path / "part" / PART_FILE).read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "part").iterdir()) == ["model.safetensors", PART_FILE]
+
+
 def test_sounds_and_pictures_are_whole_or_not_there(tiny, tmp_path, disk):
     import torch
 
@@ -237,3 +276,12 @@ def test_a_folder_that_cannot_be_written_is_known_before(tmp_path):
 
 def test_pillow_and_soundfile_are_known_by_their_own_classes():
     assert explain(UnidentifiedImageError("x"))[1] == 2 and explain(soundfile.LibsndfileError(1))[1] == 2
+
+
+def test_what_a_user_can_reach_is_of_the_base_class():
+    """These files catch the plain errors that they raise."""
+    caught = {"evaluation/picture_test/systems.py", "models/published.py", "data/storage.py", "data/json_parts.py"}
+    root = Path(melfusion.__file__).parent
+    plain = re.compile(r"raise (ValueError|RuntimeError|TypeError|KeyError|OSError|Exception)\b")
+    found = {str(file.relative_to(root)) for file in root.rglob("*.py") if plain.search(file.read_text())}
+    assert {name for name in found if not name.startswith("data/games/")} == caught

@@ -32,7 +32,7 @@ def test_five_hundred_hostile_files(tmp_path):
     check(fuzzed(500, 0, tmp_path), 500)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # twenty times the files of the test above
 def test_ten_thousand_hostile_files(tmp_path):
     check(fuzzed(10_008, 1, tmp_path), 10_008)
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,38 @@ def test_every_room_has_a_floor_and_few_files_stand_beside_the_rooms():
     assert rooms == set(FLOOR) - {""}
     assert len(list(ROOT.glob("*.py"))) <= TOP
     assert all(len(file.relative_to(ROOT).parts) <= 3 for file in FILES.values())  # two levels below the package
+
+
+def class_names(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Name of a class → the modules that define one."""
+    found = defaultdict(list)
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(module)
+    return dict(found)
+
+
+def test_no_two_classes_have_one_name():
+    found = class_names({module: file.read_text() for module, file in FILES.items()})
+    assert all(module.startswith("melfusion.verbs.") for module in found.pop("Options"))  # of each verb its own
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
+    assert class_names({"a": "class Row: ...", "b": "def f():\n    class Row: ..."}) == {"Row": ["a", "b"]}
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "docs"])
+def test_no_comment_exempts_a_line_from_a_tool(folder):
+    words = re.compile(r"#\s*(noqa|type:\s*ignore|mypy:|ruff:|isort:|pyright:|pylint:|fmt:\s*(off|skip)|pragma)", re.IGNORECASE)
+    files = sorted((Path(__file__).parents[1] / folder).rglob("*.py"))
+    assert [f"{file}: {found[0]}" for file in files for found in words.finditer(file.read_text())] == []
+    assert all(words.search(f"x = 1  # {word}: E1") for word in ("noqa", "type: ignore", "fmt: off", "pragma"))
+
+
+def test_each_slow_test_says_why():
+    lines = [(file.name, line) for file in Path(__file__).parent.rglob("*.py") for line in file.read_text().splitlines()]
+    marked = [(name, line) for name, line in lines if re.search(r"pytest\.mark\.slow\b(?!\\)", line)]
+    assert len(marked) > 30
+    assert [f"{name}: {line.strip()}" for name, line in marked if not re.search(r"  # \w", line)] == []
 
 
 @pytest.mark.parametrize(

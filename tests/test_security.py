@@ -408,7 +408,10 @@ def decode(members, **limits):
 def test_limits_of_json():
     with pytest.raises(BadSample, match="json larger than data.max_json_kib=2"):
         decode({"json": b" " * 2048 + b"{}"}, max_json_kib=2)
-    deep = lambda n: b'{"a": ' * n + b"1" + b"}" * n  # noqa: E731
+
+    def deep(n):
+        return b'{"a": ' * n + b"1" + b"}" * n
+
     assert read_meta(deep(16), LIMITS)
     for text in (deep(17), b'{"a": ' + b"[" * 16 + b"]" * 16 + b"}"):
         assert reason(read_meta, text, LIMITS) == "json nested deeper than data.max_json_depth=16"

@@ -1,9 +1,9 @@
 """melfusion: image + text → music.
 
-    shards ─► MusicDataModule ─► MusicBatch ┬ waveform ─► log_mel ─► MusicVAE.encode ─► latents ─► add_noise ─────────────┐
-                                            ├ caption  ─► TextEncoder ───► text_embeds, text_mask ┐                       │
-                                            └ image    ─► ImageEncoder ──► visual_features ───────┴► synapse ─► denoiser ─► loss
-    generate:  noise ─► sampler(denoise, guidance) ─► latents ─► MusicVAE.decode ─► log_mel ─► Vocoder ─► waveform ─► wav
+    shards ─► MusicDataModule ─► MusicBatch ┬ waveform ─► MusicCodec.encode ───────────────────► latents ─► add_noise ─┐
+                                            ├ caption  ─► Conditioner ─────► text_embeds, mask ┐                       │
+                                            └ image    ─► ImageEncoder ─► visual_features ─────┴► VisualSynapse ─► Denoiser ─► loss
+    generate:  noise ─► sampler(denoise, guidance) ─► latents ─► MusicCodec.decode ─► waveform ─► wav
 
 The rooms, from the bottom up; a file imports only from rooms below its own (tests/test_house.py):
 

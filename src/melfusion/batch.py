@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melfusion.errors import DataError
+
 VisualFeatures = dict[str, tuple[Tensor, Tensor]]  # layer → (image_key_BND, image_value_BND)
 
 
@@ -86,9 +88,12 @@ class MusicBatch(_Movable):
 
 
 def present(tensor: Tensor | None) -> Tensor:
-    """A tensor that a batch of this data set holds; ValueError where it is not there."""
+    """A tensor that a batch of this data set holds; DataError where it is not there."""
     if tensor is None:
-        raise ValueError("The batch lacks a tensor that this step needs: it was loaded from shards of another kind.")
+        raise DataError(
+            "The batch lacks a tensor that this step needs, since its shards are of another kind: give data.path= of those that "
+            "hold it, or make them again."
+        )
     return tensor
 
 
@@ -158,10 +163,8 @@ class Conditioning(Prompt):
 def side_by_side(parts: list[Conditioning]) -> Conditioning:
     """Conditionings of some windows, one after another, as one batch. Where all are the same one, a picture that its samples share
     stays shared."""
-    if all(part is parts[0] for part in parts):
-        shared = {name: t for name, t in parts[0].pictures().items() if len(t) == 1}
-    else:
-        shared = {}
+    alike = all(part is parts[0] for part in parts)
+    shared = {name: t for name, t in parts[0].pictures().items() if alike and len(t) == 1}
     rows = [part.pictures() for part in parts]
     known = {name: tensor for pictures in rows for name, tensor in pictures.items()}
 

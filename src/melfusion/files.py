@@ -12,8 +12,10 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import stat
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -97,25 +99,34 @@ def write_whole(path: Path, content: bytes | str | Callable[[IO[bytes]], Any], l
         lasting: wait until file and name would outlive a power cut.
     Raises OSError that names `path`. The half-written file is removed.
     """
-    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    with whole_path(path) as part, part.open("wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
+    if lasting:
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_path(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """A place beside `path` for a file or folder, which gets that name where the block ends well and is removed otherwise.
+
+    part: this place; None: a name of this process. Raises OSError that names `path`.
+    """
+    part = part or path.with_name(f".{path.name}.part{os.getpid()}")
     try:
-        with part.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
+        yield part
         part.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             error.filename, error.filename2 = str(path), None  # not the name of the half-written one
         raise
-    if lasting:
-        sync_folder(path.parent)
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -135,6 +146,15 @@ def finite(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree of dicts, lists and tuples with `change(leaf)` in place of each leaf; what is of another class is a leaf."""
+    if type(tree) in (dict, OrderedDict):
+        return type(tree)((key, mapped(change, value)) for key, value in tree.items())
+    if type(tree) in (list, tuple):
+        return type(tree)(mapped(change, value) for value in tree)
+    return change(tree)
 
 
 def sync_folder(folder: Path) -> None:

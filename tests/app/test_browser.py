@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what a visitor sees and hears, at a desk and on a phone."""
+"""The page in headless Chromium: what a visitor sees and plays, at a desk and on a phone."""
 
 import time
 
@@ -11,7 +11,8 @@ from PIL import Image
 
 from melfusion.assembly.provenance import read
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")]
+SLOW = pytest.mark.slow  # a browser and a page, minutes
+pytestmark = [SLOW, pytest.mark.skipif(CHROMIUM is None, reason="no chromium in PATH")]
 pytest.importorskip("aiohttp", reason="the browser is driven through aiohttp")
 
 STATUS, PLAYER = "document.querySelector('#status').innerText", "document.querySelector('#clip-1')"

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from pages import Tiny
 
-from melfusion.app.actions import Actions, Cancelled, Stops, told, watched
+from melfusion.app.actions import Actions, Cancelled, Stops, errors_as, watched
 from melfusion.app.models import Models, offered
-from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request
+from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest
 from melfusion.app.server import accounts
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.pipeline import Pipeline
@@ -40,7 +40,7 @@ def quiet(share, words):
 
 
 def asked(**given):
-    return Request("small", prompt="rain", seed=3, **{"num_inference_steps": 2} | given)
+    return PageRequest("small", prompt="rain", seed=3, **{"num_inference_steps": 2} | given)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def asked(**given):
 )
 def test_too_little_and_too_much_are_sentences(given, words):
     with pytest.raises(ConfigError, match=words):
-        Request(**{"model": "small", "prompt": "rain"} | given).checked(Limits())
+        PageRequest(**{"model": "small", "prompt": "rain"} | given).checked(Limits())
 
 
 def test_a_bad_start_is_named_without_its_folder(sound, tmp_path):
@@ -73,8 +73,8 @@ def test_a_bad_start_is_named_without_its_folder(sound, tmp_path):
 
 
 def test_a_drawn_seed_is_kept_with_the_request():
-    drawn = Request("small", prompt="rain").drawn()
-    assert drawn.seed is not None and drawn.drawn() == drawn and Request("small").drawn().seed != drawn.seed
+    drawn = PageRequest("small", prompt="rain").drawn()
+    assert drawn.seed is not None and drawn.drawn() == drawn and PageRequest("small").drawn().seed != drawn.seed
 
 
 def test_a_start_is_restyled_repainted_and_gone_on_from(actions, sound):
@@ -99,7 +99,7 @@ def test_a_timbre_goes_to_a_model_that_takes_one(sound, tmp_path):
     models = Models({"ace": None}, "cpu")
     models.name, models.pipe = "ace", Pipeline(build.system(config).eval(), config)
     actions = Actions(models, Limits(), tmp_path)
-    wish = Request("ace", prompt="rain", seed=3, num_inference_steps=1, fields={"timbre": sound, "lyrics": ""})
+    wish = PageRequest("ace", prompt="rain", seed=3, num_inference_steps=1, fields={"timbre": sound, "lyrics": ""})
     (clip,) = actions.generate(wish, "a", quiet)[1]
     assert read(clip.wav)["files"]["timbre"]["path"] == "tune.wav" and "lyrics" not in read(clip.wav)["settings"]
     (plain,) = actions.generate(dataclasses.replace(wish, fields={"timbre": ""}), "a", quiet)[1]
@@ -153,8 +153,8 @@ def test_accounts_are_lines_of_name_and_password(tmp_path):
 
 
 def test_a_bug_is_told_as_one_and_a_mistake_as_its_sentence(caplog):
-    with pytest.raises(ValueError, match="a bug of melfusion"), told(ValueError):
+    with pytest.raises(ValueError, match="a bug of melfusion"), errors_as(ValueError):
         {}["x"]
     assert "KeyError" in caplog.text
-    with pytest.raises(ValueError, match="^Give more"), told(ValueError):
+    with pytest.raises(ValueError, match="^Give more"), errors_as(ValueError):
         raise ConfigError("Give more.")

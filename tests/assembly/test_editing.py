@@ -18,7 +18,7 @@ from melfusion.assembly.provenance import read
 from melfusion.assembly.story import read_story
 from melfusion.errors import ConfigError
 from melfusion.models.diffusion.editing import Edit
-from melfusion.models.generation import Piece, Scene
+from melfusion.models.generation import Piece, PieceScene
 from melfusion.verbs.show import command
 
 STEPS = {"num_inference_steps": 2}
@@ -194,13 +194,16 @@ def test_the_made_span_has_the_level_of_the_sound_around_it(pipe):
 # --- stories ----------------------------------------------------------------------------------------------------------
 
 
-def test_each_scene_of_a_story_hears_its_own_picture_and_prompt(pipe):
-    scenes = [Scene(0.0, ["rain"], picture(0)), Scene(1.5, ["sun"], picture(1)), Scene(3.0, ["wind"], None)]
-    make = lambda some: pipe.system.generate(["rain"], None, [1], **STEPS, duration_s=4.6, piece=Piece(scenes=some))[0, 0]  # noqa: E731
+def test_each_scene_of_a_story_follows_its_own_picture_and_prompt(pipe):
+    scenes = [PieceScene(0.0, ["rain"], picture(0)), PieceScene(1.5, ["sun"], picture(1)), PieceScene(3.0, ["wind"], None)]
+
+    def make(some):
+        return pipe.system.generate(["rain"], None, [1], **STEPS, duration_s=4.6, piece=Piece(scenes=some))[0, 0]
+
     made = make(scenes)
     mel_per_s = made.shape[0] / 4.608
     for k, other in enumerate(
-        (Scene(0.0, ["rain"], picture(7)), Scene(1.5, ["sea"], picture(1)), Scene(3.0, ["wind"], picture(2)))
+        (PieceScene(0.0, ["rain"], picture(7)), PieceScene(1.5, ["sea"], picture(1)), PieceScene(3.0, ["wind"], picture(2)))
     ):
         changed = (make([other if i == k else scene for i, scene in enumerate(scenes)]) - made).abs().mean(1)
         first, last = (round(t * mel_per_s) for t in ((0, 1.5, 3.0, 4.6)[k], (0, 1.5, 3.0, 4.6)[k + 1]))

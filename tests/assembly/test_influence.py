@@ -73,7 +73,7 @@ def test_what_cannot_be_asked_is_a_sentence(pipe):
         one_sentence(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the shipped model reads 64 masked pictures, three times
 @pytest.mark.parametrize("name", ["sea-night-clear", "forest-dawn-rain", "mountains-noon-snow"])
 def test_hiding_the_hottest_patch_changes_the_shipped_models_music_more_than_hiding_a_random_one(name):
     pipe = melfusion.load()

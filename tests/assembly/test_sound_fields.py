@@ -1,4 +1,4 @@
-"""A timbre from a sound: heard by the model that takes one, written into what it made, and refused in one sentence."""
+"""A timbre from a sound: read by the model that takes one, written into what it made, and refused in one sentence."""
 
 import shlex
 from pathlib import Path
@@ -16,7 +16,7 @@ from melfusion.assembly.export import export
 from melfusion.assembly.influence import picture_influence
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import read
-from melfusion.assembly.requests import Item
+from melfusion.assembly.requests import ListItem
 from melfusion.assembly.system import system
 from melfusion.errors import ConfigError
 
@@ -31,7 +31,7 @@ def pipeline(name):
     config = config_of(name)
     made = system(config).eval()
     for parameter in [*made.denoiser.parameters(), *made.conditioner.parameters()]:
-        if parameter.ndim > 1:  # as they start, what is asked for is hardly heard
+        if parameter.ndim > 1:  # as they start, what is asked for changes hardly anything
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return Pipeline(made, config)
 
@@ -49,7 +49,7 @@ def tone(file, hz=300.0, seconds=1.5, rate=11025, gain=0.3):
     return str(file)
 
 
-def test_a_timbre_is_heard_and_the_same_call_makes_the_same(pipe, tmp_path):
+def test_a_timbre_changes_the_music_and_the_same_call_makes_the_same(pipe, tmp_path):
     file = tone(tmp_path / "a.wav")
     made = pipe("a tune", timbre=file, **FEW)
     assert np.array_equal(pipe("a tune", timbre=Path(file), **FEW).audios, made.audios)
@@ -95,7 +95,7 @@ def bad(tmp_path):
         ("missing", "t.wav: there is no such file"),
     ],
 )
-def test_a_sound_that_cannot_be_heard_is_one_sentence(kind, words, pipe, bad):
+def test_a_sound_that_cannot_be_used_is_one_sentence(kind, words, pipe, bad):
     with pytest.raises(ConfigError) as error:
         pipe("a", timbre=bad(kind), **FEW)
     assert words in one_sentence(error.value) and "audio=" not in str(error.value)
@@ -117,18 +117,18 @@ def test_another_model_refuses_it(name, tmp_path):
         other.system.conditioner.requests([{"timbre": str(tmp_path / "a.wav")}], None)
 
 
-def test_training_hears_silence_whatever_a_column_of_that_name_holds(pipe):
+def test_training_reads_silence_whatever_a_column_of_that_name_holds(pipe):
     conditioner = pipe.system.conditioner
     assert conditioner.fields_of([{"timbre": "a.wav", "bpm": 90}]) == [{"bpm": 90}]
     plain, named = conditioner(["", "a"]), conditioner(["", "a"], [{"timbre": "a.wav"}] * 2)
     assert torch.equal(plain.text_embeds, named.text_embeds)
-    heard = conditioner([""], [{"timbre": torch.randn(750, 16)}])
-    assert not torch.allclose(heard.text_embeds, plain.text_embeds[:1])  # a timbre without a word is asked for, too
+    asked = conditioner([""], [{"timbre": torch.randn(750, 16)}])
+    assert not torch.allclose(asked.text_embeds, plain.text_embeds[:1])  # a timbre without a word is asked for, too
 
 
 def test_a_list_has_the_field_relative_to_it_and_its_bytes_count(pipe, bad, tmp_path):
     def request(**fields):
-        (clip,) = planned(pipe, [Item(0, {"prompt": "a"} | fields)], tmp_path, {}, "wav", 1, None)
+        (clip,) = planned(pipe, [ListItem(0, {"prompt": "a"} | fields)], tmp_path, {}, "wav", 1, None)
         return clip if isinstance(clip, tuple) else clip.request
 
     tone(tmp_path / "a.wav")

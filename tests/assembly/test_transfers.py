@@ -14,8 +14,8 @@ from melfusion.models.synapse.options import OPTIONS
 
 READINGS = ("inverted", "fixed", "noised")
 
-# the paper's kind and the one with tokens in every run of the tests; the others take ten seconds each
-KINDS = [pytest.param(kind, marks=[] if kind in ("kv_mix", "concat") else pytest.mark.slow) for kind in sorted(OPTIONS)]
+SLOW = pytest.mark.slow  # all but the paper's kind and the one with tokens: ten seconds each
+KINDS = [pytest.param(kind, marks=[] if kind in ("kv_mix", "concat") else SLOW) for kind in sorted(OPTIONS)]
 
 
 def step(system, batch):

@@ -1,5 +1,7 @@
 """The loader's figures are measured on samples of full size."""
 
+from functools import partial
+
 import pytest
 
 from melfusion.bench import loader
@@ -39,5 +41,5 @@ def test_runs_alternate_and_the_median_counts(monkeypatch):
         clock[0] += seconds.pop(0)
 
     monkeypatch.setattr(loader.time, "process_time", lambda: clock[0])
-    kinds = {"a": lambda s=[9, 1, 2, 4]: run("a", s), "b": lambda s=[9, 5, 5, 5]: run("b", s)}  # noqa: B006
+    kinds = {"a": partial(run, "a", [9, 1, 2, 4]), "b": partial(run, "b", [9, 5, 5, 5])}
     assert loader.alternating(kinds, 10, 3) == {"a": 5, "b": 2} and "".join(runs) == "ab" * 4

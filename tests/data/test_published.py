@@ -193,11 +193,11 @@ def test_frames_of_a_film_are_those_of_the_excerpt(tmp_path):
     ]  # 32.5 s and 37.5 s; 2.5 s and 7.5 s
 
 
-def m2ugen(shown, heard, **files):
+def m2ugen(shown, played, **files):
     return files | {
         "conversation": [
             {"from": "human", "value": f"Generate music for {shown}", "caption": shown, "input_modality": "image"},
-            {"from": "gpt", "value": "Here it is", "caption": heard, "output_modality": "audio"},
+            {"from": "gpt", "value": "Here it is", "caption": played, "output_modality": "audio"},
         ]
     }
 

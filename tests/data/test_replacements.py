@@ -156,7 +156,10 @@ def test_two_ranks_count_what_one_counts(bad_set, tiny, tmp_path):
     assert one == two and one["unreadable audio"] >= 8
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+SLOW = pytest.mark.slow  # two more processes
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=SLOW), 1])
 def test_where_one_rank_stops_above_the_ratio_the_other_ends_too(rank, bad_set, tmp_path):
     """It must not wait for ever in its next collective."""
     (tmp_path / "start.py").write_text(ONE_COUNTS.format(rank=rank))

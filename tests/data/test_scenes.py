@@ -1,4 +1,4 @@
-"""The corpus `scenes`: pure in (seed, index); factors independent, each heard or seen where it should be only."""
+"""The corpus `scenes`: pure in (seed, index); factors independent, each in the music or the picture where it should be only."""
 
 import importlib.util
 import io

@@ -389,7 +389,7 @@ def test_a_call_that_cannot_be_meant_is_refused(options, words):
 # --- the verb -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # five systems of 24 items; the fast tests judge planted systems within this process
 @pytest.mark.parametrize(
     "kind, verdict, follows, brightness_alone",
     [
@@ -406,7 +406,7 @@ def test_by_command(kind, verdict, follows, brightness_alone, tmp_path):
     assert (results["verdict"], results["follows"], results["brightness_alone"]) == (verdict, follows, brightness_alone)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # drawn pictures, another program and the listeners at real size
 def test_a_folder_of_sounds_that_was_made_from_the_manifest(tmp_path):
     assert verb.run(verb.Options(only="manifest", n=12, out=str(tmp_path)), []) == {}
     (tmp_path / "sounds").mkdir()

@@ -25,8 +25,11 @@ def test_a_seam_is_louder_than_elsewhere_only_where_there_is_one():
 
 def test_the_time_of_a_change_is_where_the_old_place_ends():
     piece = torch.cat([torch.zeros(1000), torch.ones(1300)])  # the old place until 1000
-    heard = lambda clips: [{"place": "sea" if clip.mean() < 0.5 else "city"} for clip in clips]  # noqa: E731
-    lab = SimpleNamespace(predict=heard, rate=100)
+
+    def predict(clips):
+        return [{"place": "sea" if clip.mean() < 0.5 else "city"} for clip in clips]
+
+    lab = SimpleNamespace(predict=predict, rate=100)
     assert change(lab, piece, 1000, 512, "sea", "city") == pytest.approx(0, abs=0.33)
     assert change(lab, piece, 1150, 512, "sea", "city") == pytest.approx(-1.5, abs=0.33)
     assert np.isnan(change(lab, piece, 1000, 512, "desert", "city"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a whole training of the default configuration
 def test_make_train_learns_that_the_picture_matters(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes", "data.draw=true"],

@@ -127,7 +127,7 @@ def test_too_much_weight_is_refused(tmp_path, monkeypatch, capsys):
     assert one_sentence(capsys.readouterr().err.strip())
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # it trains every shipped part, a process each
 def test_release_scenes_makes_every_part_from_an_empty_folder(tmp_path):
     """The command itself in a copy without weights, its recipes cut to two steps on some clips."""
     root = Path(__file__).parents[2]

@@ -455,7 +455,7 @@ def test_every_row_of_the_repository_runs_at_tiny_size(file, make_batch, monkeyp
     assert torch.isfinite(loss) and grads and any(g is not None and g.abs().max() > 0 for g in grads)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trainings and evaluations of each suite
 @pytest.mark.parametrize("name", sorted({file.parent.name for file in ROW_FILES}))
 def test_every_suite_of_the_repository_comes_to_its_table_at_tiny_size(name, tmp_path, monkeypatch, random_judge):
     monkeypatch.chdir(tmp_path)

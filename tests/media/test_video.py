@@ -62,13 +62,13 @@ def test_a_film_gets_another_sound_and_keeps_its_pictures(film, tmp_path):
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(48000) / 16000).astype(np.float32)
     video.write_film(film, tmp_path / "out.mp4", tone, 16000)
     with av.open(str(tmp_path / "out.mp4")) as made, av.open(str(film)) as before:
-        heard = np.concatenate([f.to_ndarray() for f in made.decode(audio=0)], 1)
-        assert abs(heard.shape[1] - 48000) < 3000
-        spectrum = np.abs(np.fft.rfft(heard[0, 8000:24000]))
+        sound = np.concatenate([f.to_ndarray() for f in made.decode(audio=0)], 1)
+        assert abs(sound.shape[1] - 48000) < 3000
+        spectrum = np.abs(np.fft.rfft(sound[0, 8000:24000]))
         assert abs(int(spectrum.argmax()) - 440) < 3
         made.seek(0)
-        pixels = lambda c: [f.to_ndarray(format="rgb24") for f in c.decode(video=0)]  # noqa: E731
-        assert all(np.array_equal(a, b) for a, b in zip(pixels(made), pixels(before), strict=True))
+        ours, theirs = ([f.to_ndarray(format="rgb24") for f in film.decode(video=0)] for film in (made, before))
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     with pytest.raises(RuntimeError):
         video.write_film(film, tmp_path / "other.mp4", Broken(), 16000)
     assert [f.name for f in tmp_path.iterdir()] == ["out.mp4"]

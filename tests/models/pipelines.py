@@ -69,7 +69,7 @@ def parts_of(name, *overrides, seed=5):
         conditioner = freeze(CONDITIONERS[name](config))
         backbone = BACKBONES[name](config, conditioner.width, None)
         for parameter in [*backbone.parameters(), *conditioner.parameters()]:
-            if parameter.ndim > 1:  # as they start, some are zero, and what is asked for is hardly heard
+            if parameter.ndim > 1:  # as they start, some are zero, and what is asked for changes hardly anything
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return config, conditioner, backbone.eval()
 

@@ -138,7 +138,7 @@ def test_two_passes_before_backward_keep_their_own_pictures(tiny, name):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_hidden_words_are_not_heard_with_and_without_a_picture(tiny, name):
+def test_hidden_words_change_nothing_with_and_without_a_picture(tiny, name):
     model = build(tiny, name).eval()
     latents, times, text, mask, extra = inputs(name)
     moved = torch.where(mask[..., None], text, text + 5)
@@ -179,7 +179,7 @@ def test_layers_by_half_and_a_block_listens_at_its_relative_depth(tiny):
 
 @torch.no_grad()
 def test_kv_mix_is_the_papers_rule_where_widths_are_equal(tiny):
-    """K and V of a grouped-query layer are mixed before heads and norms: at α = 1 the text is not heard any more."""
+    """K and V of a grouped-query layer are mixed before heads and norms: at α = 1 the text changes nothing any more."""
 
     class Wide(Tokens):
         def width_of(self, layer):

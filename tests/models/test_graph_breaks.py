@@ -6,8 +6,8 @@ import torch
 
 from melfusion.models.synapse.options import OPTIONS
 
-# each compilation takes seconds: the paper's kind in every run of the tests, the others in the long one
-KINDS = [pytest.param(kind, marks=[] if kind == "kv_mix" else pytest.mark.slow) for kind in sorted(OPTIONS)]
+SLOW = pytest.mark.slow  # all but the paper's kind: each compilation takes seconds
+KINDS = [pytest.param(kind, marks=[] if kind == "kv_mix" else SLOW) for kind in sorted(OPTIONS)]
 
 
 def compiled(config, monkeypatch=None):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -73,9 +74,12 @@ def test_attention_layers_are_in_forward_order():
 def test_features_are_the_keys_and_values_of_self_attention():
     unet = small_image_unet()
     layers, entering, handles = attention_layers(unet), {}, []
+
+    def keep(layer, module, args):
+        entering[layer] = args[0]
+
     for layer in layers:
-        keep = lambda module, args, layer=layer: entering.__setitem__(layer, args[0])  # noqa: E731
-        handles.append(unet.get_submodule(f"{layer}.attn1").register_forward_pre_hook(keep))
+        handles.append(unet.get_submodule(f"{layer}.attn1").register_forward_pre_hook(partial(keep, layer)))
     with read_self_attention(unet, layers) as seen:
         unet(pictures(), torch.tensor([5, 600]), encoder_hidden_states=PROMPT.expand(2, -1, -1))
     assert list(seen) == layers

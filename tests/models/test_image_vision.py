@@ -171,6 +171,7 @@ def test_efficientnet_knows_a_photograph(tiny):
     encoder = BUILD["efficientnet"](tiny("image.kind=efficientnet", "image.weights=imagenet", "image.side_px=224")).eval()
     tokens = encoder.encode(torch.from_numpy(read_image(Path(PORTRAIT).read_bytes(), 256))[None])
     assert tokens.shape == (1, 1, 49, 1280)
+    assert tokens.shape[3] == encoder.width_of("last") == encoder.network._fc.in_features
     assert encoder.network._fc(tokens[:, 0].mean(1)).softmax(1)[0, 652] > 0.3
 
 

@@ -55,7 +55,7 @@ def watched(objective, edit, steps=10):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_what_is_known_is_reproduced_and_what_is_not_hears_it(name):
+def test_what_is_known_is_reproduced_and_what_is_not_depends_on_it(name):
     known = randn(1, *SHAPE[1:], seed=2)
     made, seen = watched(OBJECTIVES[name](), Edit(known, KEPT))
     assert torch.isfinite(made).all()
@@ -104,7 +104,10 @@ def test_a_perfect_network_leads_back_to_the_latents_from_any_start():
     known = randn(1, *SHAPE[1:], seed=2)
     for strength in (0.2, 0.55):
         flow = RectifiedFlow(FlowConfig(), "euler")
-        answer = lambda latents, time: (latents - known) / time  # noqa: E731
+
+        def answer(latents, time):
+            return (latents - known) / time
+
         made = flow.sample(answer, randn(*SHAPE, seed=1), 4, edit=Edit(known, torch.zeros(12), strength))
         assert torch.allclose(made, known.expand_as(made), atol=1e-5)
 

@@ -45,7 +45,7 @@ def share(ours, theirs):
 
 
 def changes(made, other):
-    """What was asked for otherwise is heard, beyond what counts as the same."""
+    """What was asked for otherwise changes the music, beyond what counts as the same."""
     assert share(other, made) > 3e-4
 
 
@@ -90,7 +90,7 @@ OTHERS = {"lyrics": "oh", "bpm": 60, "key": "A minor", "timesignature": "4", "la
 
 
 def test_ace_step():
-    """One clip: with several its pipeline lets each hear the padding that the longest brings."""
+    """One clip: with several its pipeline lets each attend to the padding that the longest brings."""
     pipe, system = pipelines.ace_step()
     ours = {"num_inference_steps": 8, "guidance_scale": 7.0, "fields": [ASKED]}  # its defaults, as is the shift of 3
     names = {"bpm": "bpm", "keyscale": "key", "timesignature": "timesignature", "vocal_language": "language"}
@@ -110,7 +110,10 @@ def test_ace_steps_timbre(seconds, monkeypatch):
     config = pipelines.config_of("ace_step")
     parts = SimpleNamespace(codec=Oobleck(pipe.vae, LogMel(config.audio), 30.0), conditioner=system.conditioner)
     timbre = latents_of("timbre", (samples, pipelines.RATE), config, parts, None)
-    drawn = lambda self: self.mean + self.std * torch.randn(self.mean.shape, generator=fixed_generator("timbre"))  # noqa: E731
+
+    def drawn(self):
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=fixed_generator("timbre"))
+
     monkeypatch.setattr(OobleckDiagonalGaussianDistribution, "sample", drawn)
     acoustic, _ = pipe.prepare_reference_audio_latents(torch.from_numpy(samples)[None], 1, torch.device("cpu"), torch.float32)
     near(timbre, acoustic[0])
@@ -119,10 +122,10 @@ def test_ace_steps_timbre(seconds, monkeypatch):
         {"num_inference_steps": 4, "audio_duration": 0.8, "lyrics": [""]},
     )
     asked, theirs = {"duration_s": 0.8}, theirs | {"reference_audio": torch.from_numpy(samples)[None]}
-    heard = asked | {"timbre": timbre}
-    made, _ = compared(pipe, system, ["rain"], ours | {"fields": [heard]}, theirs, transposed=True)
+    timbred = asked | {"timbre": timbre}
+    made, _ = compared(pipe, system, ["rain"], ours | {"fields": [timbred]}, theirs, transposed=True)
     changes(made, system.generate(["rain"], seeds=SEEDS[:1], **ours, fields=[asked]))
-    both = system.generate(["rain", "sun"], seeds=SEEDS, **ours, fields=[heard, asked])
+    both = system.generate(["rain", "sun"], seeds=SEEDS, **ours, fields=[timbred, asked])
     near(both[:1], made)  # a clip beside it may have no timbre
     near(both[1:], system.generate(["sun"], seeds=SEEDS[1:], **ours, fields=[asked]))
 

@@ -117,8 +117,8 @@ def test_drops_cover_every_branch_at_the_asked_rates():
     n = 100_000
     uniform = (torch.arange(n) + 0.5) / n
     keep_text, keep_image = diffusion.drop_masks(uniform, text=0.1, image=0.2, both=0.05)
-    share = lambda t, i: ((keep_text == t) & (keep_image == i)).float().mean().item()  # noqa: E731
-    shares = [share(False, True), share(True, False), share(False, False), share(True, True)]
+    branches = [(False, True), (True, False), (False, False), (True, True)]
+    shares = [((keep_text == text) & (keep_image == image)).float().mean().item() for text, image in branches]
     assert shares == pytest.approx([0.1, 0.2, 0.05, 0.65], abs=1e-4)
 
 

@@ -63,8 +63,8 @@ LATENTS, TIMESTEP = randn(2, 4, 8, 2, seed=3), torch.tensor(321)
 
 def explicit(c, null, s_text, s_image):
     """The three-branch formula, each branch in a pass of its own."""
-    run = lambda conditions: Recorder()(LATENTS, TIMESTEP.expand(2), conditions)  # noqa: E731
-    e_null, e_text, e_full = run(branch(c, null, 0)), run(branch(c, c, 0)), run(branch(c, c, 1))
+    passes = (branch(c, null, 0), branch(c, c, 0), branch(c, c, 1))
+    e_null, e_text, e_full = (Recorder()(LATENTS, TIMESTEP.expand(2), conditions) for conditions in passes)
     return e_null + s_text * (e_text - e_null) + s_image * (e_full - e_text)
 
 
@@ -292,10 +292,10 @@ def test_inversion_by_many_small_moves_is_the_exact_flow():
     pictures, alpha_bar = smooth_pictures(3), diffusion.alphas_cumprod(DiffusionConfig())
     mean, std, grid = pictures.mean(0), 0.3, torch.arange(1000)
     path = ddim_invert(gaussian_denoiser(mean, std, alpha_bar), pictures, grid, alpha_bar)
-    scale = lambda a: (a * std**2 + 1 - a).sqrt()  # noqa: E731
-    constant = (pictures - alpha_bar[0].sqrt() * mean) / scale(alpha_bar[0])
+    scale = (alpha_bar * std**2 + 1 - alpha_bar).sqrt()
+    constant = (pictures - alpha_bar[0].sqrt() * mean) / scale[0]
     for t in (100, 500, 999):
-        expected = alpha_bar[t].sqrt() * mean + scale(alpha_bar[t]) * constant
+        expected = alpha_bar[t].sqrt() * mean + scale[t] * constant
         torch.testing.assert_close(path[:, t], expected, rtol=0.03, atol=0.01)
 
 
@@ -315,7 +315,10 @@ def test_inversion_tells_the_denoiser_where_it_is():
 
 def test_a_grid_of_one_timestep_keeps_the_picture():
     pictures, alpha_bar = smooth_pictures(2), diffusion.alphas_cumprod(DiffusionConfig())
-    denoise = lambda *_: pytest.fail("nothing to invert")  # noqa: E731
+
+    def denoise(*_):
+        pytest.fail("nothing to invert")
+
     assert torch.equal(ddim_invert(denoise, pictures, torch.tensor([0]), alpha_bar), pictures[:, None])
     assert torch.equal(ddim_reverse(denoise, pictures, torch.tensor([0]), alpha_bar), pictures)
 

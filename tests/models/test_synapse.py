@@ -247,8 +247,11 @@ def test_without_a_picture_the_text_mask_holds(kind):
     model, (latents, timesteps, text) = synaptic(kind), music_inputs()
     features, mask = random_features(model), text_masks()["partial"]
     other = torch.where(mask[..., None], text, randn(*text.shape, seed=50))
+
+    def run(t, m, has):
+        return model(latents, timesteps, t, m, features, torch.full((2,), has))
+
     with torch.no_grad():
-        run = lambda t, m, has: model(latents, timesteps, t, m, features, torch.full((2,), has))  # noqa: E731
         assert torch.equal(run(text, mask, 0.0), run(other, mask, 0.0))
         assert not torch.allclose(run(text, None, 0.0), run(other, None, 0.0), atol=1e-4)
         hidden_text_speaks = not torch.allclose(run(text, mask, 1.0), run(other, mask, 1.0), atol=1e-4)

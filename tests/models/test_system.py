@@ -29,7 +29,10 @@ def open_up(system):
 def test_another_picture_changes_the_music_and_the_same_gives_the_same_bytes(tiny, kind, reading):
     system = open_up(build.system(tiny(f"synapse.kind={kind}", f"image.reading={reading}")))
     a, b = pictures(1, seed=1), pictures(1, seed=2)
-    make = lambda image: system.generate(["rain"], image, [3], num_inference_steps=2, guidance_scale=2.0)  # noqa: E731
+
+    def make(image):
+        return system.generate(["rain"], image, [3], num_inference_steps=2, guidance_scale=2.0)
+
     assert torch.equal(make(a), make(a))
     assert not torch.equal(make(a), make(b))
     assert not torch.equal(make(a), make(None))
@@ -127,7 +130,10 @@ def test_at_the_last_timestep_the_network_sees_pure_noise_where_that_is_trained(
 @pytest.mark.parametrize("share", [0, 0.1])
 def test_sampling_starts_as_training_ended(tiny, monkeypatch, share):
     system = build.system(tiny(f"diffusion.pure_noise_share={share}")).eval()
-    answer = lambda x, *_: torch.full_like(x, -3.0)  # noqa: E731
+
+    def answer(x, *_):
+        return torch.full_like(x, -3.0)
+
     monkeypatch.setattr(system, "denoise", answer)
     monkeypatch.setattr(system.codec, "decode", lambda latents: latents)
     noise = system.draw("noise", [0], system.latent_shape())
@@ -203,10 +209,11 @@ def test_another_decoder_may_follow_and_another_encoder_may_not(tiny, network, f
 
 
 QUICK = (("kv_mix", "epsilon"),)  # the kind of the paper; the others repeat it
+SLOW = pytest.mark.slow  # a short training of each other pair
 REST = [pair for pair in product(("none", *KINDS), ("epsilon", "v_prediction")) if pair not in QUICK]
 
 
-@pytest.mark.parametrize(("kind", "prediction_type"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in REST)])
+@pytest.mark.parametrize(("kind", "prediction_type"), [*QUICK, *(pytest.param(*pair, marks=SLOW) for pair in REST)])
 def test_one_batch_can_be_overfitted(tiny, make_batch, kind, prediction_type):
     config = tiny(f"synapse.kind={kind}", f"diffusion.prediction_type={prediction_type}", "image.reading=fixed")
     system = build.system(config).train()

@@ -232,7 +232,7 @@ def test_attention_compiles_without_a_graph_break(kind):
         torch.testing.assert_close(compiled(*args), block(*args))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a compilation of each kind; one block of each is a fast test
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_the_unet_compiles_without_a_graph_break(kind):

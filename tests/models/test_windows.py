@@ -39,7 +39,10 @@ def test_each_scene_counts_in_its_own_span_and_changes_at_its_time(scenes):
 
 def test_windows_that_agree_give_what_one_window_gives():
     windows, latents = lay_windows(50, 16, 8), randn(2, 4, 50, 3, seed=1)
-    run = lambda part, time: part.sin() * time  # noqa: E731
+
+    def run(part, time):
+        return part.sin() * time
+
     groups = [(windows[:2], run), (windows[2:], run)]
     assert torch.allclose(blended(groups)(latents, torch.tensor(3.0)), latents.sin() * 3, atol=1e-5)
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import torch
 from training_jobs import Run, fresh
 
 from melfusion.errors import CheckpointError
+from melfusion.files import mapped
 from melfusion.state import checkpoint_store
 from melfusion.state.checkpoint_store import CheckpointStore, newest, read_index, write_index
 from melfusion.torture.jobs import fork, wait
@@ -41,6 +43,13 @@ def names(folder):
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_rebuilt_with_its_own_kinds():
+    tree = {"a": [1, (2, OrderedDict(b=3))], "c": Path("p")}
+    made = mapped(lambda leaf: leaf * 2 if isinstance(leaf, int) else leaf, tree)
+    assert made == {"a": [2, (4, OrderedDict(b=6))], "c": Path("p")} and type(made["a"][1][1]) is OrderedDict
+    assert tree["a"][0] == 1
 
 
 def test_the_index_holds_step_size_and_the_digest_of_the_file(tmp_path):
@@ -198,8 +207,8 @@ def test_a_disk_that_fills_between_file_and_index_is_told_as_well(tmp_path, monk
 RANKS = """
 import json, resource, sys
 from pathlib import Path
-from melfusion.torture.jobs import Job
-job = Job(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed"), world=2)
+from melfusion.torture.jobs import TortureJob
+job = TortureJob(Path(sys.argv[1]), (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed"), world=2)
 codes = job.start(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)))
 print(json.dumps([codes, job.log]))
 """

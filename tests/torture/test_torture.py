@@ -10,7 +10,7 @@ from training_jobs import fresh
 
 from melfusion.__main__ import main
 from melfusion.torture import faults, report
-from melfusion.torture.jobs import Job, curves, differing_bits, fork, spans, trained_on, wait
+from melfusion.torture.jobs import TortureJob, curves, differing_bits, fork, spans, trained_on, wait
 from melfusion.torture.outcome import Outcome, killed, saved_by, whole
 from melfusion.torture.scenarios import SCENARIOS
 
@@ -54,7 +54,7 @@ def test_twenty_deaths_and_another_number_of_ranks_cost_nothing(tmp_path):
     tortured(20, ("changed_world",), tmp_path / "t")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # what `make torture` does, some ten minutes
 def test_two_hundred_deaths_and_every_other_fault_cost_nothing(tmp_path):
     tortured(200, [scenario.__name__ for scenario in SCENARIOS], tmp_path / "t")
 
@@ -112,9 +112,10 @@ SaveCheckpoints.finish = lambda self, trainer: self.store.wait()
 }
 
 QUICK = "resume is off by one"
+SLOW = pytest.mark.slow  # each more defect is a torture of its own
 
 
-@pytest.mark.parametrize("defect", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in DEFECTS if name != QUICK)])
+@pytest.mark.parametrize("defect", [QUICK, *(pytest.param(name, marks=SLOW) for name in DEFECTS if name != QUICK)])
 def test_a_planted_defect_is_found(tmp_path, defect):
     points, scenarios, shown, code = DEFECTS[defect]
     assert fresh(SOME, points, scenarios, QUICKER + code, tmp_path / "t", 3) is False
@@ -145,7 +146,7 @@ def test_an_outcome_passes_only_when_all_survived_and_nothing_differs():
 
 def test_only_steps_that_count_are_trained_on(tmp_path):
     """What a life takes up again from an earlier step is undone; a torn line tells nothing."""
-    job = Job(tmp_path, lives=3)
+    job = TortureJob(tmp_path, lives=3)
     (tmp_path / "record").mkdir()
 
     def write(name, text):
@@ -185,7 +186,7 @@ def job_of(folder, steps, life=(0,)):
     for number, begin in enumerate(life):
         lines = [f"resume {begin} 0", *(line for s in range(begin, steps) for line in (f"sample {s} {s} k{s}", f"end {s + 1} 0"))]
         (folder / "record" / f"life{number:03d}-rank0.txt").write_text("\n".join([*lines, ""]))
-    return Job(folder, lives=len(life))
+    return TortureJob(folder, lives=len(life))
 
 
 def test_lost_shifted_and_surplus_samples_are_counted(tmp_path):
@@ -223,7 +224,7 @@ def test_a_rank_that_outlives_another_is_killed_and_told_apart():
 
 
 def test_every_number_that_was_logged_is_compared_but_speed_and_memory(tmp_path):
-    job = Job(tmp_path)
+    job = TortureJob(tmp_path)
     assert curves(job) == {}
     job.run.mkdir(parents=True)
     lines = [{"step": 1, "lr": 0.1, "train/samples_per_s": 7}, {"step": 2, "val/loss": 1, "epoch": 0, "data/wait_share": 3}]

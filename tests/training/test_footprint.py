@@ -50,7 +50,7 @@ def measured(config, batch, accumulates):
     [
         pytest.param("all", False, False, marks=pytest.mark.slow),  # each more is one more count beside the two that differ most
         ("all", True, True),
-        pytest.param("decoder", False, True, marks=pytest.mark.slow),
+        pytest.param("decoder", False, True, marks=pytest.mark.slow),  # likewise
         ("synapse", False, False),
     ],
 )

@@ -66,9 +66,8 @@ def same(run, other):
 
 LIVES = [
     (("auto", 1, 2), ("fsdp2", 2, 4), ("auto", 1, 5)),
-    # another four and ten processes on few cores
-    pytest.param((("fsdp2", 2, 2), ("ddp", 2, 3), ("fsdp2", 2, 5)), marks=pytest.mark.slow),
-    pytest.param((("fsdp2", 4, 2), ("ddp", 2, 3), ("fsdp2", 4, 5)), marks=pytest.mark.slow),
+    pytest.param((("fsdp2", 2, 2), ("ddp", 2, 3), ("fsdp2", 2, 5)), marks=pytest.mark.slow),  # six more processes on few cores
+    pytest.param((("fsdp2", 4, 2), ("ddp", 2, 3), ("fsdp2", 4, 5)), marks=pytest.mark.slow),  # ten more
 ]
 
 

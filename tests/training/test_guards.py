@@ -286,7 +286,10 @@ def test_a_spike_is_one_only_after_a_hundred_usual_losses(tmp_path):
     assert guard.roll_back
 
 
-@pytest.mark.parametrize("rollback", [pytest.param(0, marks=pytest.mark.slow), 1])
+SLOW = pytest.mark.slow  # one more training
+
+
+@pytest.mark.parametrize("rollback", [pytest.param(0, marks=SLOW), 1])
 def test_a_rollback_brings_all_of_an_older_state_back(run, monkeypatch, rollback):
     monkeypatch.setattr(guards, "WINDOW", 10)
     inner, after = StepGuard._restore, []
@@ -386,7 +389,7 @@ class Stopwatch(Callback):
 GPU = pytest.param("cuda", 8, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # three minutes and 14 GB
 @pytest.mark.parametrize("device, clips", [("cpu", 1), GPU])
 def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, device, clips, capsys):
     """The music UNet of configs/melfusion.yaml, 866 M parameters, under fused AdamW: 14 GB of state alone, some three minutes.
@@ -424,3 +427,12 @@ def test_the_guard_costs_at_most_half_a_percent_of_a_full_scale_step(tmp_path, d
             f"parameters, {clips} clips, {precision}, {device}, {torch.get_num_threads()} threads)"
         )
     assert size > 850 and cost / step <= 0.005
+
+
+def test_a_module_finds_its_guard_among_the_callbacks_and_nobody_sets_it(tmp_path):
+    module, guard = optim.TrainedModule(), StepGuard(GuardConfig(), tmp_path, 0, None, tmp_path)
+    assert module.guard is None
+    module.trainer = SimpleNamespace(callbacks=[Callback(), guard])
+    assert module.guard is guard
+    with pytest.raises(AttributeError):
+        module.guard = guard

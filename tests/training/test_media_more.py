@@ -1,4 +1,4 @@
-"""What media show beside clips: where pictures acted, what a judge hears; and how much of it a day may bring."""
+"""What media show beside clips: where pictures acted, what a judge predicts; and how much of it a day may bring."""
 
 import dataclasses
 import os
@@ -51,9 +51,9 @@ def test_an_interrupted_run_shows_what_a_whole_one_shows(judged, tiny_corpus, tm
     assert parts(*MEDIA, steps=5, val=2, every=100) == 0
     assert numbers(parts) == numbers(whole) and parts.state(5) == whole.state(5)
     attended = {tag for _, tag in numbers(whole) if tag.startswith("synapse/attention/")}
-    heard = {(step, tag.rpartition("/")[0]) for step, tag in numbers(whole) if tag.startswith("listening/")}
+    logged = {(step, tag.rpartition("/")[0]) for step, tag in numbers(whole) if tag.startswith("listening/")}
     assert attended and all(0 < value < 1 for (_, tag), value in numbers(whole).items() if tag in attended)
-    assert heard == {(step, f"listening/{row} picture") for step in (3, 5) for row in ("right", "shuffled")}
+    assert logged == {(step, f"listening/{row} picture") for step in (3, 5) for row in ("right", "shuffled")}
     shown = images(whole)
     assert shown["item0/where_the_picture_acted"] == shown["item1/where_the_picture_acted"] == [3, 5]
     assert shown["synapse/attention_map"] == [3, 5] and "synapse/alpha_map" not in shown
@@ -86,8 +86,8 @@ def test_a_days_share_is_counted_from_the_files(tmp_path, caplog):
     assert len(caplog.messages) == 1 and "trainer.media_mib_per_day=1" in caplog.text
 
 
-class Hears:
-    """A judge that hears in each clip the class that its first sample numbers."""
+class FirstSample:
+    """A judge that predicts for each clip the class that its first sample numbers."""
 
     attributes, device = {"place": ["sea", "wood", "town"]}, "cpu"
 
@@ -106,11 +106,11 @@ def test_the_shares_are_of_labelled_items_and_the_shuffled_row_has_the_others_pi
         asked.append((image[:, 0, 0, 0].tolist(), has_image.tolist()))
         return clips.flip(0)
 
-    rows = ListeningRows(tiny(), [Hears()])
+    rows = ListeningRows(tiny(), [FirstSample()])
     rows.audio = AudioConfig()
     said = rows(batch, clips, generate)
     assert said == {"listening/right picture/place": pytest.approx(2 / 3), "listening/shuffled picture/place": 0.0}
     assert asked == [([2, 3, 0, 1], [1, 0, 1, 1])]
     batch.labels = [{}] * 4
-    assert rows(batch, clips, generate) == {}  # nothing is generated where nothing can be heard
+    assert rows(batch, clips, generate) == {}  # nothing is generated where there is no label
     assert len(asked) == 1

@@ -57,10 +57,11 @@ def numbers(run):
 
 
 QUICK = [("sigterm@2", 3, 1), ("sigterm@2", 3, 100), ("sigusr1@3", 4, 100)]
+SLOW = pytest.mark.slow  # each more is two more lives of a run, by the same code as the quick ones
 REST = [("sigusr1@3", 4, 1), *((f"sigterm@{saved - 1}", saved, every) for saved in (2, 5) for every in (1, 100))]
 
 
-@pytest.mark.parametrize(("fault", "saved", "every"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
+@pytest.mark.parametrize(("fault", "saved", "every"), [*QUICK, *(pytest.param(*case, marks=SLOW) for case in REST)])
 def test_a_signalled_run_saves_and_goes_on_to_the_same_bits(whole, runs, capsys, scontrol, fault, saved, every):
     """The signal is read one step later, or where a checkpoint or a validation (of steps 3 and 6) wants to know at once."""
     parts = runs("parts")
@@ -93,7 +94,7 @@ def test_a_validation_that_did_not_end_is_made_up_for(runs):
     assert parts(steps=5, val=3) == 0 and numbers(parts) == numbers(whole)
 
 
-@pytest.mark.parametrize("fault", ["sigterm@2", pytest.param("sigusr1@2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", ["sigterm@2", pytest.param("sigusr1@2", marks=SLOW)])
 def test_a_signal_of_the_last_step_is_obeyed_when_it_is_saved(runs, capsys, scontrol, fault):
     run = runs("job")
     assert run(steps=3, every=100, plant=[fault]) == PREEMPTED
@@ -167,9 +168,9 @@ TWO = """
 import json, sys
 from pathlib import Path
 from melfusion.torture.faults import Fault
-from melfusion.torture.jobs import Job, spans
+from melfusion.torture.jobs import TortureJob, spans
 options = (f"data.path={sys.argv[2]}", "data.splits.train=16", "image.reading=fixed", "trainer.max_steps=8")
-job = Job(Path(sys.argv[1]), options, world=2)
+job = TortureJob(Path(sys.argv[1]), options, world=2)
 codes = job.start([Fault("sigusr1@5:1")])
 codes += job.start()
 print(json.dumps([codes, spans(job), job.log]))
@@ -209,7 +210,7 @@ def started(folder, data, *options):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=SLOW)])
 def test_a_signal_to_the_whole_group_leaves_the_loaders_to_the_run(tmp_path, tiny_corpus, number):
     with started(tmp_path, tiny_corpus, "data.num_workers=2") as (process, leader):
         os.killpg(leader, number)

@@ -73,18 +73,18 @@ class Level(torch.nn.Module):
         return waveform.square().mean(1).sqrt()[:, None, None]
 
 
-def test_listeners_hear_the_mean_of_the_channels_at_their_rate_and_level(config, items, tmp_path):
+def test_listeners_get_the_mean_of_the_channels_at_their_rate_and_level(config, items, tmp_path):
     listeners = Listeners(config.audio, None, [Embedder("level", Level())])
     clips = [waveform for _, waveform in real_clips(items, 4)]
-    heard = listeners.predict([(["a"] * 4, clips[0])]).embeddings["level"].flatten()
-    assert heard.tolist() == pytest.approx([0.1] * 4, rel=1e-2)  # -20 dB of the mean, not of both channels
+    level = listeners.predict([(["a"] * 4, clips[0])]).embeddings["level"].flatten()
+    assert level.tolist() == pytest.approx([0.1] * 4, rel=1e-2)  # -20 dB of the mean, not of both channels
     for i, clip in enumerate(clips[0]):
         soundfile.write(tmp_path / f"{i}.wav", clip.numpy().T, 8000, subtype="FLOAT")
     ((_, read),) = read_clips(sorted(tmp_path.glob("*.wav")), config.audio, 4)
     assert torch.equal(read, clips[0])
 
 
-def test_a_judge_of_another_rate_hears_what_it_was_trained_for(config, tmp_path):
+def test_a_judge_of_another_rate_gets_what_it_was_trained_for(config, tmp_path):
     own = load_config("judge,tiny", ["audio.sample_rate_hz=4000", "audio.f_max_hz=2000"])
     judge = build.part(own).eval()
     build.export_part(judge, own, tmp_path)

@@ -133,14 +133,16 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
 READINGS = [f"image.reading={reading}" for reading in ("inverted", "fixed", "noised")]
 
 
+SLOW = pytest.mark.slow  # the other readings in these precisions: no code of their own, and a quarter of a minute each
+
+
 @pytest.mark.parametrize(
     ("kind", "precision", "option"),
     [
         ("kv_mix", "32-true", READINGS[0]),
         ("concat", "bf16-mixed", READINGS[2]),
-        # the other readings in these precisions: no code of their own, and a quarter of a minute each
-        *(pytest.param("kv_mix", "32-true", reading, marks=pytest.mark.slow) for reading in READINGS[1:]),
-        *(pytest.param("concat", "bf16-mixed", reading, marks=pytest.mark.slow) for reading in READINGS[:2]),
+        *(pytest.param("kv_mix", "32-true", reading, marks=SLOW) for reading in READINGS[1:]),
+        *(pytest.param("concat", "bf16-mixed", reading, marks=SLOW) for reading in READINGS[:2]),
         ("concat", "bf16-true", READINGS[1]),
         ("concat", "32-true", "image.kind=clip"),
         ("controlnet", "32-true", "synapse.match=pool_2d"),

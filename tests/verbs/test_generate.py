@@ -8,9 +8,11 @@ import soundfile
 from PIL import Image
 
 from melfusion.__main__ import main
+from melfusion.assembly import provenance
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError
+from melfusion.media import file_kinds
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.run import train
 from melfusion.verbs import generate as module
@@ -83,8 +85,11 @@ def test_many_clips_are_made_in_batches_and_their_time_and_room_are_told(run, pi
     seen, call = [], Pipeline.__call__
     monkeypatch.setattr(module, "CLIPS_AT_ONCE", 2)
     monkeypatch.setattr(Pipeline, "__call__", lambda *args, **more: [call(*args, **more), seen.append(args[3:5])][0])
+    decoded, decode = [], file_kinds.open_image
+    monkeypatch.setattr(file_kinds, "open_image", lambda *args: [decode(*args), decoded.append(1)][0])
     options = {"ckpt": run, "image": picture(1), "seed": 4, "num_inference_steps": 1, "duration_s": 0.5}
     files = generate(**options | {"n": 5, "out": str(tmp_path / "many")})
+    assert len(decoded) == 1 and provenance.read(files[4])["image"] == provenance.of_file(options["image"])
     assert seen == [(4, 2), (6, 2), (8, 1)] and [len(soundfile.read(f)[0]) for f in files] == [4096] * 5
     assert "2 of 5 clips are made; the others take about" in capsys.readouterr().out
     alone = generate(**options | {"seed": 8, "out": str(tmp_path / "alone.wav")})

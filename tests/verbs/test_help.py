@@ -16,7 +16,6 @@ from melfusion.cluster.options import ClusterConfig
 from melfusion.config.check import valid_keys
 from melfusion.errors import ConfigError
 from melfusion.verbs import help as texts
-from melfusion.verbs.completion import completions
 from melfusion.verbs.options import MANY, configuration, named, option, parse, read
 from melfusion.verbs.table import VERBS, module_of, summary
 
@@ -138,39 +137,6 @@ def test_heavy_imports_leave_the_collector_as_it_was():
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
-
-OUTSIDE = '''
-"""Count to a number."""
-from dataclasses import dataclass
-from melfusion.verbs.options import option
-
-@dataclass
-class Options:
-    most: int = option(3, "last number", least=1, name="to")
-    word: str | None = option(None, "what stands before each number", variable="WORD", words=1)
-
-MORE, SECTIONS = None, ()
-EXAMPLES = ("melfusion count to=4", "melfusion count Nr to=2")
-
-def run(options, more):
-    print(*(f"{options.word or ''}{i}" for i in range(1, options.most + 1)))
-'''
-
-
-def test_a_verb_from_outside_the_package(tmp_path, monkeypatch, capsys):
-    (tmp_path / "outside_count.py").write_text(OUTSIDE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(VERBS, "count", "outside_count")
-    assert main(["count", "x", "to=2"]) == 0 and capsys.readouterr().out == "x1 x2\n"
-    monkeypatch.setenv("WORD", "n ")
-    assert main(["count"]) == 0 and capsys.readouterr().out == "n 1 n 2 n 3\n"
-    assert main(["count", "to=0"]) == 2 and "melfusion count: to=0 must be at least 1" in capsys.readouterr().err
-    assert main(["count", "most=1"]) == 2 and "no option 'most'" in capsys.readouterr().err
-    assert main(["count", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert "usage: melfusion count [WORD]" in said and "last number (default 3)" in said and "Nr to=2" in said
-    assert main(["--help"]) == 0 and "count           Count to a number." in capsys.readouterr().out
-    assert completions()["count"] == ["--help", "to=", "word="]
 
 
 def test_where_a_value_comes_from():

@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from melfusion.app.models import Models
-from melfusion.app.requests import Limits, Request
+from melfusion.app.requests import Limits, PageRequest
 from melfusion.assembly.influence import picture_influence
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.pipeline import Music, Pipeline
@@ -56,7 +56,7 @@ class Stops:
 
 
 @dataclass
-class Clip:
+class PageClip:
     """One clip on the page: its wav, its spectrogram and what made it."""
 
     wav: str
@@ -92,7 +92,7 @@ class Actions:
         self.models, self.limits, self.stops = models, limits or Limits(), Stops()
         self.folder = folder or Path(mkdtemp(prefix="melfusion-app-"))
 
-    def generate(self, asked: Request, session: str | None, report: Report) -> tuple[Request, list[Clip]]:
+    def generate(self, asked: PageRequest, session: str | None, report: Report) -> tuple[PageRequest, list[PageClip]]:
         """The request with the seed that was drawn, and its clips. MelfusionError; Cancelled between two steps of the sampler."""
         asked, stop = asked.checked(self.limits).drawn(), self.stops.of(session)
         report(0, "loading the model")
@@ -109,7 +109,7 @@ class Actions:
         report(1, "drawing")
         return asked, self._kept(pipe, asked, music)
 
-    def _kept(self, pipe: Pipeline, asked: Request, music: Music) -> list[Clip]:
+    def _kept(self, pipe: Pipeline, asked: PageRequest, music: Music) -> list[PageClip]:
         self._clean()
         folder, clips = Path(mkdtemp(dir=self.folder)), []
         for i, seed in enumerate(music.seeds):
@@ -120,10 +120,10 @@ class Actions:
             music.write(i, wav)
             mel, png = torch.from_numpy(music.log_mels[i]), wav.with_suffix(".png")
             save(spectrogram_figure({f"seed {seed}": mel}, pipe.config.audio), png)
-            clips.append(Clip(str(wav), str(png), seed, music.audios.shape[-1] / music.sample_rate_hz, music.made[i]))
+            clips.append(PageClip(str(wav), str(png), seed, music.audios.shape[-1] / music.sample_rate_hz, music.made[i]))
         return clips
 
-    def influence(self, asked: Request, session: str | None, report: Report) -> str:
+    def influence(self, asked: PageRequest, session: str | None, report: Report) -> str:
         """A picture file: where the visitor's picture acted. MelfusionError; Cancelled."""
         stop, pipe = self.stops.of(session), self.models.get(asked.model)
         image = None if asked.image is None else pipe.open(asked.image)
@@ -160,7 +160,7 @@ def watched(steps: Iterable[Any], stop: threading.Event, report: Report, word: s
 
 
 @contextlib.contextmanager
-def told(say: Callable[[str], Exception]) -> Iterator[None]:
+def errors_as(say: Callable[[str], Exception]) -> Iterator[None]:
     """An error becomes what the page shows: its sentence, or that it is a bug, whose traceback goes to the log."""
     try:
         yield

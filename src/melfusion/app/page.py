@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from melfusion.app.actions import Actions, Cancelled, Clip, told
-from melfusion.app.parts import Inputs
-from melfusion.app.requests import FRESH, REPAINT, RESTYLE, Request
+from melfusion.app.actions import Actions, Cancelled, PageClip, errors_as
+from melfusion.app.parts import PageInputs
+from melfusion.app.requests import FRESH, REPAINT, RESTYLE, PageRequest
 
 MODEL = "model"  # what only one call at a time may use
 
@@ -25,7 +25,7 @@ PROGRESS = gr.Progress()  # as a default it tells gradio that a function reports
 
 TITLE = "# melfusion\nA picture and a sentence become music. Drop a picture, write a sentence, or both."
 
-Entry = tuple[Request, list[Clip]]  # of the history
+Entry = tuple[PageRequest, list[PageClip]]  # of the history
 
 
 def refused(sentence: str) -> Exception:
@@ -44,7 +44,7 @@ class Page:
             gr.Markdown(TITLE, elem_id="title")
             with gr.Row():
                 with gr.Column(min_width=320):
-                    self.inputs = Inputs(actions.models.names, actions.models.get(actions.models.names[0]), actions.limits)
+                    self.inputs = PageInputs(actions.models.names, actions.models.get(actions.models.names[0]), actions.limits)
                 with gr.Column(min_width=320):
                     self._results()
             self._wire()
@@ -111,7 +111,7 @@ class Page:
     def generate(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
         *given, lock, history = values
         try:
-            with told(refused):
+            with errors_as(refused):
                 asked = self.inputs.request(tuple(given))
                 done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
         except Cancelled as stopped:
@@ -125,7 +125,7 @@ class Page:
         past = gr.Dropdown([(title(entry), k) for k, entry in enumerate(history)], value=None, visible=True)
         return [words, seed, history, past, gr.Image(None, visible=False), *self.shown(clips)]
 
-    def shown(self, clips: list[Clip]) -> list[Any]:
+    def shown(self, clips: list[PageClip]) -> list[Any]:
         """The players, the choice, the look at the first clip, and the state."""
         players: list[Any] = [
             gr.Audio(clips[k].wav, label=f"Clip {k + 1}, seed {clips[k].seed}", visible=True)
@@ -136,7 +136,7 @@ class Page:
         choice = gr.Radio([(f"clip {k + 1}", k) for k in range(len(clips))], value=0, visible=len(clips) > 1)
         return [*players, choice, *self.choose(0, clips), clips]
 
-    def choose(self, number: int, clips: list[Clip]) -> list[Any]:
+    def choose(self, number: int, clips: list[PageClip]) -> list[Any]:
         """The spectrogram and the files of one clip."""
         if not clips:
             raise refused("There is no clip yet: generate one first.")
@@ -147,7 +147,7 @@ class Page:
     def influence(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
         *given, clips = values
         try:
-            with told(refused):
+            with errors_as(refused):
                 asked = self.inputs.request(tuple(given))
                 if asked.seed is None and clips:
                     asked = replace(asked, seed=clips[0].seed)  # of the clip that is there to look at
@@ -166,18 +166,18 @@ class Page:
 
     def model(self, name: str) -> list[Any]:
         """Load it, and show its own settings."""
-        with told(refused):
+        with errors_as(refused):
             pipe = self.actions.models.get(name)
         return [f"Model {name}.", *(gr.update(**changes) for changes in self.inputs.values(pipe).values())]
 
-    def use(self, number: int, clips: list[Clip], mode: str) -> list[Any]:
+    def use(self, number: int, clips: list[PageClip], mode: str) -> list[Any]:
         """A clip becomes the sound to start from."""
         if not clips:
             raise refused("There is no clip yet: generate one first.")
         clip = clips[int(number or 0)]
         return [clip.wav, RESTYLE if mode == FRESH else mode, round(clip.seconds, 2), gr.Accordion(open=True)]
 
-    def span(self, number: int, clips: list[Clip]) -> list[Any]:
+    def span(self, number: int, clips: list[PageClip]) -> list[Any]:
         """The same, to make a span of it anew."""
         return self.use(number, clips, REPAINT)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, Request, own_duration
+from melfusion.app.gradio_private import checked_first
+from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest, own_duration
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError, MelfusionError
 from melfusion.media.file_kinds import picture_bytes
@@ -30,29 +31,23 @@ SEED = "Empty: drawn. The seed that was used stands at each clip."
 
 
 def picture() -> gr.Image:
-    """An image input whose mistakes are sentences.
-
-    It is no subclass: beside the file of one gradio writes another file.
-    """
+    """An image input whose mistakes are sentences."""
     shown = gr.Image(
         label="Picture", type="filepath", image_mode=None, elem_id="picture", sources=["upload", "clipboard"], height=280
     )
-    read = shown.preprocess
 
-    def checked(payload: Any) -> Any:
+    def check(payload: Any) -> None:
         if payload is not None and payload.path is not None:
             try:
                 picture_bytes("picture", payload.path)
             except MelfusionError as error:
                 name = payload.orig_name or Path(payload.path).name
                 raise gr.Error(str(error).replace(f"picture={payload.path}", name), print_exception=False) from None
-        return read(payload)
 
-    shown.preprocess = checked  # type: ignore[method-assign]
-    return shown
+    return checked_first(shown, check)
 
 
-class Inputs:
+class PageInputs:
     """The components of a request, by its names; `fields` by theirs."""
 
     def __init__(self, names: list[str], pipe: Pipeline, limits: Limits):
@@ -117,7 +112,7 @@ class Inputs:
         """One of them."""
         return self.of.get(name) or self.fields[name]
 
-    def request(self, values: tuple[Any, ...]) -> Request:
+    def request(self, values: tuple[Any, ...]) -> PageRequest:
         """Values of `components` → a request. ConfigError where the seed is none."""
         given = dict(zip([*self.of, *self.fields], values, strict=True))
         fields = {name: given.pop(name) or "" for name in self.fields}
@@ -125,9 +120,9 @@ class Inputs:
         if seed and not (seed.isascii() and seed.isdecimal()):
             raise ConfigError(f"The seed {seed!r} is no whole number: correct it, or leave it empty.")
         texts = {name: given[name] or "" for name in ("prompt", "negative_prompt")}
-        return Request(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
+        return PageRequest(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
 
-    def restored(self, asked: Request, own: dict[str, dict[str, Any]]) -> list[Any]:
+    def restored(self, asked: PageRequest, own: dict[str, dict[str, Any]]) -> list[Any]:
         """A request → updates of `components`; `own`: what `values` says of its model."""
         found = {**vars(asked), **asked.fields, "seed": "" if asked.seed is None else str(asked.seed)}
         found |= {name: found.get(name) or None for name in SOUNDS}

@@ -28,7 +28,7 @@ class Limits:
 
 
 @dataclass
-class Request:
+class PageRequest:
     """Everything on the left of the page. None, and "" of a text: the model's own.
 
     Attributes:
@@ -55,7 +55,7 @@ class Request:
     end_s: float = 1.0
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def checked(self, limits: Limits) -> Request:
+    def checked(self, limits: Limits) -> PageRequest:
         """The same; ConfigError where it asks for nothing, or for too much."""
         if not self.image and not self.prompt.strip() and self.mode == FRESH:
             raise ConfigError("Give a picture, a sentence, or both.")
@@ -78,9 +78,9 @@ class Request:
             check_sound(timbre, 0.0, limits)
         return self
 
-    def drawn(self) -> Request:
+    def drawn(self) -> PageRequest:
         """The same with a seed."""
-        return Request(**{**asdict(self), "seed": secrets.randbelow(LARGEST_SEED)}) if self.seed is None else self
+        return PageRequest(**{**asdict(self), "seed": secrets.randbelow(LARGEST_SEED)}) if self.seed is None else self
 
     def options(self, pipe: Pipeline) -> dict[str, Any]:
         """What the pipeline is called with beside prompt, picture, seed and n."""

@@ -51,17 +51,6 @@ class Policy:
         await self.app(scope, receive, with_policy)
 
 
-def _read_no_address() -> None:
-    """gradio fetches the files whose address a visitor gives in place of a file; this page does not."""
-    import gradio as gr
-    from gradio import processing_utils
-
-    async def refused(url: str, cache_dir: str) -> str:
-        raise gr.Error("An address is not read here: upload the file itself.", print_exception=False)
-
-    processing_utils.async_ssrf_protected_download = refused
-
-
 def serve(
     actions: Any, host: str, port: int | None, queue: int, upload_mb: int, auth: list[tuple[str, str]] | None, wait: bool = True
 ) -> Any:
@@ -75,9 +64,10 @@ def serve(
     import gradio as gr
     from starlette.middleware import Middleware
 
+    from melfusion.app.gradio_private import read_no_address
     from melfusion.app.page import CSS, Page
 
-    _read_no_address()
+    read_no_address()
     page = Page(actions)
     page.blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]

@@ -24,18 +24,18 @@ from melfusion.assembly.edit_request import EDITING, Editing
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.pipeline import SAMPLING, Music, Pipeline
 from melfusion.assembly.provenance import fingerprint, hash_of
-from melfusion.assembly.requests import Item, checked
+from melfusion.assembly.requests import ListItem, checked
 from melfusion.assembly.sound_fields import files_of
 from melfusion.errors import ConfigError, MelfusionError
 from melfusion.files import locked, write_whole
 
 MANIFEST = "manifest.jsonl"
 
-Rank = Callable[["Clip", Music, int], float]  # (clip, music, row) → score
+Rank = Callable[["ListClip", Music, int], float]  # (clip, music, row) → score
 
 
 @dataclass
-class Clip:
+class ListClip:
     """One file to be made.
 
     Attributes:
@@ -65,7 +65,7 @@ class Clip:
         return json.dumps([self.image is not None, self.options], sort_keys=True)
 
 
-class Manifest:
+class ListManifest:
     """The manifest of a folder."""
 
     def __init__(self, folder: Path):
@@ -97,8 +97,8 @@ class Manifest:
 
 
 def planned(
-    pipe: Pipeline, items: Iterable[Item], folder: Path, defaults: dict[str, Any], end: str, best_of: int, rank_by: str | None
-) -> Iterator[Clip | tuple[Item, str]]:
+    pipe: Pipeline, items: Iterable[ListItem], folder: Path, defaults: dict[str, Any], end: str, best_of: int, rank_by: str | None
+) -> Iterator[ListClip | tuple[ListItem, str]]:
     """The clips of some items; or an item with the sentence why it cannot be made.
 
     Args:
@@ -113,8 +113,8 @@ def planned(
 
 
 def _clips(
-    pipe: Pipeline, item: Item, folder: Path, defaults: dict[str, Any], end: str, best_of: int, rank_by: str | None
-) -> list[Clip]:
+    pipe: Pipeline, item: ListItem, folder: Path, defaults: dict[str, Any], end: str, best_of: int, rank_by: str | None
+) -> list[ListClip]:
     takes = pipe.system.conditioner.takes
     fields = defaults | checked(item, folder, (*SAMPLING, *EDITING, *takes))
     prompt, image, seed, n = (fields.pop(name, usual) for name, usual in (("prompt", ""), ("image", None), ("seed", 0), ("n", 1)))
@@ -126,7 +126,7 @@ def _clips(
         seeds = list(range(seed + k * best_of, seed + (k + 1) * best_of))
         name = out if n == 1 else f"{Path(out).stem}-{k}{Path(out).suffix}"
         request = hash_of([made_of, seeds, ranked, pipe.model["digest"]])
-        clips.append(Clip(item.number, k, prompt, image, seeds, fields, labels, name, request))
+        clips.append(ListClip(item.number, k, prompt, image, seeds, fields, labels, name, request))
     return clips
 
 
@@ -148,10 +148,10 @@ def _asked(pipe: Pipeline, prompt: str, image: str | None, fields: dict[str, Any
 
 
 def make(
-    pipe: Pipeline, clips: list[Clip], folder: Path, at_once: int, rank: Rank | None = None, metadata: bool = True
-) -> Iterator[list[tuple[Clip, str | None]]]:
+    pipe: Pipeline, clips: list[ListClip], folder: Path, at_once: int, rank: Rank | None = None, metadata: bool = True
+) -> Iterator[list[tuple[ListClip, str | None]]]:
     """Make the clips; yields those of a batch, each with its error, when their lines are written down. OSError: a disk is full."""
-    manifest, groups = Manifest(folder), defaultdict(list)
+    manifest, groups = ListManifest(folder), defaultdict(list)
     for clip in clips:
         groups[clip.group].append(clip)
     for group in groups.values():
@@ -162,7 +162,7 @@ def make(
             yield [(clip, _written(clip, error, folder, manifest, rank, metadata)) for clip, error in done]
 
 
-def _tried(pipe: Pipeline, some: list[tuple[Clip, int]]) -> list[tuple[Clip, str | None]]:
+def _tried(pipe: Pipeline, some: list[tuple[ListClip, int]]) -> list[tuple[ListClip, str | None]]:
     """Make one batch; gives each clip of it, once, with its error. A batch that is refused is tried clip by clip."""
     clips = list({(clip.item, clip.clip): clip for clip, _ in some}.values())
     first = clips[0]
@@ -181,7 +181,9 @@ def _tried(pipe: Pipeline, some: list[tuple[Clip, int]]) -> list[tuple[Clip, str
     return [(clip, None) for clip in clips]
 
 
-def _written(clip: Clip, error: str | None, folder: Path, manifest: Manifest, rank: Rank | None, metadata: bool) -> str | None:
+def _written(
+    clip: ListClip, error: str | None, folder: Path, manifest: ListManifest, rank: Rank | None, metadata: bool
+) -> str | None:
     """Write the best candidate and its line of the manifest; returns its error."""
     line = clip.line(file=None, error=error)
     if error is None:
@@ -194,7 +196,7 @@ def _written(clip: Clip, error: str | None, folder: Path, manifest: Manifest, ra
     return line["error"]
 
 
-def _kept(clip: Clip, folder: Path, rank: Rank | None, metadata: bool) -> dict[str, Any]:
+def _kept(clip: ListClip, folder: Path, rank: Rank | None, metadata: bool) -> dict[str, Any]:
     """Write the best candidate; returns its line of the manifest."""
     scores = [rank(clip, music, row) for music, row in clip.candidates] if rank else []
     best = max(range(len(scores)), key=scores.__getitem__) if scores else 0

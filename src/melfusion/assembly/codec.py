@@ -14,6 +14,7 @@ from transformers import SpeechT5HifiGan
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import check_audio, check_front_end, weights_folder
 from melfusion.errors import ConfigError, WeightsError
+from melfusion.files import write_whole
 from melfusion.media.mel import AudioGeometry, LogMel
 from melfusion.models.audioldm_file import audioldm_vae, audioldm_vocoder
 from melfusion.models.codec import MusicCodec
@@ -169,7 +170,7 @@ def export_music_vae(module: MusicVAE, config: Config, folder: Path) -> None:
     """diffusers' layout, the statistics of log-mel and latents, and the texture in a folder of its own."""
     save_network(module.autoencoder, folder)
     front_end = {"audio": {"framing": config.audio.framing, "level": config.audio.level}}
-    (folder / STATISTICS_FILE).write_text(json.dumps({n: getattr(module, n).tolist() for n in STATISTICS} | front_end))
+    write_whole(folder / STATISTICS_FILE, json.dumps({n: getattr(module, n).tolist() for n in STATISTICS} | front_end))
     if (texture := module.texture) is not None:
         write_part(texture, folder / TEXTURE_FOLDER, config.audio, texture.sizes)
 

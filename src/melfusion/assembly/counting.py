@@ -91,7 +91,7 @@ def guided_pass(system: MeLFusion, batch: MusicBatch, n: int) -> Callable[[], Te
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StageWork:
     """What a stage takes for a batch.
 
     Attributes:
@@ -103,19 +103,19 @@ class Work:
     bytes: int
 
 
-def measured(system: MeLFusion, work: Callable[[], R]) -> tuple[R, Work]:
+def measured(system: MeLFusion, work: Callable[[], R]) -> tuple[R, StageWork]:
     """Run without gradients, with the kernels of a GPU; returns what comes out and what it took."""
     live = LiveBytes().hold(tensors(system))
     before = live.now
     with Zeros(), FlopCounterMode(display=False) as flops, live, GPUKernels(), torch.no_grad():
         out = work()
-    return out, Work(flops.get_total_flops(), live.peak - before)
+    return out, StageWork(flops.get_total_flops(), live.peak - before)
 
 
-def count(config: Config, system: MeLFusion) -> tuple[dict[str, Work], MusicBatch]:
+def count(config: Config, system: MeLFusion) -> tuple[dict[str, StageWork], MusicBatch]:
     """Stage → its work for one sample; and that sample as precomputed shards give it."""
     raw = a_batch(config, system, 1)
-    found: dict[str, Work] = {}
+    found: dict[str, StageWork] = {}
     if system.conditioner.looks_at_values:  # which are not there: its work is left out
         prompt = system.conditioner.shapes(1).to(META)
     else:
@@ -138,14 +138,14 @@ def count(config: Config, system: MeLFusion) -> tuple[dict[str, Work], MusicBatc
     with Zeros(), FlopCounterMode(display=False) as flops:
         system.denoise(latents, timesteps, conditioning).sum().backward()
     system.zero_grad(set_to_none=True)
-    found[LEARN] = Work(flops.get_total_flops(), 0)
+    found[LEARN] = StageWork(flops.get_total_flops(), 0)
     found[SAMPLE] = measured(system, guided_pass(system, ready, branches(config)))[1]
     decoded, found[DECODE] = measured(system, lambda: system.codec.decode(latents))
     found[VOCODE] = measured(system, lambda: system.codec.vocode(decoded))[1]
     return found, ready
 
 
-def clip_flops(config: Config, system: MeLFusion, stages: dict[str, Work], read_by_branch: bool = False) -> int:
+def clip_flops(config: Config, system: MeLFusion, stages: dict[str, StageWork], read_by_branch: bool = False) -> int:
     """Of one generated clip with caption and picture.
 
     Args:
@@ -157,7 +157,7 @@ def clip_flops(config: Config, system: MeLFusion, stages: dict[str, Work], read_
     return total(stages, often)
 
 
-def sample_flops(config: Config, system: MeLFusion, stages: dict[str, Work]) -> int:
+def sample_flops(config: Config, system: MeLFusion, stages: dict[str, StageWork]) -> int:
     """Of one sample in a training step, forward and backward, with what is precomputed left out."""
     encoder, stored = system.image_encoder, config.data.precompute.enabled
     live = 0 if stored else 1
@@ -165,6 +165,6 @@ def sample_flops(config: Config, system: MeLFusion, stages: dict[str, Work]) -> 
     return total(stages, {CAPTION: live, PICTURE: live, ENCODE: live, LOOK: 0 if cached else 1, LEARN: 1})
 
 
-def total(stages: dict[str, Work], often: dict[str, int]) -> int:
+def total(stages: dict[str, StageWork], often: dict[str, int]) -> int:
     """FLOPs of the stages that there are, each so many times."""
     return sum(times * stages[stage].flops for stage, times in often.items() if stage in stages)

@@ -10,13 +10,12 @@ import torch
 from melfusion.assembly.options import TrainerConfig
 from melfusion.assembly.schema import Config
 from melfusion.cluster.slurm import check_tasks, count_devices
+from melfusion.models.device import best_device
 
 
 def device_type(trainer: TrainerConfig) -> str:
     """cuda, mps or cpu: where the Trainer computes."""
-    if trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "cuda"
-    return "mps" if trainer.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available() else "cpu"
+    return best_device(trainer.accelerator)
 
 
 def world_size(trainer: TrainerConfig, environment: Mapping[str, str] = os.environ) -> int:

@@ -24,7 +24,7 @@ class Editing:
         extend_s: go on after its end for so many seconds.
         repaint: (start_s, end_s) or "START-END": make this span of it anew.
         strength: in [0, 1], how far it is changed: 1 is music from noise, 0 what the codec makes of it.
-        keep_key: with strength, is the model told the key of the sound where the call says nothing of it? None: yes.
+        keep_key: with strength, is the key of the sound given to the model where the call says nothing of it? None: yes.
         story: pictures with times (assembly/story.py).
     """
 
@@ -61,7 +61,7 @@ class Editing:
 
     @property
     def in_its_key(self) -> bool:
-        """Is the model told the key of the sound?"""
+        """Is the key of the sound given to the model?"""
         return self.keep_key is not False and self.strength is not None and self.strength < 1
 
     def checked(self, image: Any, duration_s: float | None) -> tuple[Editing, float | None]:

@@ -12,6 +12,7 @@ from melfusion.assembly.load import PARTS_FOLDER, export_system
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
+from melfusion.files import write_whole
 from melfusion.models.licences import ALLOWS, UNKNOWN, licence_of, strictest
 from melfusion.models.system import MeLFusion
 
@@ -79,7 +80,7 @@ def export(system: MeLFusion, config: Config, folder: Path, whole: bool = False,
     strict = strictest(known for _, known in parts.values())
     written = with_parts(config, folder) if whole else config
     export_system(system, written, folder, strict)
-    (folder / "README.md").write_text(card(system, config, parts, strict, whole))
+    write_whole(folder / "README.md", card(system, config, parts, strict, whole))
     return folder
 
 

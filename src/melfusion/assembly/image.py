@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
+from melfusion.files import write_whole
 from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.diffusion.process import alphas_cumprod
 from melfusion.models.image_diffusion import ImageFeatureExtractor
@@ -90,7 +91,7 @@ def export_image_diffusion(module: ImageFeatureExtractor, config: Config, folder
     (folder / "scheduler").mkdir(exist_ok=True)
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
     tree = {name: getattr(schedule(config), name) for name in names} | {"prediction_type": module.prediction_type}
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(tree))
+    write_whole(folder / "scheduler" / "scheduler_config.json", json.dumps(tree))
 
 
 BUILD: dict[str, Callable[[Config], ImageEncoder]] = {

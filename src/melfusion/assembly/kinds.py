@@ -72,11 +72,11 @@ def fitting(trees: list[Tree]) -> Chosen:
 def alike(one: Any, other: Any) -> set[str]:
     """Names of the options that two kinds have with the same type and default."""
 
-    def told(kind: Any) -> set[tuple[str, Any, str]]:
+    def facts(kind: Any) -> set[tuple[str, Any, str]]:
         plain = kind()
         return {(f.name, f.type, repr(getattr(plain, f.name))) for f in dataclasses.fields(kind) if f.name != "kind"}
 
-    return {name for name, *_ in told(one) & told(other)}
+    return {name for name, *_ in facts(one) & facts(other)}
 
 
 def of_kinds(config: Config, chosen: Chosen) -> Config:

@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from melfusion.assembly.torch_private import ON_CPU, ON_CPU_BACKWARD, TorchDispatchMode, family
 from melfusion.models.device import best_device
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-ON_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def format_of(precision: str) -> str:
@@ -64,7 +61,7 @@ class Flops(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out, called = func(*args, **(kwargs or {})), getattr(func, "_overloadpacket", None)
+        out, called = func(*args, **(kwargs or {})), family(func)
         if called is ON_CPU:
             self.total += sdpa_flop_count(*(t.shape for t in args[:3]))
         elif called is ON_CPU_BACKWARD:

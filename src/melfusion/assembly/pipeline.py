@@ -17,15 +17,15 @@ from melfusion.assembly.edit_request import EDITING, Editing, samples_of
 from melfusion.assembly.edit_sound import EditedSound, edited_sound, in_its_key
 from melfusion.assembly.export import export
 from melfusion.assembly.load import load_system, stored_in
-from melfusion.assembly.provenance import Source, comment_of, hash_of, records
+from melfusion.assembly.provenance import ModelOrigin, comment_of, hash_of, records
 from melfusion.assembly.schema import Config
 from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
 from melfusion.errors import CheckpointError, ConfigError, MelfusionError
-from melfusion.media.pictures import to_pixels
+from melfusion.media.pictures import OpenedPicture, to_pixels
 from melfusion.media.sound import write_sound
 from melfusion.models.frozen import digest
-from melfusion.models.generation import Piece, Scene
+from melfusion.models.generation import Piece, PieceScene
 from melfusion.models.placement import Offload, Placement
 from melfusion.models.system import MeLFusion
 
@@ -76,14 +76,14 @@ class Pipeline(ModelHubMixin):
 
     placement: Placement | None = None
 
-    def __init__(self, system: MeLFusion, config: Config, source: Source | None = None):
-        self.system, self.config, self.source = system, config, source or Source()
+    def __init__(self, system: MeLFusion, config: Config, source: ModelOrigin | None = None):
+        self.system, self.config, self.source = system, config, source or ModelOrigin()
 
     @classmethod
     def read(cls, path: str | Path | None = None, overrides: list[str] | None = None) -> Pipeline:
         """What `load_system` reads; the pipeline knows where that was."""
         file = stored_in(path)  # once: a training may save another checkpoint meanwhile
-        return cls(*load_system(file, overrides=overrides), Source.of(file, path is None, overrides))
+        return cls(*load_system(file, overrides=overrides), ModelOrigin.of(file, path is None, overrides))
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -117,7 +117,8 @@ class Pipeline(ModelHubMixin):
 
         Args:
             prompt: one sentence, or one for each clip.
-            image: a file, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; or a list, one for each clip; None: no picture.
+            image: a file, opened or not, a PIL picture, or (1 or n, 3, H, W) in [-1, 1]; or a list, one for each clip; None: no
+                picture.
             seed: of the first clip, the next ones have seed + 1, …; or one for each clip.
             n: how many clips; None: as many as prompts or seeds.
             options: what is edited (assembly/edit_request.py): window_s, overlap_s, audio, extend_s, repaint, strength,
@@ -170,10 +171,10 @@ class Pipeline(ModelHubMixin):
             mels = codec.log_mel(audios.to(codec.device))
         return Music(audios.numpy(), codec.sample_rate_hz, seeds, mels[:, 0].float().cpu().numpy())
 
-    def scenes(self, story: Story | None, prompts: list[str]) -> list[Scene]:
+    def scenes(self, story: Story | None, prompts: list[str]) -> list[PieceScene]:
         """The scenes of a story with their pictures read; none without a story."""
         return [
-            Scene(scene.start_s, prompts if scene.prompt is None else [scene.prompt] * len(prompts), self.pixels(scene.image))
+            PieceScene(scene.start_s, prompts if scene.prompt is None else [scene.prompt] * len(prompts), self.pixels(scene.image))
             for scene in (story.scenes if story else [])
         ]
 
@@ -212,6 +213,7 @@ class Pipeline(ModelHubMixin):
                 raise ConfigError("image= lists pictures for some of the clips: give one for each, or none.")
             return torch.cat(shown)
         if not isinstance(image, Tensor):
+            image = image.image if isinstance(image, OpenedPicture) else image
             image = self.open(image) if isinstance(image, str | Path) else image
             image = torch.from_numpy(to_pixels(image, self.config.data.image_size_px))[None]
         return image.to(self.system.device)
@@ -219,13 +221,14 @@ class Pipeline(ModelHubMixin):
     def _save_pretrained(self, save_directory: Path, **options: Any) -> None:
         export(self.system, self.config, Path(save_directory), **options)
 
-    def save_pretrained(self, save_directory: str | Path, whole: bool = False, licence: str | None = None) -> None:  # type: ignore[override]
-        """Write the folder that `from_pretrained` reads (assembly/export.py)."""
-        self._save_pretrained(Path(save_directory), whole=whole, licence=licence)
+    def save_pretrained(self, save_directory: str | Path, whole: bool = False, licence: str | None = None, **options: Any) -> None:
+        """Write the folder that `from_pretrained` reads (assembly/export.py); further options are refused."""
+        self._save_pretrained(Path(save_directory), whole=whole, licence=licence, **options)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> Pipeline:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Pipeline:
         """An exported folder, or the id of one on the hub; CheckpointError where it is neither. Options: of ModelHubMixin."""
+        path = pretrained_model_name_or_path
         if Path(path).exists():
             return cls.read(path, options.get("overrides"))
         try:

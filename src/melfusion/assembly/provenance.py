@@ -25,6 +25,7 @@ from typing import Any
 from melfusion import __version__
 from melfusion.assembly.story import read_story
 from melfusion.media import tagged
+from melfusion.media.pictures import OpenedPicture
 
 KEY = "melfusion"  # the one key of the JSON object in a comment
 
@@ -34,7 +35,7 @@ ALONE = ([0, 1, 0], [0, 1, 1])  # the batches that every call of one clip makes
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelOrigin:
     """Where a model was read: a checkpoint file or an exported folder (None: the shipped one), and what was laid over it."""
 
     path: str | None = None
@@ -42,9 +43,9 @@ class Source:
     overrides: list[str] = field(default_factory=list)
 
     @staticmethod
-    def of(path: Path, shipped: bool, overrides: list[str] | None) -> Source:
+    def of(path: Path, shipped: bool, overrides: list[str] | None) -> ModelOrigin:
         """`path`: as `stored_in` (assembly/load.py) gives it."""
-        return Source(None if shipped else str(path), fingerprint(path), list(overrides or []))
+        return ModelOrigin(None if shipped else str(path), fingerprint(path), list(overrides or []))
 
 
 def fingerprint(path: Path) -> str | None:
@@ -74,6 +75,7 @@ def of_file(value: Any) -> dict[str, Any] | None:
     """The record of a picture or sound that was given as a file or as an array; None for None."""
     if value is None:
         return None
+    value = value.path if isinstance(value, OpenedPicture) else value
     if isinstance(value, str | Path):
         return {"path": str(value), "sha256": fingerprint(Path(value))}
     data = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()

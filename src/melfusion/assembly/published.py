@@ -40,7 +40,7 @@ def scheduler(config: Config) -> Any:
         raise WeightsError(f"{folder / SCHEDULER} names {name}, which is no scheduler of diffusers: give another sampling.sampler.")
     made = loaded(cls, folder / SCHEDULER.parent)
     if wrong := {key: own for key, own in noise_schedule(made.config).items() if different(config, key, own)}:
-        raise ConfigError(f"{folder / SCHEDULER} was made for {told(wrong)}, and the configuration has others: give these.")
+        raise ConfigError(f"{folder / SCHEDULER} was made for {listed(wrong)}, and the configuration has others: give these.")
     return made
 
 
@@ -74,7 +74,7 @@ def differences(config: Config) -> dict[str, Any]:
 def warn(config: Config) -> None:
     """Log what differs: a model that is sampled in another way than it was made for sounds worse, and nothing else tells why."""
     if found := differences(config):
-        log.warning("%s was made for other settings than the configuration's: %s.", config.denoiser.weights, told(found))
+        log.warning("%s was made for other settings than the configuration's: %s.", config.denoiser.weights, listed(found))
 
 
 def different(config: Config, key: str, value: Any) -> bool:
@@ -83,7 +83,7 @@ def different(config: Config, key: str, value: Any) -> bool:
     return here is not None and here != value
 
 
-def told(values: dict[str, Any]) -> str:
+def listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items())
 
 

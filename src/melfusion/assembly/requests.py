@@ -30,7 +30,7 @@ TRUTHS = {"true": True, "false": False}
 
 
 @dataclass
-class Item:
+class ListItem:
     """One row of a list.
 
     Attributes:
@@ -42,7 +42,7 @@ class Item:
     error: str | None = None
 
 
-def read_items(path: str | Path) -> list[Item]:
+def read_items(path: str | Path) -> list[ListItem]:
     """Every row that is not empty. A row that cannot be read has an error; ConfigError where the whole list cannot be read."""
     file = Path(path)
     if not file.is_file():
@@ -55,7 +55,7 @@ def read_items(path: str | Path) -> list[Item]:
         raise ConfigError(f"list={path} is no text in UTF-8: give JSON lines or CSV.") from None
     if file.suffix.lower() == ".csv":
         rows = [{k: v for k, v in row.items() if k and v not in (None, "")} for row in csv.DictReader(text.splitlines())]
-        items = [Item(i, row) for i, row in enumerate(rows)]
+        items = [ListItem(i, row) for i, row in enumerate(rows)]
     else:
         items = [_of_line(i, line) for i, line in enumerate(line for line in text.splitlines() if line.strip())]
     if not items:
@@ -63,15 +63,15 @@ def read_items(path: str | Path) -> list[Item]:
     return items
 
 
-def _of_line(number: int, line: str) -> Item:
+def _of_line(number: int, line: str) -> ListItem:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
-        return Item(number, error="this line is no JSON")
-    return Item(number, found) if isinstance(found, dict) else Item(number, error="this line is no JSON object")
+        return ListItem(number, error="this line is no JSON")
+    return ListItem(number, found) if isinstance(found, dict) else ListItem(number, error="this line is no JSON object")
 
 
-def checked(item: Item, folder: Path, known: tuple[str, ...]) -> dict[str, Any]:
+def checked(item: ListItem, folder: Path, known: tuple[str, ...]) -> dict[str, Any]:
     """The fields of an item as the pipeline takes them. Paths are relative to `folder`. ConfigError says what is wrong."""
     if item.error:
         raise ConfigError(item.error)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from melfusion.assembly.torch_private import ITEM, TorchDispatchMode, fused_attention, tree_leaves
 
 BLOCK = 512  # bytes: what CUDA's allocator rounds a tensor up to
 
@@ -62,7 +62,7 @@ class Zeros(TorchDispatchMode):
     """Within it the host may ask tensors of the meta device for a number, as transformers does of its masks: it is 0, or False."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+        if func is ITEM and args[0].is_meta:
             return torch.zeros((), dtype=args[0].dtype, device="cpu").item()
         if func is torch.ops.aten.equal.default and args[0].is_meta:
             return False
@@ -115,18 +115,9 @@ def fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = 
     if groups := query.shape[-3] // key.shape[-3] - 1:  # heads of queries that share a key
         key, value = (t.repeat_interleave(groups + 1, -3) for t in (key, value))
     bias = None if attn_mask is None else attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
-    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
+    return fused_attention(query, key, value, bias)
 
 
 def cast(value: Any, dtype: torch.dtype) -> Any:
     """A tensor of floats in this type; anything else as it is."""
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def backward(loss: Tensor) -> None:
-    """The backward pass with all modes in force, for activations that it computes again.
-
-    `Tensor.backward` and its kin leave a function mode for as long as they run, and there is no public way around that.
-    """
-    engine: Any = torch.autograd.Variable._execution_engine
-    engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)

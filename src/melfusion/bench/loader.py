@@ -30,6 +30,7 @@ from melfusion.data.options import DataConfig
 from melfusion.data.reading import VOTERS
 from melfusion.data.shards import CACHE_EXT, Sample, ShardSet
 from melfusion.data.writing import write_shards
+from melfusion.errors import DataError
 from melfusion.media.mel import LogMel
 from melfusion.media.options import AudioConfig
 
@@ -203,7 +204,7 @@ def start(folder: Path, samples: int) -> dict[str, float]:
     batch = next(iter(loader(folder, random=True)))
     seconds, grown = time.perf_counter() - since, resident_mib("VmHWM") - before
     if batch.replaced or len(batch) != BATCH:
-        raise RuntimeError(f"{folder}: the first batch did not come from its own samples.")
+        raise DataError(f"{folder}: the first batch did not come from its own samples; remove the folder and start again.")
     return {"million start s": seconds, "million start MiB": grown}
 
 

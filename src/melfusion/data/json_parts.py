@@ -20,7 +20,7 @@ def parts(text: bytes, listed: str) -> Iterator[tuple[str, Any]]:
 
     Raises ValueError for text that is no JSON object, and for a name that comes twice, and RecursionError for deep nesting.
     """
-    source, names = Source(text), set()
+    source, names = JsonText(text), set()
     source.want("{")
     if not source.goes_on("}", first=True):
         return
@@ -37,7 +37,7 @@ def parts(text: bytes, listed: str) -> Iterator[tuple[str, Any]]:
         raise ValueError("more text follows the object")
 
 
-class Source:
+class JsonText:
     """Text of which a window is decoded, and a place in it."""
 
     def __init__(self, text: bytes):

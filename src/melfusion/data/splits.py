@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from melfusion.data.shards import SPLITS
+from melfusion.errors import ConfigError
 
 
 def components(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -36,7 +37,7 @@ def split_components(
     fits into their share, else to train. From three components on, no split is empty.
     """
     if len(ratios) != 3 or min(ratios) < 0 or sum(ratios) <= 0:
-        raise ValueError(f"split ratios {tuple(ratios)} are not three shares, of train, val and test: give e.g. 8 1 1.")
+        raise ConfigError(f"split ratios {tuple(ratios)} are not three shares, of train, val and test: give e.g. 8 1 1.")
     names = components(pairs)
     weight: dict[str, float] = defaultdict(float)
     for name, amount in zip(names, weights if weights is not None else [1.0] * len(pairs), strict=True):

@@ -22,7 +22,7 @@ from urllib.error import HTTPError
 from melfusion.data.options import DataConfig
 from melfusion.data.remote import HTTP, Objects
 from melfusion.errors import DataError, shown
-from melfusion.files import locked
+from melfusion.files import locked, whole_path
 
 log = logging.getLogger(__name__)
 
@@ -161,13 +161,10 @@ class Remote:
             with locked(path.with_name(f".{name}.lock")):  # of several processes one fetches, the others wait
                 if there():
                     return path
-                try:
-                    if self._reserve(part, size):
+                if self._reserve(part, size):
+                    with whole_path(path, part):
                         self._retried(name, partial(self._download, name, part, size, digest))
-                        part.replace(path)
-                        return path
-                finally:
-                    part.unlink(missing_ok=True)
+                    return path
         except FileNotFoundError as error:
             raise DataError(f"{self.url}/{name} is not there, but the index names it: rebuild the index.") from error
         except OSError as error:  # a full disk, or another user's cache

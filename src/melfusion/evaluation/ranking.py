@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from melfusion.assembly.batches import Clip
+from melfusion.assembly.batches import ListClip
 from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.errors import ConfigError
 from melfusion.evaluation.scoring import Listeners
@@ -19,7 +19,7 @@ from melfusion.metrics.imsm import TEMPERATURES, matrix
 
 
 @dataclass(frozen=True)
-class Score:
+class RankScore:
     """A way to score a clip.
 
     Attributes:
@@ -28,7 +28,7 @@ class Score:
         asks: what an item must have.
     """
 
-    of: Callable[[Listeners, list[str], Clip, Tensor | None, Tensor], float]
+    of: Callable[[Listeners, list[str], ListClip, Tensor | None, Tensor], float]
     needs: Callable[[Listeners], str]
     asks: tuple[str, ...]
 
@@ -36,7 +36,7 @@ class Score:
 class Ranking:
     """Scores clips by one of SCORES. ConfigError where its networks are not configured, or an item lacks what it asks for."""
 
-    def __init__(self, name: str, pipe: Pipeline, listeners: Listeners, clips: list[Clip]):
+    def __init__(self, name: str, pipe: Pipeline, listeners: Listeners, clips: list[ListClip]):
         if name not in SCORES:
             raise ConfigError(f"rank_by={name} is none of {', '.join(SCORES)}: give one of these.")
         self.name, self.score, self.pipe, self.listeners = name, SCORES[name], pipe, listeners
@@ -46,19 +46,19 @@ class Ranking:
         if name.startswith("imsm") and len(self.captions) < 2:
             raise ConfigError(f"rank_by={name} compares captions, and all items of this list have the same: give rank_by=towers.")
 
-    def lacking(self, clip: Clip) -> str:
+    def lacking(self, clip: ListClip) -> str:
         """What the clip's item would have to have, or ""."""
         missing = [field for field in self.score.asks if not getattr(clip, field)]
         return f"rank_by={self.name} needs {missing[0]} in this item" if missing else ""
 
     @torch.no_grad()
-    def __call__(self, clip: Clip, music: Music, row: int) -> float:
+    def __call__(self, clip: ListClip, music: Music, row: int) -> float:
         waveform = mono(torch.from_numpy(music.audios[row : row + 1]))
         waveform = levelled(waveform, self.listeners.audio).to(self.listeners.device)
         return self.score.of(self.listeners, self.captions, clip, self.pipe.pixels(clip.image), waveform)
 
 
-def _judge(listeners: Listeners, captions: list[str], clip: Clip, pixels: Tensor | None, waveform: Tensor) -> float:
+def _judge(listeners: Listeners, captions: list[str], clip: ListClip, pixels: Tensor | None, waveform: Tensor) -> float:
     """The mean log-probability of the labels that the item names."""
     found: dict[str, float] = {}
     for judge in listeners.judges:
@@ -70,13 +70,13 @@ def _judge(listeners: Listeners, captions: list[str], clip: Clip, pixels: Tensor
     return sum(found.values()) / len(found)
 
 
-def _towers(listeners: Listeners, captions: list[str], clip: Clip, pixels: Tensor | None, waveform: Tensor) -> float:
+def _towers(listeners: Listeners, captions: list[str], clip: ListClip, pixels: Tensor | None, waveform: Tensor) -> float:
     """The cosine of clip and caption."""
     towers: Any = listeners.towers
     return (towers.audio(waveform) * towers.text_of_audio([clip.prompt])).sum().item()
 
 
-def _imsm_scenes(listeners: Listeners, captions: list[str], clip: Clip, pixels: Tensor | None, waveform: Tensor) -> float:
+def _imsm_scenes(listeners: Listeners, captions: list[str], clip: ListClip, pixels: Tensor | None, waveform: Tensor) -> float:
     """The probability that picture and clip choose the same of the list's captions, by the towers."""
     towers: Any = listeners.towers
     learned = towers.temperatures()
@@ -90,14 +90,14 @@ def _clap_audio(listeners: Listeners, waveform: Tensor) -> Tensor:
     return normalize(clap(waveform, listeners.audio.sample_rate_hz).double().mean(1), dim=-1).cpu()
 
 
-def _clap(listeners: Listeners, captions: list[str], clip: Clip, pixels: Tensor | None, waveform: Tensor) -> float:
+def _clap(listeners: Listeners, captions: list[str], clip: ListClip, pixels: Tensor | None, waveform: Tensor) -> float:
     """The cosine of clip and caption."""
     clap: Any = listeners.named("clap")
     text = normalize(clap.network.text([clip.prompt]).double(), dim=-1).cpu()
     return (_clap_audio(listeners, waveform) * text).sum().item()
 
 
-def _imsm(listeners: Listeners, captions: list[str], clip: Clip, pixels: Tensor | None, waveform: Tensor) -> float:
+def _imsm(listeners: Listeners, captions: list[str], clip: ListClip, pixels: Tensor | None, waveform: Tensor) -> float:
     """The same as `_imsm_scenes` by CLIP and CLAP."""
     images, clap = listeners.clip, listeners.named("clap")
     assert images is not None and clap is not None and pixels is not None
@@ -115,11 +115,11 @@ NO_CLAP = _without("its configuration names no CLAP (evaluation.embedders)", lam
 NO_CLIP = _without("its configuration names no CLIP (evaluation.clip)", lambda found: found.clip is not None)
 
 SCORES = {
-    "judge": Score(
+    "judge": RankScore(
         _judge, _without("its configuration names no judge (judge.weights)", lambda found: bool(found.judges)), ("labels",)
     ),
-    "towers": Score(_towers, NO_TOWERS, ("prompt",)),
-    "clap": Score(_clap, NO_CLAP, ("prompt",)),
-    "imsm": Score(_imsm, lambda found: NO_CLIP(found) or NO_CLAP(found), ("prompt", "image")),
-    "imsm_scenes": Score(_imsm_scenes, NO_TOWERS, ("prompt", "image")),
+    "towers": RankScore(_towers, NO_TOWERS, ("prompt",)),
+    "clap": RankScore(_clap, NO_CLAP, ("prompt",)),
+    "imsm": RankScore(_imsm, lambda found: NO_CLIP(found) or NO_CLAP(found), ("prompt", "image")),
+    "imsm_scenes": RankScore(_imsm_scenes, NO_TOWERS, ("prompt", "image")),
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 from melfusion.assembly.edit_sound import in_words
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.data.scenes import corpus
-from melfusion.data.scenes.scene import Scene as Drawn
+from melfusion.data.scenes.scene import Scene
 from melfusion.evaluation.scores import load_listeners
 from melfusion.evaluation.scoring import Listeners
 from melfusion.media.key import TONICS, estimate_key, pitch_classes
@@ -22,7 +22,7 @@ from melfusion.media.pictures import to_pixels
 from melfusion.media.sound import levelled
 from melfusion.metrics.intervals import wilson
 from melfusion.models.diffusion.editing import Edit
-from melfusion.models.generation import Piece, Scene
+from melfusion.models.generation import Piece, PieceScene
 from melfusion.models.system import MeLFusion
 
 AT_ONCE = 12  # clips
@@ -56,14 +56,14 @@ class Lab:
         self.rate, self.seconds = pipe.system.codec.sample_rate_hz, pipe.system.clip_duration_s
         self.sampling = pipe.sampling(**setting.sampling)
 
-    def scene(self, index: int) -> Drawn:
+    def scene(self, index: int) -> Scene:
         return corpus.describe(self.setting.seed, index)
 
-    def picture(self, scene: Drawn) -> Tensor:
+    def picture(self, scene: Scene) -> Tensor:
         """(3, H, W) in [-1, 1]"""
         return torch.from_numpy(to_pixels(corpus.draw(scene, IMAGE_PX), self.pipe.config.data.image_size_px))
 
-    def sound(self, scene: Drawn) -> Tensor:
+    def sound(self, scene: Scene) -> Tensor:
         """(S,) its real music, at the level of the data."""
         return levelled(torch.from_numpy(corpus.render(scene, self.seconds, self.rate))[None], self.pipe.config.audio)[0]
 
@@ -78,7 +78,7 @@ class Lab:
         return [{name: classes[i] for name, classes in found.classes.items()} for i in range(len(clips))]
 
 
-WORDS: dict[str, Callable[[Lab, Drawn, Tensor], str]] = {
+WORDS: dict[str, Callable[[Lab, Scene, Tensor], str]] = {
     "key told": lambda lab, scene, sound: corpus.caption(scene),
     "picture alone": lambda lab, scene, sound: in_words(estimate_key(sound.numpy(), lab.rate) or "C major"),
     "no key": lambda lab, scene, sound: "",
@@ -147,8 +147,8 @@ def stories(lab: Lab) -> dict[str, Any]:
     for i in range(lab.setting.n):
         scenes = [lab.scene(count * i + k) for k in range(count)]
         caption, pictures = corpus.caption(scenes[0]), torch.stack([lab.picture(s) for s in scenes])
-        told = [Scene(k * lab.seconds, [caption], picture[None]) for k, picture in enumerate(pictures)]
-        piece = lab.make([caption], None, [i], duration_s=count * lab.seconds, piece=Piece(scenes=told))[0]
+        shown = [PieceScene(k * lab.seconds, [caption], picture[None]) for k, picture in enumerate(pictures)]
+        piece = lab.make([caption], None, [i], duration_s=count * lab.seconds, piece=Piece(scenes=shown))[0]
         alone = lab.make([caption] * count, pictures, [count * i + k for k in range(count)])
         for name, clips in {"spans of stories": piece[: count * length].reshape(count, length), "single clips": alone}.items():
             for scene, predicted in zip(scenes, lab.predict(clips), strict=True):
@@ -195,7 +195,7 @@ def seams(lab: Lab) -> dict[str, Any]:
         for name, overlap in {"overlap half a window": None, "overlap a quarter": lab.seconds / 4}.items():
             piece = Piece(overlap_s=overlap)
             mel = lab.system.generate([caption], picture, [i], **lab.sampling, duration_s=seconds, piece=piece)[0, 0]
-            windows = lab.system.windows(lab.system.latent_shape(seconds), piece, [Scene(0.0, [caption])])
+            windows = lab.system.windows(lab.system.latent_shape(seconds), piece, [PieceScene(0.0, [caption])])
             edges = {e for w in windows for e in (w.start, w.start + len(w.weights))} - {0, frames}
             found.setdefault(name, []).append(at_edges(mel, edges, frames))
         clips = lab.system.generate([caption] * 4, picture, [i + 1000 * k for k in range(4)], **lab.sampling)[:, 0]

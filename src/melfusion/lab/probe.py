@@ -63,11 +63,11 @@ def answer(tracks: Tracks, permutations: int, seed: int = 0, question: Question 
             warnings.simplefilter("ignore", RuntimeWarning)  # where every game has one track, none has a rank within it
             moved = [sounds[moves(tracks.games, generator)] for _ in range(permutations)]
             null = np.asarray([np.nanmean(ranked(y)) for y in moved])
-        found[way] = told(ranked(sounds), games[asked.ranked], null)
+        found[way] = summary(ranked(sounds), games[asked.ranked], null)
     return found | {"tracks": int(asked.ranked.sum()), "trained": int(asked.trained.sum())}
 
 
-def told(values: np.ndarray, games: np.ndarray, null: np.ndarray) -> dict[str, Any]:
+def summary(values: np.ndarray, games: np.ndarray, null: np.ndarray) -> dict[str, Any]:
     """Mean rank, its half widths over tracks and games; of the null mean, deviation, and the share that reaches that rank."""
     values, games = values[~np.isnan(values)], games[~np.isnan(values)]
     if len(values) < 2:

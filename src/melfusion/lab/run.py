@@ -18,7 +18,7 @@ from melfusion.evaluation.scores import evaluate_run
 from melfusion.evaluation.sets import block, suite_set
 from melfusion.lab.guidance import choose_guidance
 from melfusion.lab.models import condition_of, sampling_config, trained
-from melfusion.lab.side_by_side import Command, run_side_by_side
+from melfusion.lab.side_by_side import MelfusionCommand, run_side_by_side
 from melfusion.lab.stored_scores import FOLDER, StoredScores
 from melfusion.lab.suite import Suite
 from melfusion.lab.trainings import remember, take_over
@@ -97,7 +97,7 @@ def run_in_processes(suite: Suite, calls: dict[str, list[str]], n: int) -> None:
     Raises Preempted where this process or a job was asked to stop.
     """
     logs = {f"{suite.name}/{row}": suite.path / row / "log.txt" for row in calls}
-    commands = [Command(name, call, log) for (name, log), call in zip(logs.items(), calls.values(), strict=True)]
+    commands = [MelfusionCommand(name, call, log) for (name, log), call in zip(logs.items(), calls.values(), strict=True)]
     codes, received = run_side_by_side(commands, n)
     for name, code in codes.items():
         note = logs[name].with_name("failed.txt")

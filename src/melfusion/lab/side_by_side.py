@@ -16,7 +16,7 @@ POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Command:
+class MelfusionCommand:
     """`python -m melfusion WORDS…`, whose output is added to `log`."""
 
     name: str
@@ -24,7 +24,7 @@ class Command:
     log: Path
 
 
-def run_side_by_side(commands: list[Command], n: int) -> tuple[dict[str, int], int | None]:
+def run_side_by_side(commands: list[MelfusionCommand], n: int) -> tuple[dict[str, int], int | None]:
     """Run at most `n` at a time; returns the exit code of each that was started, and the first signal that arrived or None.
 
     After SIGTERM, SIGUSR1 or SIGINT no command is started. All running ones get SIGTERM, and the call waits until they have
@@ -49,7 +49,7 @@ def run_side_by_side(commands: list[Command], n: int) -> tuple[dict[str, int], i
     return codes, came[0] if came else None
 
 
-def begin(command: Command, threads: int) -> subprocess.Popen[bytes]:
+def begin(command: MelfusionCommand, threads: int) -> subprocess.Popen[bytes]:
     """Start one in a session of its own, so that Ctrl-C in the terminal does not end it before it has saved its state."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
     print(f"── {command.name}: {command.log}", flush=True)

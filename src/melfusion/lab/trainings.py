@@ -17,7 +17,7 @@ from melfusion.data.shards import ShardSet
 from melfusion.data.sources import ensure_corpus
 from melfusion.errors import DamagedFile
 from melfusion.evaluation.clips import identity
-from melfusion.files import read_json, write_json
+from melfusion.files import read_json, whole_path, write_json, write_whole
 
 CODE_VERSION = 1  # raise when the same configuration comes to train something else
 
@@ -60,11 +60,9 @@ def take_over(config: Config, note: Path) -> None:
     if not (there / "checkpoints").is_dir() or not (there / "results.json").is_file():
         return
     run.prepare()
-    part = run.checkpoints.with_name(".checkpoints.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(there / "checkpoints", part, copy_function=_link)
-    shutil.copyfile(there / "results.json", run.results_file)
-    part.rename(run.checkpoints)
+    with whole_path(run.checkpoints) as part:
+        shutil.copytree(there / "checkpoints", part, copy_function=_link)
+        write_whole(run.results_file, (there / "results.json").read_bytes())
     print(f"{run.path} is the training of {there}", flush=True)
 
 

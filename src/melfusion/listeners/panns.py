@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from melfusion.errors import ConfigError
+
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 
 N_FFT, HOP, MELS, CLASSES = 512, 160, 64, 527
@@ -48,7 +50,7 @@ class Cnn14(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.shape[1] < MIN_SAMPLES:
-            raise ValueError("PANNs needs clips of at least 0.31 s; lengthen audio.clip_duration_s.")
+            raise ConfigError("PANNs needs clips of at least 0.31 s; lengthen audio.clip_duration_s.")
         spectrum = torch.stft(waveform, N_FFT, HOP, window=self.window, pad_mode="reflect", return_complex=True)
         mel = spectrum.abs().square().transpose(1, 2) @ self.filters
         x = self.bn0((10 * mel.clamp(min=1e-10).log10())[..., None].transpose(1, 2)).permute(0, 3, 2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,14 @@ from melfusion.media import picture_work
 MAX_PIXELS, MAX_WORK = 50_000_000, 1_000_000_000  # data.max_image_pixels and data.max_image_work, unless given
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no format whose decoder starts another program
+
+
+@dataclass(frozen=True)
+class OpenedPicture:
+    """A picture file that is decoded already: what it shows, and the file that a record names."""
+
+    path: str | Path
+    image: Image.Image
 
 
 def read_image(data: bytes, size_px: int, max_pixels: int = MAX_PIXELS, max_work: int = MAX_WORK) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from melfusion.errors import ConfigError
+from melfusion.files import whole_path
 
 WANTED = "give a film such as an MP4"
 SIDE = 64  # pixels of the small frames that are compared
@@ -173,21 +174,22 @@ def write_film(source: str | Path, out: str | Path, waveform: np.ndarray, rate: 
     `text`: the comment of the file. OSError where it cannot be written.
     """
     path, av = Path(out), library()
-    part = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
-    try:
-        with opened(source) as container, writing(path), av.open(str(part), "w", options={"fflags": "+bitexact"}) as film:
-            film.metadata["comment"] = text
-            pictures = container.streams.video[0]
-            copied = film.add_stream_from_template(pictures)
-            sound = film.add_stream("aac", rate=rate, layout="stereo" if waveform.ndim == 2 else "mono")
-            _mux_sound(av, film, sound, np.atleast_2d(waveform).astype(np.float32), rate)
-            for packet in _packets(container, pictures, source):
-                packet.stream = copied
-                film.mux(packet)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    own = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")  # the end says which container
+    options = {"fflags": "+bitexact"}
+    with (
+        whole_path(path, own) as part,
+        opened(source) as container,
+        writing(path),
+        av.open(str(part), "w", options=options) as film,
+    ):
+        film.metadata["comment"] = text
+        pictures = container.streams.video[0]
+        copied = film.add_stream_from_template(pictures)
+        sound = film.add_stream("aac", rate=rate, layout="stereo" if waveform.ndim == 2 else "mono")
+        _mux_sound(av, film, sound, np.atleast_2d(waveform).astype(np.float32), rate)
+        for packet in _packets(container, pictures, source):
+            packet.stream = copied
+            film.mux(packet)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from melfusion.errors import MelfusionError
+from melfusion.errors import ConfigError, MelfusionError
 from melfusion.metrics.intervals import Draws
 
 MIN_PER_DIMENSION = 10  # samples that a covariance needs for each of its dimensions
@@ -140,7 +140,7 @@ class Projection:
     def __init__(self, embeddings: Tensor, dimensions: int):
         self.mean, covariance = moments(embeddings)
         if dimensions > len(self.mean):
-            raise ValueError(f"{dimensions} components are more than the {len(self.mean)} of the embedding.")
+            raise ConfigError(f"{dimensions} components are more than the {len(self.mean)} of the embedding.")
         self.vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :dimensions]
 
     def apply(self, embeddings: Tensor) -> Tensor:

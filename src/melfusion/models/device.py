@@ -16,9 +16,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or plain
 
 
-def best_device() -> str:
-    """cuda where there is a GPU that it drives, else cpu: evaluation computes in float64, which mps has not."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def best_device(accelerator: str = "cuda", index: int | None = None) -> str:
+    """The device that a word of trainer.accelerator allows: cuda, mps or cpu.
+
+    Training asks with its own word; all else computes in float64 somewhere, which mps has not.
+    `index`: of this process among those that share the GPUs of a machine; None: the current GPU.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda" if index is None else f"cuda:{index % torch.cuda.device_count()}"
+    return "mps" if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available() else "cpu"
 
 
 def only_sizes() -> bool:

@@ -22,7 +22,7 @@ FADE = 1 / 8  # of a window, around the time at which one scene follows another
 
 
 @dataclass(frozen=True)
-class Scene:
+class PieceScene:
     """A part of a piece.
 
     Attributes:
@@ -49,7 +49,7 @@ class Piece:
 
     window_s: float | None = None
     overlap_s: float | None = None
-    scenes: list[Scene] = field(default_factory=list)
+    scenes: list[PieceScene] = field(default_factory=list)
     edit: Edit | None = None
 
 
@@ -86,7 +86,7 @@ class Generation(Stages):
         shape = self.latent_shape(duration_s)
         whole = duration_s or self.clip_duration_s
         s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
-        scenes = (piece.scenes if piece else None) or [Scene(0.0, captions, image)]
+        scenes = (piece.scenes if piece else None) or [PieceScene(0.0, captions, image)]
         windows = self.windows(shape, piece, scenes)
         asked = [self.requests(fields or [{}] * len(captions), window, shape, duration_s) for window in windows]
         given = self.conditionings(scenes, windows, asked, seeds, has_image, negative_prompt, place)
@@ -108,7 +108,7 @@ class Generation(Stages):
         with (placement or Placement()).needed(self.codec):
             return self.codec.vocode(decoded)
 
-    def windows(self, shape: tuple[int, ...], piece: Piece | None, scenes: list[Scene]) -> list[Window]:
+    def windows(self, shape: tuple[int, ...], piece: Piece | None, scenes: list[PieceScene]) -> list[Window]:
         """The windows over latents of this shape; those in which nothing is to be made are left out."""
         frames = shape[1]
         if piece is None:
@@ -128,7 +128,7 @@ class Generation(Stages):
     def requests(
         self, fields: list[dict[str, Any]], window: Window, shape: tuple[int, ...], duration_s: float | None
     ) -> tuple[dict[str, Any], ...]:
-        """What the conditioner is told for a window: a model that knows of places in a piece is given its own, any other is asked
+        """What the conditioner is given for a window: a model that knows of places in a piece is given its own, any other is asked
         for a piece of the window's length."""
         length = len(window.weights)
         if length == shape[1]:
@@ -140,7 +140,7 @@ class Generation(Stages):
 
     def conditionings(
         self,
-        scenes: list[Scene],
+        scenes: list[PieceScene],
         windows: list[Window],
         asked: list[tuple[dict[str, Any], ...]],
         seeds: list[int],
@@ -161,8 +161,8 @@ class Generation(Stages):
         with place.needed(self.image_encoder):
             pictures = {scene: text for scene, _, text, _ in reversed(known)}
             seen = {scene: self.read_once(self.see(text, scenes[scene].image, seeds)) for scene, text in pictures.items()}
-        told = [(seen[scene].saying(text.said()), seen[scene].saying(null)) for scene, _, text, null in known]
-        return [told[i] for i in which]
+        pairs = [(seen[scene].saying(text.said()), seen[scene].saying(null)) for scene, _, text, null in known]
+        return [pairs[i] for i in which]
 
     def guided_over(
         self, windows: list[Window], given: list[tuple[Conditioning, Conditioning]], frames: int, s_text: float, s_image: float
@@ -172,8 +172,8 @@ class Generation(Stages):
         for length in dict.fromkeys(len(window.weights) for window in windows):
             alike = [pair for pair in zip(windows, given, strict=True) if len(pair[0].weights) == length]
             for first in range(0, len(alike), at_once):
-                some, told = zip(*alike[first : first + at_once], strict=True)
-                full, null = told[0] if len(told) == 1 else (side_by_side([pair[i] for pair in told]) for i in (0, 1))
+                some, pairs = zip(*alike[first : first + at_once], strict=True)
+                full, null = pairs[0] if len(pairs) == 1 else (side_by_side([pair[i] for pair in pairs]) for i in (0, 1))
                 groups.append((some, guided(self.denoise, full, null, s_text, s_image, self.objective.guidance())))
         if len(windows) == 1 and len(windows[0].weights) == frames:
             return groups[0][1]

@@ -26,6 +26,8 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its training pictures
 
+WIDTH = 1280  # of its last feature map
+
 
 class EfficientNetFeatures(OneLayer):
     """Its last feature map as tokens, of 32×32 pixels each.
@@ -40,12 +42,12 @@ class EfficientNetFeatures(OneLayer):
         self.network, self.preprocessing = network, Preprocessing(side, *IMAGENET)
 
     def width_of(self, layer: str) -> int:
-        return self.network._fc.in_features
+        return WIDTH
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """image (B, 3, H, W) in [-1, 1] → tokens (B, 1, N, 1280), row by row."""
-        pixels = self.preprocessing(image).to(self.network._fc.weight.dtype)
+        pixels = self.preprocessing(image).to(next(self.network.parameters()).dtype)
         return self.network.extract_features(pixels).flatten(2).transpose(1, 2)[:, None]
 
     def provenance(self) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class MelCodec(MusicCodec):
         if log_mel.shape[2] <= self.window * down:
             return self.vocoder(log_mel)
         rows = log_mel.transpose(2, 3)  # (B, 1, F, T), so that time is the last axis before and after
-        run = lambda part: self.vocoder.render(part.transpose(2, 3))[:, None, None]  # noqa: E731
+
+        def run(part: Tensor) -> Tensor:
+            return self.vocoder.render(part.transpose(2, 3))[:, None, None]
+
         waveform = self.piecewise(run, rows, (down, down * self.hop), 3, crossfade)
         return levelled(waveform[:, 0, 0])
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 from transformers.utils import logging as bars
 
 from melfusion.errors import WeightsError
-from melfusion.files import as_json
+from melfusion.files import whole_path, write_json, write_whole
 from melfusion.media.options import AudioConfig
 from melfusion.models.device import only_sizes
 from melfusion.models.layout_names import PART, PART_FILE, PIPELINE
@@ -124,7 +124,7 @@ def save_network(network: ModelMixin, folder: Path) -> None:
     file = folder / "config.json"
     tree = json.loads(file.read_text())
     tree.pop("_name_or_path", None)
-    file.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+    write_whole(file, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
 def check_pipeline(folder: Path) -> None:
@@ -140,8 +140,9 @@ def write_part(network: nn.Module, folder: Path, audio: AudioConfig, sizes: dict
     that all checks here would stand around it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PART_FILE).write_text(as_json({"audio": audio.stated(), "sizes": sizes}))
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    with whole_path(folder / "model.safetensors") as part:
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, part)
+    write_json(folder / PART_FILE, {"audio": audio.stated(), "sizes": sizes})
 
 
 def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -65,14 +65,20 @@ class LearningRate:
         return factor
 
 
+class StepJudge(lightning.Callback):
+    """The callback that judges each optimizer step, where a Trainer has one (training/guard.py)."""
+
+    def judge(self, optimizer: Any, norm: torch.Tensor) -> None:
+        """Called with the norm () of the gradient before the optimizer steps."""
+        raise NotImplementedError
+
+
 class TrainedModule(lightning.LightningModule):
     """Base of the modules that train: one optimizer from OptimConfig, clipping over what it holds, the norm logged.
 
-    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW. A `guard`
-    (training/guard.py), where one is attached, judges each step; it moves the learning rate only after a sound step.
+    Clipping is done here and not by the Trainer, whose own fails with bf16 and a fused AdamW. A StepJudge among the callbacks
+    judges each step; it moves the learning rate only after a sound step.
     """
-
-    guard: Any = None
 
     optim: OptimConfig
     max_steps: int | None = None
@@ -88,6 +94,15 @@ class TrainedModule(lightning.LightningModule):
     def frozen_networks(self) -> list[nn.Module]:
         """Those that `trainer.precision=bf16-true` keeps in bfloat16."""
         return []
+
+    @property
+    def guard(self) -> StepJudge | None:
+        """The Trainer's StepJudge; None where it has none, or no Trainer is attached."""
+        try:
+            trainer: Any = self.trainer
+        except RuntimeError:  # Lightning's word for: no Trainer is attached
+            return None
+        return next((callback for callback in trainer.callbacks if isinstance(callback, StepJudge)), None)
 
     def configure_optimizers(self) -> Any:
         try:

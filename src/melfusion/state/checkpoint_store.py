@@ -19,10 +19,9 @@ from typing import IO, Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch.utils._pytree import tree_map
 
 from melfusion.errors import FULL, CheckpointError, DamagedFile
-from melfusion.files import read_json, write_whole
+from melfusion.files import mapped, read_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class CheckpointStore(TorchCheckpointIO):
         self.observer: Observer = lambda event, path, size: None
 
     def observe(self, observer: Observer) -> None:
-        """Have each step of writing a checkpoint told to `observer`, in the process and thread that writes."""
+        """Report each step of writing a checkpoint to `observer`, in the process and thread that writes."""
         self.observer = observer
 
     def path(self, step: int) -> Path:
@@ -85,7 +84,7 @@ class CheckpointStore(TorchCheckpointIO):
         if self.writer is None:
             self._write(checkpoint, Path(path))
         else:
-            copy = tree_map(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x, checkpoint)
+            copy = mapped(lambda x: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x, checkpoint)
             self.pending = self.writer.submit(self._write, copy, Path(path))
 
     def wait(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from melfusion.errors import CheckpointError
+from melfusion.errors import CheckpointError, ConfigError
 from melfusion.media.mel import LogMel
 
 HOOKS = (
@@ -93,7 +93,7 @@ class Fault(Callback):
     def __init__(self, text: str):
         match = re.fullmatch(r"([\w-]+)@(\d+)(?::(\d+))?", text)
         if not match or match[1] not in STRIKES:
-            raise ValueError(f"{text!r} is no fault; faults are {', '.join(STRIKES)}, each with @STEP or @STEP:RANK.")
+            raise ConfigError(f"{text!r} is no fault; faults are {', '.join(STRIKES)}, each with @STEP or @STEP:RANK.")
         self.what, self.step, self.rank = match[1], int(match[2]), match[3] and int(match[3])
         self.hook, self.strike = STRIKES[self.what]
 

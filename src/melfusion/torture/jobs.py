@@ -27,7 +27,7 @@ DEADLINE_S = 60.0  # within which every rank must have ended once one of them is
 
 
 @dataclasses.dataclass
-class Job:
+class TortureJob:
     """A small run in a folder of its own; each `start` is one life of it.
 
     Args:
@@ -166,7 +166,7 @@ def differing_bits(a: Path | None, b: Path | None) -> int:
     return total if one and two else max(total, 1)
 
 
-def trained_on(job: Job) -> dict[int, tuple[int, str]]:
+def trained_on(job: TortureJob) -> dict[int, tuple[int, str]]:
     """Position → step and sample, of the steps that count: a later life undoes the steps that it does again."""
     seen: dict[int, tuple[int, str]] = {}
     for lines in records(job):
@@ -176,20 +176,20 @@ def trained_on(job: Job) -> dict[int, tuple[int, str]]:
     return seen
 
 
-def spans(job: Job) -> list[tuple[int, int]]:
+def spans(job: TortureJob) -> list[tuple[int, int]]:
     """Per life that trained: the step from which it went on, and the last step that it ended."""
     found = [[int(line[1]) for line in lines if line[0] in ("resume", "end")] for lines in records(job)]
     return [(min(steps), max(steps)) for steps in found if steps]
 
 
-def records(job: Job) -> Iterator[list[list[str]]]:
+def records(job: TortureJob) -> Iterator[list[list[str]]]:
     """Per life the lines of its Recorders, all ranks together, each as its words. A line that is cut off is left out."""
     for life in range(job.lives):
         files = sorted((job.folder / "record").glob(f"life{life:03d}-*.txt"))
         yield [line.split() for file in files for line in file.read_text().splitlines(True) if line.endswith("\n")]
 
 
-def curves(job: Job) -> dict[tuple[int, str], float]:
+def curves(job: TortureJob) -> dict[tuple[int, str], float]:
     """(step, tag) → logged number; speed and memory are left out."""
     file = job.run / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []

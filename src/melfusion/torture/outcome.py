@@ -9,7 +9,7 @@ from pathlib import Path
 
 from melfusion.errors import CheckpointError
 from melfusion.state.checkpoint_store import newest
-from melfusion.torture.jobs import EVERY, Job, curves, differing_bits, spans, state, trained_on
+from melfusion.torture.jobs import EVERY, TortureJob, curves, differing_bits, spans, state, trained_on
 
 
 @dataclasses.dataclass
@@ -32,7 +32,7 @@ class Outcome:
     def passed(self) -> bool:
         return 0 < self.injected == self.survived and not self.lost and not self.bits
 
-    def compare(self, job: Job, reference: Job, exact: bool = True, damaged: int = 0) -> None:
+    def compare(self, job: TortureJob, reference: TortureJob, exact: bool = True, damaged: int = 0) -> None:
         """Add what a job that has ended lost against the undisturbed one. A step that had been saved and is done again is lost.
 
         Args:
@@ -54,7 +54,7 @@ def saved_by(ended: int) -> int:
     return max(0, ended - 1) // EVERY * EVERY
 
 
-def usable(job: Job) -> Path | None:
+def usable(job: TortureJob) -> Path | None:
     """The newest checkpoint that is whole, if there is one."""
     try:
         return newest(job.run / "checkpoints")
@@ -62,7 +62,7 @@ def usable(job: Job) -> Path | None:
         return None
 
 
-def whole(job: Job) -> bool:
+def whole(job: TortureJob) -> bool:
     """Is there a checkpoint that can be loaded, unless none can have been saved yet?"""
     path = usable(job)
     return bool(state(path)) if path else all(saved_by(ended) == 0 for _, ended in spans(job))

@@ -20,7 +20,7 @@ import numpy as np
 from melfusion import PREEMPTED
 from melfusion.errors import MelfusionError
 from melfusion.torture.faults import HOOKS, DieInWrite, Fault
-from melfusion.torture.jobs import STEPS, VALIDATED, Job, curves, differing_bits, spans, trained_on
+from melfusion.torture.jobs import STEPS, VALIDATED, TortureJob, curves, differing_bits, spans, trained_on
 from melfusion.torture.outcome import Outcome, killed, usable, whole
 
 WRITES = (0.0, 0.3, 0.7, 0.98, 1.0, 1.5)  # how far a checkpoint is when the process dies in it (faults.DieInWrite)
@@ -30,7 +30,7 @@ class TortureError(MelfusionError, RuntimeError):
     """The torture could not be carried out, or a fault cost something."""
 
 
-def go_on(job: Job, world: int | None = None) -> bool:
+def go_on(job: TortureJob, world: int | None = None) -> bool:
     """Start a job again, as a user would: did it end well?"""
     return set(job.start(world=world)) == {0}
 
@@ -47,12 +47,12 @@ class Trial:
 
     folder: Path
     dice: random.Random
-    references: dict[int, Job] = dataclasses.field(default_factory=dict)
+    references: dict[int, TortureJob] = dataclasses.field(default_factory=dict)
 
-    def job(self, name: str, *options: str, world: int = 1) -> Job:
-        return Job(self.folder / name, (f"data.path={self.folder / 'data'}", *options), world)
+    def job(self, name: str, *options: str, world: int = 1) -> TortureJob:
+        return TortureJob(self.folder / name, (f"data.path={self.folder / 'data'}", *options), world)
 
-    def reference(self, world: int = 1) -> Job:
+    def reference(self, world: int = 1) -> TortureJob:
         if world not in self.references:
             self.references[world] = self.job(f"reference{world}", world=world)
             started = time.monotonic()
@@ -88,21 +88,21 @@ def kills(trial: Trial, points: int) -> Iterator[Outcome]:
 # The dice are thrown before the job starts: a forked child would throw its own copy of them
 
 
-def kill_at_any_moment(trial: Trial, job: Job) -> list[int]:
+def kill_at_any_moment(trial: Trial, job: TortureJob) -> list[int]:
     return job.start(kill_after=trial.reference().seconds * trial.dice.uniform(0.05, 1.0))
 
 
-def kill_at_a_hook(trial: Trial, job: Job) -> list[int]:
+def kill_at_a_hook(trial: Trial, job: TortureJob) -> list[int]:
     step = trial.dice.choice((*range(STEPS), VALIDATED, 2 * VALIDATED))
     return job.start([Fault(f"die-{trial.dice.choice(HOOKS)}@{step}")])
 
 
-def kill_in_a_checkpoint(trial: Trial, job: Job) -> list[int]:
+def kill_in_a_checkpoint(trial: Trial, job: TortureJob) -> list[int]:
     number = trial.dice.randint(1, 3)
     return job.start([DieInWrite(number, trial.dice.choice(WRITES))])
 
 
-def saved_checkpoint(job: Job) -> Path:
+def saved_checkpoint(job: TortureJob) -> Path:
     """The newest checkpoint, which the job must have saved; TortureError where it has not."""
     path = usable(job)
     if path is None:

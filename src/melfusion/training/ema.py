@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from melfusion.models.sharding import like, local, whole
 
@@ -39,7 +40,7 @@ class EMA(Callback):
         decay = min(self.decay, (1 + step) / (10 + step))
         trained = self._trained(pl_module)
         averages = [local(t) for t in self.shadow.values()]
-        torch._foreach_lerp_(averages, [local(trained[n].detach()) for n in self.shadow], 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, [local(trained[n].detach()) for n in self.shadow], step)
 
     @contextlib.contextmanager
     def averaged(self, module: LightningModule) -> Iterator[None]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from melfusion.assembly.counting import CAPTION, DECODE, PICTURE, SAMPLE, VOCODE, Work, tensors
+from melfusion.assembly.counting import CAPTION, DECODE, PICTURE, SAMPLE, VOCODE, StageWork, tensors
 from melfusion.assembly.parts import PARTS
 from melfusion.assembly.schema import Config
-from melfusion.assembly.tracing import GPUKernels, LiveBytes, Zeros, backward
+from melfusion.assembly.torch_private import backward
+from melfusion.assembly.tracing import GPUKernels, LiveBytes, Zeros
 from melfusion.batch import MusicBatch
 from melfusion.models.system import MeLFusion
 
@@ -91,12 +92,12 @@ def blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
     return [piece for child in module.children() for piece in blocks(child)] or [module]
 
 
-def live_encoding(stages: dict[str, Work], n: int) -> int:
+def live_encoding(stages: dict[str, StageWork], n: int) -> int:
     """Bytes that encoding n samples takes before a step, where nothing is precomputed: the stage that needs most."""
     return n * max(work.bytes for name, work in stages.items() if name not in (SAMPLE, DECODE, VOCODE))
 
 
-def generation(system: MeLFusion, stages: dict[str, Work], n: int, offload: bool = False) -> int:
+def generation(system: MeLFusion, stages: dict[str, StageWork], n: int, offload: bool = False) -> int:
     """Bytes to generate n clips at once for one picture. `offload`: a part is on the device only while it is needed."""
     encoder = system.image_encoder
     looking = encoder is not None and not encoder.reads_once  # at every step, beside the denoiser

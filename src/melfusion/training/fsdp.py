@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from melfusion.assembly.devices import world_size
 from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
+from melfusion.files import mapped
 from melfusion.models.sharding import is_divided, like, whole
 
 
@@ -68,7 +68,7 @@ class FSDP2(ModelParallelStrategy):
         return {name: whole(tensor) for name, tensor in module.state_dict().items()}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return tree_map(whole, optimizer.state_dict())
+        return mapped(whole, optimizer.state_dict())
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         return self.checkpoint_io.load_checkpoint(checkpoint_path, map_location="cpu", weights_only=weights_only)

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from melfusion.assembly.options import GuardConfig
 from melfusion.batch import MusicBatch
 from melfusion.errors import MelfusionError
+from melfusion.models.trained import StepJudge
 from melfusion.randomness import torch_seed
 from melfusion.state.checkpoint_store import newest
 from melfusion.training.ema import EMA
@@ -37,8 +38,8 @@ class GuardError(MelfusionError, RuntimeError):
     """Training that goes nowhere: what was seen, where the samples are named, what to do."""
 
 
-class StepGuard(Callback):
-    """Judges each optimizer step; `TrainedModule.configure_gradient_clipping` hands it the norm of the gradient.
+class StepGuard(StepJudge):
+    """Judges each optimizer step; `TrainedModule`, which finds it among the callbacks, hands it the norm of the gradient.
 
     Args:
         folder: where bad steps are described, one JSON file per rank.
@@ -72,7 +73,7 @@ class StepGuard(Callback):
     # --- during a step --------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.trainer, self.module, self.stopping, pl_module.guard = trainer, pl_module, False, self
+        self.trainer, self.module, self.stopping = trainer, pl_module, False
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)  # of fp16
         if self.applied is None:
             self.applied = trainer.global_step

@@ -23,6 +23,7 @@ from melfusion.data.shards import ShardSet
 from melfusion.data.storage import local_name
 from melfusion.data.writing import write_shards
 from melfusion.errors import DataError
+from melfusion.models.device import best_device
 from melfusion.models.system import MeLFusion
 from melfusion.training.precision import attention_in_float32_on_cpu, keep_frozen, resolve_precision
 from melfusion.training.preemption import leaving_on_signal
@@ -72,7 +73,7 @@ def precompute(config: Config, system: MeLFusion, fabric: Fabric | None = None) 
         fabric: of several processes, all of which call this; each computes every so many batches, on its own device.
     """
     ranks = Ranks(fabric.global_rank, fabric.world_size, meeting) if fabric else Ranks()
-    device = fabric.device if fabric else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = fabric.device if fabric else torch.device(best_device())
     attention_in_float32_on_cpu()
     keep_freed_memory()
     system = keep_frozen(system.to(device).eval(), resolve_precision(config.trainer))

@@ -43,13 +43,12 @@ def run(options: Options, more: list[str]) -> None:
 
     visitors = accounts(options.auth)
     with heavy_imports():
-        import torch
-
         from melfusion.app.actions import Actions
         from melfusion.app.models import Models, offered
         from melfusion.app.requests import Limits
+        from melfusion.models.device import best_device
 
-    models = Models(offered(paths, options.runs_dir), "cuda" if torch.cuda.is_available() else "cpu", options.offload)
+    models = Models(offered(paths, options.runs_dir), best_device(), options.offload)
     limits = Limits(options.variations, options.longest_s)
     print(f"loading {models.names[0]}; then the page is at http://{options.host}:{options.port} until Ctrl-C", flush=True)
     serve(Actions(models, limits), options.host, options.port, options.queue, options.upload_mb, visitors)

@@ -9,7 +9,6 @@ from pathlib import Path
 from melfusion.verbs import editing
 from melfusion.verbs.checks import check_checkpoint, check_out
 from melfusion.verbs.editing import WindowOptions
-from melfusion.verbs.generate import device
 from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import option
 
@@ -60,13 +59,14 @@ def run(options: Options, more: list[str]) -> Path:
         from melfusion.assembly import film
         from melfusion.assembly.memory import telling_memory
         from melfusion.assembly.pipeline import Pipeline
+        from melfusion.models.device import best_device
 
     film.check_out(options.film, options.out)
     pipe = Pipeline.read(options.ckpt or None)
     started = time.perf_counter()
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
         music, story = film.film(
-            pipe.to(device(), options.offload),
+            pipe.to(best_device(), options.offload),
             options.film,
             options.out,
             options.shortest_s,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from melfusion.assembly.pipeline import Pipeline
     from melfusion.assembly.schema import Config
+    from melfusion.media.pictures import OpenedPicture
 
 CLIPS_AT_ONCE = 8  # of one batch; its memory grows with them
 PNG_BYTES = 60_000  # of a spectrogram, for the estimate of disk space
@@ -95,6 +96,8 @@ def run(options: Options, more: list[str]) -> list[Path]:
         from melfusion.assembly.memory import telling_memory
         from melfusion.assembly.pipeline import Pipeline
         from melfusion.assembly.schema import Config
+        from melfusion.media.pictures import OpenedPicture
+        from melfusion.models.device import best_device
 
     started = time.perf_counter()
     with telling_memory(Config(), "generation"):
@@ -103,12 +106,12 @@ def run(options: Options, more: list[str]) -> list[Path]:
     if not options.ckpt:
         print("No CKPT= given: this is the shipped model, which knows the six places of the corpus `scenes`.")
     print(settings(pipe, options))
-    picture = pipe.open(options.image) if options.image else None
+    picture = OpenedPicture(options.image, pipe.open(options.image)) if options.image else None
     if picture is not None:
         pipe.pixels(picture)  # a model that takes none says so now
     files = files_of(options)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
-        pipe.to(device(), options.offload)
+        pipe.to(best_device(), options.offload)
     seconds = write_clips(pipe, options, picture, files)
     made = time.perf_counter()
     print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
@@ -158,24 +161,17 @@ def settings(pipe: Pipeline, options: Options) -> str:
 
     ConfigError where the model does not take what is asked for.
     """
-    from melfusion.assembly.published import differences, told
+    from melfusion.assembly.published import differences, listed
 
     config = pipe.config
     pipe.system.conditioner.requests([{name: value for name, value in asked(options).items() if name in FIELDS}], None)
     said = {name: value for name, value in pipe.sampling(**asked(options)).items() if value not in (None, "")}
     line = f"sampling: {', '.join(f'{name}={value}' for name, value in {'sampler': config.sampling.sampler, **said}.items())}"
     found = {key: value for key, value in differences(config).items() if said.get(key.partition(".")[2]) != value}
-    return f"{line}; {config.denoiser.weights} was made for {told(found)}" if found else line
+    return f"{line}; {config.denoiser.weights} was made for {listed(found)}" if found else line
 
 
-def device() -> str:
-    """Where the clips are made."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path]) -> float:
+def write_clips(pipe: Pipeline, options: Options, picture: OpenedPicture | None, files: list[Path]) -> float:
     """Make the clips in batches; write each with its spectrogram. Returns the seconds of a clip."""
     from rich.progress import track
     from torch import from_numpy
@@ -196,7 +192,7 @@ def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path
         with telling_memory(config, "generation", lambda: pipe.system):
             music = pipe(
                 options.prompt or "",
-                [options.image] * pictures if options.batch and pictures > 1 else options.image,
+                [picture] * pictures if options.batch and pictures > 1 else picture,
                 seeds,
                 count,
                 options.duration_s,
@@ -206,7 +202,7 @@ def write_clips(pipe: Pipeline, options: Options, picture: Any, files: list[Path
             )
         for i, file in enumerate(some, row):
             music.write(i, file, options.metadata)
-            png = draw(file, from_numpy(music.log_mels[i]), music.seeds[i], options, config, picture)
+            png = draw(file, from_numpy(music.log_mels[i]), music.seeds[i], options, config, picture and picture.image)
             print(f"{file} and {png.name}")
         pace.tell(start + len(some))
     if options.audio and music.made[0]["prompt"] != (options.prompt or ""):

@@ -15,9 +15,9 @@ from melfusion.verbs.imports import heavy_imports
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-    from melfusion.assembly.batches import Clip
+    from melfusion.assembly.batches import ListClip
     from melfusion.assembly.pipeline import Pipeline
-    from melfusion.assembly.requests import Item
+    from melfusion.assembly.requests import ListItem
     from melfusion.evaluation.ranking import Ranking
 
 FOLDER = "outputs/list"  # where no out= is given
@@ -35,20 +35,22 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
     folder = check(options)
 
     with heavy_imports():
-        from melfusion.assembly.batches import Manifest
+        from melfusion.assembly.batches import ListManifest
         from melfusion.assembly.memory import telling_memory
         from melfusion.assembly.pipeline import Pipeline
         from melfusion.assembly.requests import read_items
         from melfusion.assembly.schema import Config
+        from melfusion.cluster.shares import place_of
+        from melfusion.models.device import best_device
 
     items = read_items(str(options.items))
     with telling_memory(Config(), "generation"):
         pipe = Pipeline.read(options.ckpt or None)
     fabric, (number, of) = processes(options)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
-        pipe.to(fabric.device if fabric else device(), options.offload)
+        pipe.to(fabric.device if fabric else best_device(index=place_of(os.environ)), options.offload)
     clips, bad = plan(options, pipe, items[number::of], folder, asked, longest_s)
-    manifest = Manifest(folder)
+    manifest = ListManifest(folder)
     made = manifest.read()
     missing = [clip for clip in clips if not there(made.get((clip.item, clip.clip)), clip, folder)]
     print(f"share {number} of {of}: {len(clips)} clips of {len(items[number::of])} items; {len(clips) - len(missing)} are there")
@@ -110,49 +112,41 @@ def check(options: Any) -> Path:
     return folder
 
 
-def device() -> str:
-    """Where this process makes its clips."""
-    import torch
-
-    from melfusion.cluster.shares import place_of
-
-    return f"cuda:{place_of(os.environ) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-
-
 def plan(
-    options: Any, pipe: Pipeline, items: list[Item], folder: Path, asked: dict[str, Any], longest_s: float
-) -> tuple[list[Clip], list[str]]:
+    options: Any, pipe: Pipeline, items: list[ListItem], folder: Path, asked: dict[str, Any], longest_s: float
+) -> tuple[list[ListClip], list[str]]:
     """The clips of some items, and a sentence for each item that cannot be made, which the manifest has, too."""
-    from melfusion.assembly.batches import Clip, Manifest, planned
+    from melfusion.assembly.batches import ListClip, ListManifest, planned
 
     named = {"prompt": options.prompt, "image": options.image, "duration_s": options.duration_s, "n": options.n}
     defaults: dict[str, Any] = {"seed": options.seed} | {k: v for k, v in named.items() if v is not None} | asked
     clips, errors, files = [], [], set()
     where = Path(str(options.items)).parent
     for one in planned(pipe, items, where, defaults, options.format, options.best_of, options.rank_by):
-        item, why = (one.item, "") if isinstance(one, Clip) else (one[0].number, one[1])
-        long = [n for n in ("duration_s", "extend_s") if isinstance(one, Clip) and one.options.get(n, 0) > longest_s]
+        item, why = (one.item, "") if isinstance(one, ListClip) else (one[0].number, one[1])
+        long = [n for n in ("duration_s", "extend_s") if isinstance(one, ListClip) and one.options.get(n, 0) > longest_s]
         if long:
             why = f"{long[0]} must be at most {longest_s:g}"
-        elif isinstance(one, Clip) and one.file in files:
+        elif isinstance(one, ListClip) and one.file in files:
             why = f"another item of this list writes {one.file}, too"
         if why:
-            Manifest(folder).add({"item": item, "clip": 0, "file": None, "seed": None, "request": "", "scores": {}, "error": why})
+            line: dict[str, Any] = {"item": item, "clip": 0, "file": None, "seed": None, "request": "", "scores": {}, "error": why}
+            ListManifest(folder).add(line)
             errors.append(f"item {item}: {why.rstrip('.')}")
-        elif isinstance(one, Clip):
+        elif isinstance(one, ListClip):
             files.add(one.file)
             clips.append(one)
     return clips, errors
 
 
-def there(line: dict[str, Any] | None, clip: Clip, folder: Path) -> bool:
+def there(line: dict[str, Any] | None, clip: ListClip, folder: Path) -> bool:
     """Is the clip made already, from the same request?"""
     return line is not None and line.get("request") == clip.request and not line.get("error") and (folder / clip.file).is_file()
 
 
-def make_all(options: Any, pipe: Pipeline, clips: list[Clip], missing: list[Clip], folder: Path, most: int) -> list[str]:
+def make_all(options: Any, pipe: Pipeline, clips: list[ListClip], missing: list[ListClip], folder: Path, most: int) -> list[str]:
     """Make what is missing; returns a sentence for each clip that could not be made."""
-    from melfusion.assembly.batches import Manifest, make
+    from melfusion.assembly.batches import ListManifest, make
     from melfusion.evaluation.pace import Pace
 
     if not missing:
@@ -160,7 +154,7 @@ def make_all(options: Any, pipe: Pipeline, clips: list[Clip], missing: list[Clip
     ranking, errors = ranked(options, pipe, clips), []
     for clip in list(missing):
         if ranking and (why := ranking.lacking(clip)):
-            Manifest(folder).add(clip.line(file=None, error=why))
+            ListManifest(folder).add(clip.line(file=None, error=why))
             errors.append(f"item {clip.item}: {why}")
             missing.remove(clip)
     seconds = pipe.system.codec.duration_s(pipe.system.latent_shape(options.duration_s))
@@ -174,7 +168,7 @@ def make_all(options: Any, pipe: Pipeline, clips: list[Clip], missing: list[Clip
     return errors
 
 
-def ranked(options: Any, pipe: Pipeline, clips: list[Clip]) -> Ranking | None:
+def ranked(options: Any, pipe: Pipeline, clips: list[ListClip]) -> Ranking | None:
     """What scores the candidates; None where nothing was asked for."""
     if not options.rank_by:
         return None

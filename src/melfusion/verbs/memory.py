@@ -15,7 +15,7 @@ from melfusion.verbs.imports import heavy_imports
 from melfusion.verbs.options import configuration, option
 
 if TYPE_CHECKING:
-    from melfusion.assembly.counting import Work
+    from melfusion.assembly.counting import StageWork
     from melfusion.assembly.schema import Config
     from melfusion.batch import MusicBatch
     from melfusion.models.system import MeLFusion
@@ -89,7 +89,7 @@ def parts(config: Config, system: MeLFusion) -> str:
     return table(["part", "parameters, millions"], rows)
 
 
-def work(config: Config, system: MeLFusion, stages: dict[str, Work]) -> str:
+def work(config: Config, system: MeLFusion, stages: dict[str, StageWork]) -> str:
     """Stage → TFLOP and GiB."""
     from melfusion.assembly.counting import clip_flops
 
@@ -100,7 +100,7 @@ def work(config: Config, system: MeLFusion, stages: dict[str, Work]) -> str:
 
 
 def to_train(
-    config: Config, devices: int, stages: dict[str, Work], ready: MusicBatch, batches: list[int]
+    config: Config, devices: int, stages: dict[str, StageWork], ready: MusicBatch, batches: list[int]
 ) -> tuple[dict[str, dict[int, Footprint]], dict[str, list[int]]]:
     """Every choice of what trains and of what becomes of activations → samples at once → what is taken; and the bytes for each
     number of samples where nothing is precomputed.
@@ -134,7 +134,7 @@ def to_train(
     return found, live
 
 
-def to_generate(system: MeLFusion, stages: dict[str, Work]) -> Needs:
+def to_generate(system: MeLFusion, stages: dict[str, StageWork]) -> Needs:
     """Generation, with all parts on the device or each while it is needed."""
     from melfusion.training.footprint import generation
 

@@ -43,10 +43,10 @@ def words(file: str, record: dict[str, Any]) -> list[str]:
     lines = [
         f"{file} was made by melfusion {record.get('melfusion')}",
         f"prompt    {record.get('prompt') or 'none'}",
-        f"picture   {told(image) if image else 'none'}",
+        f"picture   {in_words(image) if image else 'none'}",
         f"seed      {record.get('seed')}",
         f"model     {model.get('ckpt') or 'the shipped one'} (weights {short(model.get('digest'))})",
-        *(f"{name}     {told(one)}" for name, one in (record.get("files") or {}).items()),
+        *(f"{name}     {in_words(one)}" for name, one in (record.get("files") or {}).items()),
         *(f"setting   {name} = {value}" for name, value in settings.items()),
     ]
     if batch := record.get("batch"):
@@ -54,7 +54,7 @@ def words(file: str, record: dict[str, Any]) -> list[str]:
     return [*lines, "", *(f"But: {one}" for one in warnings(record)), f"Again: {command(record, Path(file).suffix)}"]
 
 
-def told(one: dict[str, Any]) -> str:
+def in_words(one: dict[str, Any]) -> str:
     """A file in words."""
     return f"{one.get('path') or 'no file, but pixels or samples in memory'} (SHA-256 {short(one.get('sha256'))})"
 

@@ -15,7 +15,7 @@ import soundfile
 
 from melfusion.data.manifest.formats import AUDIO_SUFFIXES
 from melfusion.data.manifest.report import Report
-from melfusion.data.manifest.rows import VIDEO_ID, ManifestClip, Picture
+from melfusion.data.manifest.rows import VIDEO_ID, ManifestClip, PictureFile
 from melfusion.data.shards import AUDIO_EXTS
 from melfusion.errors import BadSample, ConfigError
 from melfusion.media import video
@@ -219,7 +219,7 @@ def _find_image(clip: ManifestClip, folders: Folders, name: str) -> None:
     path = folders.image(clip, name)
     digest, ext, film = folders.image_facts(path)
     top = path.parent in (folders.image_dir, clip.row.manifest.parent)
-    clip.images = (*clip.images, Picture(path, ext, film, top))
+    clip.images = (*clip.images, PictureFile(path, ext, film, top))
     clip.digests = (*clip.digests, digest)
 
 

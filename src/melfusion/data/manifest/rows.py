@@ -111,7 +111,7 @@ class ManifestRow:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFile:
     """A file of a clip's pictures. `ext`: what it keeps in a shard, empty where it must be encoded again or is a film.
 
     top: does it lie in the folder of all pictures, rather than in one below?
@@ -135,7 +135,7 @@ class ManifestClip:
     start_s: float | None  # where the excerpt starts; from `locate` on, None stores the file as it is
     excerpt_s: float
     audio: Path = Path()
-    images: tuple[Picture, ...] = ()
+    images: tuple[PictureFile, ...] = ()
     digests: tuple[str, ...] = ()  # of the audio file and the pictures
     track: str = ""  # what clips of one recording share, where that is not the audio's name
 

@@ -14,7 +14,7 @@ from rich.progress import track as progress
 
 from melfusion.data.manifest.files import SLACK
 from melfusion.data.manifest.report import Report
-from melfusion.data.manifest.rows import ManifestClip, Picture
+from melfusion.data.manifest.rows import ManifestClip, PictureFile
 from melfusion.data.shards import AUDIO_EXTS, Sample, picture_ext
 from melfusion.errors import BadSample, ConfigError
 from melfusion.media import video
@@ -48,7 +48,7 @@ def samples(clips: dict[str, ManifestClip], frames: int, report: Report) -> Iter
         yield Sample(key, audio, audio_ext, image, image_ext, clip.meta, further)
 
 
-def _pictures(clip: ManifestClip, picture: Picture, frames: int) -> list[tuple[str, bytes]]:
+def _pictures(clip: ManifestClip, picture: PictureFile, frames: int) -> list[tuple[str, bytes]]:
     """Extension and bytes of a picture, or of so many frames of a film.
 
     The frames are the middles of equal parts of the excerpt. A film that is no longer than an excerpt is the excerpt.

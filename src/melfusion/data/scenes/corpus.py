@@ -31,6 +31,7 @@ from melfusion.data.scenes import picture as scenes_picture
 from melfusion.data.scenes.music import MODES, Note
 from melfusion.data.scenes.scene import Scene
 from melfusion.data.shards import Sample
+from melfusion.errors import ConfigError
 from melfusion.media.key import TONICS
 
 VERSION = 2  # of the bytes: 2 packs the pixels of 1 into another png
@@ -83,9 +84,9 @@ FULL_CAPTIONS = (
 
 
 def _stream(seed: int, index: int, stream: int) -> np.random.Generator:
-    """The generator of one stream of one scene; the draws count in the counter's low words. ValueError below zero."""
+    """The generator of one stream of one scene; the draws count in the counter's low words. ConfigError below zero."""
     if seed < 0 or index < 0:
-        raise ValueError(f"A scene needs a seed and an index of at least 0, but got seed={seed}, index={index}; choose others.")
+        raise ConfigError(f"A scene needs a seed and an index of at least 0, but got seed={seed}, index={index}; choose others.")
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, index, 0]))
 
 
@@ -119,7 +120,7 @@ def render(scene: Scene, duration_s: float = 5.12, sample_rate_hz: int = 16000) 
     Raises DataError, with the command to run, where soundfont or synthesizer are missing.
     """
     if duration_s < 0.1:
-        raise ValueError(f"A scene's music must last at least 0.1 s, but duration_s={duration_s}; choose a longer one.")
+        raise ConfigError(f"A scene's music must last at least 0.1 s, but duration_s={duration_s}; choose a longer one.")
     program = scenes_music.INSTRUMENTS[scene.place].program
     return scenes_music.render(compose(scene, duration_s), program, duration_s, sample_rate_hz)
 
@@ -188,15 +189,15 @@ def samples(
 ) -> Iterator[Sample]:
     """The pairs of each split in turn, on disjoint indices of one seed; `splits` maps names to counts.
 
-    Several processes draw the same bytes in the same order. Raises ValueError where a count is negative or larger than
+    Several processes draw the same bytes in the same order. Raises ConfigError where a count is negative or larger than
     `SPLIT_REGION`, or two names share their indices.
     """
     starts = {first_index(split): split for split in splits}
     if len(starts) < len(splits):
-        raise ValueError(f"Two of the splits {sorted(splits)} of `scenes` share their indices; rename one of them.")
+        raise ConfigError(f"Two of the splits {sorted(splits)} of `scenes` share their indices; rename one of them.")
     for split, count in splits.items():
         if not 0 <= count <= SPLIT_REGION:
-            raise ValueError(f"The split {split} of `scenes` holds 0 to {SPLIT_REGION} samples, not {count}; change it.")
+            raise ConfigError(f"The split {split} of `scenes` holds 0 to {SPLIT_REGION} samples, not {count}; change it.")
     named = [(index, split) for start, split in starts.items() for index in range(start, start + splits[split])]
     one = partial(_sample, seed, duration_s, sample_rate_hz, image_size_px)
     if processes <= 1:

@@ -153,9 +153,9 @@ def contradiction(measured: Measured, items: Sequence[Item]) -> dict[str, dict[s
     found = {}
     for name in ("place", "weather"):
         if predicted := measured.classes.get(name, {}).get("contradicted", {}):
-            shown, told = ({i: of(item)[name] for i, item in enumerate(items)} for of in (lambda x: x.labels, lambda x: x.said))
+            shown, said = ({i: of(item)[name] for i, item in enumerate(items)} for of in (lambda x: x.labels, lambda x: x.said))
             found[name] = {
                 "picture": statistics.accuracy(statistics.hits(predicted, shown)),
-                "words": statistics.accuracy(statistics.hits(predicted, told)),
+                "words": statistics.accuracy(statistics.hits(predicted, said)),
             }
     return found

@@ -20,7 +20,7 @@ class AudioLDM2(SynapticUNet):
     sound.
     """
 
-    unet: AudioLDM2UNet2DConditionModel  # type: ignore[assignment]
+    unet: AudioLDM2UNet2DConditionModel
 
     @property
     def text_width(self) -> int:

@@ -21,7 +21,7 @@ def unet_sites(unet: UNet2DConditionModel) -> list[Site]:
 class SynapticUNet(Backbone):
     """By default the decoder's layers listen, as in the paper."""
 
-    unet: UNet2DConditionModel
+    unet: Any  # UNet2DConditionModel, or one of its family
 
     attribute = "unet"
     default_layers = ["decoder"]

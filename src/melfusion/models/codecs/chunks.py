@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from melfusion.errors import ConfigError
 from melfusion.media.fading import linear
 
 Span = tuple[int, int]  # first and last index
@@ -55,7 +56,7 @@ def windowed(run: Callable[[Tensor], Tensor], x: Tensor, window: int, overlap: i
         return run(x)
     core, whole = window - 2 * overlap, None
     if core < 1:
-        raise ValueError(f"A window of {window} latent frames has nothing left between overlaps of {overlap}.")
+        raise ConfigError(f"A window of {window} latent frames has nothing left between overlaps of {overlap}.")
     for start in range(0, frames, core):
         stop = min(start + core, frames)
         first, last = max(0, start - overlap), min(frames, stop + overlap)
@@ -87,7 +88,7 @@ def faded(
     if frames <= window:
         return run(x)
     if not 0 < overlap < window:
-        raise ValueError(f"Windows of {window} frames cannot overlap by {overlap}.")
+        raise ConfigError(f"Windows of {window} frames cannot overlap by {overlap}.")
     count = -(-(frames - overlap) // (window - overlap))
     starts = [round(i * (frames - window) / (count - 1)) for i in range(count)]
     whole, stop = None, 0

@@ -122,13 +122,13 @@ class AceStepConditioner(Conditioner):
     def text(self, caption: str, fields: dict[str, Any]) -> str:
         """What the language model reads, in the form that it was trained with."""
         bpm, seconds = number(fields, "bpm", 0), number(fields, "duration_s", self.clip_duration_s)
-        told = {
+        facts = {
             "bpm": f"{bpm:g}" if bpm else "N/A",
             "timesignature": words(fields, "timesignature", "N/A"),
             "keyscale": words(fields, "key", "N/A"),
             "duration": f"{int(seconds)} seconds" if seconds > 0 else "30 seconds",
         }
-        metas = "".join(f"- {name}: {value}\n" for name, value in told.items())
+        metas = "".join(f"- {name}: {value}\n" for name, value in facts.items())
         return SFT_GEN_PROMPT.format(DEFAULT_DIT_INSTRUCTION, caption, metas)
 
     def lyrics(self, fields: dict[str, Any]) -> str:

@@ -62,8 +62,8 @@ class AudioLDM2Conditioner(TextEncoder):
         """(B, 1, D) of CLAP."""
         longest = min(self.clap_tokenizer.model_max_length, self.clap.config.text_config.max_position_embeddings - 2)
         tokens = self.clap_tokenizer(captions, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        told = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
-        return self.clap.get_text_features(**told).pooler_output.float()[:, None]
+        inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        return self.clap.get_text_features(**inputs).pooler_output.float()[:, None]
 
     def read(self, ids: Tensor, mask: Tensor, clap: Tensor) -> dict[str, Tensor]:
         """One caption, by the names of Prompt.said.

@@ -45,8 +45,8 @@ class StableAudioConditioner(TextEncoder):
         text, requests = super().forward(captions), fields or [{}] * len(captions)
         embeds = self.projection(text_hidden_states=text.text_embeds).text_hidden_states * text.text_mask[..., None]
         start, end = self.seconds(requests, "seconds_start", 0.0), self.seconds(requests, "seconds_total", self.clip_duration_s)
-        told = self.projection(start_seconds=start, end_seconds=end)
-        first, last = told.seconds_start_hidden_states, told.seconds_end_hidden_states
+        times = self.projection(start_seconds=start, end_seconds=end)
+        first, last = times.seconds_start_hidden_states, times.seconds_end_hidden_states
         mask = torch.cat([text.text_mask, text.text_mask.new_ones(len(captions), 2)], 1)
         prompt = Prompt(torch.cat([embeds, first, last], 1), mask, extra={"global": torch.cat([first, last], 2)})
         empty = torch.tensor([not caption for caption in captions], device=self.device)

@@ -27,7 +27,7 @@ class Objective(nn.Module):
     """Base of all objectives.
 
     Args:
-        num_timesteps: T, into which the time is divided where a picture is read and where losses are told by time.
+        num_timesteps: T, into which the time is divided where a picture is read and where losses are reported by time.
     """
 
     def __init__(self, num_timesteps: int):
