@@ -4,10 +4,8 @@ import asyncio
 import re
 from pathlib import Path
 
-import pytest
-
-
 import gradio as gr
+import pytest
 from gradio import processing_utils
 
 import melfusion
