@@ -62,7 +62,7 @@ def measure(size: str, folder: Path) -> dict[str, float]:
             {
                 "precomputed samples/s": lambda: take(loader(stored, random=True), cached),
                 "sequential samples/s": lambda: take(loader(stored, random=False), cached),
-                "precomputed samples/s with noise": lambda: take(loader(stored, random=True, noise=NOISE), cached),
+                "precomputed, with noise samples/s": lambda: take(loader(stored, random=True, noise=NOISE), cached),
                 "webdataset samples/s": lambda: take(webdataset_loader(stored), cached),
                 "torch samples/s": lambda: take(torch_loader(folder / "unpacked"), cached),
             },
@@ -80,9 +80,9 @@ def measure(size: str, folder: Path) -> dict[str, float]:
 def derived(rates: dict[str, float], stored: Path, samples: int) -> dict[str, float]:
     """Figures that follow from the rates."""
     mega = sum(path.stat().st_size for path in stored.glob("*.tar")) / samples / 1e6
-    return {
-        "precomputed MB/s": rates["precomputed samples/s"] * mega,
-        "random over sequential": rates["sequential samples/s"] / rates["precomputed samples/s"],
+    return {"precomputed MB/s": rates["precomputed samples/s"] * mega} | {
+        f"precomputed, over {other} ×": rates["precomputed samples/s"] / rates[f"{other} samples/s"]
+        for other in ("sequential", "webdataset", "torch")
     }
 
 
