@@ -13,16 +13,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from melfusion.assembly.devices import world_size
+from melfusion.assembly.launching import known_strategy
 from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
 from melfusion.models.sharding import is_divided, like, whole
 
 
 def strategy_of(config: Config) -> Any:
-    """What Lightning's Trainer takes as its strategy. ConfigError where fsdp2 does not go with the rest."""
+    """What Lightning's Trainer takes as its strategy. ConfigError where nobody knows it, or fsdp2 does not go with the rest."""
     t = config.trainer
     if t.strategy != "fsdp2":
-        return t.strategy
+        return known_strategy(t.strategy)
     refused = {
         f"task={config.task}": config.task != "melfusion",
         "trainer.precision=16-mixed": t.precision.startswith("16"),
