@@ -211,7 +211,7 @@ def test_a_call_of_one_process_is_one_task(verb, options, slurm):
     assert srun_of(text)[-len(options) - 1 :] == [verb, *options]
     assert {asked(text)[k] for k in ("nodes", "gpus-per-node", "ntasks-per-node")} == {"1"}
     for more in ("cluster.nodes=2", "trainer.devices=2", "trainer.num_nodes=3"):
-        assert f"{more}: this call of {verb} is one process" in error_of(*options, more, verb=verb)
+        assert f"{more}: {verb} is one process" in error_of(*options, more, verb=verb)
 
 
 @pytest.mark.slow  # two processes that import everything

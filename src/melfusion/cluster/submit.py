@@ -118,8 +118,8 @@ def alone(verb: str, settings: ClusterConfig, given: set[str], options: list[str
     for key, word in asked.items():
         if word.isdigit() and int(word) > 1:
             raise ConfigError(
-                f"{key}={word}: this call of {verb} is one process on one device; only {', '.join(PARALLEL)} (list=) use more, and "
-                f"not with {', '.join(f'{name}=' for names in PARALLEL.values() for name in names)}: leave it out."
+                f"{key}={word}: {verb} is one process on one device; only {', '.join(PARALLEL)} (list=) use more, where "
+                "prune=, wavs= and share= are not given: leave it out."
             )
     settings.nodes, settings.gpus_per_node = 1, min(settings.gpus_per_node, 1)
 
