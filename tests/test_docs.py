@@ -82,7 +82,7 @@ train CONFIG=scenez`, set `trainer.max_stepz`, and `pip install 'melfusion[vidio
 
     make train CKPT=runs/scenes                       # train reads no checkpoint
     make generate sed=3
-    make app DEVICES=2
+    make probe DEVICES=2
     make train && make show FILES=music.wav
     make lint CONFIG=tiny
 
@@ -113,7 +113,7 @@ SAID = (
     "4: setup.cfg has no extra 'vidio'",
     "6: make train takes no CKPT",
     "7: There is no option 'sed'",
-    "8: make app takes no DEVICES",
+    "8: make probe takes no DEVICES",
     "9: make show takes no FILES",
     "10: make lint takes no CONFIG",
     "13: override 'evaluation.itemz=3'",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import building as build
 import pytest
@@ -10,7 +12,12 @@ from transfers import Transfers
 
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.counting import a_batch, count, on_meta
+from melfusion.assembly.options import GuardConfig
 from melfusion.models.synapse.options import OPTIONS
+from melfusion.models.trained import configure_optimizer
+from melfusion.training import guard
+from melfusion.training.ema import EMA
+from melfusion.training.guard import StepGuard
 
 READINGS = ("inverted", "fixed", "noised")
 
@@ -18,20 +25,46 @@ SLOW = pytest.mark.slow  # all but the paper's kind and the one with tokens: ten
 KINDS = [pytest.param(kind, marks=[] if kind in ("kv_mix", "concat") else SLOW) for kind in sorted(OPTIONS)]
 
 
-def step(system, batch):
-    """What Lightning does with a micro-batch, up to the optimizer."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no trainer is there to log to
-        system.training_step(batch, 0)["loss"].backward()
+class Loop:
+    """What Lightning does with a step of one micro-batch: the guard, both passes, clipping, the optimizer, the average."""
+
+    def __init__(self, system):
+        self.system = system.train()
+        made = configure_optimizer(system.parameter_groups(), system.optim, allow_fused=False)  # the meta device knows no other
+        self.optimizer = made["optimizer"]
+        self.optimizer.defaults["fused"] = True  # as on a GPU, so that the guard need not wait
+        ema = EMA(0.999)
+        ema.on_fit_start(None, system)
+        self.guard = StepGuard(GuardConfig(), Path("guards"), 0, ema, Path("checkpoints"))
+        rates = [SimpleNamespace(scheduler=made["lr_scheduler"]["scheduler"])]
+        alone = {"world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1, "log_every_n_steps": 10, "global_step": 0}
+        self.trainer = SimpleNamespace(**alone, loggers=[], lr_scheduler_configs=rates, precision_plugin=None)
+        self.guard.on_train_start(self.trainer, system)
+
+    def step(self, batch):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no trainer is there to log to
+            self.guard.on_train_batch_start(self.trainer, self.system, batch, 0)
+            loss = self.system.training_step(batch, 0)["loss"]
+        self.guard.on_before_backward(self.trainer, self.system, loss)
+        loss.backward()
+        self.system.configure_gradient_clipping(self.optimizer)
+        self.optimizer.found_inf = None  # for a fused one alone
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.trainer.global_step += 1
 
 
-def transfers_of_a_step(system, batch, clip=True):
-    system.train()
-    with Transfers():  # the empty caption is encoded in the first step alone
-        step(system, batch)
-    with Transfers() as transfers:
-        step(system, batch)
-        torch.nn.utils.clip_grad_norm_(system.denoiser.other_parameters(), 1.0)
+def transfers_of_a_step(system, batch):
+    """Of the second step: the first alone encodes the empty caption, and is settled in the second, which moves the average."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "to_host", lambda vector: (torch.zeros(len(vector)), None))  # the late flag: nobody waits for it
+        loop = Loop(system)
+        with Transfers():
+            loop.step(batch)
+        with Transfers() as transfers:
+            loop.step(batch)
+        assert loop.guard.applied == 1 and loop.guard.skipped == 0
     return transfers.seen
 
 
@@ -106,6 +139,24 @@ def test_a_planted_wait_or_copy_is_seen_in_a_step(ready, monkeypatch, plant):
 
     monkeypatch.setattr(system, "losses", planted)
     assert len(transfers_of_a_step(system, batch)) == 1
+
+
+def waiting(work, tensor_of):
+    """The function, which asks a tensor of its arguments for its number first."""
+    return lambda *args, **kwargs: [tensor_of(*args).sum().item(), work(*args, **kwargs)][1]
+
+
+@pytest.mark.parametrize(
+    "owner, name, tensor_of",
+    [
+        (StepGuard, "judge", lambda self, optimizer, norm: norm),
+        (torch.optim.AdamW, "step", lambda self, *args: self.param_groups[0]["params"][0]),
+        (EMA, "update", lambda self, *args: next(iter(self.shadow.values()))),
+    ],
+)
+def test_a_wait_that_is_planted_after_the_backward_pass_is_seen(ready, monkeypatch, owner, name, tensor_of):
+    monkeypatch.setattr(owner, name, waiting(getattr(owner, name), tensor_of))
+    assert transfers_of_a_step(*ready) == ["asked by aten._local_scalar_dense.default"]
 
 
 def transfers_of_a_clip(system, steps):

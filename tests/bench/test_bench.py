@@ -10,10 +10,10 @@ import torch
 
 from melfusion.__main__ import main
 from melfusion.bench import machine, report
-from melfusion.bench.comparing import Slower
-from melfusion.bench.report import bench
+from melfusion.bench.comparing import Slower, worse
+from melfusion.bench.report import as_dict, bench
 from melfusion.bench.sections import SECTIONS
-from melfusion.bench.timing import Figure, alternated, figure, peak_memory, speed
+from melfusion.bench.timing import UNITS, Figure, alternated, figure, peak_memory, speed
 from melfusion.errors import ConfigError
 from melfusion.verbs.bench import Options
 
@@ -124,9 +124,20 @@ def test_sections_run_alone(monkeypatch):
 def test_words_units_and_directions():
     rate = Figure("samples/s", [1.0, 2.0, 3.0], ratio=3.21, of_peak=0.5, of_floor=0.25)
     assert rate.words() == "2 samples/s (1.5 to 2.5), ratio 3.2×, 50.00% of the matmul peak, 25.00% of the counted floor"
-    units = {"raw samples/s": "samples/s", "million start MiB": "MiB", "million start s": "s", "random over sequential": ""}
+    units = {"raw samples/s": "samples/s", "million start MiB": "MiB", "million start s": "s", "over torch ×": "×"}
     assert {name: figure(name, 1).unit for name in units} == units
     assert report.lines("loader", {"start s": figure("start s", 2)}) == ["loader      start s  2 s"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_unit_has_its_direction(unit):
+    """A figure is told to be worse in one direction, that of its unit, and one whose unit nobody knows is no figure."""
+    low, high = ({"p": {"work": as_dict(Figure(unit, [value]))}} for value in (10.0, 30.0))
+    worse_after = {True: worse({"sections": high}, {"sections": low}), False: worse({"sections": low}, {"sections": high})}
+    assert len(worse_after[UNITS[unit]]) == 1 and not worse_after[not UNITS[unit]]
+    assert UNITS[unit] == (unit.endswith("/s") or unit == "×")
+    with pytest.raises(ValueError, match="'noise' is no unit"):
+        figure("samples/s with noise", 1)
 
 
 def test_ratio_and_shares_are_those_of_the_measured_peak(monkeypatch):

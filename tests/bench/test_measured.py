@@ -9,7 +9,7 @@ import torch
 from melfusion.assembly.configuration import override
 from melfusion.bench import fitting, machine, setting
 from melfusion.bench.fitting import turns
-from melfusion.bench.generation import Clips, of_a_clip
+from melfusion.bench.generation import Clips, of_a_clip, of_clips
 from melfusion.bench.options import SIZES
 from melfusion.bench.report import bench
 from melfusion.bench.timing import Figure
@@ -121,6 +121,25 @@ def test_the_stages_of_a_clip_add_up_and_a_slow_one_is_seen_where_it_is(training
     steps = config.sampling.num_inference_steps
     assert seen == pytest.approx({"text": 0.1, "picture": 0.2, "denoising": steps * 0.4, "decode": 0.8, "vocode": 1.6})
     assert clips.total()[1] == pytest.approx(sum(seen.values()))
+
+
+def test_a_compiled_denoiser_makes_the_clips_and_its_compilation_stands_apart(training, clock, monkeypatch):
+    monkeypatch.setattr(machine, "peaks", lambda: {"fp32": Figure("TFLOP/s", [1.0]), "bf16": Figure("TFLOP/s", [1.0])})
+    config = override(training, ["image.reading=fixed", "denoiser.compile=true"])
+    model, calls = build.system(config), []
+
+    def compile_slowly(denoiser):
+        forward = denoiser.forward
+        seconds = iter((9.0,))
+        denoiser.forward = lambda *args, **kwargs: [clock.sleep(next(seconds, 0.0)), calls.append(1), forward(*args, **kwargs)][2]
+
+    monkeypatch.setattr(type(model.denoiser), "compile", compile_slowly)
+    clips = Clips(config, model, 2, "a tune", torch.zeros(1, 3, 16, 16))
+    clips(), clock.sleep(1), clips()
+    clips.seconds["denoising"][1] += 2.0
+    found = of_clips("at once", clips, Figure("clips/s", [1.0]), 1e9, 1e9)
+    assert len(calls) == 2 * config.sampling.num_inference_steps and found["at once, compilation"].values == [pytest.approx(7)]
+    assert found["at once"].median == pytest.approx(1) and found["at once, compilation"].unit == "s"
 
 
 # --- all of it -----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,10 @@ def without(key, environment):
     return {k: v for k, v in environment.items() if k != key}
 
 
+def torchrun(processes, per_node=None):
+    return {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(per_node or processes)}
+
+
 @pytest.mark.parametrize(
     ("devices", "nodes", "environment", "expected"),
     [
@@ -45,6 +49,9 @@ def without(key, environment):
         ("8", 1, step(1, SLURM_JOB_NAME="bash"), "8"),  # in a shell of the job Lightning starts the ranks
         ("8", 1, step(1, SLURM_JOB_NAME="interactive"), "8"),
         ("8", 2, step(2, 2, TORCHELASTIC_RUN_ID="x"), "8"),  # torchrun on each node
+        ("auto", 1, torchrun(2), "2"),
+        ("2", 1, torchrun(2), "2"),
+        ("auto", 2, step(2, 2) | torchrun(8, 4), "4"),
         ("auto", 1, JOB, "auto"),  # sbatch without --ntasks and without srun
     ],
 )
@@ -61,6 +68,8 @@ def test_tasks_that_are_the_devices_pass(devices, nodes, environment, expected):
         ("2", 4, step(8, 2), ["4 on each of 2 nodes", "--nodes=4 --ntasks-per-node=2"]),  # the product agrees, the shape does not
         ("8", 1, step(1), ["1 tasks", "8 devices", "--ntasks-per-node=8"]),
         ("0,1,2", 1, step(2), ["has 3 devices", "--ntasks-per-node=3"]),
+        ("4", 1, torchrun(2), ["torchrun started 2 processes (2 on", "trainer.devices=4", "is 4", "leave trainer.devices out"]),
+        ("auto", 1, torchrun(8, 4), ["8 processes (4 on this machine)", "is 4", "trainer.num_nodes=2"]),
         ("2", 1, without("SLURM_STEP_ID", step(2)), ["only this process was started", "`srun`"]),
         ("2", 1, without("SLURM_NTASKS_PER_NODE", step(2)), ["--ntasks-per-node=2", "instead of --ntasks"]),
     ],

@@ -21,11 +21,16 @@ from forking import python
 
 from melfusion import __main__ as cli
 from melfusion import __version__
+from melfusion.assembly.devices import world_size
+from melfusion.assembly.options import TrainerConfig
 from melfusion.cluster.options import ClusterConfig
 from melfusion.cluster.submit import CARRIED
 from melfusion.config.load import CONFIG_DIR
+from melfusion.data.shards import ShardSet
 from melfusion.errors import ConfigError
+from melfusion.verbs.options import read
 from melfusion.verbs.submit import load_cluster, submit
+from melfusion.verbs.table import module_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,15 +170,61 @@ def test_devices_and_nodes_set_the_tasks_and_contradictions_are_one_sentence(slu
     assert asked(script())["ntasks-per-node"] == "4"
 
 
-def test_a_verb_of_one_process_is_one_task(slurm):
+SHARING = (
+    ("train", ["name=tiny"]),
+    ("precompute", ["data.path=set"]),
+    ("evaluate", ["ckpt=runs/tiny", "n=600"]),
+    ("generate", ["list=items.jsonl", "out=clips"]),
+)
+
+
+@pytest.mark.parametrize("verb, options", SHARING)
+def test_devices_and_nodes_mean_the_same_for_all_verbs_that_share_their_work(verb, options, slurm):
+    """Every task finds as many tasks as its own command names; what is given in the settings does as well."""
+    for given in (["trainer.devices=8", "trainer.num_nodes=3"], ["cluster.gpus_per_node=8", "cluster.nodes=3"]):
+        submit(verb, [], [*options, "trainer.strategy=ddp", *given], "tiny")
+        text = script("tiny" if verb == "train" else verb)
+        tasks = {k: asked(text)[k] for k in ("nodes", "gpus-per-node", "ntasks-per-node")}
+        assert tasks == {"nodes": "3", "gpus-per-node": "8", "ntasks-per-node": "8"}
+        wanted = [verb, *options, "trainer.strategy=ddp", "trainer.devices=8", "trainer.num_nodes=3"]
+        assert srun_of(text)[-len(wanted) - 1 :] == ["melfusion", *wanted]
+        in_a_task = {"SLURM_NTASKS": "24", "SLURM_NNODES": "3", "SLURM_NTASKS_PER_NODE": "8", "SLURM_STEP_ID": "0"}
+        assert world_size(TrainerConfig(devices="8", num_nodes=3), in_a_task | {"SLURM_JOB_NAME": "j"}) == 24
+    read(module_of(verb), srun_of(text)[-len(wanted) + 1 :], {})  # and the verb takes them
+
+
+@pytest.mark.parametrize(
+    "verb, options",
+    [
+        ("probe", []),
+        ("evaluate", ["wavs=clips"]),
+        ("evaluate", ["share=0/4"]),
+        ("precompute", ["prune=list"]),
+        ("generate", ["prompt=rain"]),
+        ("generate", ["list=items.jsonl", "share=0/4"]),
+    ],
+)
+def test_a_call_of_one_process_is_one_task(verb, options, slurm):
     Path("site.yaml").write_text("nodes: 4\ngpus_per_node: 8\n")
-    submit("evaluate", [], ["ckpt=runs/tiny", "n=600", "cluster=site.yaml"], "scenes")
-    text = script("evaluate")
-    assert srun_of(text)[-5:] == ["-m", "melfusion", "evaluate", "ckpt=runs/tiny", "n=600"]
-    assert {k: asked(text)[k] for k in ("nodes", "gpus-per-node", "ntasks-per-node")} == dict.fromkeys(
-        ("nodes", "gpus-per-node", "ntasks-per-node"), "1"
-    )
-    assert "cluster.nodes=2: precompute is one process" in error_of("cluster.nodes=2", verb="precompute")
+    submit(verb, [], [*options, "cluster=site.yaml"], "scenes")
+    text = script(verb)
+    assert srun_of(text)[-len(options) - 1 :] == [verb, *options]
+    assert {asked(text)[k] for k in ("nodes", "gpus-per-node", "ntasks-per-node")} == {"1"}
+    for more in ("cluster.nodes=2", "trainer.devices=2", "trainer.num_nodes=3"):
+        assert f"{more}: {verb} is one process" in error_of(*options, more, verb=verb)
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_the_tasks_of_a_job_precompute_together(slurm, tiny_corpus, monkeypatch):
+    monkeypatch.setattr("sys.executable", python())
+    (slurm / "run").touch()
+    given = [f"data.path={tiny_corpus}", "data.samples_per_shard=4", "data.precompute.batch_size=3", "data.precompute.path=out"]
+    submit("precompute", ["tiny"], [*given, "image.reading=fixed", "trainer.accelerator=cpu", "trainer.devices=2"], "scenes")
+    logs = [Path(f"runs/precompute/slurm/4242_{task}_log.out").read_text() for task in (0, 1)]
+    assert (slurm / "status").read_text() == "0\n", logs
+    shards = {entry.shard for entry in ShardSet("out").entries("train")}
+    assert {int(Path(name).stem.rpartition("-")[2]) % 2 for name in shards} == {0, 1}  # both took part
+    assert ShardSet("out").counts() == ShardSet(tiny_corpus).counts() and sum("16 train" in log for log in logs) == 1
 
 
 def test_what_is_wrong_with_the_call_is_said_before_anything_is_sent(slurm, capsys, monkeypatch):

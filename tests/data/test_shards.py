@@ -4,15 +4,19 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import pickle
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 import webdataset
 from data_fixtures import data_set, encoded, make_sample, noise_picture, one_sentence
 
+from melfusion.data import index, shards
 from melfusion.data.index import write_index
+from melfusion.data.options import DataConfig
 from melfusion.data.shards import Sample, ShardSet
 from melfusion.data.writing import write_shards
 from melfusion.errors import DataError
@@ -51,6 +55,30 @@ def test_members_come_back_byte_for_byte(tmp_path):
         assert {ext: shards.read(entry, ext) for ext in entry.members} == sample.members()
         assert json.loads(shards.read(entry, "json")) == sample.meta
     assert set(entries[3].members) == {"json", "wav", "jpg", "latents.safetensors"} and "jpg" not in entries[2].members
+
+
+def test_an_index_is_parsed_once_as_long_as_its_file_is_the_same(tmp_path, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(shards, "parse_index", lambda text, where, n: [parsed.append(where), index.parse_index(text, where, n)][1])
+    folder = data_set(tmp_path / "a", [make_sample("s0")])
+    assert ShardSet(folder).counts() == ShardSet(folder).counts() and len(parsed) == 2  # written just now: it may yet change
+    settle(folder)
+    first = ShardSet(folder)
+    first.info["more"] = 1
+    assert ShardSet(folder).table is first.table and "more" not in ShardSet(folder).info and len(parsed) == 3
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace("s0", "s1"))  # of the same size
+    settle(folder)
+    with pytest.raises(DataError, match="larger than data.max_index_mib"):
+        ShardSet(folder, DataConfig(max_index_mib=1e-6))
+    assert [e.key for e in ShardSet(folder).entries("train")] == ["s1"] and len(parsed) == 4
+    (folder / "index.json").unlink()
+    assert "no data set" in error_of(ShardSet, folder)
+
+
+def settle(folder):
+    """The index lies there since a minute."""
+    os.utime(folder / "index.json", (time.time() - 60,) * 2)
 
 
 def test_webdataset_reads_the_shards_too(tmp_path):

@@ -20,7 +20,7 @@ def test_make_train_learns_that_the_picture_matters(tmp_path):
     place, gain = scores["rows"]["right picture"]["attributes"]["place"], scores["gain"]["place"]
     assert place["n"] >= 60 and place["low"] >= 2 * scores["chance"]["place"]
     assert gain["mean"] > gain["interval"]
-    for words in ("── corpus", "── precompute", "── training", "── evaluation", "time: ", "Next:", "Sounds: "):
+    for words in ("── corpus", "── precompute", "── training", "── evaluation", "time: ", "Next:", "Clips: "):
         assert words in done.stdout
     again = subprocess.run(
         [sys.executable, "-m", "melfusion", "train", f"runs_dir={tmp_path}/runs", f"data.path={tmp_path}/scenes", "data.draw=true"],

@@ -4,10 +4,14 @@ import building as build
 import pytest
 import torch
 
+from melfusion.assembly.run import run_directory
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models.frozen import digest
+from melfusion.training import fit
 from melfusion.training.plan import first_batch, in_words, plan, plan_part, repeated
+from melfusion.training.run import train
 from melfusion.training.stored_samples import compute, with_stored
+from melfusion.verbs.train import report
 
 
 @pytest.fixture
@@ -57,3 +61,15 @@ def test_the_timed_batch_is_what_training_reads(planned):
 def test_words():
     assert in_words({"training": 40}) == "training 40 s"
     assert in_words({"precompute": 200, "training": 9000}) == "precompute 3 min, training 2.5 h; about 2.6 h in all"
+
+
+def test_what_was_planned_stands_beside_what_was_taken(tiny, tiny_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fit, "plan", lambda *args: {"training": 50.4, "evaluation": 7.0})
+    monkeypatch.setattr(fit, "_fit", lambda *args: {"step": 100})
+    config = tiny(f"data.path={tiny_corpus}", "data.source=manifest", f"runs_dir={tmp_path}", "trainer.max_steps=100")
+    results = train(config, lambda *args: None)
+    assert results["planned"] == {"training": 50.4, "evaluation": 7.0} and "training" in results["seconds"]
+    assert run_directory(config).results()["planned"] == results["planned"]
+    report(config, results | {"seconds": {"corpus": 20.0, "training": 60.0}})
+    said = capsys.readouterr().out
+    assert "plan: training 50 s, evaluation 7 s" in said and "time: corpus 20 s (25%), training 60 s (75%, planned 50 s)\n" in said

@@ -1,7 +1,10 @@
 """Precomputing in several processes gives the tensors of one."""
 
 import dataclasses
+import os
 import subprocess
+import time
+from collections import Counter
 from pathlib import Path
 
 import building as build
@@ -13,9 +16,13 @@ from forking import python
 from safetensors.torch import load
 
 from melfusion.batch import MusicBatch
+from melfusion.data import shards
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.shards import CACHE_EXT, ShardSet, crop_ext, picture_ext, pictured_ext
+from melfusion.data.sources import ensure_corpus
+from melfusion.training import fit
 from melfusion.training import precompute as module
+from melfusion.training.plan import plan
 from melfusion.training.precompute import precompute
 from melfusion.training.stored_samples import with_pictures
 
@@ -42,6 +49,23 @@ def test_two_processes_store_what_one_stores(tiny, tiny_corpus, tmp_path):
             torch.testing.assert_close(two[key][name], tensor, rtol=1e-4, atol=1e-5)
     shards = {e.shard for e in ShardSet(tmp_path / "two").entries("train")}
     assert {int(Path(name).stem.rpartition("-")[2]) % 2 for name in shards} == {0, 1}  # both took part
+
+
+def test_a_start_parses_each_index_once(tiny, tmp_path, monkeypatch):
+    """What comes before the first step asks for the data set again and again."""
+    source = data_set(tmp_path / "set", [make_sample(f"{split}{i}", split=split) for split in ("train", "val") for i in range(4)])
+    config = tiny(f"data.path={source}", "data.precompute.enabled=true", "data.crop=start", "image.reading=fixed")
+    system = build.system(config)
+    out = precompute(config, system)
+    for folder in (source, out):
+        os.utime(folder / "index.json", (time.time() - 60,) * 2)
+    parsed, real = Counter(), shards.parse_index
+    monkeypatch.setattr(shards, "parse_index", lambda text, where, n: [parsed.update([where]), real(text, where, n)][1])
+    ensure_corpus(config)
+    plan(config, system, fit.plain_data(config, build.noise_shapes(config, system)))
+    data = fit.training_data(config, system, fit.StageClock())
+    data.setup()
+    assert parsed == {f"{source}/index.json": 1, f"{out}/index.json": 1}
 
 
 class Killed(BaseException):

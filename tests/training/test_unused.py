@@ -1,16 +1,21 @@
 """Precomputed sets that nothing refers to are listed and removed; those that are referred to, or in use, stay."""
 
 import dataclasses
+import json
 
+import building as build
 import pytest
 import yaml
 from data_fixtures import data_set, make_sample, one_sentence
 
+from melfusion.assembly.configuration import load_config, override
 from melfusion.assembly.schema import to_dict
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import ConfigError, DamagedFile
 from melfusion.files import locked
 from melfusion.training import unused as pruning
+from melfusion.training.precompute import of_config, provenance
+from melfusion.training.precompute import precompute as precompute_set
 from melfusion.training.unused import remove, unused
 from melfusion.verbs import precompute
 
@@ -25,12 +30,7 @@ def config(tiny, tmp_path, monkeypatch):
 
 
 def made_from(config, **more):
-    return {
-        "audio": dataclasses.asdict(config.audio),
-        "image_size_px": config.data.image_size_px,
-        "dtype": config.data.precompute.dtype,
-        "max_length": config.text_encoder.max_length,
-    } | more
+    return of_config(config) | more
 
 
 def stored(tmp_path, digest, provenance, samples=1):
@@ -61,6 +61,23 @@ def test_what_nothing_refers_to_is_listed_by_size_and_removed_only_when_told(con
     assert not any(path.exists() for path in paths(found)) and f"removed: {large}" in capsys.readouterr().out
     assert used.is_dir() and (tmp_path / "set-predictions/1.pt").is_file() and (tmp_path / "set-precomputed/mine").is_dir()
     assert unused(config) == []
+
+
+def test_what_precompute_stores_is_of_use_until_a_key_of_the_configuration_changes(config):
+    made = precompute_set(config, build.system(config))
+    assert unused(config) == []
+    for key in ("data.image_size_px=24", "data.precompute.dtype=float16", "audio.loudness_dbfs=-18", "text_encoder.max_length=9"):
+        assert paths(unused(override(config, [key]))) == [made], key
+    assert paths(unused(override(config, ["data.precompute.crops=2"]))) == [made]
+    assert paths(unused(override(config, ["text_encoder.max_words=3"]))) == [made]
+
+
+@pytest.mark.parametrize("name", ["stable_audio_open", "stable_audio_3", "ace_step", "audioldm2"])
+def test_sets_of_every_kind_of_conditioner_are_of_use_to_their_own_configuration_alone(name, config, tmp_path):
+    other = load_config(f"{name},tiny", [f"data.path={config.data.path}", f"runs_dir={tmp_path / 'runs'}"])
+    path = stored(tmp_path, "a", json.loads(json.dumps(provenance(other, build.system(other)))))
+    assert unused(other) == [] and paths(unused(config)) == [path]
+    assert paths(unused(override(other, ["conditioner.max_length=20"]))) == [path]
 
 
 def test_a_set_of_a_run_or_of_a_named_folder_is_kept(config, tiny, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from melfusion.bench.timing import UNITS
 from melfusion.errors import ConfigError, DamagedFile, MelfusionError
 from melfusion.files import read_json
 
@@ -44,7 +45,7 @@ def worse(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _worse(old: dict[str, Any], new: dict[str, Any]) -> str:
     """In words; "" where it is not worse, or by no more than both interquartile ranges and the drift between processes."""
     unit, change = new["unit"], new["median"] - old["median"]
-    loss = -change if unit.endswith("/s") else change
+    loss = -change if UNITS[unit] else change
     noise = sum(figure["quartiles"][1] - figure["quartiles"][0] for figure in (old, new))
     drift = DRIFT_POINTS if unit == "%" else DRIFT * abs(old["median"])
-    return f"{old['median']:.3g} → {new['median']:.3g} {unit}".rstrip() if loss > max(noise, drift) else ""
+    return f"{old['median']:.3g} → {new['median']:.3g} {unit}" if loss > max(noise, drift) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from torch import Tensor
@@ -23,13 +24,16 @@ from melfusion.training.precision import autocast, resolve_precision
 class Clips:
     """Clips of one caption and one picture, by `generate` and `vocode`, and the seconds of their stages.
 
-    Text is timed in a call of its own. What else comes before the first step is the reading of the picture.
+    Text is timed in a call of its own. What else comes before the first step is the reading of the picture. Where the configuration
+    says denoiser.compile, the first call compiles.
     """
 
     STAGES = ("text", "picture", "denoising", "decode", "vocode")
 
     def __init__(self, config: Config, model: MeLFusion, n: int, caption: str, image: Tensor):
         self.config, self.model, self.n, self.caption, self.image = config, model.eval(), n, caption, image
+        if config.denoiser.compile:
+            model.denoiser.compile()
         self.precision = resolve_precision(config.trainer)
         self.seconds: dict[str, list[float]] = {stage: [] for stage in self.STAGES}
         self.marks: list[float] = []
@@ -107,8 +111,10 @@ def of_a_clip(config: Config, read_by_branch: bool = False) -> int:
 
 
 def of_clips(name: str, clips: Clips, base: Figure, flops: float, floor: float) -> dict[str, Figure | float]:
-    """Rate and seconds of each stage of some clips; the first call was to warm up."""
+    """Rate and seconds of each stage of some clips; the first call was to warm up, and compiled where that is asked for."""
     rate = shares(speed(clips.total()[1:], clips.n, "clips/s"), flops, floor, clips.precision)
     rate.setting |= {"steps": clips.config.sampling.num_inference_steps, "clips": clips.n}
     stages = {f"{name}: {stage}": Figure("ms", [1000 * s for s in seconds[1:]]) for stage, seconds in clips.seconds.items()}
+    if clips.config.denoiser.compile:
+        stages[f"{name}, compilation"] = Figure("s", [clips.total()[0] - median(clips.total()[1:])])
     return {name: ratio(rate, base), f"{name}: all": Figure("ms", [1000 * s for s in clips.total()[1:]]), **stages}

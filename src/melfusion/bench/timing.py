@@ -18,13 +18,17 @@ from melfusion.training.plan import wait_for_device
 
 MIB = 2**20
 
+# Unit → is more of it better? `×` is how many times as fast ours is
+RATES, COSTS = ("samples/s", "clips/s", "MB/s", "TFLOP/s", "×"), ("s", "ms", "MiB", "%")
+UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
+
 
 @dataclass
 class Figure:
     """One measured quantity: all its values, and what they are compared with.
 
     Attributes:
-        unit: one that ends in "/s" is better where it is larger, all others where they are smaller.
+        unit: one of UNITS, which says whether more of it is better.
         ratio: how many times as fast as the reference that was measured in turn with it.
         of_peak: its FLOP/s over what the machine reached in multiplying matrices of its precision.
         of_floor: the time that the least FLOPs for the same result would take at the machine's best, over its own time.
@@ -37,6 +41,10 @@ class Figure:
     of_peak: float | None = None
     of_floor: float | None = None
     setting: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"{self.unit!r} is no unit of a figure: give one of {', '.join(UNITS)}.")
 
     @property
     def median(self) -> float:
@@ -57,15 +65,14 @@ class Figure:
         shares = {"the matmul peak": self.of_peak, "the counted floor": self.of_floor}
         more = [] if self.ratio is None else [f"ratio {self.ratio:.1f}×"]
         more += [f"{share:.2%} of {name}" for name, share in shares.items() if share is not None]
-        return ", ".join([f"{self.median:.4g} {self.unit}{spread}".rstrip(), *more])
+        return ", ".join([f"{self.median:.4g} {self.unit}{spread}", *more])
 
 
 def figure(name: str, value: Figure | float) -> Figure:
     """A section's result as a Figure. The unit of a plain number is the last word of its name, such as `samples/s` or MiB."""
     if isinstance(value, Figure):
         return value
-    last = name.rpartition(" ")[2]
-    return Figure(last if last.endswith("/s") or last in ("s", "ms", "MiB", "%") else "", [float(value)])
+    return Figure(name.rpartition(" ")[2], [float(value)])
 
 
 def speed(seconds: list[float], amount: float, unit: str = "samples/s") -> Figure:

@@ -42,10 +42,12 @@ def ranks_from_slurm(environment: Mapping[str, str]) -> bool:
 
 
 def check_tasks(devices: str, nodes: int, environment: Mapping[str, str]) -> str:
-    """ConfigError where SLURM's tasks are not devices × nodes; else the devices, `auto` and -1 as the tasks of a node.
+    """ConfigError where what SLURM or torchrun started is not devices × nodes; else the devices, `auto` and -1 as those of a node.
 
     A training with another number of tasks would wait for ranks that nobody starts, or train the same thing twice.
     """
+    if {"TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= environment.keys():
+        return _check_torchrun(devices, nodes, int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"]))
     if not ranks_from_slurm(environment):
         return devices
     tasks, job_nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", nodes))
@@ -67,6 +69,17 @@ def check_tasks(devices: str, nodes: int, environment: Mapping[str, str]) -> str
         raise ConfigError(
             f"SLURM started {tasks} tasks without saying how many on a node: start the job with "
             f"`--nodes={nodes} --ntasks-per-node={given}` instead of --ntasks."
+        )
+    return devices if count_devices(devices) else str(per_node)
+
+
+def _check_torchrun(devices: str, nodes: int, processes: int, per_node: int) -> str:
+    given = count_devices(devices) or per_node
+    if (given, given * nodes) != (per_node, processes):
+        raise ConfigError(
+            f"torchrun started {processes} processes ({per_node} on this machine), and trainer.devices={devices} × "
+            f"trainer.num_nodes={nodes} is {given * nodes}: leave trainer.devices out, and give "
+            f"trainer.num_nodes={processes // per_node}."
         )
     return devices if count_devices(devices) else str(per_node)
 

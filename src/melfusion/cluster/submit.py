@@ -25,7 +25,8 @@ from melfusion.files import one_line, write_whole
 # The Makefile's variables, which a job gets word for word
 CARRIED = ("CONFIG", "IMAGE", "PROMPT", "OUT", "CKPT", "DIR", "SUITE", "MANIFEST", "AUDIO_DIR", "IMAGE_DIR", "GAMES_DIR")
 
-PARALLEL = ("train",)  # verbs that run as many ranks; any other is one process
+# Verbs that run as many ranks → their options that make a call one process; every other verb is one process
+PARALLEL = {"train": (), "precompute": ("prune",), "evaluate": ("wavs", "share"), "generate": ("share",)}
 
 OWN = {"trainer.devices": "gpus_per_node", "trainer.num_nodes": "nodes"}
 
@@ -85,6 +86,12 @@ def seconds(time: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
 
+def shares_work(verb: str, options: list[str]) -> bool:
+    """Does this call share its work among all tasks of a job? Of `generate`, a list does."""
+    keys = {option.partition("=")[0] for option in options}
+    return verb in PARALLEL and keys.isdisjoint(PARALLEL[verb]) and (verb != "generate" or "list" in keys)
+
+
 def agree(settings: ClusterConfig, given: set[str], options: list[str]) -> list[str]:
     """Make tasks and the trainer's devices the same number; ConfigError where the command line names two numbers."""
     words = dict(o.split("=", 1) for o in options if o.partition("=")[0] in OWN)
@@ -104,13 +111,15 @@ def agree(settings: ClusterConfig, given: set[str], options: list[str]) -> list[
     return [*kept, f"trainer.devices={max(settings.gpus_per_node, 1)}", f"trainer.num_nodes={settings.nodes}"]
 
 
-def alone(verb: str, settings: ClusterConfig, given: set[str]) -> None:
-    """A verb of one process takes one task and at most one GPU; ConfigError where the command line asks for more."""
-    for own in OWN.values():
-        if own in given and getattr(settings, own) > 1:
+def alone(verb: str, settings: ClusterConfig, given: set[str], options: list[str]) -> None:
+    """A call of one process takes one task and at most one GPU; ConfigError where the command line asks for more."""
+    words = dict(o.split("=", 1) for o in options if o.partition("=")[0] in OWN)
+    asked = words | {f"cluster.{own}": str(getattr(settings, own)) for own in OWN.values() if own in given}
+    for key, word in asked.items():
+        if word.isdigit() and int(word) > 1:
             raise ConfigError(
-                f"cluster.{own}={getattr(settings, own)}: {verb} is one process on one device; "
-                f"only {', '.join(PARALLEL)} uses more, so leave it out."
+                f"{key}={word}: {verb} is one process on one device; only {', '.join(PARALLEL)} (list=) use more, where "
+                "prune=, wavs= and share= are not given: leave it out."
             )
     settings.nodes, settings.gpus_per_node = 1, min(settings.gpus_per_node, 1)
 

@@ -8,17 +8,18 @@ With the index each sample has an address, so the order of samples can be a pure
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from melfusion.data import tars
 from melfusion.data.entries import Entries, Entry
-from melfusion.data.index import member_digest, parse_index
+from melfusion.data.index import Index, member_digest, parse_index
 from melfusion.data.options import DataConfig
 from melfusion.data.storage import Folder, Remote, open_storage
 from melfusion.errors import BadSample, DataError, shown
@@ -86,6 +87,25 @@ class Sample:
         return members | self.extra
 
 
+@lru_cache(maxsize=2)  # a data set and what is precomputed of it: an index of a million samples takes seconds and 100 MB
+def _parsed_once(folder: Path, stamp: tuple[int, ...], max_index_mib: float, max_members: int) -> Index:
+    """The index of a folder, which is parsed again when its stamp is another one."""
+    return _parsed(Folder(folder), f"{folder}/index.json", max_index_mib, max_members)[0]
+
+
+def _parsed(storage: Folder | Remote, where: str, max_index_mib: float, max_members: int) -> tuple[Index, bytes]:
+    """The checked index of a data set, and its text; DataError where there is none, or one that cannot be used."""
+    limit, folder = int(max_index_mib * 2**20), where.removesuffix("/index.json")
+    text = storage.whole("index.json", limit)
+    if text is None:
+        local = isinstance(storage, Folder) and any(storage.folder.glob("*.tar"))
+        hint = f"index them with `melfusion shards out={folder}`" if local else "build it first"
+        raise DataError(f"There is no data set in {folder} (no index.json): {hint}; see data/README.md.")
+    if len(text) > limit:
+        raise DataError(f"{where} is larger than data.max_index_mib={max_index_mib:g}: raise that limit.")
+    return parse_index(text, where, max_members), text
+
+
 class ShardSet:
     """An indexed data set: entries by split, members by their place. Safe to use from several processes.
 
@@ -98,16 +118,12 @@ class ShardSet:
         self.storage = open_storage(path, self.data)
         self.folder = self.storage.folder if isinstance(self.storage, Folder) else shown(path)
         self.where = f"{self.folder}/index.json"
-        limit = int(self.data.max_index_mib * 2**20)
-        text = self.storage.whole("index.json", limit)
-        if text is None:
-            local = isinstance(self.storage, Folder) and any(self.storage.folder.glob("*.tar"))
-            hint = f"index them with `melfusion shards out={self.folder}`" if local else "build it first"
-            raise DataError(f"There is no data set in {self.folder} (no index.json): {hint}; see data/README.md.")
-        if len(text) > limit:
-            raise DataError(f"{self.where} is larger than data.max_index_mib={self.data.max_index_mib:g}: raise that limit.")
-        index = parse_index(text, self.where, self.data.max_shard_members)
-        self.info, self.shards, self.table = index.info, index.shards, index.table
+        given = self.data.max_index_mib, self.data.max_shard_members
+        if isinstance(self.storage, Folder) and (stamp := self.storage.stamp("index.json")):
+            index = _parsed_once(self.storage.folder, stamp, *given)
+        else:
+            index, text = _parsed(self.storage, self.where, *given)
+        self.info, self.shards, self.table = copy.deepcopy(index.info), index.shards, index.table
         if isinstance(self.storage, Remote):
             self.storage.keep(self.shards, text)
             return  # a shard that has changed is found when it is fetched or read

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 
+SETTLED_S = 1.0  # a file that was written more recently may be written again without a new time of change
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,6 +59,15 @@ class Folder:
     def size(self, name: str) -> int | None:
         path = self.folder / name
         return path.stat().st_size if path.is_file() else None
+
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """What differs when the file is another one; None where there is none, or where it was written just now."""
+        try:
+            found = (self.folder / name).stat()
+        except OSError:
+            return None
+        settled = time.time() - found.st_mtime > SETTLED_S
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if settled else None
 
     def read(self, name: str, offset: int, length: int, check: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes, or as many as there are. Bytes of a local disk are not checked."""

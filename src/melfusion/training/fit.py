@@ -65,10 +65,11 @@ def naming_lost_ranks(run: RunDirectory) -> Iterator[None]:
 
 
 class StageClock:
-    """Prints the name of each stage of a run as it starts, and keeps the seconds that each took."""
+    """Prints the name of each stage of a run as it starts, and keeps the seconds that each took, and was planned to take."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.planned: dict[str, float] = {}
         self.stage = "set-up"
 
     @contextlib.contextmanager
@@ -80,12 +81,17 @@ class StageClock:
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 1)
 
+    def plan(self, stages: dict[str, float]) -> None:
+        """Print an estimate, and keep it to be compared with what is taken."""
+        print(f"plan: {in_words(stages)} on this machine", flush=True)
+        self.planned |= {stage: round(s, 1) for stage, s in stages.items()}
+
 
 def fit_system(config: Config, run: RunDirectory, clock: StageClock, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train the conditioned UNet; returns the results of the run. `first` stand before all other callbacks."""
     system = build_part(config)
     if wants_a_plan(config, run):
-        print_plan(plan(config, system, plain_data(config, noise_shapes(config, system))))
+        clock.plan(plan(config, system, plain_data(config, noise_shapes(config, system))))
     data = training_data(config, system, clock)
     shown = plain_data(config, {}).dataset("val").spread(config.trainer.media_items)
     ema = EMA(config.optim.ema_decay) if config.optim.ema_decay else None
@@ -133,11 +139,7 @@ def wants_a_plan(config: Config, run: RunDirectory) -> bool:
     return new and config.trainer.max_steps >= 100 and not config.data.stream and rank() == 0
 
 
-def print_plan(stages: dict[str, float]) -> None:
-    print(f"plan: {in_words(stages)} on this machine", flush=True)
-
-
-def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) -> dict[str, Any]:
+def fit_part(config: Config, run: RunDirectory, clock: StageClock, first: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train a part on its own, then export it to the place where `weights: run:NAME` finds it; returns the results."""
     config = dataclasses.replace(config, audio=dataclasses.replace(config.audio, channels=1))  # no part takes more
     part = build_part(config)
@@ -146,7 +148,7 @@ def fit_part(config: Config, run: RunDirectory, first: Sequence[Callback] = ()) 
     if part.needs_pictures:
         module.require_pictures()
     if wants_a_plan(config, run):
-        print_plan(plan_part(config, part, module))
+        clock.plan(plan_part(config, part, module))
     scalars = training_scalars(config)
     results = _fit(config, run, part, module, step_guard(config, run), [scalars], first)
     if rank() != 0:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from melfusion.assembly.devices import world_size
+from melfusion.assembly.launching import known_strategy
 from melfusion.assembly.schema import Config
 from melfusion.errors import ConfigError
 from melfusion.files import mapped
@@ -19,10 +20,10 @@ from melfusion.models.sharding import is_divided, like, whole
 
 
 def strategy_of(config: Config) -> Any:
-    """What Lightning's Trainer takes as its strategy. ConfigError where fsdp2 does not go with the rest."""
+    """What Lightning's Trainer takes as its strategy. ConfigError where nobody knows it, or fsdp2 does not go with the rest."""
     t = config.trainer
     if t.strategy != "fsdp2":
-        return t.strategy
+        return known_strategy(t.strategy)
     refused = {
         f"task={config.task}": config.task != "melfusion",
         "trainer.precision=16-mixed": t.precision.startswith("16"),

@@ -40,27 +40,33 @@ def precomputed_path(config: Config, wanted: dict[str, Any]) -> Path:
 def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
     """Everything that stored tensors depend on, as a plain tree."""
     digests = system.frozen_digests()
-    stored = {
+    stored = {name: value for name, value in of_config(config).items() if value is not None} | {
         "code_version": CODE_VERSION,
         "source": ShardSet(config.data.path, config.data).digest(),
-        "crop": "start" if config.data.precompute.crops == 1 else f"{config.data.precompute.crops} of each clip",
-        "dtype": config.data.precompute.dtype,
         "precision": resolve_precision(config.trainer),
-        "audio": config.audio.stated(),
-        "image_size_px": config.data.image_size_px,
         "music_vae": digests["codec"],
         "text_encoder": digests["conditioner"],
         "max_length": system.conditioner.length,
     }
-    if config.conditioner.kind != "text":
-        stored["conditioner"] = {name: value for name, value in dataclasses.asdict(config.conditioner).items() if name != "weights"}
-    if config.text_encoder.max_words is not None:
-        stored["max_words"] = config.text_encoder.max_words
     if (encoder := system.image_encoder) is not None:
         stored |= {"extractor": digests["image_encoder"]} | encoder.provenance()
         if encoder.reads_once:
             stored |= system.denoiser.provenance(system.conditioner.length)
     return stored
+
+
+def of_config(config: Config) -> dict[str, Any]:
+    """The part of the provenance that a configuration says without its networks; None: the provenance lacks that name."""
+    text, crops = config.conditioner.kind == "text", config.data.precompute.crops
+    conditioner = {name: value for name, value in dataclasses.asdict(config.conditioner).items() if name != "weights"}
+    return {
+        "crop": "start" if crops == 1 else f"{crops} of each clip",
+        "dtype": config.data.precompute.dtype,
+        "audio": config.audio.stated(),
+        "image_size_px": config.data.image_size_px,
+        "conditioner": None if text else conditioner,
+        "max_words": config.text_encoder.max_words,
+    } | ({"max_length": config.text_encoder.max_length} if text else {})  # other conditioners count more than the caption's tokens
 
 
 @leaving_on_signal(lambda: "during precompute, which goes on after its last whole shard")

@@ -19,7 +19,7 @@ from melfusion.data.sources import ensure_corpus, seconds_to_draw
 from melfusion.errors import ConfigError, shown
 from melfusion.files import locked
 from melfusion.state.run_directory import RunDirectory
-from melfusion.training.fit import StageClock, fit_part, fit_system, print_plan, wants_a_plan
+from melfusion.training.fit import StageClock, fit_part, fit_system, wants_a_plan
 from melfusion.training.lightning_private import rank
 from melfusion.training.precision import attention_in_float32_on_cpu, settled
 from melfusion.training.preemption import leaving_on_signal
@@ -108,7 +108,7 @@ def _train(
         torch.set_num_threads(config.trainer.threads)
     with clock("corpus"):
         if wants_a_plan(config, run) and (drawing := seconds_to_draw(config)):
-            print_plan({"corpus": drawing})
+            clock.plan({"corpus": drawing})
         ensure_corpus(config)
     if config.stages:
         with clock("parts"):
@@ -118,11 +118,11 @@ def _train(
             results = fit_system(config, run, clock, callbacks)
         else:
             with clock("training"):
-                results = fit_part(config, run, callbacks)
+                results = fit_part(config, run, clock, callbacks)
     if rank() == 0:
         if evaluate is not None and PARTS[config.task].whole and config.evaluation.items:
             with clock("evaluation"), telling_memory(config, "evaluation"):
                 evaluate(config, run, results)
-        results |= {"seconds": clock.seconds}
+        results |= {"seconds": clock.seconds, "planned": clock.planned}
         run.finish(results)
     return results

@@ -1,8 +1,8 @@
 """Precomputed sets and predictions that nothing refers to any more: listed, and removed where that is said.
 
-A set is of use to a configuration with its data set, audio, sizes and number type. Which networks made it is not asked, since they
-would have to be loaded: so a set may be kept that no run will read. Folders that a user named (`data.precompute.path`), data sets
-and the copies of URLs in data.cache_dir are never touched.
+A set is of use to a configuration with its data set and its settings of audio, sizes, crops, number type and conditioner. Which
+networks made it is not asked, since they would have to be loaded: so a set may be kept that no run will read. Folders that a
+user named (`data.precompute.path`), data sets and the copies of URLs in data.cache_dir are never touched.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from melfusion.data.replacing import INDEX, LOCK
 from melfusion.data.storage import local_name
 from melfusion.errors import DataError
 from melfusion.state.run_directory import stored_tree
+from melfusion.training.precompute import of_config
 
 SETS, PREDICTIONS = "-precomputed", "-predictions"  # after a data set's name: training/precompute.py, evaluation/cache.py
 
@@ -67,13 +68,7 @@ def of_use(path: Path, config: Config) -> bool:
         made: Any = parse_index((path / INDEX).read_bytes(), str(path / INDEX), config.data.max_shard_members).info["provenance"]
     except (DataError, KeyError):
         return True  # another version's, or damaged: not for us to remove
-    wanted = {
-        "audio": dataclasses.asdict(config.audio),
-        "image_size_px": config.data.image_size_px,
-        "dtype": config.data.precompute.dtype,
-        "max_length": config.text_encoder.max_length,
-    }
-    return all(made.get(name) == value for name, value in wanted.items())
+    return all(made.get(name) == value for name, value in of_config(config).items())
 
 
 def size_of(folder: Path) -> int:

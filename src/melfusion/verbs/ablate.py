@@ -69,7 +69,7 @@ def check(options: Options, more: list[str]) -> tuple[Suite, ClusterConfig, list
             "makes the table in a job."
         )
     if options.cluster:
-        alone("ablate", settings, said)
+        alone("ablate", settings, said, keys)
     return suite, settings, keys
 
 

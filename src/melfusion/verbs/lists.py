@@ -74,12 +74,13 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
 def processes(options: Any) -> tuple[Fabric | None, tuple[int, int]]:
     """Start the processes that trainer.devices and trainer.num_nodes ask for, unless srun, torchrun or share= divided the list
     already; which share of it this process makes."""
-    from melfusion.assembly.launching import launched
+    from melfusion.assembly.launching import known_strategy, launched
     from melfusion.assembly.options import TrainerConfig
     from melfusion.cluster.shares import share_of, started_as
 
     if options.share:
         return None, read_share(options.share)
+    known_strategy(options.strategy)
     trainer = TrainerConfig(devices=options.devices, num_nodes=options.num_nodes, strategy=options.strategy)
     fabric = None if started_as(os.environ) else launched(trainer)
     return fabric, share_of(os.environ, (fabric.global_rank, fabric.world_size) if fabric else (0, 1))

@@ -60,15 +60,16 @@ def load_cluster(items: list[str]) -> tuple[ClusterConfig, set[str], list[str]]:
 def submit(verb: str, words: list[str], items: list[str], config: str) -> str:
     """One job of `melfusion VERB [CONFIG] [key=value …]`; returns its id. `config` is read where no word names one."""
     from melfusion.assembly.configuration import load_config
-    from melfusion.cluster.submit import CARRIED, PARALLEL, Job, agree, alone, send
+    from melfusion.cluster.submit import CARRIED, Job, agree, alone, send, shares_work
 
     settings, said, rest = load_cluster(items)
-    if verb in PARALLEL:
+    if shares_work(verb, rest):
         rest = agree(settings, said, rest)
+    else:
+        alone(verb, settings, said, rest)
+    name, folder = verb, Path("runs") / verb / "slurm"
+    if verb == "train":
         run = load_config(",".join(words) or config, rest)
         name, folder = str(run.name), Path(run.runs_dir) / str(run.name) / "slurm"
-    else:
-        alone(verb, settings, said)
-        name, folder = verb, Path("runs") / verb / "slurm"
     variables = {n: os.environ[n] for n in CARRIED if n in os.environ}
     return send(Job(f"melfusion-{name}", folder, [verb, *words, *rest], variables), settings)

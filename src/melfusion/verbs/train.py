@@ -57,9 +57,8 @@ def report(config: Config, results: dict[str, Any]) -> None:
     from melfusion.evaluation.tables import picture_gain
 
     run, seconds = run_directory(config), results.get("seconds", {})
-    total = sum(seconds.values())
     print(f"\n{run.path}: " + ", ".join(f"{k} {v:.4g}" for k, v in results.items() if isinstance(v, float | int)))
-    print("time: " + ", ".join(f"{stage} {s:.0f} s ({s / max(total, 1e-9):.0%})" for stage, s in seconds.items()))
+    print("time: " + time_taken(seconds, results.get("planned", {})))
     if results.get("replaced"):
         print(f"replaced samples: {results['replaced']}")
     if words := scored(run.path / "scores.json"):
@@ -73,6 +72,13 @@ def report(config: Config, results: dict[str, Any]) -> None:
   make train ARGS="name=tokens synapse.kind=concat trainer.max_steps=1000\"""")
     else:
         print("Next: `make tensorboard` shows the curves.")
+
+
+def time_taken(seconds: dict[str, float], planned: dict[str, float]) -> str:
+    """Seconds of each stage, its share of all, and what the plan said where there was one; a resumed run has none."""
+    total = max(sum(seconds.values()), 1e-9)
+    said = {stage: f", planned {planned[stage]:.0f} s" if stage in planned else "" for stage in seconds}
+    return ", ".join(f"{stage} {s:.0f} s ({s / total:.0%}{said[stage]})" for stage, s in seconds.items())
 
 
 def scored(file: Path) -> str:
