@@ -11,7 +11,7 @@ from PIL import Image
 
 from melfusion.assembly.edit_request import Editing
 from melfusion.assembly.edit_sound import EditedSound, in_its_key
-from melfusion.assembly.pipeline import Pipeline
+from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.assembly.story import read_story
 from melfusion.errors import ConfigError
 from melfusion.models.diffusion.editing import Edit
@@ -136,6 +136,22 @@ def test_a_sound_that_a_picture_restyles_keeps_its_key(pipe):
     assert in_its_key(sharp, [""], {}, takes)[1] == {"key": "Bb minor"}
     silent = EditedSound(torch.zeros(RATE), None, None, 1.0, 1.0, RATE, False)
     assert in_its_key(silent, [""], {}, ()) == ([""], {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [({}, False), ({"strength": 1.0}, False), ({"strength": 0.5}, True), ({"repaint": "0.2-0.4"}, True)]
+)
+def test_what_is_made_of_a_sound_keeps_its_level_whatever_the_model_does_to_peaks(pipe, monkeypatch, asked, kept):
+    told, vocode = [], pipe.system.codec.vocode
+    monkeypatch.setattr(pipe.system.codec, "vocode", lambda decoded, keep_level: [told.append(keep_level), vocode(decoded)][1])
+    pipe("rain", seed=3, **(asked and {"audio": (tone(1.024), RATE), **asked}), **STEPS)
+    assert told == [kept]
+
+
+def test_a_file_of_a_clip_above_full_scale_is_scaled_and_not_cut_off(tmp_path):
+    loud = np.array([[0.5, -2.0, 1.0]], dtype=np.float32)
+    (file,) = Music(loud, 8000, [0], loud).save(tmp_path / "loud.wav")
+    assert np.allclose(soundfile.read(file)[0], [0.25, -1.0, 0.5], atol=1e-4)
 
 
 def test_a_span_is_made_anew_and_all_around_it_stays_to_the_bit(pipe, tmp_path):

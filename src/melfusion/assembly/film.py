@@ -10,6 +10,7 @@ import numpy as np
 from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.assembly.story import SHORTEST_S, Story, StoryScene
 from melfusion.errors import ConfigError
+from melfusion.media.sound import within_one
 from melfusion.media.video import CONTAINERS, check_film, shots, write_film
 
 LONGEST_S = 3600.0  # of a film
@@ -41,7 +42,7 @@ def film(pipe: Pipeline, film: str | Path, out: str | Path, shortest_s: float | 
     assert story.duration_s is not None
     music = pipe(story=story, duration_s=long_enough(pipe, story.duration_s), n=1, **options)
     samples = round(story.duration_s * music.sample_rate_hz)
-    clip = music.audios[0][..., :samples]
+    clip = within_one(music.audios[0][..., :samples])
     clip = np.pad(clip, [(0, 0)] * (clip.ndim - 1) + [(0, samples - clip.shape[-1])])
     write_film(film, out, clip, music.sample_rate_hz)
     return music, story

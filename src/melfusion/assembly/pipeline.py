@@ -23,7 +23,7 @@ from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
 from melfusion.errors import CheckpointError, ConfigError, MelfusionError
 from melfusion.media.pictures import to_pixels
-from melfusion.media.sound import write_sound
+from melfusion.media.sound import within_one, write_sound
 from melfusion.models.frozen import digest
 from melfusion.models.generation import Piece, Scene
 from melfusion.models.placement import Offload, Placement
@@ -37,7 +37,7 @@ class Music:
     """Clips that were made.
 
     Attributes:
-        audios: (n, S) float32 in [-1, 1], or (n, C, S) where the codec has several channels.
+        audios: (n, S) float32, or (n, C, S) where the codec has several channels; in [-1, 1] but where codec.peak=none.
         sample_rate_hz: samples per second.
         seeds: of each clip.
         log_mels: (n, T, F), for a look at them.
@@ -62,9 +62,9 @@ class Music:
         return files
 
     def write(self, row: int, file: Path, metadata: bool = True) -> None:
-        """One of the clips into a file, whole or not at all."""
+        """One of the clips into a file, whole or not at all; a clip whose peak is above 1 is scaled down to it."""
         text = comment_of(self.made[row]) if metadata and self.made else ""
-        write_sound(file, self.audios[row], self.sample_rate_hz, text)
+        write_sound(file, within_one(self.audios[row]), self.sample_rate_hz, text)
 
 
 class Pipeline(ModelHubMixin):
@@ -162,7 +162,8 @@ class Pipeline(ModelHubMixin):
 
     def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
         """What the codec decoded as sound, put into the sound that was edited."""
-        audios, codec = self.system.vocode(decoded, self.placement).float().cpu(), self.system.codec
+        codec, keep_level = self.system.codec, edited is not None and edited.keeps_level
+        audios = self.system.vocode(decoded, self.placement, keep_level).float().cpu()
         if edited is None:
             mels = codec.spectrogram(decoded.to(codec.device))
         else:

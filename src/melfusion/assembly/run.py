@@ -31,6 +31,7 @@ SAFE_PREFIXES = (
     "data.max_scenes",
     "vocoder.",
     "codec.chunk_s",
+    "codec.peak",
     "judge.",
     "towers.",
     "evaluation.",

@@ -50,8 +50,11 @@ class MusicCodec(lightning.LightningModule):
         """Decoded → the same without what the frames of the latents hold beyond the seconds that were asked for."""
         return decoded
 
-    def vocode(self, decoded: Tensor) -> Tensor:
-        """Decoded → waveform (B, S) in [-1, 1]."""
+    def vocode(self, decoded: Tensor, keep_level: bool = False) -> Tensor:
+        """Decoded → waveform (B, S), with its peak as the model's own pipeline has it.
+
+        keep_level: of a sound that is edited: the level stays that of the latents, but for a peak above 1, which is scaled down.
+        """
         return decoded
 
     def log_mel(self, waveform: Tensor) -> Tensor:

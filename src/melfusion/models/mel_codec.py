@@ -59,7 +59,7 @@ class MelCodec(MusicCodec):
     def decode(self, latents: Tensor) -> Tensor:
         return self.piecewise(self.music_vae.decode, latents, (1, self.music_vae.downsampling), 2)
 
-    def vocode(self, decoded: Tensor) -> Tensor:
+    def vocode(self, decoded: Tensor, keep_level: bool = False) -> Tensor:
         at_once = CPU_AT_ONCE if decoded.device.type == "cpu" else len(decoded)
         return torch.cat([self.vocoded(part) for part in decoded.split(at_once)])
 

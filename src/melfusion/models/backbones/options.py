@@ -102,6 +102,7 @@ class StableAudioConfig(TransformerConfig):
     OWN: ClassVar[dict[str, Any]] = {
         "diffusion.kind": "cosine",
         "conditioner.kind": "stable_audio",
+        "codec.peak": "none",
         "sampling.sampler": "dpm_sde",
         "sampling.num_inference_steps": 100,
         "sampling.guidance_scale": 7.0,
@@ -143,6 +144,7 @@ class StableAudio3Config(TransformerConfig):
         "diffusion.shift": 1.0,
         "diffusion.logsnr": [-6.2, 2.0],
         "conditioner.kind": "stable_audio_3",
+        "codec.peak": "clamp",
         "sampling.sampler": "ping_pong",
         "sampling.num_inference_steps": 8,
         "sampling.guidance_scale": 1.0,
@@ -181,6 +183,7 @@ class AceStepConfig(TransformerConfig):
         "diffusion.shift": 3.0,
         "diffusion.guidance": "apg",
         "conditioner.kind": "ace_step",
+        "codec.peak": "-1dBFS",
         "sampling.sampler": "euler",
         "sampling.num_inference_steps": 8,
         "sampling.guidance_scale": 7.0,

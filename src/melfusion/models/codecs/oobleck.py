@@ -20,8 +20,8 @@ class Oobleck(WaveCodec):
 
     network: AutoencoderOobleck
 
-    def __init__(self, network: AutoencoderOobleck, log_mel: LogMel, chunk_s: float):
-        super().__init__(network, log_mel, chunk_s)
+    def __init__(self, network: AutoencoderOobleck, log_mel: LogMel, chunk_s: float, peak: str = "divide"):
+        super().__init__(network, log_mel, chunk_s, peak)
         self.hop, self.latent_channels = network.hop_length, network.config.decoder_input_channels
         self.encoder_reach = reach(convolutions(network.encoder), (0, 0), self.hop)
         self.decoder_reach = reach(convolutions(network.decoder), (0, self.hop - 1), 1)

@@ -36,8 +36,8 @@ class Same(WaveCodec):
 
     network: AutoencoderSAME
 
-    def __init__(self, network: AutoencoderSAME, log_mel: LogMel, chunk_s: float):
-        super().__init__(network, log_mel, chunk_s)
+    def __init__(self, network: AutoencoderSAME, log_mel: LogMel, chunk_s: float, peak: str = "divide"):
+        super().__init__(network, log_mel, chunk_s, peak)
         self.hop, self.latent_channels = network.downsampling_ratio, network.config.latent_dim
         patches = self.hop // network.config.patch_size  # a latent frame has so many
         self.encoder_reach = reach(resampling(network.encoder.blocks, True), (0, 0), patches)
