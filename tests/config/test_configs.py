@@ -348,6 +348,17 @@ def test_the_plain_tree_holds_plain_containers_and_comes_back(tmp_path, caplog):
     assert "seeed=1" in caplog.text and "evaluation.gone=[2]" in caplog.text
 
 
+def test_without_a_word_the_backbones_own_layers_listen_and_what_is_stored_names_them():
+    """So digests of what was made before, when the default was the decoder by name, stay what they are."""
+    for given, wanted in (([], ["decoder"]), (["denoiser.kind=audioldm2"], ["decoder"]), (["denoiser.kind=ace_step"], ["all"])):
+        config = load_config("tiny", ["synapse.kind=concat", *given])
+        assert config.synapse.layers == wanted and from_dict(to_dict(config)) == config
+    tree = to_dict(load_config("tiny"))
+    assert from_dict(tree | {"synapse": tree["synapse"] | {"layers": []}}) == load_config("tiny")
+    named = load_config("tiny", ["denoiser.kind=ace_step", "synapse.kind=concat", "synapse.layers=[second]"])
+    assert named.synapse.layers == ["second"]
+
+
 def test_valid_keys_are_all_leaves_of_the_schema():
     keys = valid_keys(Config)
     assert {"name", "data.precompute.dtype", "data.splits", "optim.betas"} <= set(keys)

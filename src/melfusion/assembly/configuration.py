@@ -111,11 +111,15 @@ def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
     config = laid_over(merged, overrides)
     if config.data.path != path and not any(item.startswith("data.draw=") for item in overrides):
         config.data.draw = False  # the user names a data set, and a typing error in it must not draw scenes there
-    check(config)
-    return config
+    return _settled(config)
 
 
 def _checked(merged: DictConfig) -> Config:
-    config = to_object(merged)
+    return _settled(to_object(merged))
+
+
+def _settled(config: Config) -> Config:
+    """The layers of the synapse by name, where those of the backbone are meant: what is stored says them. Then all checks."""
+    config.synapse.layers = config.synapse.layers or list(config.denoiser.LISTENS)
     check(config)
     return config

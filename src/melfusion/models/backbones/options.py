@@ -25,6 +25,7 @@ class DenoiserConfig(Kind):
     lora_targets: list[str] = field(default_factory=list)  # globs over linear layers; []: the attentions that listen
 
     AUTO: ClassVar[str] = "synapse"
+    LISTENS: ClassVar[list[str]] = ["all"]  # synapse.layers where none are named
     OWN: ClassVar[dict[str, Any]] = {}  # dotted key → what its published weights were made to be sampled with
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
 
@@ -51,6 +52,7 @@ class UNetConfig(DenoiserConfig):
     norm_num_groups: int = 32  # groups of the group norms
 
     AUTO: ClassVar[str] = "decoder"
+    LISTENS: ClassVar[list[str]] = ["decoder"]  # as in the paper
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "block_out_channels": [8, 16],
         "layers_per_block": 1,
@@ -164,7 +166,7 @@ class StableAudio3Config(TransformerConfig):
 
 @dataclass
 class AceStepConfig(TransformerConfig):
-    """ACE-Step 1.5."""
+    """ACE-Step 1.5; the defaults are those of its 2 B model."""
 
     hidden_size: int = 2048  # width
     intermediate_size: int = 6144  # width of the feed-forward layers
@@ -198,6 +200,7 @@ class AceStepConfig(TransformerConfig):
         "in_channels": 48,
         "audio_acoustic_hidden_dim": 16,
         "sliding_window": 4,
+        "encoder_hidden_size": None,
     }
 
 
