@@ -17,8 +17,9 @@ from melfusion.training.run import train
 
 NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "tango")
 
-# of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734)
-MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 1575, "tango": 866, "audioldm2": 346.94}
+# of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734), that of ACE-Step 1.5 XL
+# "4B" in its release notes (ace-step/ACE-Step-1.5, v0.1.6)
+MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 4169, "tango": 866, "audioldm2": 346.94}
 
 # cvssp/audioldm2, unet/config.json at efd334c; huggingface/diffusers, docs/source/en/api/pipelines/audioldm2.md, says that
 # cvssp/audioldm2-music has a UNet of the same size (there: 350M), and the values below are those of its copies, too
@@ -96,7 +97,7 @@ def test_at_full_scale_it_has_the_published_size_and_a_synapse_in_every_block(na
     total = parameters(system.denoiser.network) / 1e6
     assert total == pytest.approx(MILLIONS[name], rel=0.002)
     assert trained == parameters(system.denoiser.synapse) > 0
-    assert len(system.denoiser.synapse.specs) == (9 if name in ("tango", "audioldm2") else 24)
+    assert len(system.denoiser.synapse.specs) == {"tango": 9, "audioldm2": 9, "ace_step": 32}.get(name, 24)
 
 
 def test_audioldm_2s_unet_has_the_tensors_of_the_published_configuration():
