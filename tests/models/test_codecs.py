@@ -126,6 +126,18 @@ def test_what_latents_depend_on_is_the_encoder_alone(codec):
     assert digest(codec.latent_state()) != encoder
 
 
+def test_it_works_in_float32_whatever_surrounds_it(codec):
+    """In bfloat16 latents and sound have errors of some per cent, and windows are no longer equal to the whole."""
+    waveform, latents = noise(1, 2, 9000), noise(1, 16, 150, seed=2)
+    wanted = codec.encode_moments(waveform), codec.decode(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = codec.encode_moments(waveform), codec.decode(latents.bfloat16().float())
+        half = codec.decode(latents.bfloat16())
+    assert all(t.dtype == torch.float32 for t in (*made, half)) and torch.equal(made[0], wanted[0])
+    assert torch.equal(made[1], half) and torch.equal(half, codec.decode(latents.bfloat16().float()))
+    assert apart(half, wanted[1]) < 1e-2
+
+
 # --- windows ---------------------------------------------------------------------------------------------------------
 
 

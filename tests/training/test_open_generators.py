@@ -17,8 +17,8 @@ from melfusion.training.run import train
 
 NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "tango")
 
-# of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734), that of ACE-Step 1.5 XL
-# "4B" in its release notes (ace-step/ACE-Step-1.5, v0.1.6)
+# of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734), that of ACE-Step
+# 1.5 XL "4B" in its release notes (ace-step/ACE-Step-1.5, v0.1.6)
 MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 4169, "tango": 866, "audioldm2": 346.94}
 
 # cvssp/audioldm2, unet/config.json at efd334c; huggingface/diffusers, docs/source/en/api/pipelines/audioldm2.md, says that

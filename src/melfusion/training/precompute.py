@@ -53,6 +53,8 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
     }
     if config.conditioner.kind != "text":
         stored["conditioner"] = {name: value for name, value in dataclasses.asdict(config.conditioner).items() if name != "weights"}
+    if config.codec.kind != "mel" and stored["precision"] != "32-true":
+        stored["codec"] = "in float32"  # at first it was not, and the latents had errors
     if config.text_encoder.max_words is not None:
         stored["max_words"] = config.text_encoder.max_words
     if (encoder := system.image_encoder) is not None:
