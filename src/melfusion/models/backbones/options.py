@@ -224,6 +224,11 @@ class AudioLDM2Config(UNetConfig):
     }
     TINY: ClassVar[dict[str, Any]] = UNetConfig.TINY | {"generated_width": 8}
 
+    def misfit(self, config: Any) -> str | None:
+        if self.attention_blocks and not any(self.attention_blocks):
+            return f"denoiser.attention_blocks={self.attention_blocks} leaves AudioLDM 2 no layer that reads a text: give a true."
+        return super().misfit(config)
+
 
 DENOISERS: dict[str, type[DenoiserConfig]] = {
     "unet": UNetConfig,
