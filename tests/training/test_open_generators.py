@@ -76,7 +76,7 @@ def edits(pipe, picture, made, rate):
     """It makes a longer piece of windows, goes on after a sound, makes a span anew, changes it by a strength, and tells a story."""
     few = {"seed": 1, "num_inference_steps": 1, "guidance_scale": 1.0}
     long = pipe("a tune", picture, duration_s=2.5, **few)
-    assert abs(long.audios.shape[-1] - 2.5 * rate) < 0.2 * rate and np.isfinite(long.audios).all()
+    assert long.audios.shape[-1] == 2.5 * rate and np.isfinite(long.audios).all()
     again = pipe("a tune", picture, audio=long, repaint=(1.0, 1.5), **few).audios
     assert again.shape == long.audios.shape and np.array_equal(again[..., :rate], long.audios[..., :rate])
     assert np.array_equal(again[..., 3 * rate // 2 :], long.audios[..., 3 * rate // 2 :]) and not np.array_equal(again, long.audios)

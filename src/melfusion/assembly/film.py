@@ -40,16 +40,9 @@ def film(pipe: Pipeline, film: str | Path, out: str | Path, shortest_s: float | 
     check_film(film)
     story = story_of(pipe, film, shortest_s)
     assert story.duration_s is not None
-    music = pipe(story=story, duration_s=long_enough(pipe, story.duration_s), n=1, **options)
+    music = pipe(story=story, duration_s=story.duration_s, n=1, **options)
     samples = round(story.duration_s * music.sample_rate_hz)
     clip = within_one(music.audios[0][..., :samples])
     clip = np.pad(clip, [(0, 0)] * (clip.ndim - 1) + [(0, samples - clip.shape[-1])])
     write_film(film, out, clip, music.sample_rate_hz)
     return music, story
-
-
-def long_enough(pipe: Pipeline, seconds: float) -> float:
-    """A duration whose latents are no shorter than it: they have whole steps, and the nearest one may be shorter."""
-    shape = pipe.system.latent_shape(seconds)
-    step = pipe.system.codec.duration_s((shape[0], pipe.system.denoiser.frames_multiple, *shape[2:]))
-    return seconds if pipe.system.codec.duration_s(shape) >= seconds else seconds + step / 2

@@ -145,7 +145,7 @@ class Pipeline(ModelHubMixin):
             piece=piece,
             **sampling,
         )
-        music = self.music(decoded, seeds, edited)
+        music = self.music(decoded, seeds, edited, seconds)
         given = {name: value for name, value in sampling.items() if value != "" or name in options}
         settings = options | editing | given | {"duration_s": duration_s}
         music.made = self._made(prompts, image, seeds, settings, 0 if pixels is None else len(pixels))
@@ -160,11 +160,12 @@ class Pipeline(ModelHubMixin):
                 settings = settings | {name: samples_of(settings[name], name)[0]}
         return records(prompts, image, seeds, settings, pictures, self.model)
 
-    def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
-        """What the codec decoded as sound, put into the sound that was edited."""
+    def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None, duration_s: float | None = None) -> Music:
+        """What the codec decoded as sound of that duration, or put into the sound that was edited."""
         codec, keep_level = self.system.codec, edited is not None and edited.keeps_level
         audios = self.system.vocode(decoded, self.placement, keep_level).float().cpu()
         if edited is None:
+            audios = audios if duration_s is None else audios[..., : round(duration_s * codec.sample_rate_hz)]
             mels = codec.spectrogram(decoded.to(codec.device))
         else:
             audios = edited.finish(audios)

@@ -20,7 +20,7 @@ class MusicCodec(lightning.LightningModule):
     channels: int = 1  # of the waveform
 
     def latent_shape(self, duration_s: float, multiple: int = 1) -> tuple[int, ...]:
-        """(C, T, F) of a clip of about this duration, with T a multiple of `multiple` and at least that."""
+        """(C, T, F) that holds a clip of this duration, with T a multiple of `multiple`."""
         raise NotImplementedError
 
     def duration_s(self, latent_shape: tuple[int, ...]) -> float:
