@@ -57,7 +57,7 @@ OVERRIDES = {
     "stable_audio": ["diffusion.kind=cosine", "sampling.sampler=dpm_sde"],
     "stable_audio_3": ["diffusion.kind=flow", "diffusion.logsnr=[-6.2,2.0]", "sampling.sampler=ping_pong"],
     "ace_step": ["diffusion.kind=flow", "diffusion.shift=3.0", "diffusion.guidance=apg", "sampling.sampler=euler"],
-    "audioldm2": ["diffusion.beta_start=0.0015", "diffusion.beta_end=0.0195", "sampling.sampler=published"],
+    "audioldm2": ["diffusion.beta_start=0.0015", "diffusion.beta_end=0.0195"],
 }
 
 
@@ -66,7 +66,10 @@ def config_of(name, *overrides):
     kinds = [f"denoiser.kind={name}", f"conditioner.kind={name}", "synapse.kind=none", f"audio.clip_duration_s={SECONDS}"]
     audio = ["audio.sample_rate_hz=160", "audio.hop_length_samples=8", "audio.n_fft_samples=8", "audio.f_max_hz=80"]
     mel = ["music_vae.block_out_channels=[4]", *audio]
-    return load_config("tiny", [*kinds, *mel, *OVERRIDES[name], *overrides])
+    config = load_config("tiny", [*kinds, *mel, *OVERRIDES[name], *overrides])
+    if name == "audioldm2":
+        config.sampling.sampler = "published"  # its scheduler comes from the pipeline
+    return config
 
 
 def parts_of(name, *overrides, seed=5):
