@@ -163,6 +163,13 @@ def test_kinds_that_make_no_sense_are_refused_with_a_sentence(tiny, name, kind, 
         build(tiny, name, kind, *more)
 
 
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n in CLASSES for k in OPTIONS if k != "none" and (n, k) not in PAIRS])
+def test_every_other_pair_is_refused_with_a_sentence(tiny, name, kind):
+    with pytest.raises(ConfigError) as error:
+        build(tiny, name, kind, *(["synapse.match=pool_2d"] if kind == "controlnet" else []))
+    one_sentence(error.value)
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

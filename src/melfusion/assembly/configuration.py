@@ -49,7 +49,8 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
         path = config_path(part)
         chain = base_chain(path) if i == 0 else [(path, read_tree(path))]
         layers += [(str(file), tree) for file, tree in chain]
-    given = {key for _, tree in layers for key in flatten(OmegaConf.to_container(tree))}  # before the layers are cut to the kinds
+    trees: list[Any] = [OmegaConf.to_container(tree) for _, tree in layers]  # before the layers are cut to the kinds
+    given = {key for tree in trees for key in flatten(tree)}
     merged = _laid(Config(), layers, overrides or [])
     _as_published(merged, laid_over(merged, overrides or []), given | {item.partition("=")[0] for item in overrides or []})
     if merged.name is None:
