@@ -15,7 +15,7 @@ from melfusion import install
 
 ROOT = Path(__file__).parents[1]
 
-TESTED = ("sde", "video", "parquet", "app")  # extras that the tests use
+TESTED = ("sde", "video", "parquet", "app", "adapter")  # extras that the tests use
 
 
 @pytest.fixture

@@ -180,6 +180,13 @@ def test_the_latent_shape_is_that_of_the_vae_that_is_loaded(tiny, tmp_path):
     assert system.latent_shape()[0] == system.codec.music_vae.autoencoder.config.latent_channels == 6
 
 
+@pytest.mark.parametrize(("kind", "count"), [("unet", 2), ("ace_step", 2), ("stable_audio", 2)])
+def test_a_synapse_listens_in_the_backbones_own_layers_where_none_are_named(tiny, kind, count):
+    specs = build.system(tiny(f"denoiser.kind={kind}", "synapse.kind=concat")).denoiser.synapse.specs.values()
+    side = "decoder" if kind == "unet" else "block"
+    assert {spec.block.rstrip("0123456789") for spec in specs} == {side} and len({spec.block for spec in specs}) == count
+
+
 @pytest.mark.parametrize(
     "override", ["synapse.layers=[nothing]", "image.block_out_channels=[8, 32]", "image.attention_blocks=[true, false]"]
 )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from melfusion.assembly.edit_request import Editing
 from melfusion.assembly.edit_sound import EditedSound, in_its_key
-from melfusion.assembly.pipeline import Pipeline
+from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.assembly.provenance import read
 from melfusion.assembly.story import read_story
 from melfusion.errors import ConfigError
@@ -54,6 +54,19 @@ def test_a_piece_no_longer_than_a_window_is_as_without_windows_to_the_bit(pipe):
     long = system.generate(["rain"], picture(0), [3], **STEPS, duration_s=3.0)
     assert torch.equal(system.generate(["rain"], picture(0), [3], **STEPS, duration_s=3.0, piece=Piece(window_s=3.0)), long)
     assert not torch.equal(system.generate(["rain"], picture(0), [3], **STEPS, duration_s=3.0, piece=Piece()), long)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 1.024, 1.0241, 2.5])
+def test_a_clip_is_as_long_as_asked_for_to_the_sample(pipe, seconds):
+    assert pipe("rain", duration_s=seconds, **STEPS).audios.shape == (1, round(seconds * RATE))
+    assert pipe.system.codec.duration_s(pipe.system.latent_shape(seconds)) >= seconds - 0.5 / RATE
+
+
+def test_the_length_of_training_is_whole_frames_and_nothing_of_it_is_cut(pipe):
+    codec, shape = pipe.system.codec, pipe.system.latent_shape()
+    decoded = torch.zeros(1, 1, shape[1] * codec.music_vae.downsampling, shape[2] * codec.music_vae.downsampling)
+    assert codec.cut(decoded, pipe.system.clip_duration_s).shape == decoded.shape
+    assert pipe("rain", **STEPS).audios.shape == (1, CLIP)
 
 
 def test_the_network_sees_one_window_at_a_time_and_no_more_rows_than_the_cap(pipe, monkeypatch):
@@ -140,6 +153,22 @@ def test_a_sound_that_a_picture_restyles_keeps_its_key(pipe):
     assert in_its_key(sharp, [""], {}, takes)[1] == {"key": "Bb minor"}
     silent = EditedSound(torch.zeros(RATE), None, None, 1.0, 1.0, RATE, False)
     assert in_its_key(silent, [""], {}, ()) == ([""], {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [({}, False), ({"strength": 1.0}, False), ({"strength": 0.5}, True), ({"repaint": "0.2-0.4"}, True)]
+)
+def test_what_is_made_of_a_sound_keeps_its_level_whatever_the_model_does_to_peaks(pipe, monkeypatch, asked, kept):
+    told, vocode = [], pipe.system.codec.vocode
+    monkeypatch.setattr(pipe.system.codec, "vocode", lambda decoded, keep_level: [told.append(keep_level), vocode(decoded)][1])
+    pipe("rain", seed=3, **(asked and {"audio": (tone(1.024), RATE), **asked}), **STEPS)
+    assert told == [kept]
+
+
+def test_a_file_of_a_clip_above_full_scale_is_scaled_and_not_cut_off(tmp_path):
+    loud = np.array([[0.5, -2.0, 1.0]], dtype=np.float32)
+    (file,) = Music(loud, 8000, [0], loud).save(tmp_path / "loud.wav")
+    assert np.allclose(soundfile.read(file)[0], [0.25, -1.0, 0.5], atol=1e-4)
 
 
 def test_a_span_is_made_anew_and_all_around_it_stays_to_the_bit(pipe, tmp_path):
@@ -318,7 +347,7 @@ def test_a_film_gets_the_music_of_its_shots(pipe, tmp_path, monkeypatch):
     film(pipe, "in.mp4", "again.mp4", shortest_s=0.5, prompt="rain", seed=2, **STEPS)
     assert Path("again.mp4").read_bytes() == Path("out.mp4").read_bytes()
     assert [scene.start_s for scene in story.scenes] == pytest.approx([0, 1.2]) and story.duration_s == pytest.approx(2.4)
-    assert music.audios.shape[1] >= 2.4 * RATE  # no silence at its end
+    assert music.audios.shape[1] == 2.4 * RATE  # no silence at its end
     assert np.asarray(story.scenes[1].image).mean() > 150 > np.asarray(story.scenes[0].image).mean()
     with av.open(str(tmp_path / "out.mp4")) as made:
         assert abs(sum(frame.samples for frame in made.decode(audio=0)) - 2.4 * RATE) < 3000

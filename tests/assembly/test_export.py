@@ -55,6 +55,7 @@ def test_what_is_loaded_makes_what_was_exported_to_the_bit(tiny, tmp_path, pictu
             assert file.metadata()["licence"] == "cc-by-nc-4.0" and len(file.metadata()["configuration"]) == 12
         card = (folder / "README.md").read_text()
         assert "license: cc-by-nc-4.0" in card and "no commercial use" in card and "`concat`" in card
+        assert (system.frozen_digests().get("denoiser") or "The backbone is in it.") in card
     shutil.rmtree(tmp_path / "vae")
     moved = shutil.move(tmp_path / "out-True", tmp_path / "elsewhere")
     assert np.array_equal(melfusion.load(str(moved))("rain", picture, seed=3, n=2).audios, made.audios)

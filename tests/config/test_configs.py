@@ -354,6 +354,57 @@ def test_the_plain_tree_holds_plain_containers_and_comes_back(tmp_path, caplog):
     assert "seeed=1" in caplog.text and "evaluation.gone=[2]" in caplog.text
 
 
+def test_without_a_word_the_backbones_own_layers_listen_and_what_is_stored_names_them():
+    """So digests of what was made before, when the default was the decoder by name, stay what they are."""
+    for given, wanted in (([], ["decoder"]), (["denoiser.kind=audioldm2"], ["decoder"]), (["denoiser.kind=ace_step"], ["all"])):
+        config = load_config("tiny", ["synapse.kind=concat", *given])
+        assert config.synapse.layers == wanted and from_dict(to_dict(config)) == config
+    tree = to_dict(load_config("tiny"))
+    assert from_dict(tree | {"synapse": tree["synapse"] | {"layers": []}}) == load_config("tiny")
+    named = load_config("tiny", ["denoiser.kind=ace_step", "synapse.kind=concat", "synapse.layers=[second]"])
+    assert named.synapse.layers == ["second"]
+
+
+OPEN = ("ace_step", "audioldm2", "stable_audio_open", "stable_audio_3")
+
+
+def of_its_kind(name):
+    """Overrides that choose a published model, and nothing of how it is sampled."""
+    config = load_config(name)
+    schedule = [
+        f"{key}={value}" for key, value in config.denoiser.OWN.items() if key.startswith("diffusion.") and key != "diffusion.kind"
+    ]
+    kinds = [f"{section}.kind={getattr(config, section).kind}" for section in ("diffusion", "conditioner", "codec", "denoiser")]
+    return config, ["denoiser.weights=models/there", *kinds, *schedule, "synapse.kind=none"]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_published_model_brings_how_it_is_sampled_where_nothing_else_is_said(name):
+    config, chosen = of_its_kind(name)
+    own = {key: value for key, value in config.denoiser.OWN.items() if key.startswith(("sampling.", "codec."))}
+    flat = flatten(to_dict(load_config("base", chosen)))
+    assert {key: flat[key] for key in own} == own
+    said = load_config("base", [*chosen, "sampling.num_inference_steps=7"]).sampling
+    assert said.num_inference_steps == 7 and said.sampler == own["sampling.sampler"]
+    plain = load_config("base", [*chosen, "denoiser.weights=null", f"sampling.sampler={config.diffusion.SAMPLERS[0]}"]).sampling
+    assert plain.num_inference_steps == 25  # a model that is trained from nothing has none
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_configurations_of_open_generators_sample_as_their_model_was_made_to_be(name):
+    config = load_config(name)
+    flat, own = flatten(to_dict(config)), config.denoiser.OWN
+    if name == "ace_step":
+        own = own | {"sampling.guidance_scale": 1.0}  # of the turbo weights
+    assert {key: flat[key] for key in own} == own
+
+
+def test_a_sampler_that_cannot_be_had_has_another_in_its_place(monkeypatch, caplog):
+    assert load_config("audioldm2,tiny").sampling.sampler == "ddim"  # twins have no scheduler
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert load_config("stable_audio_open").sampling.sampler == "dpm" and "melfusion[sde]" in caplog.text
+
+
 def test_valid_keys_are_all_leaves_of_the_schema():
     keys = valid_keys(Config)
     assert {"name", "data.precompute.dtype", "data.splits", "optim.betas"} <= set(keys)

@@ -21,17 +21,24 @@ from melfusion.assembly.conditioner import BUILD as CONDITIONERS
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.denoiser import BUILD as BACKBONES
 from melfusion.assembly.weights import seeded
+from melfusion.media.mel import LogMel
 from melfusion.models.codec import MusicCodec
+from melfusion.models.codecs.oobleck import Oobleck
+from melfusion.models.codecs.same import Same
 from melfusion.models.diffusion.objective import OBJECTIVES
 from melfusion.models.frozen import freeze
+from melfusion.models.hifigan import HifiGan
+from melfusion.models.mel_codec import MelCodec
+from melfusion.models.music_vae import MusicVAE
 from melfusion.models.system import MeLFusion
+from melfusion.models.vocoder import Vocoder
 
 RATE, HOP, FRAMES = 160, 8, 16  # samples a second, samples in a latent frame, latent frames of a clip
 SECONDS = FRAMES * HOP / RATE
 
 
 class Latents(MusicCodec):
-    """Latents are what comes out: the pipeline's own VAE decodes them."""
+    """Latents are what comes out: `codec_of` decodes them."""
 
     sample_rate_hz = RATE
 
@@ -50,7 +57,7 @@ OVERRIDES = {
     "stable_audio": ["diffusion.kind=cosine", "sampling.sampler=dpm_sde"],
     "stable_audio_3": ["diffusion.kind=flow", "diffusion.logsnr=[-6.2,2.0]", "sampling.sampler=ping_pong"],
     "ace_step": ["diffusion.kind=flow", "diffusion.shift=3.0", "diffusion.guidance=apg", "sampling.sampler=euler"],
-    "audioldm2": ["diffusion.beta_start=0.0015", "diffusion.beta_end=0.0195", "sampling.sampler=published"],
+    "audioldm2": ["diffusion.beta_start=0.0015", "diffusion.beta_end=0.0195"],
 }
 
 
@@ -59,7 +66,10 @@ def config_of(name, *overrides):
     kinds = [f"denoiser.kind={name}", f"conditioner.kind={name}", "synapse.kind=none", f"audio.clip_duration_s={SECONDS}"]
     audio = ["audio.sample_rate_hz=160", "audio.hop_length_samples=8", "audio.n_fft_samples=8", "audio.f_max_hz=80"]
     mel = ["music_vae.block_out_channels=[4]", *audio]
-    return load_config("tiny", [*kinds, *mel, *OVERRIDES[name], *overrides])
+    config = load_config("tiny", [*kinds, *mel, *OVERRIDES[name], *overrides])
+    if name == "audioldm2":
+        config.sampling.sampler = "published"  # its scheduler comes from the pipeline
+    return config
 
 
 def parts_of(name, *overrides, seed=5):
@@ -82,9 +92,27 @@ def system_of(config, conditioner, backbone, scheduler=None):
     return MeLFusion(backbone, freeze(Latents(shape)), conditioner, None, **made, clip_duration_s=SECONDS, max_steps=1).eval()
 
 
+WAVE = {  # class of a pipeline → our codec, and the configuration that says how its peaks are treated
+    StableAudioPipeline: (Oobleck, "stable_audio_open"),
+    StableAudio3Pipeline: (Same, "stable_audio_3"),
+    AceStepPipeline: (Oobleck, "ace_step"),
+}
+
+
+def codec_of(pipe):
+    """Our codec over the networks of a pipeline."""
+    audio = config_of("ace_step").audio
+    if type(pipe) in WAVE:
+        cls, name = WAVE[type(pipe)]
+        return freeze(cls(pipe.vae, LogMel(audio), 30.0, load_config(name).codec.peak))
+    audio = config_of("audioldm2", "audio.sample_rate_hz=1280", "audio.n_mels=16", "audio.f_max_hz=640").audio
+    log_mel = LogMel(audio)
+    return freeze(MelCodec(MusicVAE(pipe.vae, log_mel), Vocoder(HifiGan(pipe.vocoder, HOP), log_mel), log_mel, audio))
+
+
 def oobleck():
     sizes = {"encoder_hidden_size": 32, "downsampling_ratios": [2, 4], "channel_multiples": [1, 2], "decoder_channels": 4}
-    return AutoencoderOobleck(**sizes, decoder_input_channels=16, audio_channels=1, sampling_rate=RATE).eval()
+    return AutoencoderOobleck(**sizes, decoder_input_channels=16, audio_channels=2, sampling_rate=RATE).eval()
 
 
 def flow_scheduler(stochastic):
@@ -108,7 +136,7 @@ def stable_audio_3(*overrides, stochastic=True):
     assert isinstance(backbone.network, StableAudio3DiTModel)
     c.tokenizer.model_max_length = c.max_length
     same = {"patch_size": 2, "encoder_channels": 16, "encoder_c_mults": [1], "encoder_strides": [4], "dim_heads": 8}
-    vae = AutoencoderSAME(**same, audio_channels=1, encoder_transformer_depths=[1], latent_dim=16, sampling_rate=RATE).eval()
+    vae = AutoencoderSAME(**same, audio_channels=2, encoder_transformer_depths=[1], latent_dim=16, sampling_rate=RATE).eval()
     pipe = StableAudio3Pipeline(vae, c.network, c.tokenizer, c.embedder, backbone.network, flow_scheduler(stochastic))
     return pipe, system_of(config, c, backbone)
 

@@ -98,11 +98,13 @@ def test_every_other_tensor_is_named(part, form, state, tiny, tmp_path):
     assert words in message and f"{file} is not AudioLDM's published file" in message
 
 
-def test_what_is_not_needed_may_be_there_or_not_and_is_listed_with_its_reason(state, tmp_path):
+def test_what_is_not_needed_may_be_there_or_not_and_is_listed_with_its_reason(state, tmp_path, caplog):
+    caplog.set_level("INFO")
     needed = {n: t for n, t in state.items() if n.startswith("first_stage_model.") or n == "scale_factor"}
     left = state.keys() - needed.keys()
     assert len(left) == 10 and all(name in SCHEDULE or name.startswith(tuple(NOT_NEEDED)) for name in left)
     assert digest(audioldm_vae(saved(needed, tmp_path))) == digest(audioldm_vae(saved(state, tmp_path, "other.ckpt")))
+    assert caplog.text.count("left out are") == 1 and all(f"{start}* ({why})" in caplog.text for start, why in NOT_NEEDED.items())
 
 
 def test_its_unet_is_refused_with_the_reason(state, tiny, tmp_path):

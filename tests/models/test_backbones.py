@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from data_fixtures import one_sentence
 from diffusers import AceStepTransformer1DModel, StableAudio3DiTModel, StableAudioDiTModel
 from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 from synapse_fixtures import randn, seeded, small_image_unet
@@ -160,6 +161,28 @@ def test_kinds_that_make_no_sense_are_refused_with_a_sentence(tiny, name, kind, 
     more = ["synapse.match=pool_2d"] if kind == "controlnet" else []
     with pytest.raises(ConfigError, match=words):
         build(tiny, name, kind, *more)
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n in CLASSES for k in OPTIONS if k != "none" and (n, k) not in PAIRS])
+def test_every_other_pair_is_refused_with_a_sentence(tiny, name, kind):
+    with pytest.raises(ConfigError) as error:
+        build(tiny, name, kind, *(["synapse.match=pool_2d"] if kind == "controlnet" else []))
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["denoiser.kind=audioldm2", "denoiser.attention_blocks=[false,false]"], "leaves AudioLDM 2 no layer that reads a text"),
+        (["denoiser.kind=audioldm2", "denoiser.attention_blocks=[]"], "has 0 levels"),
+        (["denoiser.kind=stable_audio", "denoiser.num_layers=0"], "has no cross-attention that could listen"),
+    ],
+)
+def test_a_backbone_without_cross_attention_is_refused_with_a_sentence(tiny, overrides, words):
+    with pytest.raises(ConfigError) as error:
+        config = tiny("synapse.kind=concat", *overrides)
+        BUILD[config.denoiser.kind](config, WIDTH, Tokens())
+    assert words in one_sentence(error.value)
 
 
 @torch.no_grad()

@@ -62,3 +62,17 @@ def test_a_fetch_that_was_cut_short_goes_on_and_what_is_whole_stays(hub, tmp_pat
     run(Options(config="tiny"), [f"sources={{{cut}: somebody/cut, {whole}: somebody/whole}}"])
     assert [repository for repository, *_ in hub] == ["somebody/cut"] and (cut / "source.json").is_file()
     assert f"{whole}: somebody/whole, licence cc-by-nc-4.0" in (told := capsys.readouterr().out) and told.count("was there") == 1
+
+
+@pytest.mark.parametrize("sub", ["", ":vocoder"])
+def test_licences_lie_beside_parts_of_the_hubs_own_cache(monkeypatch, tmp_path, sub):
+    import huggingface_hub
+
+    from melfusion.verbs.fetch_weights import Options, run
+
+    (tmp_path / "vocoder").mkdir()
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **more: str(tmp_path))
+    run(Options(config="tiny"), [f"vocoder.weights=hub:somebody/voice@{'d' * 40}{sub}"])
+    note = json.loads((tmp_path / "source.json").read_text())
+    assert (note["repository"], note["commit"], note["licence"]) == ("somebody/voice", "d" * 40, "mit")

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGau
 from melfusion.assembly.sound_fields import latents_of
 from melfusion.media.mel import LogMel
 from melfusion.models.codecs.oobleck import Oobleck
+from melfusion.models.mel_codec import MelCodec
 from melfusion.randomness import fixed_generator, torch_generators
 
 SEEDS = [3, 4]
@@ -19,19 +20,30 @@ needs_torchsde = pytest.mark.skipif(importlib.util.find_spec("torchsde") is None
 
 
 def compared(pipe, system, captions, ours, theirs, transposed=False):
-    """(our latents, those of the pipeline) from the same noise; both decoded by its VAE lie as near to each other."""
+    """(our latents, those of the pipeline) from the same noise; the waveforms that both make of them lie as near to each other.
+
+    A VAE over waveforms is made so loud that the largest peak is 2: what is done to peaks is heard.
+    """
     noise = system.draw("noise", SEEDS[: len(captions)], system.latent_shape())
     made = system.generate(captions, seeds=SEEDS[: len(captions)], **ours)
     pipe.set_progress_bar_config(disable=True)
-    decoded, decode = [], pipe.vae.decode
-    pipe.vae.decode = lambda latents, **more: [decoded.append((latents, decode(latents, **more))), decoded[0][1]][1]
+    codec, decode, decoded = pipelines.codec_of(pipe), pipe.vae.decode, []
+    gain = 1.0 if isinstance(codec, MelCodec) else 2 / decode(made).sample.abs().max().item()
+
+    def loud(latents, **more):
+        decoded.append((latents, gain * decode(latents, **more).sample))
+        return SimpleNamespace(sample=decoded[-1][1])
+
+    pipe.vae.decode = loud
     drawn = torch_generators(SEEDS[: len(captions)], "sampler")
-    pipe(captions, latents=noise.transpose(1, 2) if transposed else noise, generator=drawn, **theirs)
-    (latents, sound), scale = decoded[0], getattr(pipe.vae.config, "scaling_factor", 1.0)
-    with torch.no_grad():
-        near(decode(made / scale).sample, sound.sample)
-    near(made / scale, latents)
-    return made, latents * scale
+    audios = pipe(captions, latents=noise.transpose(1, 2) if transposed else noise, generator=drawn, **theirs).audios
+    first, length = round(theirs.get("audio_start_in_s", 0) * codec.sample_rate_hz), audios.shape[-1]
+    near(codec.vocode(codec.decode(made))[..., first : first + length], torch.as_tensor(audios))
+    (latents, sound), (same, again) = decoded
+    pipe.vae.decode = decode
+    near(same, latents)
+    near(again, sound)
+    return made, latents * getattr(pipe.vae.config, "scaling_factor", 1.0)
 
 
 def near(ours, theirs, most=1e-4):
@@ -115,13 +127,15 @@ def test_ace_steps_timbre(seconds, monkeypatch):
         return self.mean + self.std * torch.randn(self.mean.shape, generator=fixed_generator("timbre"))
 
     monkeypatch.setattr(OobleckDiagonalGaussianDistribution, "sample", drawn)
-    acoustic, _ = pipe.prepare_reference_audio_latents(torch.from_numpy(samples)[None], 1, torch.device("cpu"), torch.float32)
+    acoustic, _ = pipe.prepare_reference_audio_latents(
+        torch.from_numpy(samples).expand(2, -1), 1, torch.device("cpu"), torch.float32
+    )
     near(timbre, acoustic[0])
     ours, theirs = (
         {"num_inference_steps": 4, "guidance_scale": 7.0},
         {"num_inference_steps": 4, "audio_duration": 0.8, "lyrics": [""]},
     )
-    asked, theirs = {"duration_s": 0.8}, theirs | {"reference_audio": torch.from_numpy(samples)[None]}
+    asked, theirs = {"duration_s": 0.8}, theirs | {"reference_audio": torch.from_numpy(samples).expand(2, -1)}
     timbred = asked | {"timbre": timbre}
     made, _ = compared(pipe, system, ["rain"], ours | {"fields": [timbred]}, theirs, transposed=True)
     changes(made, system.generate(["rain"], seeds=SEEDS[:1], **ours, fields=[asked]))

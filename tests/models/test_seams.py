@@ -108,8 +108,8 @@ def test_the_duration_is_an_argument_and_changes_nothing_of_the_system(tiny):
     system = build.system(tiny()).eval()
     before = system.latent_shape()
     longer = system.generate(["a"], num_inference_steps=1, duration_s=2.05)
-    assert system.latent_shape() == before == (4, 16, 4) and system.latent_shape(2.05)[1] == 32
-    assert longer.shape == (1, 1, 128, 16) and system.codec.duration_s(system.latent_shape(2.05)) == pytest.approx(2.048)
+    assert system.latent_shape() == before == (4, 16, 4) and system.latent_shape(2.05)[1] == 34
+    assert longer.shape == (1, 1, 129, 16) and system.codec.duration_s(system.latent_shape(2.05)) == pytest.approx(2.176)
     assert system.latent_shape(0.001)[1] == system.denoiser.frames_multiple == 2
 
 

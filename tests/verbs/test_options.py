@@ -26,6 +26,7 @@ REGISTRIES = {
     "codec.kind": ("melfusion.assembly.codec", "BUILD"),
     "conditioner.kind": ("melfusion.assembly.conditioner", "BUILD"),
     "denoiser.kind": ("melfusion.assembly.denoiser", "BUILD"),
+    "codec.peak": ("melfusion.models.codecs.wave", "PEAKS"),
     "synapse.match": ("melfusion.models.synapse.matching", "MATCHES"),
     "diffusion.kind": ("melfusion.models.diffusion.objective", "OBJECTIVES"),
     "judge.kind": ("melfusion.listeners.judge_networks", "NETWORKS"),

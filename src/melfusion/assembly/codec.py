@@ -51,7 +51,7 @@ def wave_codec(config: Config, cls: Any, network: Any, random: Callable[[Any, An
     c, folder = config.codec, weights_folder(config, "codec")
     assert isinstance(c, WaveCodecConfig)
     if folder is None:
-        return check_frames(cls(random(c, config.audio), LogMel(config.audio), c.chunk_s), config)
+        return check_frames(cls(random(c, config.audio), LogMel(config.audio), c.chunk_s, c.peak), config)
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     stored = stored_settings(network, folder)
     for key, name in (("sample_rate_hz", "sampling_rate"), ("channels", "audio_channels")):
@@ -59,7 +59,7 @@ def wave_codec(config: Config, cls: Any, network: Any, random: Callable[[Any, An
             raise WeightsError(
                 f"codec.weights: {folder} is of audio.{key}={stored[name]}, but here it is {here}: set that, or use another codec."
             )
-    return check_frames(cls(pretrained(network, folder), LogMel(config.audio), c.chunk_s), config)
+    return check_frames(cls(pretrained(network, folder), LogMel(config.audio), c.chunk_s, c.peak), config)
 
 
 def check_frames(codec: WaveCodec, config: Config) -> WaveCodec:

@@ -7,6 +7,7 @@ keys of configs/tiny.yaml over it, then the dotlist, and checks the result.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,17 @@ TWINS = "twins"  # key of a file under which the random twins' sizes are laid
 Layer = tuple[str, DictConfig]  # where it comes from, its own keys
 
 
+def _sampler(config: Config) -> str:
+    """The sampler, or the one in its place where it cannot be had."""
+    sampler = config.sampling.sampler
+    if sampler == "published" and config.denoiser.weights is None:  # a random twin has no scheduler
+        return config.diffusion.SAMPLERS[0]
+    if sampler == "dpm_sde" and importlib.util.find_spec("torchsde") is None:
+        log.warning("sampling.sampler=dpm_sde needs torchsde, so dpm takes its place: run `pip install 'melfusion[sde]'` for it.")
+        return "dpm"
+    return sampler
+
+
 def load_config(names: str, overrides: list[str] | None = None) -> Config:
     """Names of configs, comma-separated (each laid over the one before), and a dotlist → a checked Config."""
     parts = [n for n in names.split(",") if n]
@@ -37,10 +49,27 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
         path = config_path(part)
         chain = base_chain(path) if i == 0 else [(path, read_tree(path))]
         layers += [(str(file), tree) for file, tree in chain]
+    trees: list[Any] = [OmegaConf.to_container(tree) for _, tree in layers]  # before the layers are cut to the kinds
+    given = {key for tree in trees for key in flatten(tree)}
     merged = _laid(Config(), layers, overrides or [])
+    _as_published(merged, laid_over(merged, overrides or []), given | {item.partition("=")[0] for item in overrides or []})
     if merged.name is None:
         merged.name = "-".join(Path(p).stem for p in parts)
     return _overridden(merged, overrides or [])
+
+
+def _as_published(merged: DictConfig, asked: Config, given: set[str]) -> None:
+    """Lay how a published model is sampled over defaults, where neither a file nor the call names the key.
+
+    Args:
+        asked: the configuration with the call's overrides.  given: keys that are named.
+    """
+    own = asked.denoiser.OWN
+    if asked.denoiser.weights is None or own.get("diffusion.kind") != asked.diffusion.kind:
+        return
+    for key, value in own.items():
+        if key.startswith(("sampling.", "codec.peak")) and key not in given and OmegaConf.select(merged, key) is not None:
+            OmegaConf.update(merged, key, value)
 
 
 def override(config: Config, overrides: list[str]) -> Config:
@@ -111,11 +140,17 @@ def _overridden(merged: DictConfig, overrides: list[str]) -> Config:
     config = laid_over(merged, overrides)
     if config.data.path != path and not any(item.startswith("data.draw=") for item in overrides):
         config.data.draw = False  # the user names a data set, and a typing error in it must not draw scenes there
-    check(config)
-    return config
+    return _settled(config)
 
 
 def _checked(merged: DictConfig) -> Config:
-    config = to_object(merged)
+    return _settled(to_object(merged))
+
+
+def _settled(config: Config) -> Config:
+    """The layers of the synapse by name, where those of the backbone are meant, and the sampler that can be had: what is stored
+    says them. Then all checks."""
+    config.synapse.layers = config.synapse.layers or list(config.denoiser.LISTENS)
+    config.sampling.sampler = _sampler(config)
     check(config)
     return config

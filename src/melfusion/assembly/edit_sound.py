@@ -121,12 +121,17 @@ class EditedSound:
     rate: int
     keeps: bool
 
+    @property
+    def keeps_level(self) -> bool:
+        """Is something of the sound in what is made, so that both have one level?"""
+        return self.keeps or self.edit.strength < 1
+
     def finish(self, made: Tensor) -> Tensor:
         """(n, …, S) of the region, as the model made it → (n, …, S) of the whole sound at its own level."""
         return torch.stack([self._spliced(clip) if self.keeps else self._whole(clip) for clip in made])
 
     def _whole(self, clip: Tensor) -> Tensor:
-        if self.edit.strength == 1:  # nothing of the sound is in it
+        if not self.keeps_level:
             return clip[..., : self.sound.shape[-1]]
         scaled = clip[..., : self.sound.shape[-1]] / self.gain
         return scaled / scaled.abs().max().clamp(min=1.0)

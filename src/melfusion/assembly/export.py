@@ -25,7 +25,8 @@ tags: [music, image-to-music, melfusion]
 # {name}
 
 A model for image + text → music, {holds}.
-The backbone is `{backbone}`, the synapse `{synapse}`: {millions:.2f} M parameters were trained.
+The backbone is `{backbone}`, the synapse `{synapse}`{adapter}: {millions:.2f} M parameters were trained.
+{belongs}
 
 ```python
 import melfusion
@@ -102,6 +103,7 @@ def with_parts(config: Config, folder: Path) -> Config:
 def card(system: MeLFusion, config: Config, parts: dict[str, tuple[str, str]], strict: str, whole: bool) -> str:
     """The card of a folder."""
     count = sum(p.numel() for p in system.denoiser.parameters() if p.requires_grad)
+    frozen = system.frozen_digests().get("denoiser")
     holds = "with all its parts" if whole else "as what it learned on top of the parts below"
     rows = [f"| {s} | `{weights}` | {known} | {ALLOWS.get(known, ALLOWS[UNKNOWN])} |" for s, (weights, known) in parts.items()]
     return CARD.format(
@@ -110,6 +112,10 @@ def card(system: MeLFusion, config: Config, parts: dict[str, tuple[str, str]], s
         holds=holds,
         backbone=config.denoiser.kind,
         synapse=config.synapse.kind,
+        adapter=f", with a LoRA of rank {rank}" if (rank := config.denoiser.lora_rank) else "",
+        belongs=f"It belongs to a backbone with SHA-256 `{frozen}`, and any other is refused."
+        if frozen
+        else "The backbone is in it.",
         millions=count / 1e6,
         rows="\n".join(rows),
         allows=ALLOWS.get(strict, ALLOWS[UNKNOWN]),

@@ -11,6 +11,7 @@ from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.assembly.provenance import comment_of, of_file
 from melfusion.assembly.story import SHORTEST_S, Story, StoryScene
 from melfusion.errors import ConfigError
+from melfusion.media.sound import within_one
 from melfusion.media.video import CONTAINERS, check_film, shots, write_film
 
 LONGEST_S = 3600.0  # of a film
@@ -42,9 +43,9 @@ def film(
     check_film(film)
     story = story_of(pipe, film, shortest_s)
     assert story.duration_s is not None
-    music = pipe(story=story, duration_s=long_enough(pipe, story.duration_s), n=1, **options)
+    music = pipe(story=story, duration_s=story.duration_s, n=1, **options)
     samples = round(story.duration_s * music.sample_rate_hz)
-    clip = music.audios[0][..., :samples]
+    clip = within_one(music.audios[0][..., :samples])
     clip = np.pad(clip, [(0, 0)] * (clip.ndim - 1) + [(0, samples - clip.shape[-1])])
     record = music.made[0]
     given = {name: value for name, value in record["settings"].items() if name != "duration_s"}  # the film's own
@@ -52,10 +53,3 @@ def film(
     record |= {"verb": "film", "settings": given, "files": {"film": of_file(film)}}
     write_film(film, out, clip, music.sample_rate_hz, comment_of(record) if metadata else "")
     return music, story
-
-
-def long_enough(pipe: Pipeline, seconds: float) -> float:
-    """A duration whose latents are no shorter than it: they have whole steps, and the nearest one may be shorter."""
-    shape = pipe.system.latent_shape(seconds)
-    step = pipe.system.codec.duration_s((shape[0], pipe.system.denoiser.frames_multiple, *shape[2:]))
-    return seconds if pipe.system.codec.duration_s(shape) >= seconds else seconds + step / 2

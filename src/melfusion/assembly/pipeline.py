@@ -23,7 +23,7 @@ from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
 from melfusion.errors import CheckpointError, ConfigError, MelfusionError
 from melfusion.media.pictures import OpenedPicture, to_pixels
-from melfusion.media.sound import write_sound
+from melfusion.media.sound import within_one, write_sound
 from melfusion.models.frozen import digest
 from melfusion.models.generation import Piece, PieceScene
 from melfusion.models.placement import Offload, Placement
@@ -37,7 +37,7 @@ class Music:
     """Clips that were made.
 
     Attributes:
-        audios: (n, S) float32 in [-1, 1], or (n, C, S) where the codec has several channels.
+        audios: (n, S) float32, or (n, C, S) where the codec has several channels; in [-1, 1] but where codec.peak=none.
         sample_rate_hz: samples per second.
         seeds: of each clip.
         log_mels: (n, T, F), for a look at them.
@@ -62,9 +62,9 @@ class Music:
         return files
 
     def write(self, row: int, file: Path, metadata: bool = True) -> None:
-        """One of the clips into a file, whole or not at all."""
+        """One of the clips into a file, whole or not at all; a clip whose peak is above 1 is scaled down to it."""
         text = comment_of(self.made[row]) if metadata and self.made else ""
-        write_sound(file, self.audios[row], self.sample_rate_hz, text)
+        write_sound(file, within_one(self.audios[row]), self.sample_rate_hz, text)
 
 
 class Pipeline(ModelHubMixin):
@@ -146,7 +146,7 @@ class Pipeline(ModelHubMixin):
             piece=piece,
             **sampling,
         )
-        music = self.music(decoded, seeds, edited)
+        music = self.music(decoded, seeds, edited, seconds)
         given = {name: value for name, value in sampling.items() if value != "" or name in options}
         settings = options | editing | given | {"duration_s": duration_s}
         music.made = self._made(prompts, image, seeds, settings, 0 if pixels is None else len(pixels))
@@ -161,10 +161,12 @@ class Pipeline(ModelHubMixin):
                 settings = settings | {name: samples_of(settings[name], name)[0]}
         return records(prompts, image, seeds, settings, pictures, self.model)
 
-    def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None) -> Music:
-        """What the codec decoded as sound, put into the sound that was edited."""
-        audios, codec = self.system.vocode(decoded, self.placement).float().cpu(), self.system.codec
+    def music(self, decoded: Tensor, seeds: list[int], edited: EditedSound | None = None, duration_s: float | None = None) -> Music:
+        """What the codec decoded as sound of that duration, or put into the sound that was edited."""
+        codec, keep_level = self.system.codec, edited is not None and edited.keeps_level
+        audios = self.system.vocode(decoded, self.placement, keep_level).float().cpu()
         if edited is None:
+            audios = audios if duration_s is None else audios[..., : round(duration_s * codec.sample_rate_hz)]
             mels = codec.spectrogram(decoded.to(codec.device))
         else:
             audios = edited.finish(audios)

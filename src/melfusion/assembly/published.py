@@ -29,6 +29,8 @@ def scheduler(config: Config) -> Any:
     if config.sampling.sampler != "published":
         return None
     folder = weights_folder(config, "denoiser")
+    if folder is None and config.denoiser.weights is not None:  # sizes alone are wanted
+        return None
     if folder is None or not (folder / SCHEDULER).is_file():
         raise ConfigError(
             f"sampling.sampler=published needs {SCHEDULER} in the folder of denoiser.weights={config.denoiser.weights}: give the "

@@ -31,6 +31,7 @@ SAFE_PREFIXES = (
     "data.max_scenes",
     "vocoder.",
     "codec.chunk_s",
+    "codec.peak",
     "judge.",
     "towers.",
     "evaluation.",
@@ -86,6 +87,8 @@ def differing(config: Config, stored: dict[str, Any]) -> dict[str, tuple[Any, An
     old = flatten(to_dict(of_kinds(Config(), kinds_of(config) | known))) | then
     if new["trainer.precision"] == "auto":  # it is what the run was begun with
         new["trainer.precision"] = old["trainer.precision"]
+    if new["synapse.kind"] == "none":  # no layer is touched
+        new["synapse.layers"] = old["synapse.layers"]
     return {
         k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and counts(k, config.task)
     }

@@ -113,6 +113,7 @@ CHOICES: dict[str, Collection[str]] = {f"{section}.kind": kinds for section, kin
     "optim.schedule": ("constant", "cosine"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "32"),
+    "codec.peak": ("divide", "-1dBFS", "clamp", "none"),
     "synapse.match": ("pool", "pool_2d"),
     "sampling.sampler": list(dict.fromkeys(sampler for objective in OBJECTIVES.values() for sampler in objective.SAMPLERS)),
     "judge.kind": ("conv", "recurrent", "pitch"),

@@ -120,6 +120,11 @@ def levelled(waveform: Tensor, audio: AudioConfig) -> Tensor:
     return torch.stack(clips).to(waveform.device)
 
 
+def within_one(waveform: np.ndarray) -> np.ndarray:
+    """(…, S) of one clip as files hold it: a peak above 1 is scaled down to it, where cutting it off would distort."""
+    return waveform / max(1.0, float(np.abs(waveform).max(initial=0.0)))
+
+
 def stated_level(audio: AudioConfig) -> dict[str, str | float]:
     """The level that all clips were brought to, as scores state it."""
     return {"level": audio.level, "loudness_dbfs": audio.loudness_dbfs if audio.level == "rms" else audio.peak_dbfs}

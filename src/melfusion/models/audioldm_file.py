@@ -8,6 +8,7 @@ transformers' layers they are stands in huggingface/diffusers, scripts/convert_o
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from melfusion.errors import WeightsError
 from melfusion.models.device import only_sizes
 from melfusion.models.published_sizes import AUDIOLDM_VOCODER
 from melfusion.models.state_dicts import misfits, read_state
+
+log = logging.getLogger(__name__)
 
 VAE, VOCODER, SCALE = "first_stage_model.", "first_stage_model.vocoder.", "scale_factor"
 
@@ -76,8 +79,10 @@ def audioldm_vocoder(file: Path) -> SpeechT5HifiGan:
 
 def _converted(file: Path, part: str) -> Any:
     """One of the two networks; both are checked, so that no tensor of the file is left out unseen."""
-    state = {name: tensor for name, tensor in read_state(file).items() if not name.startswith(tuple(NOT_NEEDED))}
-    state = {name: tensor for name, tensor in state.items() if name not in SCHEDULE}
+    whole = read_state(file)
+    state = {name: tensor for name, tensor in whole.items() if name not in SCHEDULE and not name.startswith(tuple(NOT_NEEDED))}
+    if left := [f"{start}* ({why})" for start, why in NOT_NEEDED.items() if any(name.startswith(start) for name in whole)]:
+        log.info("%s: left out are %s; and constants of the noise schedule.", file, ", ".join(left))
     with torch.device("meta"):
         networks: dict[str, nn.Module] = {VAE: _vae(state), VOCODER: _vocoder(state)}
     wanted = {_their_name(p, name): t for p, network in networks.items() for name, t in _stored(network).items()}

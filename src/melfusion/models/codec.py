@@ -20,7 +20,7 @@ class MusicCodec(lightning.LightningModule):
     channels: int = 1  # of the waveform
 
     def latent_shape(self, duration_s: float, multiple: int = 1) -> tuple[int, ...]:
-        """(C, T, F) of a clip of about this duration, with T a multiple of `multiple` and at least that."""
+        """(C, T, F) that holds a clip of this duration, with T a multiple of `multiple`."""
         raise NotImplementedError
 
     def duration_s(self, latent_shape: tuple[int, ...]) -> float:
@@ -50,8 +50,11 @@ class MusicCodec(lightning.LightningModule):
         """Decoded → the same without what the frames of the latents hold beyond the seconds that were asked for."""
         return decoded
 
-    def vocode(self, decoded: Tensor) -> Tensor:
-        """Decoded → waveform (B, S) in [-1, 1]."""
+    def vocode(self, decoded: Tensor, keep_level: bool = False) -> Tensor:
+        """Decoded → waveform (B, S), with its peak as the model's own pipeline has it.
+
+        keep_level: of a sound that is edited: the level stays that of the latents, but for a peak above 1, which is scaled down.
+        """
         return decoded
 
     def log_mel(self, waveform: Tensor) -> Tensor:

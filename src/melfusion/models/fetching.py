@@ -29,7 +29,18 @@ def fetch(source: str, folder: Path) -> str:
         ) from error
     card = info.card_data
     licence = str((card.get("license") if card else None) or PUBLISHED.get(repository, UNKNOWN))
-    write_json(
-        folder / SOURCE_FILE, {"repository": repository, "commit": info.sha, "licence": licence, "allows": ALLOWS.get(licence)}
-    )
+    note(folder, repository, str(info.sha), licence)
     return licence
+
+
+def note(folder: Path, repository: str, commit: str, licence: str) -> None:
+    """Write down beside weights what they are and what their licence allows."""
+    told = {"repository": repository, "commit": commit, "licence": licence, "allows": ALLOWS.get(licence)}
+    write_json(folder / SOURCE_FILE, told)
+
+
+def note_hub(weights: str, folder: Path, licence: str) -> None:
+    """The same beside `hub:OWNER/NAME@COMMIT[:SUBFOLDER]`, in the snapshot that `folder` is or lies in."""
+    named, _, sub = weights.removeprefix("hub:").partition(":")
+    repository, _, commit = named.partition("@")
+    note(folder.parents[len(Path(sub).parts) - 1] if sub else folder, repository, commit, licence)

@@ -103,10 +103,10 @@ class Generation(Stages):
         with place.needed(self.codec):
             return self.codec.cut(self.codec.decode(latents), whole)
 
-    def vocode(self, decoded: Tensor, placement: Placement | None = None) -> Tensor:
-        """What `generate` gives → waveform (B, S) or (B, 2, S)."""
+    def vocode(self, decoded: Tensor, placement: Placement | None = None, keep_level: bool = False) -> Tensor:
+        """What `generate` gives → waveform (B, S) or (B, 2, S); `keep_level`: of a sound that is edited (models/codec.py)."""
         with (placement or Placement()).needed(self.codec):
-            return self.codec.vocode(decoded)
+            return self.codec.vocode(decoded, keep_level)
 
     def windows(self, shape: tuple[int, ...], piece: Piece | None, scenes: list[PieceScene]) -> list[Window]:
         """The windows over latents of this shape; those in which nothing is to be made are left out."""

@@ -31,6 +31,7 @@ PUBLISHED = {  # repository of the hub → its licence
     "declare-lab/tango-full-ft-audio-music-caps": "cc-by-nc-sa-4.0",
     "google/flan-t5-large": "apache-2.0",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "ACE-Step/acestep-v15-xl-turbo-diffusers": "mit",
     "stabilityai/stable-audio-open-1.0": "stabilityai-ai-community",
     "stabilityai/stable-audio-3-medium": "stabilityai-ai-community",
     "sentence-transformers/all-MiniLM-L6-v2": "apache-2.0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,9 @@ class MelCodec(MusicCodec):
         self.frames_per_s = audio.sample_rate_hz / (audio.hop_length_samples * music_vae.downsampling)
 
     def latent_shape(self, duration_s: float, multiple: int = 1) -> tuple[int, int, int]:
-        frames = max(multiple, round(duration_s * self.frames_per_s / multiple) * multiple)
-        return self.music_vae.channels, frames, self.bins // self.music_vae.downsampling
+        frame = self.hop * self.music_vae.downsampling  # samples
+        frames = max(1, math.ceil(round(duration_s * self.sample_rate_hz) / frame))
+        return self.music_vae.channels, math.ceil(frames / multiple) * multiple, self.bins // self.music_vae.downsampling
 
     def duration_s(self, latent_shape: tuple[int, ...]) -> float:
         return latent_shape[1] / self.frames_per_s
@@ -59,7 +61,11 @@ class MelCodec(MusicCodec):
     def decode(self, latents: Tensor) -> Tensor:
         return self.piecewise(self.music_vae.decode, latents, (1, self.music_vae.downsampling), 2)
 
-    def vocode(self, decoded: Tensor) -> Tensor:
+    def cut(self, decoded: Tensor, duration_s: float) -> Tensor:
+        """As many frames of the log-mel as hold the seconds; the waveform is cut to the sample when it is made."""
+        return decoded[:, :, : math.ceil(round(duration_s * self.sample_rate_hz) / self.hop)]
+
+    def vocode(self, decoded: Tensor, keep_level: bool = False) -> Tensor:
         at_once = CPU_AT_ONCE if decoded.device.type == "cpu" else len(decoded)
         return torch.cat([self.vocoded(part) for part in decoded.split(at_once)])
 

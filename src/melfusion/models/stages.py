@@ -43,7 +43,7 @@ class Stages(TrainedModule):
         self.objective, self.diffusion, self.clip_duration_s = objective, diffusion, clip_duration_s
 
     def latent_shape(self, duration_s: float | None = None) -> tuple[int, ...]:
-        """(C, T, F) of a clip of about this duration, in steps that the denoiser can take; None: of a training clip."""
+        """(C, T, F) that holds a clip of this duration, in steps that the denoiser can take; None: of a training clip."""
         return self.codec.latent_shape(duration_s or self.clip_duration_s, self.denoiser.frames_multiple)
 
     def encode_music(self, batch: MusicBatch) -> Tensor:

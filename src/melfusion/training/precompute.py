@@ -48,6 +48,8 @@ def provenance(config: Config, system: MeLFusion) -> dict[str, Any]:
         "text_encoder": digests["conditioner"],
         "max_length": system.conditioner.length,
     }
+    if config.codec.kind != "mel" and stored["precision"] != "32-true":
+        stored["codec"] = "in float32"  # at first it was not, and the latents had errors
     if (encoder := system.image_encoder) is not None:
         stored |= {"extractor": digests["image_encoder"]} | encoder.provenance()
         if encoder.reads_once:

@@ -32,14 +32,17 @@ def run(options: Options, more: list[str]) -> None:
         from melfusion.assembly.export import SECTIONS as parts
         from melfusion.assembly.export import used
         from melfusion.assembly.weights import weights_folder
-        from melfusion.models.fetching import fetch
+        from melfusion.models.fetching import fetch, note_hub
         from melfusion.models.licences import ALLOWS, UNKNOWN, fetched_licence, licence_of
-    for folder, source in config.sources.items():
-        known = None if options.again else fetched_licence(Path(folder))  # noted at last: a fetch that was cut short goes on
-        licence = known or fetch(source, Path(folder))
-        print(f"{folder}: {source}, licence {licence} ({ALLOWS.get(licence, ALLOWS[UNKNOWN])}){', was there' if known else ''}")
+    for there, source in config.sources.items():
+        known = None if options.again else fetched_licence(Path(there))  # noted at last: a fetch that was cut short goes on
+        licence = known or fetch(source, Path(there))
+        print(f"{there}: {source}, licence {licence} ({ALLOWS.get(licence, ALLOWS[UNKNOWN])}){', was there' if known else ''}")
     for part in parts:
         weights = getattr(getattr(config, part), "weights", None) or ""
         if weights.startswith("hub:") and used(config, part):
-            licence = licence_of(weights, weights_folder(config, part))
+            folder = weights_folder(config, part)
+            assert folder is not None
+            licence = licence_of(weights, folder)
+            note_hub(weights, folder, licence)
             print(f"{part}: {weights}, licence {licence} ({ALLOWS.get(licence, ALLOWS[UNKNOWN])})")

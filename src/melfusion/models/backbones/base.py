@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
+from melfusion.models.backbones.options import DenoiserConfig
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.lora import add_lora, merged, stock_name
@@ -36,7 +37,7 @@ class Backbone(Denoiser):
 
     attribute: str
     processor: type[SynapseProcessor] = SynapseProcessor
-    default_layers = ["all"]
+    default_layers = DenoiserConfig.LISTENS
 
     def __init__(
         self,

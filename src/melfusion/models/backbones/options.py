@@ -25,6 +25,7 @@ class DenoiserConfig(Kind):
     lora_targets: list[str] = field(default_factory=list)  # globs over linear layers; []: the attentions that listen
 
     AUTO: ClassVar[str] = "synapse"
+    LISTENS: ClassVar[list[str]] = ["all"]  # synapse.layers where none are named
     OWN: ClassVar[dict[str, Any]] = {}  # dotted key → what its published weights were made to be sampled with
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
 
@@ -51,6 +52,7 @@ class UNetConfig(DenoiserConfig):
     norm_num_groups: int = 32  # groups of the group norms
 
     AUTO: ClassVar[str] = "decoder"
+    LISTENS: ClassVar[list[str]] = ["decoder"]  # as in the paper
     TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
         "block_out_channels": [8, 16],
         "layers_per_block": 1,
@@ -102,6 +104,7 @@ class StableAudioConfig(TransformerConfig):
     OWN: ClassVar[dict[str, Any]] = {
         "diffusion.kind": "cosine",
         "conditioner.kind": "stable_audio",
+        "codec.peak": "none",
         "sampling.sampler": "dpm_sde",
         "sampling.num_inference_steps": 100,
         "sampling.guidance_scale": 7.0,
@@ -143,6 +146,7 @@ class StableAudio3Config(TransformerConfig):
         "diffusion.shift": 1.0,
         "diffusion.logsnr": [-6.2, 2.0],
         "conditioner.kind": "stable_audio_3",
+        "codec.peak": "clamp",
         "sampling.sampler": "ping_pong",
         "sampling.num_inference_steps": 8,
         "sampling.guidance_scale": 1.0,
@@ -162,7 +166,7 @@ class StableAudio3Config(TransformerConfig):
 
 @dataclass
 class AceStepConfig(TransformerConfig):
-    """ACE-Step 1.5."""
+    """ACE-Step 1.5; the defaults are those of its 2 B model."""
 
     hidden_size: int = 2048  # width
     intermediate_size: int = 6144  # width of the feed-forward layers
@@ -181,6 +185,7 @@ class AceStepConfig(TransformerConfig):
         "diffusion.shift": 3.0,
         "diffusion.guidance": "apg",
         "conditioner.kind": "ace_step",
+        "codec.peak": "-1dBFS",
         "sampling.sampler": "euler",
         "sampling.num_inference_steps": 8,
         "sampling.guidance_scale": 7.0,
@@ -195,6 +200,7 @@ class AceStepConfig(TransformerConfig):
         "in_channels": 48,
         "audio_acoustic_hidden_dim": 16,
         "sliding_window": 4,
+        "encoder_hidden_size": None,
     }
 
 
@@ -217,6 +223,11 @@ class AudioLDM2Config(UNetConfig):
         "sampling.guidance_scale": 3.5,
     }
     TINY: ClassVar[dict[str, Any]] = UNetConfig.TINY | {"generated_width": 8}
+
+    def misfit(self, config: Any) -> str | None:
+        if self.attention_blocks and not any(self.attention_blocks):
+            return f"denoiser.attention_blocks={self.attention_blocks} leaves AudioLDM 2 no layer that reads a text: give a true."
+        return super().misfit(config)
 
 
 DENOISERS: dict[str, type[DenoiserConfig]] = {

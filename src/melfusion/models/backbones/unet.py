@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from melfusion.models.backbones.base import Backbone, separate
+from melfusion.models.backbones.options import UNetConfig
 from melfusion.models.synapse.layers import Site, attention_layers, block_names
 
 
@@ -24,7 +25,7 @@ class SynapticUNet(Backbone):
     unet: Any  # UNet2DConditionModel, or one of its family
 
     attribute = "unet"
-    default_layers = ["decoder"]
+    default_layers = UNetConfig.LISTENS
 
     @property
     def text_width(self) -> int:

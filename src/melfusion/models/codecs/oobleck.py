@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-from melfusion.media.mel import LogMel
+from melfusion.media.mel import LogMel, in_float32
 from melfusion.models.codecs.chunks import convolutions, reach
 from melfusion.models.codecs.wave import WaveCodec
 
@@ -20,8 +20,8 @@ class Oobleck(WaveCodec):
 
     network: AutoencoderOobleck
 
-    def __init__(self, network: AutoencoderOobleck, log_mel: LogMel, chunk_s: float):
-        super().__init__(network, log_mel, chunk_s)
+    def __init__(self, network: AutoencoderOobleck, log_mel: LogMel, chunk_s: float, peak: str = "divide"):
+        super().__init__(network, log_mel, chunk_s, peak)
         self.hop, self.latent_channels = network.hop_length, network.config.decoder_input_channels
         self.encoder_reach = reach(convolutions(network.encoder), (0, 0), self.hop)
         self.decoder_reach = reach(convolutions(network.decoder), (0, self.hop - 1), 1)
@@ -32,7 +32,8 @@ class Oobleck(WaveCodec):
         network.tile_latent_overlap = self.decoder_reach
 
     def encode_moments(self, waveform: Tensor) -> Tensor:
-        posterior = self.network.encode(self.whole_frames(waveform)).latent_dist
+        with in_float32(waveform):
+            posterior = self.network.encode(self.whole_frames(waveform)).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], 1)
 
     def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -40,7 +41,8 @@ class Oobleck(WaveCodec):
         return mean if noise is None else mean + (0.5 * log_variance).exp() * noise
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.as_clip(self.network.decode(latents).sample)
+        with in_float32(latents):
+            return self.as_clip(self.network.decode(latents.to(self.network.dtype)).sample)
 
     def latent_state(self) -> dict[str, Tensor]:
         return self.state_of("encoder")

@@ -53,6 +53,7 @@ class WaveCodecConfig(CodecConfig):
 
     weights: str | None = None  # hub:ID@REVISION | a folder, of the VAE or of its pipeline; null: random init
     chunk_s: float = 30.0  # longer clips are encoded and decoded in overlapping pieces of this length, s; memory follows it
+    peak: str = "divide"  # of a clip that is made: divide (where it is above 1) | -1dBFS (whatever it is) | clamp (to ±1) | none
 
     TINY: ClassVar[dict[str, Any]] = {"weights": None}
 
@@ -122,6 +123,7 @@ class SameConfig(WaveCodecConfig):
     sliding_window: int = 1  # latent frames that a layer sees to each side
     encoder_sinusoidal_blocks: list[int] = field(default_factory=lambda: [0])  # last layers with sine gates, per level
     decoder_sinusoidal_blocks: list[int] = field(default_factory=lambda: [0])  # the same in the decoder
+    peak: str = "clamp"  # as Stable Audio 3's own pipeline
 
     TINY: ClassVar[dict[str, Any]] = WaveCodecConfig.TINY | {
         "patch_size": 16,

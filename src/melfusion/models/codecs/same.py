@@ -8,7 +8,7 @@ from typing import Any
 from diffusers import AutoencoderSAME
 from torch import Tensor
 
-from melfusion.media.mel import LogMel
+from melfusion.media.mel import LogMel, in_float32
 from melfusion.models.codecs.chunks import Sees, reach, windowed
 from melfusion.models.codecs.wave import WaveCodec
 
@@ -36,8 +36,8 @@ class Same(WaveCodec):
 
     network: AutoencoderSAME
 
-    def __init__(self, network: AutoencoderSAME, log_mel: LogMel, chunk_s: float):
-        super().__init__(network, log_mel, chunk_s)
+    def __init__(self, network: AutoencoderSAME, log_mel: LogMel, chunk_s: float, peak: str = "divide"):
+        super().__init__(network, log_mel, chunk_s, peak)
         self.hop, self.latent_channels = network.downsampling_ratio, network.config.latent_dim
         patches = self.hop // network.config.patch_size  # a latent frame has so many
         self.encoder_reach = reach(resampling(network.encoder.blocks, True), (0, 0), patches)
@@ -46,14 +46,17 @@ class Same(WaveCodec):
     def encode_moments(self, waveform: Tensor) -> Tensor:
         """waveform → latents (B, C, T)."""
         run, overlap = lambda part: self.network.encode(part).latents, self.encoder_reach
-        return windowed(run, self.whole_frames(waveform), self.window(overlap), overlap, (self.hop, 1))
+        with in_float32(waveform):
+            return windowed(run, self.whole_frames(waveform), self.window(overlap), overlap, (self.hop, 1))
 
     def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         return moments
 
     def decode(self, latents: Tensor) -> Tensor:
         run, overlap = lambda part: self.network.decode(part).sample, self.decoder_reach
-        return self.as_clip(windowed(run, latents, self.window(overlap), overlap, (1, self.hop)))
+        with in_float32(latents):
+            latents = latents.to(self.network.dtype)
+            return self.as_clip(windowed(run, latents, self.window(overlap), overlap, (1, self.hop)))
 
     def latent_state(self) -> dict[str, Tensor]:
         return self.state_of("encoder", "bottleneck")

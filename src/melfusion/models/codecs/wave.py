@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,14 +15,29 @@ from melfusion.models.codec import MusicCodec
 from melfusion.models.frozen import digest
 
 
+def peak_of(waveform: Tensor) -> Tensor:
+    """(B, …, S) → (B, …, 1), the peak of each clip over all its channels."""
+    return waveform.abs().amax(dim=tuple(range(1, waveform.ndim)), keepdim=True)
+
+
+PEAKS: dict[str, Callable[[Tensor], Tensor]] = {  # what is done to the peak of a clip, as the published pipelines do it
+    "divide": lambda waveform: waveform / peak_of(waveform).clamp(min=1.0),
+    "-1dBFS": lambda waveform: waveform * (10 ** (-1 / 20) / peak_of(waveform).clamp(min=1e-6)),  # ACE-Step
+    "clamp": lambda waveform: waveform.clamp(-1.0, 1.0),  # Stable Audio 3
+    "none": lambda waveform: waveform,  # Stable Audio Open
+}
+
+
 class WaveCodec(MusicCodec):
     """Waveform (B, S) or (B, 2, S) ⇄ latents (B, C, T), a frame every `hop` samples, as the VAE's own pipelines scale them.
 
-    A subclass calls the network, in windows where a clip is long, and knows how far it sees.
+    A subclass calls the network, in windows where a clip is long, and knows how far it sees. It does so in float32, as its weights
+    are: under bfloat16 autocast latents and sound had errors of .02 to .09 of their RMS.
 
     Args:
         network: diffusers' autoencoder.  log_mel: for figures alone.
         chunk_s: longer clips go through the network in windows of this length, but of at least four times what it sees.
+        peak: key of PEAKS.
     """
 
     hop: int
@@ -29,15 +45,15 @@ class WaveCodec(MusicCodec):
     encoder_reach: int  # latent frames to each side that a frame of the latents depends on
     decoder_reach: int  # the same of a frame of the waveform
 
-    def __init__(self, network: Any, log_mel: LogMel, chunk_s: float):
+    def __init__(self, network: Any, log_mel: LogMel, chunk_s: float, peak: str = "divide"):
         super().__init__()
-        self.network, self.front_end, self.chunk_s = network, log_mel, chunk_s
+        self.network, self.front_end, self.chunk_s, self.peak = network, log_mel, chunk_s, peak
         self.sample_rate_hz: int = network.config.sampling_rate
         self.channels: int = network.config.audio_channels
 
     def whole_frames(self, waveform: Tensor) -> Tensor:
         """waveform (B, S) or (B, 2, S) → (B, channels, T · hop), with silence at its end."""
-        samples = waveform if waveform.ndim == 3 else waveform[:, None]
+        samples = (waveform if waveform.ndim == 3 else waveform[:, None]).to(self.network.dtype)
         return F.pad(samples, (0, -samples.shape[-1] % self.hop))
 
     def as_clip(self, decoded: Tensor) -> Tensor:
@@ -59,10 +75,9 @@ class WaveCodec(MusicCodec):
     def cut(self, decoded: Tensor, duration_s: float) -> Tensor:
         return decoded[..., : round(duration_s * self.sample_rate_hz)]
 
-    def vocode(self, decoded: Tensor) -> Tensor:
-        """The waveform itself. A clip whose peak is above 1 is scaled down to it, as ACE-Step's pipeline does."""
-        peak = decoded.abs().amax(dim=tuple(range(1, decoded.ndim)), keepdim=True)
-        return decoded / peak.clamp(min=1.0)
+    def vocode(self, decoded: Tensor, keep_level: bool = False) -> Tensor:
+        """The waveform itself, its peak as `peak` says, a fact of each model's own pipeline; with `none` it may be above 1."""
+        return PEAKS["divide" if keep_level else self.peak](decoded)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Of the mean of the channels."""
@@ -74,5 +89,5 @@ class WaveCodec(MusicCodec):
         return {f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()}
 
     def decoder_provenance(self) -> list[Any]:
-        """Digest of the network, and the length of a window, on which the last bits depend."""
-        return [digest(self.network), self.chunk_s]
+        """Digest of the network; the length of a window, on which the last bits depend; the rule for peaks, where it is another."""
+        return [digest(self.network), self.chunk_s, *([] if self.peak == "divide" else [self.peak])]

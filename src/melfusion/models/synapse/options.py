@@ -15,7 +15,8 @@ from melfusion.models.options import Kind
 @dataclass
 class SynapseConfig(Kind):
     kind: str = "none"  # a key of OPTIONS
-    layers: list[str] = field(default_factory=lambda: ["decoder"])  # decoder | encoder | both | globs over layer names
+    # []: decoder of a UNet, all of a transformer | decoder | encoder | both | first | second | all | globs over layer names
+    layers: list[str] = field(default_factory=list)
     match: str = "pool"  # how N image tokens become M: pool (raster order) | pool_2d
 
     def own(self) -> dict[str, Any]:
