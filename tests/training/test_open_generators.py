@@ -2,18 +2,25 @@
 
 import json
 
+import building as build
 import numpy as np
 import pytest
+import soundfile
 import torch
 from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 
+from melfusion.__main__ import main
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.counting import DENOISE, LEARN, clip_flops, count, on_meta, parameters
 from melfusion.assembly.load import load_system
 from melfusion.assembly.pipeline import Pipeline
+from melfusion.data.collate import collate
+from melfusion.data.datamodule import MusicDataModule
+from melfusion.data.manifest.build import build_from_manifest
 from melfusion.errors import WeightsError
 from melfusion.evaluation.scores import evaluate_run
 from melfusion.training.run import train
+from melfusion.training.stored_samples import compute
 
 NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "tango")
 
@@ -71,6 +78,36 @@ def test_it_trains_resumes_generates_and_is_exported(name, run, tmp_path):
     pipe.save_pretrained(tmp_path / "out")
     again = Pipeline(*load_system(tmp_path / "out"))("a tune", picture, seed=1, image_guidance_scale=2.0, guidance_scale=3.0)
     assert np.array_equal(again.audios, made.audios)
+
+
+def test_a_manifests_tempo_and_lyrics_reach_training_and_what_is_stored(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((24000, 2)), 8000)
+    said = [{}, {"bpm": 70}, {"bpm": 140}, {"lyrics": "la la la"}]
+    rows = [{"audio": "a.wav", "caption": "a tune", "split": "train", **one} for one in said]
+    (tmp_path / "songs.jsonl").write_text("".join(f"{json.dumps(row | {'start_s': 0.1 * i})}\n" for i, row in enumerate(rows)))
+    build_from_manifest(str(tmp_path / "songs.jsonl"), str(tmp_path / "set"), str(tmp_path), duration_s=1.024)
+    config = load_config("ace_step,tiny", [f"data.path={tmp_path / 'set'}", "data.source=manifest"])
+    system = build.system(config).eval()
+    data = MusicDataModule(config.data, config.audio, config.seed, noise_shapes=build.noise_shapes(config, system))
+    batch = collate([data.dataset("train")[i] for i in range(len(rows))])
+    with torch.no_grad():
+        seen = {"training": system.condition(batch).text_embeds, "stored": compute(system, batch)["text_embeds"]}
+    order = [
+        next(i for i, one in enumerate(said) if one.items() <= known.items() and set(known) & {"bpm", "lyrics"} == set(one))
+        for known in batch.labels
+    ]
+    for text in seen.values():
+        found = {row: text[place] for place, row in enumerate(order)}
+        assert len(found) == 4 and not any(torch.equal(found[i], found[j]) for i in range(4) for j in range(i))
+
+
+@pytest.mark.slow  # clips are drawn, and a run is evaluated, in some 20 seconds
+def test_the_twin_draws_its_own_clips_and_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "ace_step,tiny", "trainer.max_steps=1", "name=job", "data.num_workers=0"]) == 0
+    assert main(["evaluate", "ckpt=runs/job", "n=2"]) == 0
+    scores = json.loads((tmp_path / "runs" / "job" / "evaluation" / "scores.json").read_text())
+    assert scores and len(list((tmp_path / "runs" / "job" / "evaluation").glob("*/*.wav"))) >= 4
 
 
 def edits(pipe, picture, made, rate):
