@@ -22,7 +22,10 @@ from melfusion.verbs import app as verb
 
 PICTURE, SENTENCE, SEED, N, STEPS, SECONDS, MODEL = 0, 1, 2, 3, 5, 8, 9
 OTHERS = (
-    {4: "", 6: 3.0, 7: 3.0, 10: None, 11: "nothing", 12: 0.6, 13: 5, 14: 0, 15: 1} | dict.fromkeys(range(16, 23), "") | {23: None}
+    {4: "", 6: 3.0, 7: 3.0, 10: None, 11: "nothing", 12: 0.6, 13: 5, 14: 0, 15: 1}
+    | {16: None, 17: ""}
+    | dict.fromkeys(range(18, 25), "")
+    | {25: None}
 )
 
 
@@ -45,7 +48,7 @@ def values(**given):
     usual = OTHERS | {PICTURE: None, SENTENCE: "rain", SEED: "", N: 1, STEPS: 2, SECONDS: 1.02, MODEL: "small"}
     usual |= {globals()[name]: value for name, value in given.items()}
     usual[PICTURE] = usual[PICTURE] and handle_file(usual[PICTURE])
-    return [usual[i] for i in range(24)]
+    return [usual[i] for i in range(26)]
 
 
 def client(shown):
@@ -92,7 +95,7 @@ def test_history_restores_everything_and_two_visitors_have_their_own(shown, pict
     back = one.predict(1, api_name="/restore")
     assert Path(value(back[0])).read_bytes() == picture.read_bytes() and value(back[5]) == 1
     assert [value(one) for one in back[1:4]] == ["rain", "3", 1]
-    assert value(back[8]) == 2.05 and read(value(back[24]))["seed"] == 3
+    assert value(back[8]) == 2.05 and read(value(back[26]))["seed"] == 3
     with pytest.raises(AppError, match="not in the list of choices"):
         two.predict(1, api_name="/restore")
     with pytest.raises(AppError, match="not in the list of choices"):
@@ -159,6 +162,22 @@ def test_a_clip_is_the_start_of_the_next_one(shown):
         *_, player = visitor.predict(*inputs, False, api_name="/generate")[:5]
         said = read(value(player))["settings"]
         assert {name: said[name] for name in made} == made and read(value(player))["files"]["audio"]["path"].endswith(".wav")
+
+
+def test_pictures_with_times_become_one_piece(shown, picture, tmp_path):
+    visitor, other = client(shown), tmp_path / "hill.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(other)
+    inputs = values(SECONDS=3.0, SEED="4")
+    inputs[16], inputs[17] = [handle_file(picture), handle_file(other)], "0; 1.5"
+    _, _, past, _, player, *_ = visitor.predict(*inputs, False, api_name="/generate")
+    made = read(value(player))
+    assert [made["files"][f"scene {k}"]["path"] for k in (1, 2)] == ["cat.png", "hill.png"]
+    assert len(soundfile.read(value(player))[0]) == 24000 and past["choices"][0][0] == "rain + 2 pictures, seed 4, 1 clip"
+    back = visitor.predict(0, api_name="/restore")
+    assert [Path(one).name for one in value(back[16])] == ["cat.png", "hill.png"] and value(back[17]) == "0; 1.5"
+    inputs[17] = "0"
+    with pytest.raises(AppError, match="The times '0' are not 2 numbers of seconds"):
+        visitor.predict(*inputs, False, api_name="/generate")
 
 
 def test_more_visitors_than_the_queue_holds_are_sent_away(shown, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+from pathlib import Path
 
 import building as build
 import numpy as np
@@ -70,6 +71,21 @@ def test_a_bad_start_is_named_without_its_folder(sound, tmp_path):
     with pytest.raises(ConfigError, match=r"^bad\.wav is no sound"):
         asked(fields={"timbre": str(bad)}).checked(Limits())
     assert asked(fields={"timbre": ""}).checked(Limits())
+
+
+def test_a_story_is_equal_spans_or_times_and_goes_with_nothing_else(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    pictures = [str(Path(__file__).parents[2] / "data" / "examples" / "sea-night-clear.png")] * 2
+    assert [scene["start_s"] for scene in asked(scenes=pictures).checked(Limits()).story(5.0)] == [0.0, 2.5]
+    assert [scene["start_s"] for scene in asked(scenes=pictures, times="0, 4").story(5.0)] == [0.0, 4.0]
+    for given, words in (
+        ({"image": pictures[0]}, "pictures of its own"),
+        ({"times": "0, x"}, "are not 2 numbers"),
+        ({"scenes": [str(tmp_path / "bad.png")]}, r"^bad\.png is an unreadable image"),
+        ({"scenes": pictures * 11}, "pictures of a story: 22 must be from 0 to 20"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            asked(**{"scenes": pictures, **given}).checked(Limits())
 
 
 def test_a_drawn_seed_is_kept_with_the_request():

@@ -186,4 +186,5 @@ def title(entry: Entry) -> str:
     """An entry of the history in a line."""
     asked, clips = entry
     words = asked.prompt.strip()[:50] or "no sentence"
-    return f"{words}{' + picture' if asked.image else ''}, seed {asked.seed}, {len(clips)} clip{'s' if len(clips) > 1 else ''}"
+    shown = " + picture" if asked.image else f" + {len(asked.scenes)} pictures" if asked.scenes else ""
+    return f"{words}{shown}, seed {asked.seed}, {len(clips)} clip{'s' if len(clips) > 1 else ''}"

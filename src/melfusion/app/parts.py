@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 
 from melfusion.app.gradio_private import checked_first
-from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest, own_duration
+from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest, check_picture, own_duration
 from melfusion.assembly.pipeline import Pipeline
-from melfusion.errors import ConfigError, MelfusionError
-from melfusion.media.file_kinds import picture_bytes
+from melfusion.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[3] / "data" / "examples"  # of a checkout; an installed package has none
 
@@ -39,10 +38,9 @@ def picture() -> gr.Image:
     def check(payload: Any) -> None:
         if payload is not None and payload.path is not None:
             try:
-                picture_bytes("picture", payload.path)
-            except MelfusionError as error:
-                name = payload.orig_name or Path(payload.path).name
-                raise gr.Error(str(error).replace(f"picture={payload.path}", name), print_exception=False) from None
+                check_picture(payload.path, payload.orig_name or Path(payload.path).name)
+            except ConfigError as error:
+                raise gr.Error(str(error), print_exception=False) from None
 
     return checked_first(shown, check)
 
@@ -65,6 +63,8 @@ class PageInputs:
             self._more(names)
         with gr.Accordion("Start from a sound", open=False) as self.editing:
             self._editing()
+        with gr.Accordion("Picture story", open=False):
+            self._story()
         self.shown = self.values(pipe)  # as the first model has it
         for name, update in self.shown.items():
             for key, value in update.items():
@@ -104,6 +104,13 @@ class PageInputs:
             self.of["start_s"] = gr.Number(0, label="Span from, s", minimum=0, min_width=120)
             self.of["end_s"] = gr.Number(1, label="Span to, s", minimum=0, min_width=120)
 
+    def _story(self) -> None:
+        pictures = gr.File(label="Pictures, in order", file_count="multiple", file_types=["image"], height=140, elem_id="scenes")
+        self.of["scenes"] = pictures
+        self.of["times"] = gr.Textbox(
+            label="They begin at, s", placeholder="0, 5, 10", info="Empty: equal spans of the seconds under More.", max_length=400
+        )
+
     @property
     def components(self) -> list[Any]:
         return [*self.of.values(), *self.fields.values()]
@@ -119,7 +126,7 @@ class PageInputs:
         seed = str(given.pop("seed") or "").strip()
         if seed and not (seed.isascii() and seed.isdecimal()):
             raise ConfigError(f"The seed {seed!r} is no whole number: correct it, or leave it empty.")
-        texts = {name: given[name] or "" for name in ("prompt", "negative_prompt")}
+        texts = {name: given[name] or "" for name in ("prompt", "negative_prompt", "times")} | {"scenes": given["scenes"] or []}
         return PageRequest(**{**given, **texts, "seed": int(seed) if seed else None, "n": int(given["n"]), "fields": fields})
 
     def restored(self, asked: PageRequest, own: dict[str, dict[str, Any]]) -> list[Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.assembly.pipeline import Pipeline
-from melfusion.errors import ConfigError
+from melfusion.errors import ConfigError, MelfusionError
+from melfusion.media.file_kinds import picture_bytes
 from melfusion.media.sound_files import sound_seconds
 
 FRESH, EXTEND, RESTYLE, REPAINT = "nothing", "go on after its end", "change all of it", "make a span of it anew"
@@ -25,6 +26,7 @@ class Limits:
     longest_s: float = 120.0
     steps: int = 200
     characters: int = 4000  # of a text
+    scenes: int = 20  # of a story
 
 
 @dataclass
@@ -34,6 +36,7 @@ class PageRequest:
     Attributes:
         seed: drawn where it is None.
         start: a sound file that is edited as `mode` says; by how much: `strength`, `extend_s`, or from `start_s` to `end_s`.
+        scenes: pictures of a story, in place of `image`; `times`: the seconds at which they begin, "" for equal spans.
         fields: what else the model takes of a request.
     """
 
@@ -53,15 +56,18 @@ class PageRequest:
     extend_s: float = 5.0
     start_s: float = 0.0
     end_s: float = 1.0
+    scenes: list[str] = field(default_factory=list)
+    times: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 
     def checked(self, limits: Limits) -> PageRequest:
         """The same; ConfigError where it asks for nothing, or for too much."""
-        if not self.image and not self.prompt.strip() and self.mode == FRESH:
+        if not self.image and not self.scenes and not self.prompt.strip() and self.mode == FRESH:
             raise ConfigError("Give a picture, a sentence, or both.")
         amounts: dict[str, tuple[float, float, float]] = {
             "variations": (self.n, 1, limits.variations),
             "seed": (self.seed or 0, 0, 2**63 - 1),
+            "pictures of a story": (len(self.scenes), 0, limits.scenes),
         }
         amounts["steps"] = (self.num_inference_steps or 1, 1, limits.steps)
         amounts["the length in seconds"] = (self.duration_s or 1, 0.1, limits.longest_s)
@@ -76,7 +82,29 @@ class PageRequest:
             check_sound(self.start or "", self.extend_s if self.mode == EXTEND else 0.0, limits)
         if timbre := self.fields.get("timbre"):
             check_sound(timbre, 0.0, limits)
+        if self.scenes:
+            self._check_story()
         return self
+
+    def _check_story(self) -> None:
+        if self.image:
+            raise ConfigError("A story has pictures of its own: remove them, or the single picture.")
+        if self.mode != FRESH:
+            raise ConfigError(f"A story starts from nothing: choose {FRESH!r} at the sound, or remove the story's pictures.")
+        for path in self.scenes:
+            check_picture(path, Path(path).name)
+        self.story(1.0)
+
+    def story(self, seconds: float) -> list[dict[str, Any]]:
+        """Its scenes in a piece of that length; ConfigError where the times are not as many as the pictures."""
+        words, count = self.times.replace(",", " ").replace(";", " ").split(), len(self.scenes)
+        try:
+            starts = [float(word) for word in words] or [k * seconds / count for k in range(count)]
+        except ValueError:
+            starts = []
+        if len(starts) != count:
+            raise ConfigError(f"The times {self.times!r} are not {count} numbers of seconds, one for each picture, such as 0, 5.")
+        return [{"image": path, "start_s": start} for path, start in zip(self.scenes, starts, strict=True)]
 
     def drawn(self) -> PageRequest:
         """The same with a seed."""
@@ -91,6 +119,9 @@ class PageRequest:
             "negative_prompt": self.negative_prompt or None,
         }
         given |= {name: value for name, value in self.fields.items() if name in pipe.system.conditioner.takes and value != ""}
+        if self.scenes:
+            seconds = self.duration_s or own_duration(pipe)
+            return given | {"story": self.story(seconds), "duration_s": seconds}
         if self.mode == FRESH:
             own = math.isclose(self.duration_s or own_duration(pipe), own_duration(pipe), abs_tol=0.005)
             return given | {"duration_s": None if own else self.duration_s}
@@ -102,6 +133,14 @@ class PageRequest:
         if self.mode not in edits:
             raise ConfigError(f"{self.mode!r} is none of {', '.join((FRESH, *edits))}.")
         return given | {"audio": self.start} | edits[self.mode]
+
+
+def check_picture(path: str, name: str) -> None:
+    """ConfigError where a file is no picture; it calls it by the name that the visitor knows."""
+    try:
+        picture_bytes("picture", path)
+    except MelfusionError as error:
+        raise ConfigError(str(error).replace(f"picture={path}", name)) from None
 
 
 def check_sound(path: str, more_s: float, limits: Limits) -> None:
