@@ -27,9 +27,8 @@ FLAWS = """- Most music is game-level: no file of these games says which picture
   `water/atmo.ogg` decodes to 63 times full scale, and turned down by that, all its clips count as silent.
 - A clip shows one picture, so a track with more pictures than clips does not show all: shards of 5.12 s hold 1,323 of the
   1,541.
-- A drawn level is named by a hash of its pixels, and splits follow names, so they may differ with the machine and its Pillow.
-  Counted again with Pillow 12.3.0: the same totals, 1062, 150 and 329 pictures in train, val and test; hash of the whole
-  `66af88e72e64e297`."""
+- A drawn level is named by a hash of its pixels, and splits follow names, so both may differ with the machine and its Pillow
+  (on another one 1058, 148 and 335 pictures lay in train, val and test). The published results are of `66af88e72e64e297`."""
 
 PICTURES = """\
 Why fewer than 2,000 pictures: a game is taken where Debian ships tracks of 20 s or more together with scenes of 256 px. In
