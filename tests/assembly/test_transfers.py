@@ -38,7 +38,8 @@ class Loop:
         self.guard = StepGuard(GuardConfig(), Path("guards"), 0, ema, Path("checkpoints"))
         rates = [SimpleNamespace(scheduler=made["lr_scheduler"]["scheduler"])]
         alone = {"world_size": 1, "global_rank": 0, "accumulate_grad_batches": 1, "log_every_n_steps": 10, "global_step": 0}
-        self.trainer = SimpleNamespace(**alone, loggers=[], lr_scheduler_configs=rates, precision_plugin=None)
+        known = {"loggers": [], "lr_scheduler_configs": rates, "precision_plugin": None, "callbacks": [self.guard]}
+        self.trainer = SimpleNamespace(**alone, **known)
         self.guard.on_train_start(self.trainer, system)
 
     def step(self, batch):
@@ -48,7 +49,9 @@ class Loop:
             loss = self.system.training_step(batch, 0)["loss"]
         self.guard.on_before_backward(self.trainer, self.system, loss)
         loss.backward()
+        self.system.trainer = self.trainer  # whose guard judges the gradients
         self.system.configure_gradient_clipping(self.optimizer)
+        self.system.trainer = None
         self.optimizer.found_inf = None  # for a fused one alone
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
