@@ -279,8 +279,9 @@ def test_pillow_and_soundfile_are_known_by_their_own_classes():
 
 
 def test_what_a_user_can_reach_is_of_the_base_class():
-    """These files catch the plain errors that they raise."""
+    """These files catch the plain errors that they raise; a full disk is one of the system's, and has a sentence as such."""
     caught = {"evaluation/picture_test/systems.py", "models/published.py", "data/storage.py", "data/json_parts.py"}
+    caught |= {"media/video.py", "bench/timing.py"}  # a disk that is full; a figure of the bench without a known unit
     root = Path(melfusion.__file__).parent
     plain = re.compile(r"raise (ValueError|RuntimeError|TypeError|KeyError|OSError|Exception)\b")
     found = {str(file.relative_to(root)) for file in root.rglob("*.py") if plain.search(file.read_text())}

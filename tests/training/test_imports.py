@@ -6,8 +6,9 @@ import pytest
 from training_jobs import fresh
 
 CODE = """
-import importlib, importlib.util, json, logging, pkgutil, sys, warnings
-import diffusers, lightning, torch, torchmetrics, transformers, matplotlib.pyplot, webdataset  # these may change what they like
+import importlib, json, logging, pkgutil, sys, warnings
+# these may change what they like
+import accelerate, diffusers, gradio, lightning, matplotlib.pyplot, peft, torch, torchmetrics, transformers, webdataset
 
 def look():
     query = torch.ones(1, 2, 4)
@@ -24,8 +25,7 @@ def look():
 seen = {"libraries": look()}
 import melfusion
 for module in pkgutil.walk_packages(melfusion.__path__, "melfusion."):
-    with_gradio = importlib.util.find_spec("gradio") or not module.name.startswith("melfusion.app.")  # an extra
-    if ".configs" not in module.name and with_gradio:
+    if ".configs" not in module.name:
         importlib.import_module(module.name)
 seen["imported"] = look()
 from melfusion.training.fit import quiet_lightning
