@@ -89,7 +89,9 @@ class PageInputs:
         self.of["guidance_scale"] = gr.Slider(0, 20, 3, step=0.1, label="Weight of the sentence")
         self.of["image_guidance_scale"] = gr.Slider(0, 20, 3, step=0.1, label="Weight of the picture")
         self.of["duration_s"] = gr.Number(label="Seconds", minimum=0.1, maximum=self.limits.longest_s)
-        self.fields = {name: gr.Textbox(label=label, max_length=self.limits.characters) for name, label in FIELDS.items()}
+        self.fields: dict[str, Any] = {
+            name: gr.Textbox(label=label, max_length=self.limits.characters) for name, label in FIELDS.items()
+        }
         self.fields |= {
             name: gr.Audio(label=label, type="filepath", sources=["upload"], buttons=[]) for name, label in SOUNDS.items()
         }
