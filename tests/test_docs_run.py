@@ -61,6 +61,7 @@ FIRST = (  # what other commands and blocks need
     "make train",
     "make shards MANIFEST=songs.csv OUT=data/own ARGS='cut=true duration_s=5.12'",
     "make train CONFIG=own",
+    "make train CONFIG=ace_step ARGS=name=ace",
     "make export CKPT=runs/own OUT=my-model ARGS='whole=true'",
     "make generate PROMPT='a tune in A minor' OUT=music.wav",
 )
@@ -134,7 +135,7 @@ def folder(tmp_path_factory):
     shutil.copytree(doc.ROOT / "data" / "examples", folder / "data" / "examples")
     for name in ("sea", "snow", "forest", "rain", "picture", "cat"):
         Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
-    for name in ("song", *(f"track{i}" for i in range(10))):
+    for name in ("song", "violin", *(f"track{i}" for i in range(10))):
         write_wav(folder / f"{name}.wav", 0.1 * rng.standard_normal(20 * 16000).astype(np.float32), 16000)
         Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
     (folder / "songs.csv").write_text("audio,image,caption\n" + "".join(f"track{i}.wav,track{i}.png,tune {i}\n" for i in range(10)))
