@@ -26,9 +26,9 @@ def pitch_classes(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     tones = np.round(12 * np.log2(np.maximum(hz, 1.0) / 440) + 9).astype(int) % 12
     inside = (hz[1:-1] >= LOWEST_HZ) & (hz[1:-1] <= HIGHEST_HZ)
     of_tone = np.eye(12)[tones[1:-1]] * inside[:, None]
-    found = np.zeros((len(frames), 12))
+    found, window = np.zeros((len(frames), 12)), np.hanning(size)
     for row, frame in enumerate(frames):
-        spectrum = np.abs(np.fft.rfft(frame * np.hanning(size), 4 * size))
+        spectrum = np.abs(np.fft.rfft(frame * window, 4 * size))
         peak = (spectrum[1:-1] > spectrum[:-2]) & (spectrum[1:-1] >= spectrum[2:])
         found[row] = np.where(peak, spectrum[1:-1], 0) @ of_tone
     return found / np.maximum(found.sum(1, keepdims=True), 1e-6)

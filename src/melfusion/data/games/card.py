@@ -22,27 +22,7 @@ FLAWS = """- Most music is game-level: no file of these games says which picture
   Map pictures below that size (UFO: Alien Invasion, half of OpenArena) and music in tracker formats or MIDI are left out.
 - Many tracks loop. Tempo is measured, not stated by the game.
 - The same piece in another recording or encoding is not found as a duplicate; only equal bytes are.
-- Licences are those of Debian's copyright files; where one states them in prose, the catalogue says them for the package.
-- Of the 601 tracks one gives no clip, so shards have 600, 127 of them in the test split: the last sample of Krank's
-  `water/atmo.ogg` decodes to 63 times full scale, and turned down by that, all its clips count as silent.
-- A clip shows one picture, so a track with more pictures than clips does not show all: shards of 5.12 s hold 1,323 of the
-  1,541.
-- A drawn level is named by a hash of its pixels, and splits follow names, so both may differ with the machine and its Pillow
-  (on another one 1058, 148 and 335 pictures lay in train, val and test). The published results are of `66af88e72e64e297`."""
-
-PICTURES = """\
-Why fewer than 2,000 pictures: a game is taken where Debian ships tracks of 20 s or more together with scenes of 256 px. In
-the packages of these games 3,440 pictures that the catalogue names are smaller, and 203 have holes (sprites, overlays).
-Further packages were looked into: blobwars-data (27 scenes) and endless-sky-data (273) have no music; boswars-data (17 scenes
-at most) has one track; openclonk-data and xmoto-data have tracks, and their pictures in archives of their own; trigger-rally-
-data has everything in such an archive; freedink-data has four tracks, and bitmaps of 500 x 300 px at most; plee-the-bear-data
-has six tracks, and eight scenes.
-
-`naev-data`, `supertuxkart-data` and the `wesnoth` packages are kept out on purpose: they are for a test from outside.
-
-**How pictures look.** Hedgewars, SuperTux and Flare are drawn from their level files, and Extreme Tux Racer's previews are
-taken: these are 256 x 192 px, 4:3, whatever the shape of the level; what does not fit is cropped. All others are files of the
-game in their own shape, from 2:3 to 2:1, cropped beyond that, the short side scaled to 256 px (from 192 px at least)."""
+- Licences are those of Debian's copyright files; where one states them in prose, the catalogue says them for the package."""
 
 
 def write_card(path: Path, games_dir: Path, games: list[str], licence: str = "any") -> None:
@@ -78,10 +58,6 @@ def card(found: Sequence[Pair], material: Material, command: str, packages: Sequ
         ),
         *_games(found),
         _fetched(found, packages),
-        "",
-        "## Pictures",
-        "",
-        PICTURES,
         "",
         "## Left out",
         "",
