@@ -151,6 +151,13 @@ LEVELS = {
             ),
         ),
     ),
+    "plee-the-bear": Described(
+        "Plee the Bear",
+        (Package("plee-the-bear-data", "usr/share/games/plee-the-bear", licence="CC-BY-SA-3.0"),),
+        tracks=("music/*.ogg", "!music/sequencer/*"),
+        pictures=("gfx/intro/*.png", "gfx/forest/bk/bk_1*.png", "gfx/title_screen/background_11.png"),
+        pairs=(Script("level/*.cl", track=r"(music/[\w-]+)\.ogg", picture=r"(gfx/[\w/-]+)\.png"),),
+    ),
     "ardentryst": Described(
         "Ardentryst",
         (Package("ardentryst", "usr/share/games/ardentryst"),),
