@@ -572,6 +572,7 @@ def test_the_main_job_opens_no_socket(tmp_path):
     assert not opened and (tmp_path / "runs" / "scenes-tiny" / "results.json").is_file()
 
 
+@pytest.mark.slow  # the planted defect of a fast test
 def test_a_socket_in_the_main_job_would_be_seen(tmp_path):
     planted = textwrap.dedent("""
         from melfusion.data import sources as corpus

@@ -91,6 +91,7 @@ def test_the_reference_runs_the_image_model_in_each_step_for_each_branch(trainin
     assert "sampling.num_inference_steps=200" in setting.REFERENCE
 
 
+@pytest.mark.slow  # counts full-scale twins several times
 def test_flops_follow_the_setting(training):
     config = released(training)
     live, stored = flops(config), flops(override(config, ["data.precompute.enabled=true"]))

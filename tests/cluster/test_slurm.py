@@ -192,6 +192,7 @@ def finish(processes):
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 
+@pytest.mark.slow  # torchrun starts processes that import everything anew
 def test_torchrun_trains_what_one_process_trains(command, one):
     run = [
         python(),

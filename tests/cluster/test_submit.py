@@ -295,6 +295,7 @@ def test_only_a_job_that_saved_its_state_is_requeued(code, option, requeued, slu
     assert ("requeue" in asked(script())) == (option == "true") != ("no-requeue" in asked(script()))
 
 
+@pytest.mark.slow  # a training that is stopped and goes on; signals and submission have fast tests
 def test_a_job_whose_time_is_up_saves_is_requeued_and_goes_on_in_its_run_directory(slurm, tiny_corpus, monkeypatch):
     monkeypatch.setattr("sys.executable", python())
     (slurm / "run").touch()

@@ -148,6 +148,7 @@ def two_ranks(start, bad_set, tmp_path, *options):
     return done.returncode, time.monotonic() - started, done.stdout + done.stderr
 
 
+@pytest.mark.slow  # two trainings, one of two processes
 def test_two_ranks_count_what_one_counts(bad_set, tiny, tmp_path):
     options = ("data.max_bad_ratio=0.9", "trainer.max_steps=8", "trainer.checkpoint_every_n_steps=100", "image.reading=fixed")
     assert two_ranks(["-m", "melfusion"], bad_set, tmp_path, *options)[0] == 0

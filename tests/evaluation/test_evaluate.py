@@ -300,6 +300,7 @@ def test_two_processes_of_a_launcher_share_the_clips(small_run):
     assert done.stdout.count("Listen: ") == 1 and [row["n"] for row in shared["rows"].values()] == [5] * 4
 
 
+@pytest.mark.slow  # two launched processes, and new scenes
 def test_the_verb_in_shares_with_fresh_scenes_and_without_a_configuration(small_run, capsys):
     """ckpt= brings its own configuration; shares make the clips, and the call without one scores what they made."""
     words = FRESH

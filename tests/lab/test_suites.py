@@ -154,6 +154,7 @@ def test_a_model_trained_further_has_its_guidance_chosen_anew_and_its_clips_are_
     assert "was trained for 5 steps" in Path("runs/small/ours/failed.txt").read_text()
 
 
+@pytest.mark.slow  # trainings of a suite
 def test_rows_of_one_model_have_their_own_guidance_where_no_scales_are_tried(suite, random_judge):
     """As experiments/guidance has it."""
     (suite / "strong.yaml").write_text("base: _base\nsampling: {guidance_scale: 9}\nablation: {checkpoint_of: ours}\n")
@@ -165,6 +166,7 @@ def test_rows_of_one_model_have_their_own_guidance_where_no_scales_are_tried(sui
     assert {row["name"]: row["guidance_scale"] for row in result["rows"] if not row["floor"]} == {"ours": 3, "strong": 9}
 
 
+@pytest.mark.slow  # trainings of a suite
 def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite, random_judge, monkeypatch):
     (suite / "paper.yaml").write_text("base: _base\nsynapse: {kind: kv_mix, alpha_share: block}\n")
     short = ["ablation.guidance=[]", "ablation.test_seed=90007"]
@@ -188,6 +190,7 @@ def test_rows_and_seeds_that_are_missing_are_named_and_the_rest_is_scored(suite,
     assert [row["name"] for row in conclude(load_suite("small", short))["rows"]] == ["real", "reconstruction"]
 
 
+@pytest.mark.slow  # trainings of two suites
 def test_what_is_trained_once_serves_every_suite_on_every_machine(suite, random_judge, monkeypatch, capsys):
     trained, inner = [], lab.train
 

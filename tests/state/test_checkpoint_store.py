@@ -77,6 +77,7 @@ print(json.dumps([peak() - before, newest(store.folder).stat().st_size / 2**20, 
 """
 
 
+@pytest.mark.slow  # a state of hundreds of MiB
 def test_tensors_stream_without_a_second_copy_of_the_state(tmp_path):
     grown, size, failure = fresh(GROWTH, tmp_path, "here")
     assert failure is None and size > 299 and grown < 30
@@ -214,6 +215,7 @@ print(json.dumps([codes, job.log]))
 """
 
 
+@pytest.mark.slow  # two processes that wait for one another
 def test_what_rank_0_cannot_write_ends_every_rank_with_that_sentence(tmp_path, tiny_corpus):
     codes, log = fresh(RANKS, tmp_path, tiny_corpus)
     assert codes == [2, 2] and log.count("step-000000002.ckpt could not be written (the disk is full)") == 2

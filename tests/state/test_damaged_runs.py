@@ -258,6 +258,7 @@ def test_a_key_of_another_form_is_named(change, study, tmp_path):
 # --- a disk that takes no more ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # a training for each thing that cannot be written
 def test_training_goes_on_where_curves_and_media_cannot_be_written(tmp_path, tiny_corpus, monkeypatch, caplog):
     from tensorboard.summary.writer.record_writer import RecordWriter
 

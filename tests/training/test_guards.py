@@ -144,6 +144,7 @@ class Draws(Callback):
         self.seen[trainer.global_step] = torch.rand(2).tolist()
 
 
+@pytest.mark.slow  # two trainings for one property; the resume tests are fast
 def test_torchs_own_generator_draws_the_same_after_a_resume(run, tiny_corpus, tmp_path):
     whole, parts = Draws(), Draws()
     Run(tmp_path / "whole", tiny_corpus)(plant=[whole], steps=5, every=100)

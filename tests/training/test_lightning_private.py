@@ -37,6 +37,7 @@ print("lightning" in sys.modules)
 """
 
 
+@pytest.mark.slow  # processes that import everything anew
 def test_the_rank_is_known_before_a_trainer_exists():
     said = subprocess.run([sys.executable, "-c", RANK], capture_output=True, text=True).stdout
     assert said.splitlines() == ["RANK 3", "SLURM_PROCID 3", "LOCAL_RANK 3", "False"]

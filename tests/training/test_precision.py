@@ -44,6 +44,7 @@ def test_its_gradient_and_bool_masks_pass_through_autocast():
     assert all(t.grad.isfinite().all() for t in (k, v)) and v.grad.abs().sum() > 0
 
 
+@pytest.mark.slow  # bfloat16 without instructions for it
 def test_bf16_true_keeps_frozen_networks_in_bfloat16_and_what_trains_in_float32(tiny, tiny_corpus, tmp_path):
     def run(name, steps, *options):
         config = tiny(
@@ -92,6 +93,7 @@ def test_bf16_pays_where_a_product_is_faster(monkeypatch):
     assert not precision.bf16_pays.__wrapped__()
 
 
+@pytest.mark.slow  # bfloat16 without instructions for it
 def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tiny, tiny_corpus, tmp_path, monkeypatch):
     options = (f"data.path={tiny_corpus}", f"runs_dir={tmp_path}", "name=a", "trainer.precision=auto", "trainer.media_items=0")
     monkeypatch.setattr(precision, "bf16_pays", lambda: True)
