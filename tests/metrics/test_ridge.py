@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from melfusion.metrics.ridge import PENALTIES, Folds, exchanged, permuted, ranks, standardised, whitened
+from melfusion.metrics.ridge import PENALTIES, Folds, directions, exchanged, permuted, ranks, standardised, whitened
 
 RNG = np.random.default_rng(0)
 FEATURES, TARGETS = standardised(RNG.standard_normal((40, 60))), RNG.standard_normal((40, 5))
@@ -78,3 +78,16 @@ def test_an_exchange_gives_each_group_the_items_of_one_other():
         order = exchanged(groups, np.random.default_rng(seed))
         given = [{groups[j] for i, j in enumerate(order) if groups[i] == name} for name in "abc"]
         assert all(len(names) == 1 for names in given) and set.union(*given) == {"a", "b", "c"}
+
+
+def test_what_is_asked_about_does_not_choose_the_penalty():
+    generator = np.random.default_rng(0)
+    features = directions(generator.standard_normal((60, 20)))
+    learned = np.arange(60) < 40
+    ridge = Folds.of(features, [place % 4 if known else 4 for place, known in enumerate(learned)], learned)
+    targets = features @ generator.standard_normal((20, 3)) + generator.standard_normal((60, 3))
+    targets[learned] -= targets[learned].mean(0)
+    others = [np.where(learned[:, None], targets, sign * 50 * generator.standard_normal((60, 3))) for sign in range(6)]
+    judged = [ridge.predict(one, learned)[~learned] for one in others]
+    assert all(np.array_equal(judged[0], one) for one in judged)
+    assert any(not np.array_equal(judged[0], ridge.predict(one)[~learned]) for one in others)

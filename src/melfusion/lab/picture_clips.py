@@ -138,17 +138,13 @@ class Retrieval:
 
     @staticmethod
     def of(config: Config, split: str) -> Retrieval:
-        """Fitted on the training split. No track of `split` is fitted on.
-
-        Of the six penalties that one is taken which tells most of all tracks, those of `split` included: one choice of six, made
-        for real music and the right pictures, so it is the same for every picture that a model is shown.
-        """
+        """Fitted on the training split, whose own folds choose the penalty: no track of `split` has a part in it."""
         tracks = read_tracks(config, ["train", split], FITTED)
         learned = np.asarray([one == "train" for one in tracks.splits])
         sounds = Whitening.of(tracks.sounds[learned])
         folds = [FOLDS if not own else fold for own, fold in zip(learned, fold_of(tracks.components, config.seed), strict=True)]
         ridge = Folds.of(directions(tracks.pictures), folds, learned)
-        return Retrieval(tracks, ~learned, ridge.predict(sounds.apply(tracks.sounds)), sounds)
+        return Retrieval(tracks, ~learned, ridge.predict(sounds.apply(tracks.sounds), learned), sounds)
 
     def of_clips(self, shown: dict[str, list[Tensor]], tracks: Sequence[str], config: Config) -> Named:
         """Name of the picture → (N,) of each clip the rank of its track's own picture, by the track's clips; "real": of real ones.

@@ -51,11 +51,18 @@ class Folds:
                 hat[np.ix_(out, kept)] = learned @ centre
         return Folds(hats, _means(named, named))
 
-    def predict(self, targets: np.ndarray) -> np.ndarray:
-        """With the penalty whose predictions have the largest correlation with the targets' deviations from their mean."""
-        wanted = targets - self.means @ targets
+    def predict(self, targets: np.ndarray, judged: np.ndarray | None = None) -> np.ndarray:
+        """With the penalty whose predictions have the largest correlation with the targets' deviations from their mean.
+
+        Args:
+            judged: (N,) bool, the items that choose the penalty; None: all.
+        """
+        who = np.ones(len(targets), bool) if judged is None else judged
+        means = self.means[np.ix_(who, who)]
+        wanted = targets[who] - means / means.sum(1, keepdims=True) @ targets[who]
         made = [hat @ targets for hat in self.hats]
-        return made[int(np.argmax([(one * wanted).sum() / max(np.linalg.norm(one), 1e-12) for one in made]))]
+        fits = [(one[who] * wanted).sum() / max(np.linalg.norm(one[who]), 1e-12) for one in made]
+        return made[int(np.argmax(fits))]
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
