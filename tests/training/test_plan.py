@@ -8,7 +8,7 @@ from melfusion.assembly.run import run_directory
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.models.frozen import digest
 from melfusion.training import fit
-from melfusion.training.plan import first_batch, in_words, plan, plan_part, repeated
+from melfusion.training.plan import SHOWN_S, first_batch, in_words, plan, plan_part, repeated
 from melfusion.training.run import train
 from melfusion.training.stored_samples import compute, with_stored
 from melfusion.verbs.train import report
@@ -38,6 +38,14 @@ def test_each_stage_takes_time_and_nothing_moves(planned):
     assert digest(system.denoiser) == before and all(p.grad is None for p in system.parameters())
     config.trainer.max_steps = 1000
     assert plan(config, system, data)["training"] > 2 * stages["training"]
+
+
+def test_what_tensorboard_shows_is_planned_too(planned):
+    config, system, data = planned
+    config.trainer.media_items, config.trainer.media_every_n_steps, config.trainer.max_steps = 0, 10, 1
+    without = plan(config, system, data)["training"]
+    config.trainer.media_items = 100
+    assert plan(config, system, data)["training"] > without + 100 * SHOWN_S
 
 
 def test_a_part_is_planned_too(tiny, tiny_corpus):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from melfusion.files import write_whole
@@ -155,6 +156,11 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
     write_whole(Path(path), lambda file: figure.savefig(file, dpi=110, format="png"))
+
+
+def save_array(pixels: np.ndarray, path: str | Path) -> None:
+    """Write pixels (H, W, 3) uint8 as a PNG, whole or not at all: a figure that TensorBoard shows is not drawn a second time."""
+    write_whole(Path(path), lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
 def as_array(figure: Figure) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from melfusion.data.collate import collate
 from melfusion.data.dataset import MusicDataset
-from melfusion.media.figures import as_array, save, spectrogram_figure
+from melfusion.media.figures import as_array, save_array, spectrogram_figure
 from melfusion.media.options import AudioConfig
 from melfusion.media.sound import mono, write_wav
 from melfusion.models.options import SamplingConfig
@@ -137,12 +137,12 @@ class Media(Callback):
             board.write(partial(self._show_map, i, figure))
         for i in range(self.items):
             pair = {"reference": self.reference[i, 0], f"generated, step {self.written}": log_mel[i, 0]}
-            figure = spectrogram_figure(pair, self.audio, self.batch.captions[i])
-            board.write(partial(self._show_item, i, as_array(figure), waveform[i]))
+            figure = as_array(spectrogram_figure(pair, self.audio, self.batch.captions[i]))
+            board.write(partial(self._show_item, i, figure, waveform[i]))
             stem = self.out / f"step{self.written:07d}-{i}-{self.batch.keys[i]}"
             with self.trouble:
                 self.out.mkdir(parents=True, exist_ok=True)
-                save(figure, f"{stem}.png")
+                save_array(figure, f"{stem}.png")
                 write_wav(f"{stem}.wav", waveform[i], self.audio.sample_rate_hz)
 
     def _show_item(self, i: int, figure: Any, waveform: Tensor, board: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,10 @@ from melfusion.training.stored_samples import compute, with_stored
 
 PROBED = 4  # samples of a batch that is not trained on
 
+STEP = 1.2  # a step over its forward and backward passes: clipping, optimizer, average, reading (configs/scenes.yaml, two cores)
+
+SHOWN_S = 1.2  # of an item in TensorBoard beside its two clips: two figures and the map of its picture, on two cores
+
 
 def plan_part(config: Config, part: TrainedModule, data: MusicDataModule) -> dict[str, float]:
     """Stage → seconds, for a part that is trained on its own."""
@@ -44,12 +49,13 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
         made = provenance(config, system)
         if held(precomputed_path(config, made), config) != made:
             wanted["precompute"] = each * sum(ShardSet(config.data.path, config.data).counts().values())
-    wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch)
+    few = first_batch(data, config).first(PROBED)
+    clip = seconds_of_a_clip(config, system, few) if config.evaluation.items or config.trainer.media_items else 0.0
+    shown = config.trainer.media_items * math.ceil(config.trainer.max_steps / config.trainer.media_every_n_steps)
+    wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch) + shown * (2 * clip + SHOWN_S)
     if config.evaluation.items:
         rows = 1 if system.image_encoder is None else 3
-        few = first_batch(data, config).first(PROBED)
-        each = rows * seconds_of_a_clip(config, system, few) + seconds_of_a_reconstruction(system, few)
-        wanted["evaluation"] = config.evaluation.items * each
+        wanted["evaluation"] = config.evaluation.items * (rows * clip + seconds_of_a_reconstruction(system, few))
     return wanted
 
 
@@ -66,7 +72,7 @@ def first_batch(data: MusicDataModule, config: Config) -> MusicBatch:
 
 
 def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) -> float:
-    """Seconds of one micro-batch, forward and backward."""
+    """Seconds of one micro-batch: forward and backward, timed, and what else a step does."""
     batch = batch.to(module.device)
 
     def step() -> None:
@@ -78,7 +84,7 @@ def seconds_of_a_step(config: Config, module: TrainedModule, batch: MusicBatch) 
     module.train()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there is no trainer to log to
-        return seconds(step)
+        return STEP * seconds(step)
 
 
 def seconds_of_a_clip(config: Config, system: MeLFusion, batch: MusicBatch) -> float:
