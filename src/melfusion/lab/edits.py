@@ -223,10 +223,8 @@ def at_edges(mel: Tensor, edges: set[int], frames: int) -> list[float]:
 
 def interval(values: list[float]) -> list[float]:
     """Low and high end of the mean's 95 % interval."""
-    mean, half = (
-        float(np.mean(values)),
-        1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf"),
-    )
+    mean = float(np.mean(values))
+    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf")
     return [mean - half, mean + half]
 
 
