@@ -13,7 +13,7 @@ PUBLIC = {  # heading → what is described under it: a function, a class, a cla
     "Loading and generating": (
         "melfusion.load",
         "melfusion.assembly.pipeline.Pipeline: __call__ to save_pretrained",
-        "melfusion.assembly.pipeline.Music",
+        "melfusion.assembly.music.Music",
     ),
     "The four seams": (
         "melfusion.models.image_encoder.ImageEncoder",

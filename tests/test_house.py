@@ -23,6 +23,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOP = 8  # Python files beside the rooms
+LONGEST = {"function": 45, "file": 250}  # lines
 
 
 def module_of(file: Path) -> str:
@@ -112,6 +113,26 @@ def class_names(sources: dict[str, str]) -> dict[str, list[str]]:
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(module)
     return dict(found)
+
+
+def too_long(sources: dict[str, str]) -> list[str]:
+    """Every file and function with more lines than LONGEST allows."""
+    found = []
+    for module, source in sources.items():
+        lines = {module: len(source.splitlines())} if len(source.splitlines()) > LONGEST["file"] else {}
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                length = node.end_lineno - node.lineno + 1
+                lines |= {f"{module}.{node.name}": length} if length > LONGEST["function"] else {}
+        found += [f"{name} has {length} lines" for name, length in lines.items()]
+    return found
+
+
+def test_functions_and_files_are_short():
+    assert too_long({module: file.read_text() for module, file in FILES.items()}) == []
+    long = "def f():\n" + "    pass\n" * 45 + "class A:\n    async def g():\n" + "        pass\n" * 210
+    assert too_long({"a": long}) == ["a has 258 lines", "a.f has 46 lines", "a.g has 211 lines"]
+    assert too_long({"a": "def f():\n" + "    pass\n" * 44}) == []
 
 
 def test_no_two_classes_have_one_name():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -86,6 +87,12 @@ def _lock_file(path: Path) -> int:
         if not path.is_file():
             raise
         return os.open(path, os.O_RDONLY)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 MAX_JSON_BYTES = 64 << 20  # limit of our own files, which are read whole

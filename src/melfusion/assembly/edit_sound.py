@@ -214,4 +214,4 @@ def gain_of(seen: Tensor, sound: Tensor, config: Config, option: str = "audio") 
             return float(np.ptp(normalise_level(part, config.audio)) / np.ptp(part))
         except BadSample as error:
             reason = error
-    raise ConfigError(f"{option} is {reason}: give a sound that can be heard.")
+    raise ConfigError(f"{option} is {reason}: give one that is not silent.")

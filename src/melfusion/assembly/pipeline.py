@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor
@@ -17,54 +15,19 @@ from melfusion.assembly.edit_request import EDITING, Editing, samples_of
 from melfusion.assembly.edit_sound import EditedSound, edited_sound, in_its_key
 from melfusion.assembly.export import export
 from melfusion.assembly.load import load_system, stored_in
-from melfusion.assembly.provenance import ModelOrigin, comment_of, hash_of, records
+from melfusion.assembly.music import Music
+from melfusion.assembly.provenance import ModelOrigin, hash_of, records
 from melfusion.assembly.schema import Config
 from melfusion.assembly.sound_fields import with_latents
 from melfusion.assembly.story import Story
 from melfusion.errors import CheckpointError, ConfigError, MelfusionError
 from melfusion.media.pictures import OpenedPicture, to_pixels
-from melfusion.media.sound import within_one, write_sound
 from melfusion.models.frozen import digest
 from melfusion.models.generation import Piece, PieceScene
 from melfusion.models.placement import Offload, Placement
 from melfusion.models.system import MeLFusion
 
 SAMPLING = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "negative_prompt")  # that sampling. gives a default of
-
-
-@dataclass
-class Music:
-    """Clips that were made.
-
-    Attributes:
-        audios: (n, S) float32, or (n, C, S) where the codec has several channels; in [-1, 1] but where codec.peak=none.
-        sample_rate_hz: samples per second.
-        seeds: of each clip.
-        log_mels: (n, T, F), for a look at them.
-        made: what made each clip (assembly/provenance.py).
-    """
-
-    audios: np.ndarray
-    sample_rate_hz: int
-    seeds: list[int]
-    log_mels: np.ndarray
-    made: list[dict[str, Any]] = field(default_factory=list)
-
-    def save(self, path: str | Path, metadata: bool = True) -> list[Path]:
-        """Write name.wav, or name-0.wav and so on of several clips; returns the files. name.flac, .mp3 and .ogg are written, too.
-
-        metadata: the file carries what made it, which `melfusion show` prints.
-        """
-        path = Path(path)
-        files = [path] if len(self.audios) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.audios))]
-        for i, file in enumerate(files):
-            self.write(i, file, metadata)
-        return files
-
-    def write(self, row: int, file: Path, metadata: bool = True) -> None:
-        """One of the clips into a file, whole or not at all; a clip whose peak is above 1 is scaled down to it."""
-        text = comment_of(self.made[row]) if metadata and self.made else ""
-        write_sound(file, within_one(self.audios[row]), self.sample_rate_hz, text)
 
 
 class Pipeline(ModelHubMixin):
@@ -133,24 +96,22 @@ class Pipeline(ModelHubMixin):
         edited = None if asked.audio is None else edited_sound(asked, self.config, self.system, self.placement)
         if edited and asked.in_its_key:
             prompts, options = in_its_key(edited, prompts, options, self.system.conditioner.takes)
-        fields = with_latents(self.fields(**options), self.config, self.system, self.placement)
-        piece = Piece(asked.window_s, asked.overlap_s, self.scenes(asked.story, prompts), edited.edit if edited else None)
-        decoded = self.system.generate(
-            prompts,
-            pixels,
-            seeds,
-            duration_s=edited.duration_s if edited else seconds,
-            progress=progress,
-            placement=self.placement,
-            fields=[fields] * len(prompts),
-            piece=piece,
-            **sampling,
-        )
+        conditions = self._conditions(asked, edited, prompts, options)
+        length = edited.duration_s if edited else seconds
+        decoded = self.system.generate(prompts, pixels, seeds, duration_s=length, progress=progress, **conditions, **sampling)
         music = self.music(decoded, seeds, edited, seconds)
         given = {name: value for name, value in sampling.items() if value != "" or name in options}
         settings = options | editing | given | {"duration_s": duration_s}
         music.made = self._made(prompts, image, seeds, settings, 0 if pixels is None else len(pixels))
         return music
+
+    def _conditions(
+        self, asked: Editing, edited: EditedSound | None, prompts: list[str], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What `generate` is given beside prompts, pictures and how it samples."""
+        fields = with_latents(self.fields(**options), self.config, self.system, self.placement)
+        piece = Piece(asked.window_s, asked.overlap_s, self.scenes(asked.story, prompts), edited.edit if edited else None)
+        return {"placement": self.placement, "fields": [fields] * len(prompts), "piece": piece}
 
     def _made(
         self, prompts: list[str], image: Any, seeds: list[int], settings: dict[str, Any], pictures: int

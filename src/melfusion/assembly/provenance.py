@@ -24,6 +24,7 @@ from typing import Any
 
 from melfusion import __version__
 from melfusion.assembly.story import read_story
+from melfusion.files import sha256_of
 from melfusion.media import tagged
 from melfusion.media.pictures import OpenedPicture
 
@@ -62,8 +63,7 @@ def fingerprint(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             held = [[one.filename.partition("/")[2], one.file_size, one.CRC] for one in archive.infolist()]
         return hash_of(held)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def hash_of(tree: Any) -> str:

@@ -34,7 +34,7 @@ class Turns(Callback):
     """Blocks of the Trainer's steps, each followed by as many steps of another loop, within one training.
 
     Stands before all other callbacks: a block goes from the end of one step, before what follows it, to that of a later one.
-    So it holds as many steps as all that happens between two of them. Writing checkpoints is taken out and told apart.
+    So it holds as many steps as all that happens between two of them. Writing checkpoints is taken out, as a figure of its own.
 
     Args:
         steps: of a block.

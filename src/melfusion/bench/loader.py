@@ -12,7 +12,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,10 +21,11 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
-from safetensors.torch import load, save
-from torch.utils.data import DataLoader, Dataset
+from safetensors.torch import save
+from torch.utils.data import DataLoader
 
-from melfusion.data import order, tars
+from melfusion.bench.other_loaders import torch_loader, webdataset_loader
+from melfusion.data import order
 from melfusion.data.collate import collate
 from melfusion.data.datamodule import MusicDataModule
 from melfusion.data.options import DataConfig
@@ -65,8 +66,8 @@ def measure(size: str, folder: Path) -> dict[str, float]:
                 "precomputed samples/s": lambda: take(loader(stored, random=True), cached),
                 "sequential samples/s": lambda: take(loader(stored, random=False), cached),
                 "precomputed, with noise samples/s": lambda: take(loader(stored, random=True, noise=NOISE), cached),
-                "webdataset samples/s": lambda: take(webdataset_loader(stored), cached),
-                "torch samples/s": lambda: take(torch_loader(folder / "unpacked"), cached),
+                "webdataset samples/s": lambda: take(webdataset_loader(stored, BATCH), cached),
+                "torch samples/s": lambda: take(torch_loader(folder / "unpacked", BATCH), cached),
             },
             cached,
             runs,
@@ -114,55 +115,6 @@ def loader(path: Path, random: bool, noise: dict[str, tuple[int, ...]] | None = 
         return module.train_dataloader()
     dataset = module.dataset("train")
     return DataLoader(dataset, batch_sampler=order.EvalBatches(len(dataset), BATCH), collate_fn=collate)
-
-
-def stacked(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the others' loaders make of samples: the same tensors as our batches, in float32."""
-    names = samples[0]["tensors"]
-    whole = {name: torch.stack([sample["tensors"][name] for sample in samples]) for name in names}
-    return {name: t.float() if t.is_floating_point() else t for name, t in whole.items()} | {
-        "captions": [sample["meta"]["caption"] for sample in samples]
-    }
-
-
-def decoded(meta: bytes, tensors: bytes) -> dict[str, Any]:
-    return {"meta": json.loads(meta), "tensors": load(tensors)}
-
-
-def webdataset_loader(path: Path) -> Iterator[dict[str, Any]]:
-    """webdataset reads the shards one after another."""
-    reading = tars.webdataset_secured().tariterators
-
-    def samples() -> Iterator[dict[str, Any]]:
-        for shard in sorted(path.glob("*.tar")):
-            with shard.open("rb") as stream:
-                files = reading.tar_file_expander([{"url": shard.name, "stream": stream}])
-                yield from (decoded(found["json"], found[CACHE_EXT]) for found in reading.group_by_keys(files))
-
-    batch: list[dict[str, Any]] = []
-    for sample in samples():
-        batch.append(sample)
-        if len(batch) == BATCH:
-            yield stacked(batch)
-            batch = []
-
-
-class Unpacked(Dataset):
-    """torch's map-style data set over a file for each member."""
-
-    def __init__(self, folder: Path):
-        self.keys = sorted(folder.glob("*.json"))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        path = self.keys[number]
-        return decoded(path.read_bytes(), path.with_suffix(f".{CACHE_EXT}").read_bytes())
-
-
-def torch_loader(folder: Path) -> DataLoader:
-    return DataLoader(Unpacked(folder), batch_size=BATCH, shuffle=True, collate_fn=stacked)
 
 
 def unpack(stored: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Calls timed in turn, and what is told of them."""
+"""Calls timed in turn, and the figures that they give."""
 
 from __future__ import annotations
 

@@ -134,6 +134,13 @@ def decode_sample(
     item: dict[str, Any] = {"key": key, "caption": caption, "full_caption": full, "labels": meta.get("labels") or {}}
     if CACHE_EXT in exts:
         return item | {"cached": cached_draw(exts, read, crop, picture, data)}
+    return item | raw_draw(exts, read, crop, picture, audio, data)
+
+
+def raw_draw(
+    exts: Collection[str], read: Callable[[str], bytes], crop: float, picture: float, audio: AudioConfig, data: DataConfig
+) -> dict[str, Any]:
+    """The clip and the picture of a sample that is not precomputed. `crop` and `picture` in [0, 1) choose."""
     audio_ext = next((ext for ext in AUDIO_EXTS if ext in exts), None)
     pictures = pictures_in(exts)
     if audio_ext is None:
@@ -141,14 +148,13 @@ def decode_sample(
     waveform = read_audio(
         read(audio_ext), audio, data.max_audio_s, data.max_audio_rate_hz, data.max_audio_channels, data.max_audio_samples
     )
-    item["waveform"] = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
-    item["has_image"] = np.float32(bool(pictures))
+    clip = pad_clip(normalise_level(crop_clip(waveform, audio, crop), audio), audio)
     if pictures:
         chosen = pictures[int(picture * len(pictures))]
-        item["image"] = read_image(read(chosen), data.image_size_px, data.max_image_pixels, data.max_image_work)
+        image = read_image(read(chosen), data.image_size_px, data.max_image_pixels, data.max_image_work)
     else:
-        item["image"] = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
-    return item
+        image = np.zeros((3, data.image_size_px, data.image_size_px), np.float32)
+    return {"waveform": clip, "has_image": np.float32(bool(pictures)), "image": image}
 
 
 def layout(item: dict[str, Any]) -> tuple:

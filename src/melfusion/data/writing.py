@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -19,9 +19,11 @@ from melfusion.errors import DataError
 
 OPEN = ".part"  # at the end of the name of a tar that is being written
 
+Samples = Iterable[Sample] | Callable[[Collection[str]], Iterable[Sample]]  # a function: of the keys that are stored already
+
 
 def write_shards(
-    samples: Iterable[Sample] | Callable[[Collection[str]], Iterable[Sample]],
+    samples: Samples,
     out: str | Path,
     samples_per_shard: int = 256,
     info: dict[str, Any] | None = None,
@@ -46,29 +48,16 @@ def write_shards(
     if is_url(out):
         raise DataError(f"{out}: shards are written to local folders; build them in one and copy it there.")
     out, ranks = Path(out), ranks or Ranks()
+    word = resumes and f"{resumes} {samples_per_shard} {ranks.world}"
     explaining = partial(replacing.explaining, out, named_by)
     with ExitStack() as stack:
         with ranks.together():
-            wanted = ranks.first and _begin(
-                stack, out, unless, named_by, resumes and f"{resumes} {samples_per_shard} {ranks.world}"
-            )
+            wanted = ranks.first and _begin(stack, out, unless, named_by, word)
         if not ranks.meet(wanted)[0]:
             return {}
         building = Building(out / replacing.BUILDING, samples_per_shard, ranks)
-        try:
-            with ranks.together():
-                building.go_on()
-                _write(samples(building.keys) if callable(samples) else samples, building, explaining)
-            if not any(ranks.meet(building.counts)):
-                raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
-            with ranks.together(), explaining():
-                if ranks.first:
-                    write_index(building.folder, info or {})
-        except Exception:
-            building.abandon()
-            if ranks.first and not resumes:
-                replacing.drop(out)
-            raise
+        with building.abandoned_on_error(drops=ranks.first and not resumes):
+            _write(samples, building, info or {}, explaining)
         with ranks.together(), explaining():
             if ranks.first:
                 replacing.move(out)
@@ -87,13 +76,27 @@ def _begin(stack: ExitStack, out: Path, unless: Callable[[], bool], named_by: st
     return True
 
 
-def _write(samples: Iterable[Sample], building: Building, explaining: Callable[[], AbstractContextManager]) -> None:
-    """All shards of a process. `explaining` is for errors of writing; errors of a source that reads pass as they are."""
-    for sample in samples:
+def _write(
+    samples: Samples, building: Building, info: dict[str, Any], explaining: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """All shards of this process, and the index when all processes have written theirs.
+
+    `explaining` is for errors of writing; errors of a source that reads pass as they are.
+    """
+    ranks = building.ranks
+    with ranks.together():
+        building.go_on()
+        for sample in samples(building.keys) if callable(samples) else samples:
+            with explaining():
+                building.add(sample)
         with explaining():
-            building.add(sample)
-    with explaining():
-        building.close()
+            building.close()
+    if not any(ranks.meet(building.counts)):
+        out = building.folder.parent
+        raise DataError(f"{out}: no sample could be written; see the reasons above and check the paths of the source.")
+    with ranks.together(), explaining():
+        if ranks.first:
+            write_index(building.folder, info)
 
 
 class Building:
@@ -164,9 +167,16 @@ class Building:
         for split in list(self.tars):
             self._close(split)
 
-    def abandon(self) -> None:
-        """Close all files, also where that fails."""
-        for tar, _, file in self.tars.values():
-            for one in (tar, file):
-                with suppress(Exception):
-                    one.close()
+    @contextmanager
+    def abandoned_on_error(self, drops: bool) -> Iterator[None]:
+        """Where the block fails, close all files, also where that fails. `drops`: what was built is removed then."""
+        try:
+            yield
+        except Exception:
+            for tar, _, file in self.tars.values():
+                for one in (tar, file):
+                    with suppress(Exception):
+                        one.close()
+            if drops:
+                replacing.drop(self.folder.parent)
+            raise

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from melfusion.assembly.batches import ListClip
-from melfusion.assembly.pipeline import Music, Pipeline
+from melfusion.assembly.music import Music
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError
 from melfusion.evaluation.scoring import Listeners
 from melfusion.media.sound import levelled, mono

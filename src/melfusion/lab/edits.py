@@ -27,7 +27,7 @@ from melfusion.models.system import MeLFusion
 
 AT_ONCE = 12  # clips
 SHOWN = ("place", "time", "weather")  # by the picture
-TOLD = ("tonic", "mode")  # by the caption
+CAPTIONED = ("tonic", "mode")  # by the caption
 IMAGE_PX = 128
 OFFSETS = 17  # places of a clip around the time of a change, from half a clip before to half a clip after
 
@@ -36,14 +36,14 @@ OFFSETS = 17  # places of a clip around the time of a change, from half a clip b
 class Setting:
     """seed: of the drawn scenes.  n: clips, stories or pieces.  strengths: that are tried.  sampling: laid over the model's own.
 
-    told: what the model is told of the music (WORDS).
+    conditions: what the model is given of the music (WORDS).
     """
 
     seed: int = 90003
     n: int = 48
     strengths: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
-    told: tuple[str, ...] = ("key told", "picture alone", "no key")
+    conditions: tuple[str, ...] = ("key given", "picture alone", "no key")
 
 
 class Lab:
@@ -79,7 +79,7 @@ class Lab:
 
 
 WORDS: dict[str, Callable[[Lab, Scene, Tensor], str]] = {
-    "key told": lambda lab, scene, sound: corpus.caption(scene),
+    "key given": lambda lab, scene, sound: corpus.caption(scene),
     "picture alone": lambda lab, scene, sound: in_words(estimate_key(sound.numpy(), lab.rate) or "C major"),
     "no key": lambda lab, scene, sound: "",
 }
@@ -107,7 +107,7 @@ def restyle(lab: Lab) -> dict[str, Any]:
             latents = lab.system.codec.encode(sounds)
         made = {"the music itself": sounds, "the codec alone": lab.system.vocode(lab.system.codec.decode(latents)).cpu()}
         kept = torch.zeros(latents.shape[2])
-        for words in lab.setting.told:
+        for words in lab.setting.conditions:
             captions = [WORDS[words](lab, scene, sound) for scene, sound in zip(old, sounds, strict=True)]
             for strength in lab.setting.strengths:
                 piece = Piece(edit=Edit(latents, kept, strength))
@@ -118,7 +118,7 @@ def restyle(lab: Lab) -> dict[str, Any]:
             row = rows.setdefault(name, {})
             row.setdefault("recognised", []).extend(recognised(originals, chords(clips, tonics, lab.rate)))
             for before, after, predicted in zip(old, new, lab.predict(clips), strict=True):
-                hits = {f"{a} of the music": predicted[a] == getattr(before, a) for a in (*TOLD, "place")}
+                hits = {f"{a} of the music": predicted[a] == getattr(before, a) for a in (*CAPTIONED, "place")}
                 hits |= {f"{a} of the picture": predicted[a] == getattr(after, a) for a in SHOWN}
                 hits["tonic kept and place changed"] = hits["tonic of the music"] and hits["place of the picture"]
                 for what, hit in hits.items():
@@ -153,7 +153,7 @@ def stories(lab: Lab) -> dict[str, Any]:
         for name, clips in {"spans of stories": piece[: count * length].reshape(count, length), "single clips": alone}.items():
             for scene, predicted in zip(scenes, lab.predict(clips), strict=True):
                 wanted = dataclasses.replace(scene, tonic=scenes[0].tonic, mode=scenes[0].mode)
-                for a in (*SHOWN, *TOLD):
+                for a in (*SHOWN, *CAPTIONED):
                     spans[name].setdefault(a, []).append(predicted[a] == getattr(wanted, a))
         off += [change(lab, piece, k * length, length, scenes[k - 1].place, scenes[k].place) for k in range(1, count)]
     known = np.array([value for value in off if np.isfinite(value)])
@@ -223,10 +223,8 @@ def at_edges(mel: Tensor, edges: set[int], frames: int) -> list[float]:
 
 def interval(values: list[float]) -> list[float]:
     """Low and high end of the mean's 95 % interval."""
-    mean, half = (
-        float(np.mean(values)),
-        1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf"),
-    )
+    mean = float(np.mean(values))
+    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf")
     return [mean - half, mean + half]
 
 

@@ -61,7 +61,7 @@ def picture_gain(
         measured, labels = clip_measures(config, system, split, clips, there, words, of)
         for measure, values in measured.items():
             rows |= compared(measure, values, labels)
-            about[measure] = {name: told(one, np.ones(len(one), bool), labels) for name, one in values.items()}
+            about[measure] = {name: means_of(one, np.ones(len(one), bool), labels) for name, one in values.items()}
     return {"rows": rows, "about": about}
 
 
@@ -82,11 +82,11 @@ def picture_losses(config: Config, system: MeLFusion, split: str, n: int, words:
 
 def compared(measure: str, values: dict[str, np.ndarray], labels: Labels) -> dict[str, Any]:
     """Row → what its picture costs by this measure: its value minus that with the right picture, or the other way round."""
-    sign = np.sign(MEASURES[measure][1])
+    sign, right = np.sign(MEASURES[measure][1]), values["right"]
     held = np.asarray([bool(one.get("held_out")) for one in labels])
     groups = {"all": np.ones(len(labels), bool)} | ({"games learned from": ~held, "held-out games": held} if held.any() else {})
     return {
-        f"{measure}: {name} picture" + (f", {group}" if len(groups) > 1 else ""): told(sign * (one - values["right"]), keep, labels)
+        f"{measure}: {name} picture" + (f", {group}" if len(groups) > 1 else ""): means_of(sign * (one - right), keep, labels)
         for name, one in values.items()
         if name not in ("right", "real")
         for group, keep in groups.items()
@@ -94,7 +94,7 @@ def compared(measure: str, values: dict[str, np.ndarray], labels: Labels) -> dic
     }
 
 
-def told(values: np.ndarray, keep: np.ndarray, labels: Labels) -> dict[str, Any]:
+def means_of(values: np.ndarray, keep: np.ndarray, labels: Labels) -> dict[str, Any]:
     """Mean and half width over tracks and over games, each of which counts once."""
     keep = keep & ~np.isnan(values)
     found: dict[str, Any] = {"clips": int(keep.sum())}

@@ -35,8 +35,8 @@ def fetch(source: str, folder: Path) -> str:
 
 def note(folder: Path, repository: str, commit: str, licence: str) -> None:
     """Write down beside weights what they are and what their licence allows."""
-    told = {"repository": repository, "commit": commit, "licence": licence, "allows": ALLOWS.get(licence)}
-    write_json(folder / SOURCE_FILE, told)
+    source = {"repository": repository, "commit": commit, "licence": licence, "allows": ALLOWS.get(licence)}
+    write_json(folder / SOURCE_FILE, source)
 
 
 def note_hub(weights: str, folder: Path, licence: str) -> None:

@@ -84,24 +84,32 @@ class Generation(Stages):
         place = placement or Placement()
         seeds = seeds or list(range(len(captions)))
         shape = self.latent_shape(duration_s)
-        whole = duration_s or self.clip_duration_s
-        s_image = guidance_scale if image_guidance_scale is None else image_guidance_scale
         scenes = (piece.scenes if piece else None) or [PieceScene(0.0, captions, image)]
         windows = self.windows(shape, piece, scenes)
         asked = [self.requests(fields or [{}] * len(captions), window, shape, duration_s) for window in windows]
         given = self.conditionings(scenes, windows, asked, seeds, has_image, negative_prompt, place)
-        denoise = self.guided_over(windows, given, shape[1], guidance_scale, s_image)
-        noise = self.draw("noise", seeds, shape)
-        here = given[0][0].has_image.device
-        edit = None if piece is None or piece.edit is None else piece.edit.to(here)
+        denoise = self.guided_over(windows, given, shape[1], guidance_scale, image_guidance_scale)
+        noise = self.draw("noise", seeds, shape).to(given[0][0].has_image.device)
         looking = None if all(c.image_latents is None for c, _ in given) else self.image_encoder
         with place.needed(self.denoiser, looking):
-            if edit is not None and edit.strength == 0:
-                latents = edit.latents.expand(len(captions), *edit.latents.shape[1:])
-            else:
-                latents = self.objective.sample(denoise, noise.to(here), num_inference_steps, progress, seeds, edit)
+            latents = self.sampled(denoise, noise, num_inference_steps, progress, seeds, piece.edit if piece else None)
         with place.needed(self.codec):
-            return self.codec.cut(self.codec.decode(latents), whole)
+            return self.codec.cut(self.codec.decode(latents), duration_s or self.clip_duration_s)
+
+    def sampled(
+        self,
+        denoise: Denoise,
+        noise: Tensor,
+        num_steps: int,
+        progress: Callable[[Iterable[Any]], Iterable[Any]],
+        seeds: list[int],
+        edit: Edit | None,
+    ) -> Tensor:
+        """Noise (B, C, T, F) → latents; an edit of strength 0 gives the latents that are known."""
+        edit = None if edit is None else edit.to(noise.device)
+        if edit is not None and edit.strength == 0:
+            return edit.latents.expand(len(noise), *edit.latents.shape[1:])
+        return self.objective.sample(denoise, noise, num_steps, progress, seeds, edit)
 
     def vocode(self, decoded: Tensor, placement: Placement | None = None, keep_level: bool = False) -> Tensor:
         """What `generate` gives → waveform (B, S) or (B, 2, S); `keep_level`: of a sound that is edited (models/codec.py)."""
@@ -165,9 +173,15 @@ class Generation(Stages):
         return [pairs[i] for i in which]
 
     def guided_over(
-        self, windows: list[Window], given: list[tuple[Conditioning, Conditioning]], frames: int, s_text: float, s_image: float
+        self,
+        windows: list[Window],
+        given: list[tuple[Conditioning, Conditioning]],
+        frames: int,
+        s_text: float,
+        s_image: float | None,
     ) -> Denoise:
-        """The denoise callable under guidance, over all windows."""
+        """The denoise callable under guidance, over all windows; `s_image`: None for `s_text`."""
+        s_image = s_text if s_image is None else s_image
         at_once, groups = max(1, ROWS_AT_ONCE // len(given[0][0])), []
         for length in dict.fromkeys(len(window.weights) for window in windows):
             alike = [pair for pair in zip(windows, given, strict=True) if len(pair[0].weights) == length]

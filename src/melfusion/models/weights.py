@@ -10,7 +10,6 @@ any/audioldm-NAME.ckpt                AudioLDM's single file, of music_vae and v
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from functools import lru_cache
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.errors import WeightsError, shown
+from melfusion.files import sha256_of
 from melfusion.install import no_deps_command
 from melfusion.models.layout_names import AUDIOLDM_FILE, IN_ONE_FILE, OF_PART
 from melfusion.models.layouts import cure, recognise, words
@@ -109,8 +109,7 @@ def _minilm() -> Path:
             "text_encoder.weights to hub:sentence-transformers/all-MiniLM-L6-v2@COMMIT."
         )
     folder = Path(spec.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(folder / "model.safetensors")
     if found != MINILM_SHA256:
         raise WeightsError(
             f"{folder / 'model.safetensors'} has SHA-256 {found}, not that of all-MiniLM-L6-v2 "

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from melfusion.errors import FULL, CheckpointError, DamagedFile
-from melfusion.files import mapped, read_json, write_whole
+from melfusion.files import mapped, read_json, sha256_of, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -229,10 +229,8 @@ def damage(path: Path, entry: dict[str, Any] | None) -> str | None:
     if entry is not None and (size := path.stat().st_size) != entry["bytes"]:
         return f"it has {size} bytes of {entry['bytes']}"
     try:
-        if entry is not None:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    return "its SHA-256 is not the one it was written with"
+        if entry is not None and sha256_of(path) != entry["sha256"]:
+            return "its SHA-256 is not the one it was written with"
         return None if is_checkpoint(path) else "it is no checkpoint of melfusion"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"

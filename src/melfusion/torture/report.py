@@ -44,7 +44,6 @@ def torture(
     torch.set_num_threads(1)
     folder = Path(out).absolute()
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     draw_corpus(folder / "data")
     trial, started = Trial(folder, random.Random(seed)), time.monotonic()
     outcomes: list[Outcome] = []

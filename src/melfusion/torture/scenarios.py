@@ -112,15 +112,13 @@ def saved_checkpoint(job: TortureJob) -> Path:
 
 def disk_full(trial: Trial) -> Iterator[Outcome]:
     """The disk is full in the middle of a checkpoint."""
-    outcome = Outcome("disk full")
-    reference = trial.reference()
+    outcome, reference = Outcome("disk full", injected=2), trial.reference()
     size = saved_checkpoint(reference).stat().st_size
     for share in (0.1, 0.9):
         job = trial.job(f"full{share}")
         struck = killed(job.start([Fault("die-on_before_backward@5")]))  # so that there is something to lose
         before = usable(job)
         limit = int(share * size)
-        outcome.injected += 1
         codes = job.start(before=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
         kept = struck and usable(job) == before and not list((job.run / "checkpoints").glob(".*.part"))
         outcome.survived += kept and codes == [2] and "the disk is full" in job.log and go_on(job)
@@ -130,10 +128,9 @@ def disk_full(trial: Trial) -> Iterator[Outcome]:
 
 def foreign_tmpdir(trial: Trial) -> Iterator[Outcome]:
     """TMPDIR on another file system, or none at all, and a death while a checkpoint is written."""
-    outcome, reference = Outcome("foreign TMPDIR"), trial.reference()
+    outcome, reference = Outcome("foreign TMPDIR", injected=2), trial.reference()
     for name in ("/dev/shm", "/nowhere"):
         job = trial.job(f"tmpdir-{name[1:].replace('/', '-')}")
-        outcome.injected += 1
         codes = job.start([DieInWrite(3, 0.7)], before=partial(os.environ.__setitem__, "TMPDIR", name))
         outcome.survived += codes == [-signal.SIGKILL] and whole(job) and go_on(job)
         outcome.compare(job, reference)
@@ -142,7 +139,7 @@ def foreign_tmpdir(trial: Trial) -> Iterator[Outcome]:
 
 def damaged_checkpoint(trial: Trial) -> Iterator[Outcome]:
     """The newest checkpoint is cut short, or one bit of it flips: the one before it serves."""
-    outcome, reference = Outcome("damaged checkpoint"), trial.reference()
+    outcome, reference = Outcome("damaged checkpoint", injected=2), trial.reference()
     for how in ("cut", "flipped"):
         job = trial.job(f"damaged-{how}")
         struck = killed(job.start([Fault("die-on_before_backward@9")]))
@@ -150,7 +147,6 @@ def damaged_checkpoint(trial: Trial) -> Iterator[Outcome]:
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data if how == "flipped" else data[: len(data) // 2])
-        outcome.injected += 1
         outcome.survived += struck and go_on(job) and f"{path.name} is passed over" in job.log
         outcome.compare(job, reference, damaged=1)
     yield outcome
@@ -233,8 +229,7 @@ def damaged_shard(trial: Trial) -> Iterator[Outcome]:
     replaced = [p for p in differ if there[p][1] == key and p in here and here[p][0] == there[p][0]]
     outcome.lost = len(differ) - len(replaced) + abs(counted - len(replaced))
     outcome.words = f"replacements of the sample that cannot be read: {counted}, all counted"
-    raw = shard.read_bytes()
-    shard.write_bytes(raw[: len(raw) // 2])
+    os.truncate(shard, shard.stat().st_size // 2)
     cut = trial.job("cut", f"data.path={data}")
     outcome.survived += cut.start() == [2] and f"{shard.name} does not match" in cut.log
     yield outcome

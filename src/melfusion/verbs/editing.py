@@ -22,7 +22,7 @@ class EditOptions(WindowOptions):
     audio: str | None = option(None, "sound file to edit, in one of the next three ways; null: none", variable="AUDIO")
     strength: float | None = option(None, "how far audio= is changed: 1 from noise, 0 not at all; try 0.8", least=0)
     keep_key: bool | None = option(
-        None, "false: with strength= and no prompt the key of audio= is not told to the model; null: it is"
+        None, "false: with strength= and no prompt the key of audio= is not given to the model; null: it is"
     )
     repaint: str | None = option(None, "START-END, s: make this span of audio= anew; the rest keeps its samples")
     extend_s: float | None = option(None, "go on after the end of audio= for so many seconds", least=0.1)

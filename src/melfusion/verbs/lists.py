@@ -15,7 +15,7 @@ from melfusion.verbs.imports import heavy_imports
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-    from melfusion.assembly.batches import ListClip
+    from melfusion.assembly.batches import ListClip, ListManifest
     from melfusion.assembly.pipeline import Pipeline
     from melfusion.assembly.requests import ListItem
     from melfusion.evaluation.ranking import Ranking
@@ -55,13 +55,7 @@ def run_list(options: Any, asked: dict[str, Any], longest_s: float, at_once: int
     missing = [clip for clip in clips if not there(made.get((clip.item, clip.clip)), clip, folder)]
     print(f"share {number} of {of}: {len(clips)} clips of {len(items[number::of])} items; {len(clips) - len(missing)} are there")
     errors = bad + make_all(options, pipe, clips, missing, folder, at_once)
-    own = {(clip.item, clip.clip) for clip in clips}
-
-    def belongs(line: dict[str, Any]) -> bool:
-        mine = line["item"] % of == number and not line["error"]
-        return line["item"] < len(items) and (not mine or (line["item"], line["clip"]) in own)
-
-    manifest.tidy(belongs)
+    tidy(manifest, clips, len(items), number, of)
     errors, tried, new = of_all(fabric, errors, len(clips) + len(bad), len(missing))
     if errors and not (fabric and fabric.global_rank):  # one of the processes says it
         raise ConfigError(
@@ -84,6 +78,17 @@ def processes(options: Any) -> tuple[Fabric | None, tuple[int, int]]:
     trainer = TrainerConfig(devices=options.devices, num_nodes=options.num_nodes, strategy=options.strategy)
     fabric = None if started_as(os.environ) else launched(trainer)
     return fabric, share_of(os.environ, (fabric.global_rank, fabric.world_size) if fabric else (0, 1))
+
+
+def tidy(manifest: ListManifest, clips: list[ListClip], items: int, number: int, of: int) -> None:
+    """Take what the list asks for no more out of the manifest: items after its end, and clips of this share that are none now."""
+    own = {(clip.item, clip.clip) for clip in clips}
+
+    def belongs(line: dict[str, Any]) -> bool:
+        mine = line["item"] % of == number and not line["error"]
+        return line["item"] < items and (not mine or (line["item"], line["clip"]) in own)
+
+    manifest.tidy(belongs)
 
 
 def of_all(fabric: Fabric | None, errors: list[str], tried: int, new: int) -> tuple[list[str], int, int]:

@@ -19,8 +19,10 @@ class Options:
     n: int = option(48, "clips, stories or pieces", least=1)
     seed: int = option(90003, "of the drawn scenes", least=0)
     strengths: str = option("0.2,0.4,0.5,0.6,0.7,0.8,0.9", "that restyle tries, comma-separated")
-    told: str = option(
-        "key-told,picture-alone,no-key", "of the music, that restyle tries: a sentence on its key, the key measured, nothing"
+    condition: str = option(
+        "key-given,picture-alone,no-key",
+        "of the music, that restyle tries: a sentence on its key, the key measured, nothing",
+        formerly="told",
     )
     num_inference_steps: int | None = option(None, "sampling steps; null: the model's sampling.num_inference_steps", least=1)
     guidance_scale: float | None = option(None, "weight of the prompt; null: the model's sampling.guidance_scale")
@@ -48,14 +50,14 @@ def run(options: Options, more: list[str]) -> dict[str, Any]:
 
     if options.what not in MEASURES:
         raise ConfigError(f"what={options.what} is not measured: give one of {', '.join(MEASURES)}.")
-    told = tuple(options.told.replace("-", " ").split(","))
-    if unknown := [name for name in told if name not in WORDS]:
-        raise ConfigError(f"told names {unknown[0]!r}: give some of {', '.join(WORDS)}.")
+    conditions = tuple(options.condition.replace("-", " ").split(","))
+    if unknown := [name for name in conditions if name not in WORDS]:
+        raise ConfigError(f"condition names {unknown[0]!r}: give some of {', '.join(WORDS)}.")
     pipe = Pipeline(*load_system(options.ckpt or None))
     if pipe.config.data.source != "scenes":
         raise ConfigError(f"{options.ckpt} is no model of drawn scenes (data.source={pipe.config.data.source}): give one.")
     sampling = {name: value for name in SAMPLING if (value := getattr(options, name)) is not None}
-    lab = Lab(pipe, Setting(options.seed, options.n, strengths, sampling, told))
+    lab = Lab(pipe, Setting(options.seed, options.n, strengths, sampling, conditions))
     about = {"n": options.n, "seed": options.seed, "sampling": lab.sampling, "networks": lab.listeners.digests()}
     result = MEASURES[options.what](lab) | about
     text = words(options.what, result)

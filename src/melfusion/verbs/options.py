@@ -26,6 +26,7 @@ def option(
     words: int = 0,
     least: float | None = None,
     required: bool = False,
+    formerly: str = "",
 ) -> Any:
     """A field of a verb's options.
 
@@ -36,9 +37,10 @@ def option(
         words: how many plain words of the command line may give it; several are joined by commas.
         least: the smallest number that is allowed.
         required: a call without it is refused.
+        formerly: its name in an older version; a call that gives it is refused with the new one.
     """
-    metadata = {"about": about, "name": name, "variable": variable, "words": words, "least": least, "required": required}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"about": about, "name": name, "variable": variable, "words": words, "least": least}
+    return dataclasses.field(default=default, metadata=metadata | {"required": required, "formerly": formerly})
 
 
 def configuration(default: str) -> Any:
@@ -50,6 +52,11 @@ def configuration(default: str) -> Any:
 def named(options: type) -> dict[str, dataclasses.Field[Any]]:
     """Name on the command line → field."""
     return {field.metadata["name"] or field.name: field for field in dataclasses.fields(options)}
+
+
+def renamed(options: type) -> dict[str, str]:
+    """Name in an older version → name now."""
+    return {field.metadata["formerly"]: name for name, field in named(options).items() if field.metadata["formerly"]}
 
 
 def kinds(options: type) -> dict[str, type]:
@@ -65,7 +72,7 @@ def for_words(options: type) -> str:
 
 def divided(options: type, arguments: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Arguments of the command line → plain words, the verb's own `key=value`, and all others in their order."""
-    own, words = named(options), [a for a in arguments if "=" not in a and not a.startswith("--")]
+    own, words = named(options).keys() | renamed(options), [a for a in arguments if "=" not in a and not a.startswith("--")]
     items = [a for a in arguments if a not in words]
     ours = [item for item in items if item.partition("=")[0] in own]
     return words, ours, [item for item in items if item not in ours]
@@ -94,6 +101,8 @@ def parse(options: type[T], words: list[str], items: list[str], environment: Map
         texts[target] = ",".join(words)
     for item in items:
         name, _, text = item.partition("=")
+        if now := renamed(options).get(name):
+            raise ConfigError(f"`{name}` is now `{now}`: rename it.")
         if name not in fields:
             raise ConfigError(f"There is no option {name!r}{nearest(name, fields)}; known are {', '.join(fields) or 'none'}.")
         texts[name] = text

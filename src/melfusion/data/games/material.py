@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from melfusion.data.games.drawing import open_scene
+from melfusion.files import sha256_of
 
 NEAR = 6  # bits of 64 in which the hashes of two versions of one picture differ at most; unrelated pictures differ in about 32
 
@@ -100,8 +100,7 @@ def near(pictures: Sequence[Picture]) -> list[tuple[int, int]]:
 
 def digest(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def merge(games: Iterable[Material]) -> Material:

@@ -18,6 +18,7 @@ from melfusion.data.manifest.report import Report
 from melfusion.data.manifest.rows import VIDEO_ID, ManifestClip, PictureFile
 from melfusion.data.shards import AUDIO_EXTS
 from melfusion.errors import BadSample, ConfigError
+from melfusion.files import sha256_of
 from melfusion.media import video
 from melfusion.media.pictures import open_image, read_header
 
@@ -165,8 +166,7 @@ def _audio_facts(path: Path) -> tuple[str, float]:
         raise BadSample("unreadable audio" + ("" if known else ": convert it to flac, wav, mp3 or ogg")) from error
     if not seconds:
         raise BadSample("empty audio")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), seconds
+    return sha256_of(path), seconds
 
 
 def _image_facts(path: Path) -> tuple[str, str, bool]:
@@ -180,8 +180,7 @@ def _image_facts(path: Path) -> tuple[str, str, bool]:
             video.check_film(path)
         except ConfigError as error:
             raise BadSample("unreadable film") from error
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), "", True
+        return sha256_of(path), "", True
     data = path.read_bytes()
     open_image(data)  # decodes every pixel, but what it returns no longer knows its format
     kind = read_header(io.BytesIO(data)).format

@@ -28,6 +28,7 @@ from PIL import Image
 
 from melfusion.data.scenes import music as scenes_music
 from melfusion.data.scenes import picture as scenes_picture
+from melfusion.data.scenes import sound as scenes_sound
 from melfusion.data.scenes.music import MODES, Note
 from melfusion.data.scenes.scene import Scene
 from melfusion.data.shards import Sample
@@ -122,7 +123,7 @@ def render(scene: Scene, duration_s: float = 5.12, sample_rate_hz: int = 16000) 
     if duration_s < 0.1:
         raise ConfigError(f"A scene's music must last at least 0.1 s, but duration_s={duration_s}; choose a longer one.")
     program = scenes_music.INSTRUMENTS[scene.place].program
-    return scenes_music.render(compose(scene, duration_s), program, duration_s, sample_rate_hz)
+    return scenes_sound.render(compose(scene, duration_s), program, duration_s, sample_rate_hz)
 
 
 def key_name(scene: Scene) -> str:
@@ -214,10 +215,10 @@ def _sample(seed: int, duration_s: float, sample_rate_hz: int, image_size_px: in
 
 def soundfont_path() -> Path:
     """The installed soundfont; raises DataError with the command that installs it."""
-    return scenes_music.soundfont_path()
+    return scenes_sound.soundfont_path()
 
 
 def contract() -> dict:
     """What the bytes of a scene depend on beside seed and index. Store it with a corpus, and compare before mixing two."""
-    scenes_music.load_soundfont()  # its errors say what to install
-    return {"version": VERSION, "soundfont_sha256": scenes_music.soundfont_sha256(), "tinysoundfont": version("tinysoundfont")}
+    scenes_sound.load_soundfont()  # its errors say what to install
+    return {"version": VERSION, "soundfont_sha256": scenes_sound.soundfont_sha256(), "tinysoundfont": version("tinysoundfont")}

@@ -12,6 +12,6 @@ Every item is a prompt with a seed, put to the system under the conditions of RO
 The verdict is "does not depend on the picture" without 1; "depends on the picture but does not follow it" with 1 alone, also where
 brightness explains all that is right; "follows the picture" with 1 and 2, for at least one attribute.
 
-items, scenes, tuples: what is asked.  systems, making: who answers, and the folder of sounds.  hearing: sounds → numbers.
+items, scenes, tuples: what is asked.  systems, making: who answers, and the folder of sounds.  measuring: sounds → numbers.
 statistics, verdict: pure functions of these numbers.  tables, report: JSON, card and page.  run: all in turn.
 """

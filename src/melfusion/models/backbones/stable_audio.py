@@ -46,6 +46,6 @@ class StableAudio(Transformer):
         text = text_embeds if text_mask is None else text_embeds * text_mask[..., None]
         places: Any = torch.arange(noisy_latents.shape[2] + seconds.shape[1], device=noisy_latents.device)  # no copy
         rotary = get_1d_rotary_pos_embed(config.attention_head_dim // 2, places, use_real=True, repeat_interleave_real=False)
-        return self.transformer(
-            noisy_latents, timesteps, encoder_hidden_states=text, global_hidden_states=seconds, rotary_embedding=rotary, **more
-        ).sample
+        given = {"encoder_hidden_states": text, "global_hidden_states": seconds, "rotary_embedding": rotary} | more
+        # a tuple: the class that it returns else warns when it is made (diffusers 0.42), and a warning breaks a compiled graph
+        return self.transformer(noisy_latents, timesteps, **given, return_dict=False)[0]
