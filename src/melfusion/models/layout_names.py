@@ -69,8 +69,8 @@ AUDIOLDM = (
 )
 
 FILM = (  # what is said of its UNet
-    "AudioLDM's UNet gets the text as one vector (FiLM) and attends to no text, so that a synapse has nowhere to enter: "
-    "give Tango's, with configs/tango.yaml, or AudioLDM 2's, with configs/audioldm2.yaml"
+    "AudioLDM's UNet gets the text as one vector (FiLM) and attends to no text, so that a picture has nowhere to enter, and it is "
+    "not read, with or without a synapse: give Tango's, with configs/tango.yaml, or AudioLDM 2's, with configs/audioldm2.yaml"
 )
 
 IN_ONE_FILE = ("music_vae", "vocoder")  # parts that are read out of that file
