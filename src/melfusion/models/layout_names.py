@@ -111,6 +111,11 @@ FOLDERS = (
     ("system.json", "a whole model that melfusion exported", "give it as CKPT= of a command, not as weights of a part"),
     (PART_FILE, "a part that melfusion trained", ELSE),
     (TANGO_FILE, "Tango's published folder", "give it as denoiser.weights"),
+    (
+        "model_config.json",
+        "weights in Stability AI's own layout",
+        "write them in diffusers' by its scripts/convert_stable_audio_3_to_diffusers.py, and give the folder that it makes",
+    ),
     ("checkpoints", "the directory of a run", RUN),
 )
 
