@@ -113,11 +113,12 @@ def test_a_diffusers_folder_gives_the_music_unet(sub, tiny, tmp_path):
     assert digest(system.denoiser.unet) == digest(published) and system.denoiser.unet.is_gradient_checkpointing
 
 
-def test_tangos_file_gives_the_music_unet(tiny, tmp_path):
+def test_tangos_file_gives_the_music_unet_and_tells_what_is_left_out(tiny, tmp_path, caplog):
     config = tiny(f"denoiser.weights={tmp_path}", *TANGO_AUDIO)
     published = music_unet(config)
     tango(tmp_path, published)
     assert digest(build.system(config).denoiser.unet) == digest(published)
+    assert "left out are 1 tensors text_encoder.* (frozen FLAN-T5" in caplog.text
     message = error_of(build.system, tiny(f"denoiser.weights={tmp_path}"))
     assert "was trained for audio.framing=centred, but it is hifigan here" in message
 

@@ -371,23 +371,21 @@ OPEN = ("ace_step", "audioldm2", "stable_audio_open", "stable_audio_3")
 def of_its_kind(name):
     """Overrides that choose a published model, and nothing of how it is sampled."""
     config = load_config(name)
-    schedule = [
-        f"{key}={value}" for key, value in config.denoiser.OWN.items() if key.startswith("diffusion.") and key != "diffusion.kind"
-    ]
     kinds = [f"{section}.kind={getattr(config, section).kind}" for section in ("diffusion", "conditioner", "codec", "denoiser")]
-    return config, ["denoiser.weights=models/there", *kinds, *schedule, "synapse.kind=none"]
+    return config, ["denoiser.weights=models/there", *kinds, "synapse.kind=none"]
 
 
 @pytest.mark.parametrize("name", OPEN)
 def test_a_published_model_brings_how_it_is_sampled_where_nothing_else_is_said(name):
     config, chosen = of_its_kind(name)
-    own = {key: value for key, value in config.denoiser.OWN.items() if key.startswith(("sampling.", "codec."))}
+    own = {key: value for key, value in config.denoiser.OWN.items() if key not in ("diffusion.kind", "conditioner.kind")}
     flat = flatten(to_dict(load_config("base", chosen)))
     assert {key: flat[key] for key in own} == own
     said = load_config("base", [*chosen, "sampling.num_inference_steps=7"]).sampling
     assert said.num_inference_steps == 7 and said.sampler == own["sampling.sampler"]
-    plain = load_config("base", [*chosen, "denoiser.weights=null", f"sampling.sampler={config.diffusion.SAMPLERS[0]}"]).sampling
-    assert plain.num_inference_steps == 25  # a model that is trained from nothing has none
+    plain = load_config("base", [*chosen, "denoiser.weights=null", f"sampling.sampler={config.diffusion.SAMPLERS[0]}"])
+    assert plain.sampling.num_inference_steps == 25  # a model that is trained from nothing has none
+    assert plain.diffusion == type(plain.diffusion)(kind=plain.diffusion.kind)
 
 
 @pytest.mark.parametrize("name", OPEN)

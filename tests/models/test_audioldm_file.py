@@ -99,7 +99,7 @@ def test_every_other_tensor_is_named(part, form, state, tiny, tmp_path):
 
 
 def test_what_is_not_needed_may_be_there_or_not_and_is_listed_with_its_reason(state, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("WARNING")  # what a command shows
     needed = {n: t for n, t in state.items() if n.startswith("first_stage_model.") or n == "scale_factor"}
     left = state.keys() - needed.keys()
     assert len(left) == 10 and all(name in SCHEDULE or name.startswith(tuple(NOT_NEEDED)) for name in left)
@@ -110,8 +110,9 @@ def test_what_is_not_needed_may_be_there_or_not_and_is_listed_with_its_reason(st
 def test_its_unet_is_refused_with_the_reason(state, tiny, tmp_path):
     file = saved(state, tmp_path)
     for given in (file, tmp_path):
-        message = error_of(build.synaptic_unet, tiny(f"denoiser.weights={given}"), 16, None)
-        assert "one vector (FiLM)" in message and "nowhere to enter: give Tango's" in message
+        for kind in ("kv_mix", "none"):
+            message = error_of(build.synaptic_unet, tiny(f"denoiser.weights={given}", f"synapse.kind={kind}"), 16, None)
+            assert "one vector (FiLM)" in message and "not read, with or without a synapse: give Tango's" in message
     assert "give the file itself as music_vae.weights" in error_of(build.music_vae, tiny(f"music_vae.weights={tmp_path}"))
 
 

@@ -5,6 +5,8 @@ from operator import itemgetter
 import pipelines
 import pytest
 import torch
+from data_fixtures import one_sentence
+from safetensors.torch import save_file
 
 from melfusion.assembly import published
 from melfusion.assembly.conditioner import BUILD
@@ -141,23 +143,18 @@ def test_a_published_scheduler_comes_with_its_weights_and_must_fit(tmp_path):
     config.denoiser.weights = str(tmp_path)
     found = published.scheduler(config)
     assert type(found) is type(scheduler) and found.config.steps_offset == 1 and not found.config.set_alpha_to_one
-    assert published.own(config)["sampling.guidance_scale"] == 3.5
+    assert published.own(config)[0]["sampling.guidance_scale"] == 3.5
     assert set(published.differences(config)) == {"sampling.num_inference_steps", "sampling.guidance_scale"}
     config.diffusion.beta_end = 0.012
     with pytest.raises(ConfigError, match=r"was made for diffusion.beta_end=0.0195, and the configuration has others"):
         published.scheduler(config)
 
 
-def test_the_folder_says_whether_guidance_is_in_the_weights(tmp_path):
-    config = pipelines.config_of("stable_audio_3")
-    assert published.own(config) == {}
-    config.denoiser.weights = str(tmp_path)
-    assert published.own(config)["sampling.guidance_scale"] == 1.0
-    pipelines.flow_scheduler(False).save_pretrained(tmp_path / "scheduler")
-    base = published.own(config)
-    assert base["sampling.sampler"] == "euler" and base["sampling.num_inference_steps"] == 100
-    turbo = pipelines.config_of("ace_step")
-    (tmp_path / "transformer").mkdir()
-    (tmp_path / "transformer" / "config.json").write_text('{"is_turbo": true}')
-    turbo.denoiser.weights = str(tmp_path)
-    assert published.own(turbo)["sampling.guidance_scale"] == 1.0
+def test_weights_in_the_layout_of_their_authors_are_known_and_the_way_to_diffusers_is_told(tmp_path):
+    """Stable Audio 3 was published so."""
+    (tmp_path / "model_config.json").write_text("{}")
+    save_file({"model.model.to_timestep_embed.0.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    config = pipelines.config_of("stable_audio_3", f"conditioner.weights={tmp_path}")
+    with pytest.raises(WeightsError, match="is weights in Stability AI's own layout: write them in diffusers'") as error:
+        BUILD["stable_audio_3"](config)
+    one_sentence(error.value)

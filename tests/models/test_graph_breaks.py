@@ -29,7 +29,9 @@ def test_the_denoiser_is_one_graph(tiny, kind):
     assert torch.isfinite(compiled(tiny(f"synapse.kind={kind}", *match))).all()
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name == "audioldm2" else []) for name in CLASSES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW if name == "audioldm2" else []) for name in CLASSES if name != "unet"]
+)
 def test_every_other_backbone_is_one_graph(tiny, name):
     torch._dynamo.reset()
     model = twin(tiny, name).eval()

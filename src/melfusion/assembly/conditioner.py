@@ -37,6 +37,7 @@ from melfusion.models.conditioners.options import (
 )
 from melfusion.models.conditioners.stable_audio import StableAudioConditioner
 from melfusion.models.conditioners.stable_audio_3 import StableAudio3Conditioner
+from melfusion.models.layouts import recognise
 from melfusion.models.published import loaded, pretrained
 from melfusion.models.published_sizes import published
 from melfusion.models.text_encoder import TextEncoder
@@ -71,6 +72,9 @@ def of_pipeline(config: Config, names: dict[str, Any]) -> list[Any] | None:
     if (folder := weights_folder(config, "conditioner")) is None:
         return None
     if missing := [name for name in names if not (folder / name).is_dir()]:
+        layout = recognise(folder)
+        if layout.cure:
+            raise WeightsError(f"conditioner.weights: {folder} is {layout.what}: {layout.cure}.")
         raise WeightsError(
             f"conditioner.weights: {folder} lacks {', '.join(missing)}: give the whole folder of a pipeline for "
             f"conditioner.kind={config.conditioner.kind}."

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from melfusion.assembly import kinds
+from melfusion.assembly import kinds, own_settings
 from melfusion.assembly.check import check, check_words
 from melfusion.assembly.schema import Config, now_named, to_dict, twins
 from melfusion.config.check import flatten, valid_keys
@@ -61,14 +61,16 @@ def load_config(names: str, overrides: list[str] | None = None) -> Config:
 def _as_published(merged: DictConfig, asked: Config, given: set[str]) -> None:
     """Lay how a published model is sampled over defaults, where neither a file nor the call names the key.
 
+    Its folder says so where it is there, else its kind.
+
     Args:
         asked: the configuration with the call's overrides.  given: keys that are named.
     """
-    own = asked.denoiser.OWN
-    if asked.denoiser.weights is None or own.get("diffusion.kind") != asked.diffusion.kind:
+    if asked.denoiser.weights is None or asked.denoiser.OWN.get("diffusion.kind") != asked.diffusion.kind:
         return
-    for key, value in own.items():
-        if key.startswith(("sampling.", "codec.peak")) and key not in given and OmegaConf.select(merged, key) is not None:
+    known = set(flatten(to_dict(asked)))
+    for key, value in own_settings.own(asked, own_settings.local_folder(asked))[0].items():
+        if not key.endswith(".kind") and key not in given and key in known:
             OmegaConf.update(merged, key, value)
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import diffusers
 
+from melfusion.assembly import own_settings
+from melfusion.assembly.own_settings import SCHEDULER, read
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import ConfigError, WeightsError
+from melfusion.models.backbones.made_for import MadeFor
 from melfusion.models.diffusion.options import DiffusionConfig
 from melfusion.models.published import loaded
 
 log = logging.getLogger(__name__)
-
-SCHEDULER = Path("scheduler", "scheduler_config.json")  # in the folder of a pipeline
 
 
 def scheduler(config: Config) -> Any:
@@ -41,7 +40,7 @@ def scheduler(config: Config) -> Any:
     if cls is None:
         raise WeightsError(f"{folder / SCHEDULER} names {name}, which is no scheduler of diffusers: give another sampling.sampler.")
     made = loaded(cls, folder / SCHEDULER.parent)
-    if wrong := {key: own for key, own in noise_schedule(made.config).items() if different(config, key, own)}:
+    if wrong := {key: own for key, own in noise_schedule(made.config).items() if here(config, key, own) != own}:
         raise ConfigError(f"{folder / SCHEDULER} was made for {listed(wrong)}, and the configuration has others: give these.")
     return made
 
@@ -52,46 +51,37 @@ def noise_schedule(given: Any) -> dict[str, Any]:
     return {f"diffusion.{name}": given[name] for name in sorted(names) if name in given}
 
 
-def own(config: Config) -> dict[str, Any]:
-    """Dotted key → the value that the model of these weights was made for; empty for a model that is trained from nothing."""
-    if config.denoiser.weights is None or (folder := weights_folder(config, "denoiser")) is None:
-        return {}
-    values = dict(config.denoiser.OWN)
-    given = read(folder / SCHEDULER) if (folder / SCHEDULER).is_file() else {}
-    if config.denoiser.kind == "stable_audio_3" and given.get("stochastic_sampling") is False:  # not distilled
-        values |= {"sampling.sampler": "euler", "sampling.num_inference_steps": 100}
-        values.pop("sampling.guidance_scale")
-    transformer = folder / "transformer" / "config.json"
-    network = read(transformer) if transformer.is_file() else {}
-    if network.get("is_turbo") or network.get("model_version") == "turbo":  # guidance is in its weights
-        values |= {"sampling.guidance_scale": 1.0}
-    return values
+def own(config: Config) -> MadeFor:
+    """What the model of these weights was made for, and what its folder does not say (own_settings.py)."""
+    folder = weights_folder(config, "denoiser")
+    return ({}, {}) if folder is None else own_settings.own(config, folder)
 
 
 def differences(config: Config) -> dict[str, Any]:
-    """What of `own` the configuration has otherwise."""
-    return {key: value for key, value in own(config).items() if different(config, key, value)}
+    """What of `own` the configuration has otherwise, without what the folder does not say."""
+    values, unsaid = own(config)
+    return {key: value for key, value in values.items() if key not in unsaid and here(config, key, value) != value}
 
 
 def warn(config: Config) -> None:
-    """Log what differs: a model that is sampled in another way than it was made for sounds worse, and nothing else tells why."""
+    """Log what differs: a model that is sampled in another way than it was made for sounds worse, and nothing else tells why.
+
+    And what the folder does not say, where the configuration has a default of ours.
+    """
+    weights, (values, unsaid) = config.denoiser.weights, own(config)
     if found := differences(config):
-        log.warning("%s was made for other settings than the configuration's: %s.", config.denoiser.weights, listed(found))
+        log.warning("%s was made for other settings than the configuration's: give %s.", weights, listed(found, " "))
+    for words in dict.fromkeys(unsaid.values()):
+        keys = [key for key, said in unsaid.items() if said == words]
+        if all(here(config, key, None) in (values[key], config.denoiser.OWN[key]) for key in keys):
+            log.warning("%s: %s.", weights, words)
 
 
-def different(config: Config, key: str, value: Any) -> bool:
+def here(config: Config, key: str, default: Any) -> Any:
+    """What the configuration has; `default` where its kinds have no such key."""
     section, name = key.split(".")
-    here = getattr(getattr(config, section), name, None)
-    return here is not None and here != value
+    return getattr(getattr(config, section), name, default)
 
 
-def listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
-
-
-def read(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} cannot be read ({type(error).__name__}): copy the folder again.") from error
-    return tree if isinstance(tree, dict) else {}
+def listed(values: dict[str, Any], between: str = ", ") -> str:
+    return between.join(f"{key}={value}" for key, value in values.items())

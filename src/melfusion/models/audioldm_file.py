@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 VAE, VOCODER, SCALE = "first_stage_model.", "first_stage_model.vocoder.", "scale_factor"
 
 NOT_NEEDED = {  # how names begin → what is called so, and why it stays where it is
-    "model.diffusion_model.": "the UNet: it takes the text by FiLM alone, where no synapse can enter",
+    "model.diffusion_model.": "the UNet: it takes the text by FiLM alone, where no picture can enter",
     "model_ema.": "the average of that UNet",
     "cond_stage_model.": "CLAP, which makes what the FiLM gets",
 }
@@ -82,7 +82,7 @@ def _converted(file: Path, part: str) -> Any:
     whole = read_state(file)
     state = {name: tensor for name, tensor in whole.items() if name not in SCHEDULE and not name.startswith(tuple(NOT_NEEDED))}
     if left := [f"{start}* ({why})" for start, why in NOT_NEEDED.items() if any(name.startswith(start) for name in whole)]:
-        log.info("%s: left out are %s; and constants of the noise schedule.", file, ", ".join(left))
+        log.warning("%s: left out are %s; and constants of the noise schedule.", file, ", ".join(left))
     with torch.device("meta"):
         networks: dict[str, nn.Module] = {VAE: _vae(state), VOCODER: _vocoder(state)}
     wanted = {_their_name(p, name): t for p, network in networks.items() for name, t in _stored(network).items()}

@@ -69,8 +69,8 @@ AUDIOLDM = (
 )
 
 FILM = (  # what is said of its UNet
-    "AudioLDM's UNet gets the text as one vector (FiLM) and attends to no text, so that a synapse has nowhere to enter: "
-    "give Tango's, with configs/tango.yaml, or AudioLDM 2's, with configs/audioldm2.yaml"
+    "AudioLDM's UNet gets the text as one vector (FiLM) and attends to no text, so that a picture has nowhere to enter, and it is "
+    "not read, with or without a synapse: give Tango's, with configs/tango.yaml, or AudioLDM 2's, with configs/audioldm2.yaml"
 )
 
 IN_ONE_FILE = ("music_vae", "vocoder")  # parts that are read out of that file
@@ -111,6 +111,11 @@ FOLDERS = (
     ("system.json", "a whole model that melfusion exported", "give it as CKPT= of a command, not as weights of a part"),
     (PART_FILE, "a part that melfusion trained", ELSE),
     (TANGO_FILE, "Tango's published folder", "give it as denoiser.weights"),
+    (
+        "model_config.json",
+        "weights in Stability AI's own layout",
+        "write them in diffusers' by its scripts/convert_stable_audio_3_to_diffusers.py, and give the folder that it makes",
+    ),
     ("checkpoints", "the directory of a run", RUN),
 )
 

@@ -194,6 +194,8 @@ def tango_state(file: Path) -> dict[str, torch.Tensor]:
             f"{file} holds {some(unknown)} beside its UNet, which are no part that this project knows: give a file "
             "of 'unet.' and 'text_encoder.' alone."
         )
+    if left := len(state) - len(unet):
+        log.warning("%s: left out are %d tensors text_encoder.* (frozen FLAN-T5, which text_encoder.weights names).", file, left)
     return unwrapped(unet)
 
 

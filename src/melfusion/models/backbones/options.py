@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from melfusion.models.backbones import made_for
+from melfusion.models.backbones.made_for import MadeFor
 from melfusion.models.options import Kind, levels_misfit
 
 
@@ -28,6 +30,10 @@ class DenoiserConfig(Kind):
     LISTENS: ClassVar[list[str]] = ["all"]  # synapse.layers where none are named
     OWN: ClassVar[dict[str, Any]] = {}  # dotted key → what its published weights were made to be sampled with
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
+
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> MadeFor:
+        """OWN of weights by the config.json of network and scheduler beside them, and what these do not say (made_for.py)."""
+        return self.OWN, {}
 
     @property
     def frames_multiple(self) -> int:
@@ -163,6 +169,9 @@ class StableAudio3Config(TransformerConfig):
         "num_memory_tokens": 4,
     }
 
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> MadeFor:
+        return made_for.stable_audio_3(self.OWN, network, scheduler)
+
 
 @dataclass
 class AceStepConfig(TransformerConfig):
@@ -202,6 +211,9 @@ class AceStepConfig(TransformerConfig):
         "sliding_window": 4,
         "encoder_hidden_size": None,
     }
+
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> MadeFor:
+        return made_for.ace_step(self.OWN, network, scheduler)
 
 
 @dataclass
