@@ -5,10 +5,12 @@ import threading
 import time
 from pathlib import Path
 
+import av
 import httpx
 import numpy as np
 import pytest
 import soundfile
+from data_fixtures import write_film
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import page, tiny
@@ -178,6 +180,37 @@ def test_pictures_with_times_become_one_piece(shown, picture, tmp_path):
     inputs[17] = "0"
     with pytest.raises(AppError, match="The times '0' are not 2 numbers of seconds"):
         visitor.predict(*inputs, False, api_name="/generate")
+
+
+def scored(visitor, film, **given):
+    """What `film` shows: words, seed box, the film, and the file to take home."""
+    film = film and handle_file(film)
+    words, seed, shown, file = visitor.predict(*values(**given), False, film, api_name="/film")
+    return words, seed, value(shown), value(file)
+
+
+def test_a_film_comes_back_with_its_music(shown, tmp_path):
+    frames = np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3)
+    film, visitor = write_film(tmp_path / "holiday.mp4", frames), client(shown)
+    words, seed, video, file = scored(visitor, film, SEED="5")
+    video = video["video"] if isinstance(video, dict) else video
+    assert words == "Seed 5, 2 scenes, model small." and seed == ""
+    assert Path(video).read_bytes() == Path(file).read_bytes() and read(file)["files"]["film"]["path"] == "holiday.mp4"
+    assert read(file)["settings"]["num_inference_steps"] == 2 and read(file)["prompt"] == "rain"
+    with av.open(str(file)) as made:
+        assert abs(sum(frame.samples for frame in made.decode(audio=0)) - 2.4 * 8000) < 3000
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    (tmp_path / "tune.wav").write_bytes(b"no film")
+    (tmp_path / "large.mp4").write_bytes(bytes(2 << 20))
+    for one, said in (
+        (None, "Give a film"),
+        (tmp_path / "bad.mp4", r"bad\.mp4 cannot be read"),
+        (tmp_path / "tune.wav", "Invalid file type"),
+        (write_film(tmp_path / "long.mp4", np.zeros((90, 48, 64, 3), np.uint8)), r"long\.mp4 is longer than 8 s"),
+        (tmp_path / "large.mp4", "413|size"),
+    ):
+        with pytest.raises(Exception, match=said):
+            scored(visitor, one)
 
 
 def test_more_visitors_than_the_queue_holds_are_sent_away(shown, monkeypatch):

@@ -2,6 +2,7 @@
 
 import time
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -137,6 +138,37 @@ def test_a_clip_becomes_the_start_of_the_next(visitor, shown):
     made = newest(shown)
     assert made != first and read(made)["settings"]["strength"] == 0.8 and len(soundfile.read(made)[0]) == 8192
     assert soundfile.read(first)[0].tolist() != soundfile.read(made)[0].tolist()
+
+
+# what is seen of a film: [seconds, pixels of width, bytes of sound that were decoded]
+FILM = """(async () => {
+  const film = document.querySelector('#film-shown video');
+  film.muted = true; await film.play();
+  await new Promise(done => setTimeout(done, 700)); film.pause();
+  return [film.duration, film.videoWidth, film.webkitAudioDecodedByteCount];
+})()"""
+
+
+def test_a_film_is_shown_with_its_music(visitor, shown, tmp_path):
+    tab, film = visitor(), tmp_path / "walk.mp4"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in [0] * 10 + [200] * 10:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    tab.js("[...document.querySelectorAll('button')].find(one => one.innerText.trim().startsWith('Film')).click()")
+    tab.until("document.querySelector('#film input[type=file]')")
+    tab.upload("#film input[type=file]", film)
+    tab.until("document.querySelector('#film').innerText.includes('walk.mp4')")
+    tab.click("#score")
+    tab.until(f"{STATUS}.includes('2 scenes')")
+    tab.until("document.querySelector('#film-shown video')?.readyState > 0")
+    seconds, width, sound = tab.js(FILM)
+    assert seconds == pytest.approx(2.0, abs=0.2) and width == 64 and sound > 0
+    tab.until("document.querySelector('#film-file')?.offsetHeight > 0")
+    assert read(max(shown[1].folder.glob("*/*.mp4")))["files"]["film"]["path"] == "walk.mp4"
 
 
 @pytest.mark.parametrize("width", [390, 320])

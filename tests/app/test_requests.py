@@ -5,10 +5,12 @@ import json
 import threading
 from pathlib import Path
 
+import av
 import building as build
 import numpy as np
 import pytest
 import soundfile
+from data_fixtures import one_sentence, write_film
 from pages import Tiny
 
 from melfusion.app.actions import Actions, Cancelled, Stops, errors_as, watched
@@ -16,9 +18,11 @@ from melfusion.app.models import Models, offered
 from melfusion.app.requests import EXTEND, FRESH, REPAINT, RESTYLE, Limits, PageRequest
 from melfusion.app.server import accounts
 from melfusion.assembly.configuration import load_config
+from melfusion.assembly.film import film as film_of
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import read
 from melfusion.errors import ConfigError
+from melfusion.media.video import duration_s
 
 RATE = 8000
 
@@ -108,6 +112,49 @@ def test_a_start_is_restyled_repainted_and_gone_on_from(actions, sound):
     assert np.abs(made[REPAINT] - before)[RATE // 2 : RATE].max() > 0.01 and np.abs(made[RESTYLE] - before).max() > 0.01
     with pytest.raises(ConfigError, match="outside the sound"):
         actions.generate(asked(start=sound, mode=REPAINT, start_s=1.0, end_s=2.0), "a", quiet)
+
+
+def test_a_film_gets_its_music_and_keeps_no_folder(actions, tmp_path):
+    film = write_film(tmp_path / "holiday.mp4", np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3))
+    done, file, scenes = actions.film(asked(film=str(film), image="not used"), "a", quiet)
+    record = read(file)
+    assert Path(file).name == "holiday-3.mp4" and scenes == 2 and done.seed == record["seed"] == 3
+    assert record["verb"] == "film" and record["files"]["film"]["path"] == "holiday.mp4" and record["prompt"] == "rain"
+    assert duration_s(file) == pytest.approx(2.4) and str(tmp_path) not in json.dumps(record)
+    direct, _ = film_of(actions.models.get("small"), film, tmp_path / "direct.mp4", prompt="rain", seed=3, num_inference_steps=2)
+    assert direct.made[0]["settings"].items() <= record["settings"].items()
+
+
+def test_a_film_stops_between_two_steps_and_leaves_no_file(actions, tmp_path):
+    film = write_film(tmp_path / "a.mp4", np.zeros((10, 48, 64, 3), np.uint8))
+    before, seen = set(actions.folder.rglob("*")), []
+
+    def report(share, words):
+        seen.append(words)
+        if words == "step 1 of 2":
+            actions.stops.of("b").set()
+
+    with pytest.raises(Cancelled, match="nothing was made"):
+        actions.film(asked(film=str(film)), "b", report)
+    assert seen == ["loading the model", "looking for shots", "step 1 of 2"] and set(actions.folder.rglob("*")) == before
+
+
+def test_what_is_no_film_for_the_page_is_a_sentence_without_its_folder(actions, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    long = write_film(tmp_path / "long.mp4", np.zeros((41, 48, 64, 3), np.uint8))
+    with av.open(str(empty := tmp_path / "empty.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    for file, words in (
+        (tmp_path / "bad.mp4", r"^bad\.mp4 cannot be read"),
+        (empty, r"^empty\.mkv (cannot be read|has no frame)"),
+        (long, r"^long\.mp4 is longer than 4 s: cut it into parts"),
+        ("", "^Give a film such as an MP4"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            actions.film(asked(film=str(file)), "a", quiet)
+        one_sentence(caught.value)
 
 
 def test_a_timbre_goes_to_a_model_that_takes_one(sound, tmp_path):

@@ -105,6 +105,34 @@ def test_what_is_no_film_is_said_in_one_sentence(film, tmp_path):
         video.check_film(tmp_path / "d.mkv")
 
 
+def test_a_list_of_files_and_a_frame_of_too_many_pixels_are_refused(film, tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(film.read_bytes())
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")  # FFmpeg would show the other film
+    with pytest.raises(ConfigError, match=r"list\.mp4 cannot be read"):
+        video.check_film(tmp_path / "list.mp4")
+    monkeypatch.setattr(video, "MOST_PIXELS", 1000)
+    with pytest.raises(ConfigError, match=r"a\.mp4 cannot be read"):
+        video.check_film(tmp_path / "a.mp4")
+
+
+def test_a_film_is_as_long_as_its_last_frame_is_shown(tmp_path):
+    film = write_film(tmp_path / "two.mp4", np.zeros((2, 48, 64, 3), np.uint8))  # of 0.1 s each
+    assert video.shots(film, 0.5, 0.2)[-1].end_s == pytest.approx(0.2)
+    with pytest.raises(ConfigError, match="longer than 0.15 s"):
+        video.shots(film, 0.5, 0.15)
+
+
+@pytest.mark.parametrize(("codec", "end"), [("mpeg4", ".mp4"), ("libvpx", ".mkv")])
+def test_a_container_is_one_that_takes_the_pictures(tmp_path, codec, end):
+    with av.open(str(tmp_path / "film.mkv"), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode(None))
+    assert video.container_for(tmp_path / "film.mkv") == end
+    video.write_film(tmp_path / "film.mkv", tmp_path / f"out{end}", np.zeros(1600, np.float32), 16000)
+
+
 def test_a_full_disk_is_said_of_the_new_film_and_leaves_none(film, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     sound = 0.1 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)

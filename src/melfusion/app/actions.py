@@ -1,4 +1,7 @@
-"""What the buttons do: generate, cancel, look at a clip, show where the picture acted. It knows nothing of the page's layout."""
+"""What the buttons do: generate, cancel, look at a clip, make a film's music, show where the picture acted.
+
+It knows nothing of the page's layout.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,17 @@ import soundfile
 import torch
 
 from melfusion.app.models import Models
-from melfusion.app.requests import Limits, PageRequest
+from melfusion.app.requests import Limits, PageRequest, named
+from melfusion.assembly.film import film_music, save_film, story_of
 from melfusion.assembly.influence import picture_influence
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.pipeline import Music, Pipeline
 from melfusion.assembly.provenance import comment_of
-from melfusion.errors import MelfusionError, explain
+from melfusion.errors import ConfigError, MelfusionError, explain
 from melfusion.files import as_json, write_whole
 from melfusion.media.figures import heat_figure, save, spectrogram_figure
 from melfusion.media.sound import write_sound
+from melfusion.media.video import container_for
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +114,44 @@ class Actions:
         report(1, "drawing")
         return asked, self._kept(pipe, asked, music)
 
+    def film(self, asked: PageRequest, session: str | None, report: Report) -> tuple[PageRequest, str, int]:
+        """The request with the seed that was drawn, the film with its music, and how many scenes that has; errors as above."""
+        film = asked.film
+        if not film:
+            raise ConfigError("Give a film such as an MP4.")
+        asked, stop = asked.checked(self.limits).drawn(), self.stops.of(session)
+        report(0, "loading the model")
+        pipe = self.models.get(asked.model)
+        report(0, "looking for shots")
+        with named("film", film):
+            story, end = story_of(pipe, film, longest_s=self.limits.longest_s), container_for(film)
+        with telling_memory(pipe.config, "generation", lambda: pipe.system):
+            music = film_music(
+                pipe,
+                film,
+                story,
+                prompt=asked.prompt,
+                seed=asked.seed or 0,
+                progress=lambda steps: watched(steps, stop, report, "step"),
+                **asked.options(pipe),
+            )
+        report(1, "writing the film")
+        file = self._folder() / f"{Path(film).stem}-{asked.seed}{end}"
+        hide_folders(music.made[0])
+        save_film(film, file, music)
+        return asked, str(file), len(story.scenes)
+
+    def _folder(self) -> Path:
+        """A new one, where what is made is kept; what was made yesterday is removed."""
+        for old in self.folder.glob("*/*"):
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                old.unlink(missing_ok=True)
+        return Path(mkdtemp(dir=self.folder))
+
     def _kept(self, pipe: Pipeline, asked: PageRequest, music: Music) -> list[PageClip]:
-        self._clean()
-        folder, clips = Path(mkdtemp(dir=self.folder)), []
+        folder, clips = self._folder(), []
         for i, seed in enumerate(music.seeds):
-            for one in (music.made[i].get("image"), *(music.made[i].get("files") or {}).values()):
-                if one and one["path"]:  # the visitor knows the file by its name, and not where it lies here
-                    one["path"] = Path(one["path"]).name
+            hide_folders(music.made[i])
             wav = folder / f"melfusion-{seed}.wav"
             music.write(i, wav)
             mel, png = torch.from_numpy(music.log_mels[i]), wav.with_suffix(".png")
@@ -138,15 +174,16 @@ class Actions:
                 progress=lambda steps: watched(steps, stop, report, "part"),
                 **{name: value for name, value in asked.fields.items() if value != ""},
             )
-        file = Path(mkdtemp(dir=self.folder)) / "influence.png"
+        file = self._folder() / "influence.png"
         save(heat_figure(np.asarray(image), heat), file)
         return str(file)
 
-    def _clean(self) -> None:
-        """Remove the clips of yesterday."""
-        for old in self.folder.glob("*/*"):
-            if time.time() - old.stat().st_mtime > KEPT_S:
-                old.unlink(missing_ok=True)
+
+def hide_folders(made: dict[str, Any]) -> None:
+    """Change a record: the visitor knows his files by their names, and not where they lie here."""
+    for one in (made.get("image"), *(made.get("files") or {}).values()):
+        if one and one["path"]:
+            one["path"] = Path(one["path"]).name
 
 
 def watched(steps: Iterable[Any], stop: threading.Event, report: Report, word: str) -> Iterator[Any]:

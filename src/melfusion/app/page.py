@@ -55,6 +55,8 @@ class Page:
             self.go = gr.Button("Generate", variant="primary", elem_id="generate", min_width=150)
             self.cancel = gr.Button("Stop", elem_id="stop", min_width=80)
         self.status = gr.Markdown("", elem_id="status")
+        self.film_shown = gr.Video(label="Film", visible=False, interactive=False, elem_id="film-shown", buttons=[])
+        self.film_file = gr.DownloadButton("Download the film", size="sm", visible=False, elem_id="film-file")
         self.players = [
             gr.Audio(label=f"Clip {i + 1}", visible=i == 0, interactive=False, elem_id=f"clip-{i + 1}", buttons=[])
             for i in range(self.variations)
@@ -87,6 +89,13 @@ class Page:
         self.ask_where.click(self.begin, outputs=self.status, queue=False, api_visibility="private").then(
             self.influence, [*i.components, self.clips], [self.status, self.where], api_name="influence", **slow
         )
+        i.score.click(self.begin, outputs=self.status, queue=False, api_visibility="private").then(
+            self.film,
+            [*i.components, i.lock, i.film],
+            [self.status, i.of["seed"], self.film_shown, self.film_file],
+            api_name="film",
+            **slow,
+        )
         self.past.input(self.restore, [self.past, self.history], [*i.components, *shown], queue=False, api_name="restore")
         dependent = [i.component(name) for name in i.shown]
         i.of["model"].input(self.model, i.of["model"], [self.status, *dependent], api_name="model", **slow)
@@ -114,9 +123,8 @@ class Page:
             with errors_as(refused):
                 asked = self.inputs.request(tuple(given))
                 done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
-        except Cancelled as stopped:
-            self.actions.stops.of(request.session_hash).clear()  # who calls by the API never presses the page's button
-            return [str(stopped), *[gr.skip()] * (4 + self.variations + 7)]
+        except Cancelled as error:
+            return self.stopped(request, error, 4 + self.variations + 7)
         self.own[done.model] = self.inputs.values(self.actions.models.get(done.model))
         history = [(done, clips), *history][:KEPT]
         told_seed = f"Seed {done.seed}" + (f" to {clips[-1].seed}" if len(clips) > 1 else "")
@@ -124,6 +132,26 @@ class Page:
         seed = str(done.seed) if lock else ""
         past = gr.Dropdown([(title(entry), k) for k, entry in enumerate(history)], value=None, visible=True)
         return [words, seed, history, past, gr.Image(None, visible=False), *self.shown(clips)]
+
+    def stopped(self, request: gr.Request, error: Cancelled, others: int) -> list[Any]:
+        """The status says it, and so many other outputs stay."""
+        self.actions.stops.of(request.session_hash).clear()  # who calls by the API never presses the page's button
+        return [str(error), *[gr.skip()] * others]
+
+    def film(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
+        *given, lock, film = values
+        try:
+            with errors_as(refused):
+                asked = replace(self.inputs.request(tuple(given)), film=film)
+                done, file, scenes = self.actions.film(
+                    asked, request.session_hash, lambda share, words: progress(share, desc=words)
+                )
+        except Cancelled as error:
+            return self.stopped(request, error, 3)
+        words = f"Seed {done.seed}, {scenes} scene{'s' if scenes > 1 else ''}, model {done.model}."
+        words += "" if file.endswith(".mp4") else " Browsers may not play this kind of film: download it."
+        shown = gr.Video(file, visible=True), gr.DownloadButton(value=file, visible=True)
+        return [words, str(done.seed) if lock else "", *shown]
 
     def shown(self, clips: list[PageClip]) -> list[Any]:
         """The players, the choice, the look at the first clip, and the state."""
@@ -152,9 +180,8 @@ class Page:
                 if asked.seed is None and clips:
                     asked = replace(asked, seed=clips[0].seed)  # of the clip that is there to look at
                 file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words))
-        except Cancelled as stopped:
-            self.actions.stops.of(request.session_hash).clear()
-            return [str(stopped), gr.skip()]
+        except Cancelled as error:
+            return self.stopped(request, error, 1)
         return ["Red: hiding this part of the picture changes the music most.", gr.Image(file, visible=True)]
 
     def restore(self, number: int | None, history: list[Entry]) -> list[Any]:

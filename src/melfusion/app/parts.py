@@ -26,6 +26,8 @@ FIELDS = {
 }
 SOUNDS = {"timbre": "A sound whose timbre the music gets"}
 
+FILMS = [".mp4", ".mov", ".mkv", ".webm"]  # what a visitor may upload as one
+
 SEED = "Empty: drawn. The seed that was used stands at each clip."
 
 
@@ -65,6 +67,10 @@ class PageInputs:
             self._editing()
         with gr.Accordion("Picture story", open=False):
             self._story()
+        with gr.Accordion("Film", open=False):
+            self.film = gr.File(label="Film", file_types=FILMS, height=140, elem_id="film")
+            gr.Markdown("Each shot is a scene. Sentence, seed and settings are those above; the film's own sound is left out.")
+            self.score = gr.Button("Make music for the film", elem_id="score")
         self.shown = self.values(pipe)  # as the first model has it
         for name, update in self.shown.items():
             for key, value in update.items():

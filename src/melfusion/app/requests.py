@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError, MelfusionError
 from melfusion.media.file_kinds import picture_bytes
 from melfusion.media.sound_files import sound_seconds
+from melfusion.media.video import check_film
 
 FRESH, EXTEND, RESTYLE, REPAINT = "nothing", "go on after its end", "change all of it", "make a span of it anew"
 
@@ -37,6 +40,7 @@ class PageRequest:
         seed: drawn where it is None.
         start: a sound file that is edited as `mode` says; by how much: `strength`, `extend_s`, or from `start_s` to `end_s`.
         scenes: pictures of a story, in place of `image`; `times`: the seconds at which they begin, "" for equal spans.
+        film: its shots are the pictures, its length is that of the piece; `image`, `scenes`, `start` and `n` are then not used.
         fields: what else the model takes of a request.
     """
 
@@ -58,11 +62,12 @@ class PageRequest:
     end_s: float = 1.0
     scenes: list[str] = field(default_factory=list)
     times: str = ""
+    film: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     def checked(self, limits: Limits) -> PageRequest:
         """The same; ConfigError where it asks for nothing, or for too much."""
-        if not self.image and not self.scenes and not self.prompt.strip() and self.mode == FRESH:
+        if not self.film and not self.image and not self.scenes and not self.prompt.strip() and self.mode == FRESH:
             raise ConfigError("Give a picture, a sentence, or both.")
         amounts: dict[str, tuple[float, float, float]] = {
             "variations": (self.n, 1, limits.variations),
@@ -76,15 +81,21 @@ class PageRequest:
                 raise ConfigError(f"{name}: {value:g} must be from {least:g} to {most:g}.")
         if max(map(len, (self.prompt, self.negative_prompt, *map(str, self.fields.values())))) > limits.characters:
             raise ConfigError(f"A text is longer than {limits.characters} characters: shorten it.")
-        if self.mode != FRESH and not self.start:
-            raise ConfigError(f"Give the sound to start from, or choose {FRESH!r} there.")
-        if self.mode != FRESH:
-            check_sound(self.start or "", self.extend_s if self.mode == EXTEND else 0.0, limits)
+        self._check_files(limits)
+        return self
+
+    def _check_files(self, limits: Limits) -> None:
         if timbre := self.fields.get("timbre"):
             check_sound(timbre, 0.0, limits)
-        if self.scenes:
+        if self.film:
+            with named("film", self.film):
+                check_film(self.film)
+        elif self.mode != FRESH and not self.start:
+            raise ConfigError(f"Give the sound to start from, or choose {FRESH!r} there.")
+        elif self.mode != FRESH:
+            check_sound(self.start or "", self.extend_s if self.mode == EXTEND else 0.0, limits)
+        if self.scenes and not self.film:
             self._check_story()
-        return self
 
     def _check_story(self) -> None:
         if self.image:
@@ -119,6 +130,8 @@ class PageRequest:
             "negative_prompt": self.negative_prompt or None,
         }
         given |= {name: value for name, value in self.fields.items() if name in pipe.system.conditioner.takes and value != ""}
+        if self.film:
+            return given
         if self.scenes:
             seconds = self.duration_s or own_duration(pipe)
             return given | {"story": self.story(seconds), "duration_s": seconds}
@@ -135,21 +148,26 @@ class PageRequest:
         return given | {"audio": self.start} | edits[self.mode]
 
 
-def check_picture(path: str, name: str) -> None:
-    """ConfigError where a file is no picture; it calls it by the name that the visitor knows."""
+@contextlib.contextmanager
+def named(option: str, path: str, name: str = "") -> Iterator[None]:
+    """An error calls the file by the name that the visitor knows: where it lies here is not his concern."""
     try:
-        picture_bytes("picture", path)
+        yield
     except MelfusionError as error:
-        raise ConfigError(str(error).replace(f"picture={path}", name)) from None
+        raise ConfigError(str(error).replace(f"{option}={path}", name or Path(path).name)) from None
+
+
+def check_picture(path: str, name: str) -> None:
+    """ConfigError where a file is no picture."""
+    with named("picture", path, name):
+        picture_bytes("picture", path)
 
 
 def check_sound(path: str, more_s: float, limits: Limits) -> None:
     """ConfigError where a file is no sound, or longer than a visitor may ask for once `more_s` is added to it."""
-    name = Path(path).name  # where it lies here is not the visitor's concern
-    try:
+    name = Path(path).name
+    with named("sound", path):
         seconds = sound_seconds("sound", path) + more_s
-    except ConfigError as error:
-        raise ConfigError(str(error).replace(f"sound={path}", name)) from None
     if seconds > limits.longest_s + 0.01:
         raise ConfigError(f"{name}: {seconds:.1f} s is longer than {limits.longest_s:g} s: cut it first.")
 

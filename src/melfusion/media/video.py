@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ LEAST = 0.25  # share of a frame's pixels that must change colour at a cut
 FACTOR = 4.0  # and so many times the median of the changes around it
 AROUND_S = 1.0  # to each side, for that median
 CONTAINERS = (".mp4", ".mov", ".mkv")  # in which the new sound is AAC
+# names of FFmpeg's readers that read the file alone: a list, which another one reads, may name other files and addresses
+READERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf"
+MOST_PIXELS = 40_000_000  # of a frame: a little more than 8K has
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,10 @@ def opened(path: str | Path) -> Iterator[Any]:
     if not Path(path).is_file():
         raise ConfigError(f"film={path}: there is no such file; {WANTED}.")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options={"format_whitelist": READERS}) as container:
             if not container.streams.video:
                 raise ConfigError(f"film={path} holds no pictures: {WANTED}.")
+            container.streams.video[0].codec_context.options = {"max_pixels": str(MOST_PIXELS)}
             yield container
     except av.error.FFmpegError as error:
         raise unreadable(path, error) from None
@@ -82,12 +87,14 @@ def shots(path: str | Path, shortest_s: float, longest_s: float) -> list[Shot]:
             times.append(float(frame.time or 0.0))
             before = histogram
             if times[-1] - times[0] > longest_s:
-                raise ConfigError(f"film={path} is longer than {longest_s:g} s: cut it into parts.")
+                break
     if not times:
         raise ConfigError(f"film={path} has no frame that can be decoded: {WANTED}.")
     origin, step = times[0], (times[-1] - times[0]) / max(len(times) - 1, 1) or 0.04
     at = np.array(times) - origin
     end = float(at[-1] + step)
+    if end > longest_s + 0.01:
+        raise ConfigError(f"film={path} is longer than {longest_s:g} s: cut it into parts.")
     starts = [0.0, *cuts(at, np.array(changes), shortest_s, end)]
     spans = list(zip(starts, [*starts[1:], end], strict=True))
     pictures = _frames_at(path, [origin + (a + b) / 2 for a, b in spans])
@@ -119,6 +126,12 @@ def cuts(at: np.ndarray, changes: np.ndarray, shortest_s: float, end: float) -> 
         if clear and all(abs(at[i] - other) >= shortest_s for other in (0.0, end, *found)):
             found.append(float(at[i]))
     return sorted(found)
+
+
+def container_for(path: str | Path) -> str:
+    """.mp4, which browsers play, where it takes the pictures of a film as they are stored; else .mkv, which takes all."""
+    with opened(path) as container, library().open(io.BytesIO(), "w", format="mp4") as film:
+        return ".mp4" if container.streams.video[0].codec_context.name in film.supported_codecs else ".mkv"
 
 
 def duration_s(path: str | Path) -> float:
