@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from melfusion.models.backbones import made_for
-from melfusion.models.backbones.made_for import MadeFor
 from melfusion.models.options import Kind, levels_misfit
 
 
@@ -31,7 +30,7 @@ class DenoiserConfig(Kind):
     OWN: ClassVar[dict[str, Any]] = {}  # dotted key → what its published weights were made to be sampled with
     TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
 
-    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> MadeFor:
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> made_for.MadeFor:
         """OWN of weights by the config.json of network and scheduler beside them, and what these do not say (made_for.py)."""
         return self.OWN, {}
 
@@ -169,7 +168,7 @@ class StableAudio3Config(TransformerConfig):
         "num_memory_tokens": 4,
     }
 
-    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> MadeFor:
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> made_for.MadeFor:
         return made_for.stable_audio_3(self.OWN, network, scheduler)
 
 
@@ -212,7 +211,7 @@ class AceStepConfig(TransformerConfig):
         "encoder_hidden_size": None,
     }
 
-    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> MadeFor:
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> made_for.MadeFor:
         return made_for.ace_step(self.OWN, network, scheduler)
 
 
