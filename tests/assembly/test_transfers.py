@@ -129,8 +129,17 @@ def test_clip_reads_a_picture_without_a_copy_but_for_what_transformers_does(tiny
     assert transfers.seen == []
 
 
+SLOW = pytest.mark.slow  # likewise: one more training on the meta device
+
+
 @pytest.mark.parametrize(
-    "plant", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t[t > 0], lambda t: t + torch.ones(1).to(t)]
+    "plant",
+    [
+        lambda t: t.sum().item(),
+        lambda t: t.cpu(),
+        pytest.param(lambda t: t[t > 0], marks=SLOW),
+        pytest.param(lambda t: t + torch.ones(1).to(t), marks=SLOW),
+    ],
 )
 def test_a_planted_wait_or_copy_is_seen_in_a_step(ready, monkeypatch, plant):
     system, batch = ready
@@ -153,8 +162,8 @@ def waiting(work, tensor_of):
     "owner, name, tensor_of",
     [
         (StepGuard, "judge", lambda self, optimizer, norm: norm),
-        (torch.optim.AdamW, "step", lambda self, *args: self.param_groups[0]["params"][0]),
-        (EMA, "update", lambda self, *args: next(iter(self.shadow.values()))),
+        pytest.param(torch.optim.AdamW, "step", lambda self, *args: self.param_groups[0]["params"][0], marks=SLOW),
+        pytest.param(EMA, "update", lambda self, *args: next(iter(self.shadow.values())), marks=SLOW),
     ],
 )
 def test_a_wait_that_is_planted_after_the_backward_pass_is_seen(ready, monkeypatch, owner, name, tensor_of):
@@ -169,7 +178,9 @@ def transfers_of_a_clip(system, steps):
     return transfers.seen
 
 
-@pytest.mark.parametrize("overrides", [(), ("image.reading=fixed",), ("image.reading=noised", "diffusion.loss_space=v")])
+@pytest.mark.parametrize(
+    "overrides", [(), pytest.param(("image.reading=fixed",), marks=SLOW), ("image.reading=noised", "diffusion.loss_space=v")]
+)
 def test_steps_of_the_sampler_leave_the_host_alone(tiny, overrides):
     pure = ["diffusion.pure_noise_share=0.1"] if "diffusion.loss_space=v" in overrides else []
     system = on_meta(tiny(*overrides, *pure)).eval()
@@ -178,7 +189,7 @@ def test_steps_of_the_sampler_leave_the_host_alone(tiny, overrides):
     assert few == many  # what there is belongs to the clip: its caption and its noise, and what guidance has to run
 
 
-@pytest.mark.parametrize("plant", [lambda t: t.sum().item(), lambda t: t.cpu()])
+@pytest.mark.parametrize("plant", [lambda t: t.sum().item(), pytest.param(lambda t: t.cpu(), marks=SLOW)])
 def test_a_planted_wait_or_copy_is_seen_in_the_sampler(tiny, monkeypatch, plant):
     system = on_meta(tiny("image.reading=fixed")).eval()
     transfers_of_a_clip(system, 1)  # the empty caption is encoded in the first clip alone

@@ -30,6 +30,7 @@ def published(tmp_path_factory):
         next(folders[name].glob("*.pth")).unlink()
 
 
+@pytest.mark.slow  # networks of the published sizes, all at once; each has fast tests of its own
 def test_every_score_of_the_paper_is_measured_with_its_network_and_its_floor(published, tiny, tiny_corpus, tmp_path):
     embedders = {name: weights for name, weights in published.items() if name != "clip"}
     config = tiny(

@@ -82,6 +82,7 @@ def random_judge(monkeypatch):
         monkeypatch.setattr(f"melfusion.{module}.load_listeners", load_listeners)
 
 
+@pytest.mark.slow  # four trainings and their clips by two scales; a suite with one training a row is fast (below)
 def test_the_whole_suite_runs_resumes_and_publishes(suite, random_judge, capsys, monkeypatch):
     trained = []
     inner = lab.train
