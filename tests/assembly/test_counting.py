@@ -1,5 +1,8 @@
 """Sizes, FLOPs and live bytes on the meta device."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,7 @@ from melfusion.assembly.counting import (
 )
 from melfusion.assembly.tracing import GPUKernels, LiveBytes
 from melfusion.errors import WeightsError
+from melfusion.training.footprint import generation
 
 # TFLOP for one clip of 10.24 s: what its published parts take by any count; 512 × 512 pixels, 77 tokens. Reading a picture at a
 # timestep is Stable Diffusion's .804 without what comes after the last layer that is read.
@@ -55,6 +59,16 @@ def test_flops_of_every_stage_of_full_scale(full):
 def test_a_step_with_the_picture_live_is_one_pass_more(full):
     _, _, stages = full
     assert (stages[LEARN].flops + stages[LOOK].flops) / 1e12 == pytest.approx(2.409 + 0.768, rel=1e-3)
+
+
+def test_a_clip_takes_the_memory_that_the_page_says(full):
+    """The reading of the picture does not matter: the image model stands beside the denoiser at every step. All rows of the page:
+    tests/verbs/test_memory_docs.py."""
+    _, system, stages = full
+    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()
+    said = re.search(r"For `melfusion` ([\d.]+) GiB in place\s+of ([\d.]+) for one clip", page)
+    counted = [f"{generation(system, stages, 1, offload) / 2**30:.1f}" for offload in (True, False)]
+    assert said and list(said.groups()) == counted
 
 
 def test_weights_on_the_hub_of_unknown_sizes_are_named():

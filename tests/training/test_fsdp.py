@@ -1,4 +1,4 @@
-"""FSDP2: the numbers of one process, and checkpoints that any strategy and number of processes goes on from."""
+"""DDP and FSDP2: the numbers of one process, and checkpoints that any strategy and number of processes goes on from."""
 
 import subprocess
 
@@ -68,6 +68,9 @@ LIVES = [
     (("auto", 1, 2), ("fsdp2", 2, 4), ("auto", 1, 5)),
     pytest.param((("fsdp2", 2, 2), ("ddp", 2, 3), ("fsdp2", 2, 5)), marks=pytest.mark.slow),  # six more processes on few cores
     pytest.param((("fsdp2", 4, 2), ("ddp", 2, 3), ("fsdp2", 4, 5)), marks=pytest.mark.slow),  # ten more
+    pytest.param((("ddp", 2, 2), ("auto", 1, 3), ("ddp", 2, 5)), marks=pytest.mark.slow),  # four more
+    pytest.param((("ddp", 4, 2), ("ddp", 2, 3), ("auto", 1, 4), ("ddp", 4, 5)), marks=pytest.mark.slow),  # ten more
+    pytest.param((("ddp", 4, 2), ("fsdp2", 4, 3), ("ddp", 4, 5)), marks=pytest.mark.slow),  # twelve more
 ]
 
 

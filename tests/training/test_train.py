@@ -86,7 +86,8 @@ def test_training_shows_each_sample_once_an_epoch_across_a_resume(tiny_run, monk
 
 
 @pytest.mark.slow  # as test_torchrun_trains_what_one_process_trains of tests/cluster/test_slurm.py
-def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_processes_equal_one_on_the_joint_batch(tiny_run, world):
     configs = {
         n: tiny_run(
             f"world{n}",
@@ -96,7 +97,7 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
             "optim.grad_clip_norm=0",
             "trainer.val_every_n_steps=3",
         )
-        for n in (1, 2)
+        for n in (1, world)
     }
     for n, c in configs.items():
         arguments = [
@@ -106,8 +107,7 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
                 "runs_dir": c.runs_dir,
                 "name": c.name,
                 "trainer.media_items": 0,
-                # three items over two ranks: one rank's batch holds a single item
-                "data.val_items": 3,
+                "data.val_items": world + 1,  # the first rank's batch holds two items, those of the others one
                 "trainer.max_steps": 3,
                 "trainer.strategy": c.trainer.strategy,
                 "trainer.devices": n,
@@ -115,16 +115,16 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_run):
                 "trainer.val_every_n_steps": 3,
             }.items()
         ]
-        # the second rank is started by Lightning's own launcher
+        # the other ranks are started by Lightning's own launcher
         done = subprocess.run(
             [python(), "-m", "melfusion", "train", "tiny", *arguments], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (checkpoint(configs[n]) for n in (1, 2))
+    one, several = (checkpoint(configs[n]) for n in (1, world))
     for key, value in one["state_dict"].items():
-        torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(several["state_dict"][key], value, rtol=1e-4, atol=2e-5)
     for key, value in one["ema"].items():
-        torch.testing.assert_close(two["ema"][key], value, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(several["ema"][key], value, rtol=1e-4, atol=2e-5)
     val = [json.loads(Path(c.runs_dir, c.name, "results.json").read_text()) for c in configs.values()]
     for name in ("val/loss", "val/loss_other_picture"):
         assert val[0][name] == pytest.approx(val[1][name], rel=1e-4)

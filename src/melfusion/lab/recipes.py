@@ -244,6 +244,6 @@ def check_size() -> int:
     """Bytes of weights/; ReleaseError above 40 MB."""
     total = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
     if total > MAX_BYTES:
-        raise ReleaseError(f"{WEIGHTS} holds {total / 1e6:.1f} MB, and {MAX_BYTES / 1e6:g} MB may be shipped: make a part smaller.")
+        raise ReleaseError(f"{WEIGHTS} holds {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:g} MB: make a part smaller.")
     print(f"{WEIGHTS}: {total / 1e6:.1f} MB")
     return total
