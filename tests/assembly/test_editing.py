@@ -103,7 +103,8 @@ def test_progress_sees_the_steps_and_may_cancel(pipe):
     assert len(seen) == 1
 
 
-def test_a_long_clip_is_decoded_in_pieces_as_the_whole_is(pipe, monkeypatch):
+def test_a_long_clip_is_decoded_in_windows_as_the_whole_is(pipe, monkeypatch):
+    """Its vocoder is Griffin-Lim, which sees a whole clip: the windows of the sound are cross-faded."""
     from melfusion.models import mel_codec
 
     codec, waveform = pipe.system.codec, torch.from_numpy(tone(6.144))[None]
@@ -111,12 +112,8 @@ def test_a_long_clip_is_decoded_in_pieces_as_the_whole_is(pipe, monkeypatch):
     mel = codec.decode(whole)
     monkeypatch.setattr(mel_codec, "CHUNK_S", 2.0)
     monkeypatch.setattr(mel_codec, "OVERLAP_S", 0.5)
-    sizes, decode = [], codec.music_vae.decode
-    monkeypatch.setattr(codec.music_vae, "decode", lambda latents: [sizes.append(latents.shape[2]), decode(latents)][1])
-    assert codec.encode(waveform).shape == whole.shape
-    pieces = codec.decode(whole)
-    assert pieces.shape == mel.shape and max(sizes) == codec.window < whole.shape[2]
-    assert np.corrcoef(pieces.flatten(), mel.flatten())[0, 1] > 0.95
+    assert codec.window < whole.shape[2]
+    assert np.allclose(codec.encode(waveform), whole, atol=1e-4) and np.allclose(codec.decode(whole), mel, atol=1e-4)
     sound = codec.vocode(mel)
     assert sound.shape == waveform.shape and sound.abs().max() <= 1
 

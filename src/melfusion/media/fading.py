@@ -1,4 +1,4 @@
-"""Cross-fades between two sounds, or two versions of anything along time."""
+"""Cross-fades between two sounds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ def rising(first: Tensor, axis: int = -1) -> Tensor:
     return ((torch.arange(length, device=first.device) + 0.5) / length).to(first).reshape(shape)
 
 
-def linear(first: Tensor, then: Tensor, axis: int = -1) -> Tensor:
-    """Two tensors of one shape → one that begins as the first and ends as the second, along `axis`; the weights add up to 1."""
-    return torch.lerp(first, then, rising(first, axis).expand_as(first))
-
-
 def crossfade(first: Tensor, then: Tensor, axis: int = -1) -> Tensor:
-    """The same of two sounds, whose level is kept: weights that add up to 1 where both are alike, squares that do where they have
-    nothing in common (sounds of other phases), in between by how they correlate. Each row of the first axis is measured alone.
+    """Two sounds of one shape → one that begins as the first and ends as the second, along `axis`.
+
+    The level is kept: weights that add up to 1 where both are alike, squares that do where they have nothing in common (sounds of
+    other phases), in between by how they correlate. Each row of the first axis is measured alone.
     """
     first_rows, then_rows = first.flatten(1).double(), then.flatten(1).double()
     norms = (first_rows.square().sum(1) * then_rows.square().sum(1)).sqrt()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from melfusion.media.fading import crossfade, linear
 from melfusion.media.mel import LogMel
 from melfusion.media.options import AudioConfig
 from melfusion.models.codec import MusicCodec
-from melfusion.models.codecs.chunks import faded
+from melfusion.models.codecs import kl
+from melfusion.models.codecs.chunks import faded, windowed
 from melfusion.models.frozen import digest
 from melfusion.models.music_vae import MusicVAE
 from melfusion.models.vocoder import Vocoder, levelled
 
-CHUNK_S, OVERLAP_S = 30.0, 2.0  # longer clips are encoded, decoded and vocoded in pieces that overlap; memory follows their length
+CHUNK_S = 30.0  # longer clips are encoded, decoded and vocoded in windows of this length; memory follows it
+
+OVERLAP_S = 2.0  # of windows of a vocoder that sees a whole clip
 
 CPU_AT_ONCE = 8  # clips: spectrograms of more do not stay in the caches, and are above what memory.keep_freed_memory keeps
 
@@ -53,13 +54,13 @@ class MelCodec(MusicCodec):
         return decoded
 
     def encode_moments(self, waveform: Tensor) -> Tensor:
-        return self.piecewise(self.music_vae.encode_moments, self.front_end(waveform), (self.music_vae.downsampling, 1), 2)
+        return self.music_vae.encode_moments(self.front_end(waveform), self.window)
 
     def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.music_vae.sample_latents(moments, noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.piecewise(self.music_vae.decode, latents, (1, self.music_vae.downsampling), 2)
+        return self.music_vae.decode(latents, self.window)
 
     def cut(self, decoded: Tensor, duration_s: float) -> Tensor:
         """As many frames of the log-mel as hold the seconds; the waveform is cut to the sample when it is made."""
@@ -71,27 +72,25 @@ class MelCodec(MusicCodec):
 
     def vocoded(self, log_mel: Tensor) -> Tensor:
         """A few clips, each with its peak at most 1."""
-        down = self.music_vae.downsampling
-        if log_mel.shape[2] <= self.window * down:
+        window, reach = self.window * self.music_vae.downsampling, self.vocoder.reach
+        if log_mel.shape[2] <= window:
             return self.vocoder(log_mel)
-        rows = log_mel.transpose(2, 3)  # (B, 1, F, T), so that time is the last axis before and after
+        rows, frame = log_mel.transpose(2, 3), (1, self.hop)  # (B, 1, F, T): time is the last axis before and after
 
         def run(part: Tensor) -> Tensor:
             return self.vocoder.render(part.transpose(2, 3))[:, None, None]
 
-        waveform = self.piecewise(run, rows, (down, down * self.hop), 3, crossfade)
+        if reach is None:
+            waveform = faded(run, rows, window, round(OVERLAP_S * self.sample_rate_hz / self.hop), frame)
+        else:
+            waveform = windowed(run, rows, max(window, 4 * reach), reach, frame)
         return levelled(waveform[:, 0, 0])
 
     @property
     def window(self) -> int:
-        """Latent frames of a piece."""
-        return round(max(CHUNK_S, self.clip_duration_s) * self.frames_per_s)
-
-    def piecewise(
-        self, run: Callable[[Tensor], Tensor], x: Tensor, frame: tuple[int, int], axis: int, fade: Any = linear
-    ) -> Tensor:
-        """`run(x)`, in pieces where x is long. `frame`: places of a latent frame in x and in the result, along `axis`."""
-        return faded(run, x, self.window, max(1, round(OVERLAP_S * self.frames_per_s)), frame, axis, fade)
+        """Latent frames of a window."""
+        shortest = 4 * kl.reach(self.music_vae.autoencoder)
+        return max(shortest, round(max(CHUNK_S, self.clip_duration_s) * self.frames_per_s))
 
     def latent_state(self) -> dict[str, Tensor]:
         return self.music_vae.latent_state()

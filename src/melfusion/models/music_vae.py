@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from melfusion.batch import MusicBatch, present
 from melfusion.media.mel import LOG_FLOOR, LogMel, in_float32
+from melfusion.models.codecs import kl
 from melfusion.models.texture import Texture
 from melfusion.models.trained import TrainedModule
 
@@ -87,9 +88,15 @@ class MusicVAE(TrainedModule):
         """z as the network has it → log_mel in units of mel_std."""
         return F.pixel_shuffle(self.autoencoder.decode(z).sample, self.patch_size)
 
-    def encode_moments(self, log_mel: Tensor) -> Tensor:
-        """log_mel → (B, 2C, T/r, F/r): mean and log-variance before normalisation (what precompute stores)."""
-        return self.posterior((log_mel - self.mel_mean) / self.mel_std).parameters
+    def encode_moments(self, log_mel: Tensor, window: int | None = None) -> Tensor:
+        """log_mel → (B, 2C, T/r, F/r): mean and log-variance before normalisation (what precompute stores).
+
+        window: longer clips go in windows of so many latent frames, to the same end. None: at once.
+        """
+        scaled = (log_mel - self.mel_mean) / self.mel_std
+        if window is None or log_mel.shape[2] <= window * self.downsampling:
+            return self.posterior(scaled).parameters
+        return kl.encode(self.autoencoder, F.pixel_unshuffle(scaled, self.patch_size), window)
 
     def sample_latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         """Moments → normalised latents; `noise` (B, C, T/r, F/r) draws from the posterior, None takes its mean."""
@@ -101,12 +108,15 @@ class MusicVAE(TrainedModule):
         """log_mel → normalised latents."""
         return self.sample_latents(self.encode_moments(log_mel), noise)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents → log_mel with its texture, never below the front end's floor."""
+    def decode(self, latents: Tensor, window: int | None = None) -> Tensor:
+        """Normalised latents → log_mel with its texture, never below the front end's floor; `window` as in `encode_moments`."""
         z = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
-        made = self.reconstruct(z)
+        if window is None or z.shape[2] <= window:
+            made = self.reconstruct(z)
+        else:
+            made = F.pixel_shuffle(kl.decode(self.autoencoder, z, window), self.patch_size)
         if self.texture is not None and self.texture_steps:
-            made = made + self.texture(made, latents, self.texture_steps)
+            made = made + self.texture(made, latents, self.texture_steps, window)
         mel = made * self.mel_std + self.mel_mean
         return mel.clamp(min=torch.tensor(LOG_FLOOR).log().item())
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melfusion.media.mel import in_float32
+from melfusion.models.codecs.chunks import windowed
 from melfusion.randomness import fixed_generator
 
 OCTAVES = 8  # of the waves that encode t
@@ -52,16 +53,27 @@ class Texture(nn.Module):
         return (self.direction(point, t, self.condition(log_mel, latents)) - (wanted - noise)).square().mean()
 
     @torch.no_grad()
-    def forward(self, log_mel: Tensor, latents: Tensor, steps: int) -> Tensor:
-        """The decoder's log_mel and latents → residual to add; every clip of every call has the same noise, as in Griffin-Lim."""
+    def forward(self, log_mel: Tensor, latents: Tensor, steps: int, window: int | None = None) -> Tensor:
+        """The decoder's log_mel and latents → residual to add; every clip of every call has the same noise, as in Griffin-Lim.
+
+        window: longer clips go in windows of so many latent frames, to the same end, since it sees few frames. None: at once.
+        """
         with in_float32(log_mel):
             condition = self.condition(log_mel.float(), latents.float())
             noise = torch.randn(self.noise_shape(*log_mel.shape[2:]), generator=fixed_generator("texture"))
-            point = noise.to(condition).expand(len(condition), -1, -1, -1)
-            for step in range(steps):
-                t = point.new_full((len(point),), step / steps)
-                point = point + self.direction(point, t, condition) / steps
+            both = torch.cat([noise.to(condition).expand(len(condition), -1, -1, -1), condition], 1)
+            positions, reach = both.shape[2], steps * (1 + 3 * len(self.blocks))
+            size = positions if window is None else max(window * positions // latents.shape[2], 4 * reach)
+            point = windowed(lambda part: self.follow(part, steps), both, size, reach, (1, 1), 2)
             return F.pixel_shuffle(point, self.patch_size) * self.scale
+
+    def follow(self, both: Tensor, steps: int) -> Tensor:
+        """Noise and condition, side by side as channels → where Euler steps from that noise end."""
+        point, condition = both.split([self.patch_size**2, both.shape[1] - self.patch_size**2], 1)
+        for step in range(steps):
+            t = point.new_full((len(point),), step / steps)
+            point = point + self.direction(point, t, condition) / steps
+        return point
 
     def condition(self, log_mel: Tensor, latents: Tensor) -> Tensor:
         """Patches of the log_mel, and at each position the latent that lies there."""

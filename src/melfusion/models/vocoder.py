@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -85,6 +86,12 @@ class Vocoder(TrainedModule):
         for _ in range(self.corrections):
             waveform = corrected(waveform, log_mel.float(), self.log_mel)
         return waveform
+
+    @property
+    def reach(self) -> int | None:
+        """Mel frames to each side that a sample depends on; None: the whole clip."""
+        seen = getattr(self.network, "reach", None)
+        return None if seen is None else seen + self.corrections * 2 * math.ceil(self.log_mel.n_fft / self.log_mel.hop)
 
     def settings(self) -> dict[str, Tensor]:
         """What the sound of a network without weights depends on, by name."""

@@ -25,6 +25,7 @@ class Vocos(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.head = nn.Linear(width, 2 * (self.n_fft // 2 + 1))
         self.reflected = reflected_samples(audio)[0]
+        self.reach = 3 * (1 + blocks) + -(-self.n_fft // self.hop)  # mel frames to each side that a sample depends on
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
     def spectrum(self, log_mel: Tensor) -> Tensor:

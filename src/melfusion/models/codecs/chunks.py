@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from melfusion.errors import ConfigError
-from melfusion.media.fading import linear
+from melfusion.media.fading import crossfade
 
 Span = tuple[int, int]  # first and last index
 
@@ -43,48 +43,56 @@ def _transposed(kernel: int, stride: int, padding: int, dilation: int) -> Sees:
     return lambda span: (-((-span[0] - padding + (kernel - 1) * dilation) // stride), (span[1] + padding) // stride)
 
 
-def windowed(run: Callable[[Tensor], Tensor], x: Tensor, window: int, overlap: int, frame: Span) -> Tensor:
+class WindowSpan(NamedTuple):
+    """A window, in latent frames: it holds first to last, and start to stop are its part of the result."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def window_spans(frames: int, window: int, overlap: int) -> list[WindowSpan]:
+    """Windows of at most `window` latent frames, which overlap by `overlap` to each side."""
+    core = window - 2 * overlap
+    if core < 1:
+        raise ConfigError(f"A window of {window} latent frames has nothing left between overlaps of {overlap}.")
+    spans = [(start, min(start + core, frames)) for start in range(0, frames, core)]
+    return [WindowSpan(start, stop, max(0, start - overlap), min(frames, stop + overlap)) for start, stop in spans]
+
+
+def windowed(run: Callable[[Tensor], Tensor], x: Tensor, window: int, overlap: int, frame: Span, axis: int = -1) -> Tensor:
     """`run(x)` from windows of at most `window` latent frames; they overlap by `overlap` frames to each side.
 
     The result is that of the whole where `overlap` is at least the network's reach. Memory holds x, the result and one window.
 
     Args:
-        frame: places of a latent frame in x (…, S), which holds whole frames, and in the result.
+        frame: places of a latent frame in x, which holds whole frames along `axis`, and in the result.
     """
-    frames, (taken, made) = x.shape[-1] // frame[0], frame
+    frames, (taken, made), whole = x.shape[axis] // frame[0], frame, None
     if frames <= window:
         return run(x)
-    core, whole = window - 2 * overlap, None
-    if core < 1:
-        raise ConfigError(f"A window of {window} latent frames has nothing left between overlaps of {overlap}.")
-    for start in range(0, frames, core):
-        stop = min(start + core, frames)
-        first, last = max(0, start - overlap), min(frames, stop + overlap)
-        part = run(x[..., first * taken : last * taken])
-        whole = part.new_empty(*part.shape[:-1], frames * made) if whole is None else whole
-        whole[..., start * made : stop * made] = part[..., (start - first) * made : (stop - first) * made]
+    for start, stop, first, last in window_spans(frames, window, overlap):
+        part = run(x.narrow(axis, first * taken, (last - first) * taken))
+        if whole is None:
+            shape = list(part.shape)
+            shape[axis] = frames * made
+            whole = part.new_empty(shape)
+        core = part.narrow(axis, (start - first) * made, (stop - start) * made)
+        whole.narrow(axis, start * made, (stop - start) * made).copy_(core)
     assert whole is not None
     return whole
 
 
-def faded(
-    run: Callable[[Tensor], Tensor],
-    x: Tensor,
-    window: int,
-    overlap: int,
-    frame: Span,
-    axis: int = -1,
-    fade: Callable[[Tensor, Tensor, int], Tensor] = linear,
-) -> Tensor:
+def faded(run: Callable[[Tensor], Tensor], x: Tensor, window: int, overlap: int, frame: Span) -> Tensor:
     """`run(x)` from windows of at most `window` frames, where it is not that of the whole in the end: cross-faded over `overlap`.
 
-    For networks that see a whole clip at once, such as those with a norm over time. Memory holds x, the result and one window.
+    For what sees a whole sound at once, such as Griffin-Lim. Memory holds x, the result and one window.
 
     Args:
-        frame: places of a frame in x, which holds whole frames along `axis`, and in the result.
-        fade: what makes one of two overlapping results (media/fading.py).
+        frame: places of a frame in x (…, S), which holds whole frames, and in the result.
     """
-    frames, (taken, made) = x.shape[axis] // frame[0], frame
+    frames, (taken, made) = x.shape[-1] // frame[0], frame
     if frames <= window:
         return run(x)
     if not 0 < overlap < window:
@@ -93,14 +101,13 @@ def faded(
     starts = [round(i * (frames - window) / (count - 1)) for i in range(count)]
     whole, stop = None, 0
     for start in starts:
-        part = run(x.narrow(axis, start * taken, window * taken))
-        if whole is None:
-            whole = part.new_empty(*part.shape[: axis % part.ndim], frames * made, *part.shape[axis % part.ndim + 1 :])
+        part = run(x[..., start * taken : (start + window) * taken])
+        whole = part.new_empty(*part.shape[:-1], frames * made) if whole is None else whole
         both = (stop - start) * made if stop else 0
         if both:
-            known = whole.narrow(axis, start * made, both)
-            known.copy_(fade(known, part.narrow(axis, 0, both), axis))
-        whole.narrow(axis, start * made + both, window * made - both).copy_(part.narrow(axis, both, window * made - both))
+            known = whole[..., start * made : stop * made]
+            known.copy_(crossfade(known, part[..., :both]))
+        whole[..., start * made + both : (start + window) * made] = part[..., both:]
         stop = start + window
     assert whole is not None
     return whole
