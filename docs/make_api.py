@@ -14,6 +14,8 @@ PUBLIC = {  # heading → what is described under it: a function, a class, a cla
         "melfusion.load",
         "melfusion.assembly.pipeline.Pipeline: __call__ to save_pretrained",
         "melfusion.assembly.music.Music",
+        "melfusion.assembly.film.film",
+        "melfusion.assembly.influence.picture_influence",
     ),
     "The four seams": (
         "melfusion.models.image_encoder.ImageEncoder",

@@ -9,7 +9,7 @@ import torch
 from data_fixtures import one_sentence
 
 import melfusion
-from melfusion.assembly.influence import masked, picture_influence
+from melfusion.assembly.influence import masked, on_patches, picture_influence
 from melfusion.assembly.pipeline import Pipeline
 from melfusion.errors import ConfigError
 
@@ -55,6 +55,45 @@ def test_the_patch_that_the_model_sees_is_the_hottest_and_hiding_it_changes_the_
     assert np.abs(hot - whole).mean() > 10 * np.abs(cold - whole).mean()
 
 
+def test_a_synapse_that_keeps_tokens_says_what_it_attends_to(pipe):
+    """The map is what the layers measure, over the picture: the same sum, and hot where the tokens of a place get most."""
+    image, measured, steps = picture(pipe), [], []
+    inner = pipe.system.denoiser.over_picture
+
+    def over(attended, features):
+        measured.extend(attended.values())
+        return inner(attended, features)
+
+    def progress(states):
+        steps.extend(states)
+        return states
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipe.system.denoiser, "over_picture", over)
+        heat = picture_influence(pipe, "rain", image, seed=3, patches=4, levels=2, method="attention", progress=progress)
+    assert len(steps) == 2 and heat.shape == (4, 4)
+    assert heat.sum() == pytest.approx(float(torch.stack(measured).sum(2).mean()), rel=1e-4) and heat.min() > 0
+    assert len(measured) == 2 * len(pipe.system.denoiser.synapse.specs)
+
+
+def test_tokens_lie_on_the_picture_rows_first():
+    share = torch.zeros(16)
+    share[6] = 0.3  # second row, third column of 4 by 4
+    for patches, places in ((4, [(1, 2)]), (2, [(0, 1)]), (8, [(2, 4), (2, 5), (3, 4), (3, 5)])):
+        heat = on_patches(share, patches)
+        assert [tuple(place) for place in heat.nonzero().tolist()] == places and heat.sum() == pytest.approx(0.3)
+
+
+def test_a_mix_has_no_attention_to_the_picture_alone():
+    from melfusion.assembly.configuration import load_config
+
+    config = load_config("tiny", ["synapse.kind=kv_mix_proj"])
+    mixing = Pipeline(build.system(config).eval(), config)
+    assert picture_influence(mixing, "x", picture(mixing), patches=2, levels=1).shape == (2, 2)
+    with pytest.raises(ConfigError, match=r"synapse\.kind=kv_mix_proj keeps no tokens of the picture here: give method=occlusion"):
+        picture_influence(mixing, "x", picture(mixing), method="attention")
+
+
 def test_a_patch_has_the_mean_colour_and_the_rest_is_left(pipe):
     image = picture(pipe)
     many = masked(image, 3)
@@ -67,23 +106,28 @@ def test_what_cannot_be_asked_is_a_sentence(pipe):
     for call, words in (
         (lambda: picture_influence(pipe, "x", None), "There is no picture"),
         (lambda: picture_influence(pipe, "x", picture(pipe), patches=99), "patches=99 must be from 1 to"),
+        (lambda: picture_influence(pipe, "x", picture(pipe), method="eyes"), "method=eyes is neither occlusion nor attention"),
     ):
         with pytest.raises(ConfigError, match=words) as caught:
             call()
         one_sentence(caught.value)
 
 
-@pytest.mark.slow  # the shipped model reads 64 masked pictures, three times
-@pytest.mark.parametrize("name", ["sea-night-clear", "forest-dawn-rain", "mountains-noon-snow"])
-def test_hiding_the_hottest_patch_changes_the_shipped_models_music_more_than_hiding_a_random_one(name):
-    pipe = melfusion.load()
-    image = pipe.pixels(EXAMPLES / f"{name}.png")
-    heat = picture_influence(pipe, "a tune in A minor", image, seed=1)
-    hidden = masked(image, 8)
-    random = np.random.default_rng(0).permutation(np.delete(np.arange(64), heat.argmax()))[:8]
-    shown = [image[0], hidden[int(heat.argmax())], *hidden[random]]
-    mels = pipe.system.codec.spectrogram
+@pytest.mark.slow  # the shipped model reads 64 masked pictures, three times, and makes sixty clips
+@pytest.mark.parametrize(("method", "least"), [("occlusion", 0.8), ("attention", 0.5)])
+def test_hiding_the_hottest_patch_changes_the_shipped_models_music_more_than_hiding_a_random_one(method, least):
+    """`least`: the share of drawn patches that the hottest one must act more than; docs/app.md has measured .94 and .76."""
+    pipe, beaten = melfusion.load(), []
     system = pipe.system
-    decoded = system.generate(["a tune in A minor"] * len(shown), torch.stack(shown), [1] * len(shown), 10, 5.0)
-    whole, hot, *others = mels(decoded).numpy()
-    assert np.abs(hot - whole).mean() > np.mean([np.abs(other - whole).mean() for other in others])
+    for name in ("sea-night-clear", "forest-dawn-rain", "mountains-noon-snow"):
+        image = pipe.pixels(EXAMPLES / f"{name}.png")
+        heat = picture_influence(pipe, "a tune in A minor", image, seed=1, method=method)
+        hidden = masked(image, 8)
+        random = np.random.default_rng(0).permutation(np.delete(np.arange(64), heat.argmax()))[:8]
+        shown = torch.stack([image[0], hidden[int(heat.argmax())], *hidden[random]])
+        decoded = system.generate(["a tune in A minor"] * len(shown), shown, [1] * len(shown), 10, 5.0)
+        whole, hot, *others = system.codec.spectrogram(decoded).numpy()
+        changes = np.array([np.abs(other - whole).mean() for other in others])
+        beaten.append(np.mean(np.abs(hot - whole).mean() > changes))
+        assert method == "attention" or np.abs(hot - whole).mean() > changes.mean()
+    assert np.mean(beaten) > least

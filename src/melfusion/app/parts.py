@@ -58,7 +58,7 @@ class PageInputs:
         self.of: dict[str, Any] = {"image": shown, "prompt": prompt}
         self._examples()
         with gr.Row():
-            self.of["seed"] = gr.Textbox(label="Seed", info=SEED, max_length=19, min_width=150)
+            self.of["seed"] = gr.Textbox(label="Seed", info=SEED, max_length=19, min_width=150, elem_id="seed")
             self.lock = gr.Checkbox(label="Keep the seed", info="for the next press of the button", min_width=150)
         self.of["n"] = gr.Slider(1, limits.variations, 1, step=1, label="Variations")
         with gr.Accordion("More", open=False):

@@ -51,6 +51,20 @@ class Policy:
         await self.app(scope, receive, with_policy)
 
 
+# of gradio's launch: nothing is shared, counted or offered beside the page
+CLOSED: dict[str, Any] = {
+    "share": False,
+    "quiet": True,
+    "show_error": True,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+}
+
+
 def serve(
     actions: Any, host: str, port: int | None, queue: int, upload_mb: int, auth: list[tuple[str, str]] | None, wait: bool = True
 ) -> Any:
@@ -73,20 +87,12 @@ def serve(
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     try:
         page.blocks.launch(
+            **CLOSED,
             server_name=host,
             server_port=port,
-            share=False,
-            quiet=True,
             auth=auth,
             max_file_size=f"{upload_mb}mb",
-            show_error=True,
             prevent_thread_lock=not wait,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
             app_kwargs={"middleware": [Middleware(Policy)], "docs_url": None, "redoc_url": None},
             theme=gr.themes.Soft(font=fonts[0], font_mono=fonts[1]),
             css=CSS,

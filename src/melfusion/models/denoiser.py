@@ -76,8 +76,18 @@ class Denoiser(lightning.LightningModule):
         return {}
 
     def measuring_attention(self) -> AbstractContextManager[dict[str, Tensor]]:
-        """Within it a pass notes layer → (B,), the share of its attention that the picture's tokens get; nothing without such."""
+        """Within it a pass notes layer → (B, M), the share of its attention that each of the picture's tokens gets; nothing without
+        such. Where the picture has an attention of its own, the shares are times the |α| of its gate."""
         return nullcontext({})
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Are these tokens each of its own place of the picture?"""
+        return False
+
+    def over_picture(self, attended: dict[str, Tensor], features: VisualFeatures) -> dict[str, Tensor]:
+        """What `measuring_attention` noted, over the image encoder's own tokens: layer → (B, N); where `keeps_tokens`."""
+        raise NotImplementedError
 
     def alpha_parameters(self) -> list[nn.Parameter]:
         """All α. They have a learning rate of their own and no weight decay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -73,12 +74,13 @@ class MeLFusion(Generation):
         times = self.objective.stratified(batch.position, self.val_items)
         batch = dataclasses.replace(batch, draws={name: t for name, t in batch.draws.items() if name != "vae_noise"})
         latents, conditioning = self.encode_music(batch), self.condition(batch)
-        with self.denoiser.measuring_attention() as shares:
+        nothing: dict[str, Tensor] = {}
+        with nullcontext(nothing) if self.denoiser.alphas() else self.denoiser.measuring_attention() as attended:  # α says it
             self.val_loss.update(self.losses(latents, conditioning, times, batch.draws["noise"]))
         self.log("val/loss", self.val_loss, prog_bar=True)
-        for layer, share in shares.items():
+        for layer, share in attended.items():
             mean = self.val_attention.setdefault(layer, MeanMetric().to(share.device))
-            mean.update(share, conditioning.has_image.to(share.dtype))
+            mean.update(share.sum(1), conditioning.has_image.to(share.dtype))
         if batch.other is not None:
             other = self.show(conditioning, batch.other)
             self.val_other.update(self.losses(latents, other, times, batch.draws["noise"]))

@@ -114,6 +114,13 @@ class Backbone(Denoiser):
         return self.sight.measuring()
 
     @property
+    def keeps_tokens(self) -> bool:
+        return self.synapse.keeps_tokens and bool(self.synapse.specs) and self.processor.one_softmax
+
+    def over_picture(self, attended: dict[str, Tensor], features: VisualFeatures) -> dict[str, Tensor]:
+        return self.synapse.over_picture(attended, features)
+
+    @property
     def layers(self) -> list[str]:
         return list(dict.fromkeys(spec.image_layer for spec in self.synapse.specs.values()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,6 +68,21 @@ class VisualSynapse(nn.Module):
     def look(self, layer: str, query: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor, heads: int) -> Tensor:
         """Query (B, T, D) by so many heads → what is added to the music's attention (B, T, D), where the kind is `beside`."""
         raise NotImplementedError
+
+    def looked_at(self, layer: str, query: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor, heads: int) -> Tensor:
+        """(B, M): the attention that `look` gives to each token, times its |α|."""
+        raise NotImplementedError
+
+    keeps_tokens = False  # are the tokens that are attended to those of `prepare`, each from its own place of the picture?
+
+    def over_picture(self, attended: dict[str, Tensor], features: VisualFeatures) -> dict[str, Tensor]:
+        """Attention to prepared tokens, layer → (B, M), as attention to the image encoder's own (B, N), with the same sum."""
+        found = {}
+        for name, share in attended.items():
+            own = (features.get(name) or features[self.specs[name].image_layer])[0].shape[1]
+            parts = MATCHES[self.match](torch.eye(own, device=share.device)[None], share.shape[1])[0]  # matching is linear
+            found[name] = share @ parts
+        return found
 
 
 class AlphaSynapse(VisualSynapse):
@@ -139,6 +155,22 @@ def project(projections: nn.ModuleDict, layer: str, features: tuple[Tensor, Tens
         return linear(normalised(tokens).to(linear.weight.dtype))
 
     return projected("key", features[0]), projected("value", features[1])
+
+
+def attention_to(tokens: int, width: int, attend: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, M): the attention that each of M tokens gets, a mean over heads and queries.
+
+    Attention is softmax(QKᵀ/√d) V (Vaswani et al. 2017, arXiv 1706.03762, eq. 1), which is linear in V. So a channel of V that is 1
+    at one token and 0 at all others becomes that token's share: as many tokens at once as a head has channels.
+
+    Args:
+        width: channels of a head.  attend: V (M, width) of each head → (B, T, heads · width).
+    """
+    shares = []
+    for some in torch.eye(tokens).split(width):
+        attended = attend(F.pad(some.T, (0, width - len(some)))).float()
+        shares.append(attended.unflatten(2, (-1, width)).mean((1, 2))[:, : len(some)])
+    return torch.cat(shares, 1)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from melfusion.errors import ConfigError
-from melfusion.models.synapse.base import AlphaSynapse, VisualSynapse, attention, make_projections, project
+from melfusion.models.synapse.base import AlphaSynapse, VisualSynapse, attention, attention_to, make_projections, project
 from melfusion.models.synapse.layers import LayerSpec
 
 
 class Concat(VisualSynapse):
     """Image tokens, normalised and projected, stand beside the text tokens as extra keys and values; no α."""
+
+    keeps_tokens = True
 
     def __init__(self, specs: list[LayerSpec], image_tokens: int = 64, **shared: Any):
         super().__init__(specs, **shared)
@@ -45,7 +47,7 @@ class Decoupled(AlphaSynapse):
     After Ye et al. 2023 (IP-Adapter, arXiv 2308.06721), with the gate learned. At α = 0 it equals stock.
     """
 
-    beside = True
+    beside = keeps_tokens = True
 
     def __init__(self, specs: list[LayerSpec], image_tokens: int = 64, **shared: Any):
         super().__init__(specs, **shared)
@@ -61,8 +63,23 @@ class Decoupled(AlphaSynapse):
 
     def look(self, layer: str, query: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor, heads: int) -> Tensor:
         key, value = project(self.projections, layer, features)
-        seen, alpha = attention(query, key.to(query.dtype), value.to(query.dtype), heads), self.alpha(layer)
-        if alpha.ndim:  # one number per head of the values, which groups of query heads share
-            groups = self.specs[layer].heads
-            alpha = alpha.unflatten(0, (groups, -1)).repeat_interleave(heads // groups, 0).flatten()
-        return (alpha * has_image[:, None, None]).to(seen.dtype) * seen
+        seen = attention(query, key.to(query.dtype), value.to(query.dtype), heads)
+        return (self.gate(layer, heads) * has_image[:, None, None]).to(seen.dtype) * seen
+
+    def gate(self, layer: str, heads: int) -> Tensor:
+        """α: a scalar, or (D,) of the query where each head has its own."""
+        alpha = self.alpha(layer)
+        if not alpha.ndim:
+            return alpha
+        groups = self.specs[layer].heads  # of the values, which groups of query heads share
+        return alpha.unflatten(0, (groups, -1)).repeat_interleave(heads // groups, 0).flatten()
+
+    @torch.no_grad()
+    def looked_at(self, layer: str, query: Tensor, features: tuple[Tensor, Tensor], has_image: Tensor, heads: int) -> Tensor:
+        key, groups = project(self.projections, layer, features)[0].to(query.dtype), self.specs[layer].heads
+        weight = (self.gate(layer, heads).abs() * has_image[:, None, None]).to(query.dtype)
+
+        def attend(marks: Tensor) -> Tensor:
+            return weight * attention(query, key, marks.repeat(1, groups).to(key).expand(len(key), -1, -1), heads)
+
+        return attention_to(key.shape[1], query.shape[2] // heads, attend)

@@ -21,6 +21,7 @@ class LanguageOfAudio(Concat):
     The picture is the values of the last chosen layer.
     """
 
+    keeps_tokens = False  # what it writes is of no place
     WRITTEN = 8  # tokens, as in AudioLDM 2
     HEAD_WIDTH = 64  # as in GPT-2, whose layers it has, in the width of the text
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from melfusion.batch import VisualFeatures
-from melfusion.models.synapse.base import VisualSynapse
+from melfusion.models.synapse.base import VisualSynapse, attention_to
 
 
 class Sight:
@@ -29,7 +29,7 @@ class Sight:
     def __init__(self) -> None:
         self.now: tuple[VisualFeatures, Tensor] | None = None
         self.mask: Tensor | None = None
-        self.shares: dict[str, Tensor] | None = None  # where they are measured
+        self.attended: dict[str, Tensor] | None = None  # where it is measured
 
     @contextlib.contextmanager
     def of(self, now: tuple[VisualFeatures, Tensor] | None, mask: Tensor | None = None) -> Iterator[None]:
@@ -42,12 +42,12 @@ class Sight:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[dict[str, Tensor]]:
-        """Within it a pass notes what share of the attention the picture's tokens get: layer → (B,), by `attention_share`."""
-        self.shares = {}
+        """Within it a pass notes the attention that each token of the picture gets: layer → (B, M)."""
+        self.attended = {}
         try:
-            yield self.shares
+            yield self.attended
         finally:
-            self.shares = None
+            self.attended = None
 
     def checkpointed(self, module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """For diffusers' `enable_gradient_checkpointing`."""
@@ -95,25 +95,27 @@ class SynapseProcessor:
         if self.synapse.beside:
             replaced |= self.with_beside(attention, features, shown)
         given[self.mask] = self.own_mask(mask)
-        if self.sight.shares is not None and self.one_softmax and key.shape[1] > words:
-            self.sight.shares[self.layer] = self.attention_share(attention, hidden_states, key, value, words, given)
+        if self.sight.attended is not None and self.one_softmax and key.shape[1] > words:
+            self.sight.attended[self.layer] = self.attended(attention, hidden_states, key, value, words, given)
         return self.stock(Stand(attention, replaced), hidden_states, **given)
 
     @torch.no_grad()
-    def attention_share(
+    def attended(
         self, attention: Any, hidden_states: Tensor, key: Tensor, value: Tensor, words: int, given: dict[str, Any]
     ) -> Tensor:
-        """(B,) in [0, 1]: the attention that tokens after the first `words` get, a mean over heads and queries.
+        """(B, M) in [0, 1]: the attention that each token after the first `words` gets, a mean over heads and queries.
 
-        Attention is softmax(QKᵀ/√d) V (Vaswani et al. 2017, arXiv 1706.03762, eq. 1), which is linear in V. So the stock processor
-        itself gives the share where V is 1 at the picture's tokens and 0 at the words: its norms, rotary positions, masks and
-        groups of heads are those of the pass.
+        The stock processor itself computes it: its norms, rotary positions, masks and groups of heads are those of the pass.
         """
-        of_picture = torch.zeros_like(value)
-        of_picture[:, words:] = 1
         plain = {"to_out": [nn.Identity(), nn.Identity()], "residual_connection": False, "rescale_output_factor": 1.0}
-        stand = Stand(attention, self.with_key_value(attention, key, of_picture) | plain)
-        return self.stock(stand, hidden_states, **given).float().flatten(1).mean(1)
+        heads = self.synapse.specs[self.layer].heads
+
+        def attend(marks: Tensor) -> Tensor:
+            marked = torch.zeros_like(value)
+            marked[:, words:] = marks.repeat(1, heads).to(value)
+            return self.stock(Stand(attention, self.with_key_value(attention, key, marked) | plain), hidden_states, **given)
+
+        return attention_to(value.shape[1] - words, value.shape[2] // heads, attend)
 
     def key_value(self, attention: Any, context: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, L, D) → the layer's key and value (B, L, ·), before they are divided into heads."""
@@ -138,7 +140,10 @@ class SynapseProcessor:
             return kept[0]
 
         def out(attended: Tensor) -> Tensor:
-            return attention.to_out[0](attended + self.synapse.look(self.layer, kept[0], features, has_image, attention.heads))
+            seen = (self.layer, kept[0], features, has_image, attention.heads)
+            if self.sight.attended is not None:
+                self.sight.attended[self.layer] = self.synapse.looked_at(*seen)
+            return attention.to_out[0](attended + self.synapse.look(*seen))
 
         return {"to_q": to_q, "to_out": [out, *attention.to_out[1:]]}
 
