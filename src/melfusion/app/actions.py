@@ -24,7 +24,8 @@ from melfusion.app.requests import Limits, PageRequest, named
 from melfusion.assembly.film import film_music, save_film, story_of
 from melfusion.assembly.influence import picture_influence
 from melfusion.assembly.memory import telling_memory
-from melfusion.assembly.pipeline import Music, Pipeline
+from melfusion.assembly.music import Music
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import comment_of
 from melfusion.errors import ConfigError, MelfusionError, explain
 from melfusion.files import as_json, write_whole

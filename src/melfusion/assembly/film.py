@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from melfusion.assembly.pipeline import Music, Pipeline
+from melfusion.assembly.music import Music
+from melfusion.assembly.pipeline import Pipeline
 from melfusion.assembly.provenance import comment_of, of_file
 from melfusion.assembly.story import SHORTEST_S, Story, StoryScene
 from melfusion.errors import ConfigError
