@@ -24,8 +24,8 @@ SIZES = {
     "tiny": Size(
         "tiny",
         ("data.splits.train=64", "data.global_batch_size=32", "image.grid_steps=20", "sampling.num_inference_steps=25"),
-        rounds=7,
-        steps=8,
+        rounds=5,
+        steps=6,
         clips=8,
         clip_rounds=3,
     ),
