@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from data_fixtures import one_sentence
 
+from melfusion.assembly.conditioner import BUILD
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.counting import (
     CAPTION,
@@ -55,6 +56,23 @@ def test_flops_of_every_stage_of_full_scale(full):
 def test_a_step_with_the_picture_live_is_one_pass_more(full):
     _, _, stages = full
     assert (stages[LEARN].flops + stages[LOOK].flops) / 1e12 == pytest.approx(2.409 + 0.768, rel=1e-3)
+
+
+TEXTS = {  # configuration → millions of parameters of its published text networks (encoders alone)
+    "stable_audio_open": {"network": 109.6},
+    "stable_audio_3": {"network": 281.6},
+    "ace_step": {"network": 595.8},
+    "audioldm2": {"network": 341.2, "clap": 153.5, "writer": 124.4},
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_networks_of_open_generators_are_counted_at_their_published_sizes(name):
+    config = load_config(name)
+    with torch.device("meta"):
+        conditioner = BUILD[config.conditioner.kind](config)
+    found = {part: parameters(getattr(conditioner, part)) / 1e6 for part in TEXTS[name]}
+    assert found == pytest.approx(TEXTS[name], rel=2e-3)
 
 
 def test_weights_on_the_hub_of_unknown_sizes_are_named():
