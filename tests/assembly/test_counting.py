@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from data_fixtures import one_sentence
 
+from melfusion.assembly.conditioner import BUILD
 from melfusion.assembly.configuration import load_config
 from melfusion.assembly.counting import (
     CAPTION,
@@ -69,6 +70,23 @@ def test_a_clip_takes_the_memory_that_the_page_says(full):
     said = re.search(r"For `melfusion` ([\d.]+) GiB in place\s+of ([\d.]+) for one clip", page)
     counted = [f"{generation(system, stages, 1, offload) / 2**30:.1f}" for offload in (True, False)]
     assert said and list(said.groups()) == counted
+
+
+TEXTS = {  # configuration → millions of parameters of its published text networks (encoders alone)
+    "stable_audio_open": {"network": 109.6},
+    "stable_audio_3": {"network": 281.6},
+    "ace_step": {"network": 595.8},
+    "audioldm2": {"network": 341.2, "clap": 153.5, "writer": 124.4},
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_networks_of_open_generators_are_counted_at_their_published_sizes(name):
+    config = load_config(name)
+    with torch.device("meta"):
+        conditioner = BUILD[config.conditioner.kind](config)
+    found = {part: parameters(getattr(conditioner, part)) / 1e6 for part in TEXTS[name]}
+    assert found == pytest.approx(TEXTS[name], rel=2e-3)
 
 
 def test_weights_on_the_hub_of_unknown_sizes_are_named():

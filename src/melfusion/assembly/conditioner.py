@@ -26,7 +26,7 @@ from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
 from melfusion.models.conditioner import Conditioner
-from melfusion.models.conditioners import twins
+from melfusion.models.conditioners import sizes, twins
 from melfusion.models.conditioners.ace_step import AceStepConditioner
 from melfusion.models.conditioners.audioldm2 import AudioLDM2Conditioner
 from melfusion.models.conditioners.options import (
@@ -68,8 +68,15 @@ def tokenizer_of(folder: Path, option: str = "conditioner.weights") -> Any:
 
 
 def of_pipeline(config: Config, names: dict[str, Any]) -> list[Any] | None:
-    """The parts of a published pipeline by the names of their folders, tokenizers where there is no class; None without weights."""
-    if (folder := weights_folder(config, "conditioner")) is None:
+    """The parts of a published pipeline by the names of their folders, tokenizers where there is no class; None without weights.
+
+    Where sizes alone are wanted and no folder is there, the networks are as large as the published ones.
+    """
+    folder, c = weights_folder(config, "conditioner"), config.conditioner
+    if folder is None and getattr(c, "weights", None) is not None:
+        made = iter(sizes.PUBLISHED[c.kind]())
+        return [byte_tokenizer() if cls is None else next(made) for cls in names.values()]
+    if folder is None:
         return None
     if missing := [name for name in names if not (folder / name).is_dir()]:
         layout = recognise(folder)
@@ -77,7 +84,7 @@ def of_pipeline(config: Config, names: dict[str, Any]) -> list[Any] | None:
             raise WeightsError(f"conditioner.weights: {folder} is {layout.what}: {layout.cure}.")
         raise WeightsError(
             f"conditioner.weights: {folder} lacks {', '.join(missing)}: give the whole folder of a pipeline for "
-            f"conditioner.kind={config.conditioner.kind}."
+            f"conditioner.kind={c.kind}."
         )
     return [tokenizer_of(folder / name) if cls is None else pretrained(cls, folder / name) for name, cls in names.items()]
 
