@@ -44,16 +44,22 @@ exit $worst
 )
 
 
-def install(folder: Path, monkeypatch, run: bool = False) -> Path:
-    """Put the stubs first on the PATH; what they were told lies in the returned folder, one file for each program."""
+def write(folder: Path) -> Path:
+    """The programs into a folder for the PATH, which is returned; each needs SLURM_STUBS=folder."""
     for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": RECORD, "apptainer": RECORD}.items():
         program = folder / "bin" / name
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/bash\n" + text)
         program.chmod(0o755)
+    return folder / "bin"
+
+
+def install(folder: Path, monkeypatch, run: bool = False) -> Path:
+    """Put the stubs first on the PATH; what they were told lies in the returned folder, one file for each program."""
+    programs = write(folder)
     for name in [n for n in os.environ if n.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_STUBS", str(folder))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     if run:

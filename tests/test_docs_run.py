@@ -3,23 +3,25 @@
 A command that is only named in a sentence (`make lint`), or has words for the reader to replace (…, FOLDER), is parsed alone.
 """
 
-import json
+import contextlib
 import os
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import documented as doc
-import numpy as np
+import documented_files
 import pytest
-from data_fixtures import write_film
+import slurm_stubs
 from forking import python
-from PIL import Image
 
 from melfusion.lab.suite import load_suite
-from melfusion.media.sound import write_wav
 from melfusion.verbs.options import named
 from melfusion.verbs.table import VERBS, module_of
 
@@ -27,25 +29,11 @@ pytestmark = pytest.mark.slow  # minutes of commands, each a process
 
 NOT_RUN = {  # what a command begins with → why it is not run here
     "make install": "it installs packages",
-    "make test": "it would run this test within itself",
     "make torture": "nine minutes; tests/torture runs its faults",
-    "make data-games": "a download; tests/data/test_games_corpus.py builds from a tree of its own",
-    "make probe": "it needs tracks of several games; tests/lab/test_probe.py has them",
-    "make picture-gain": "it needs tracks of several games; tests/lab/test_picture_gain.py has them",
-    "make fetch-weights": "a download; tests/models/test_fetching.py has a hub of its own",
-    "make submit": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
-    "melfusion submit": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
-    "make ablate SUITE=kind cluster=slurm": "SLURM; tests/cluster/test_submit.py has stubs of its commands",
-    "make ablate": "a table needs judges of 512 drawn scenes; tests/lab/test_suites.py runs a suite of twins",
-    "make app": "a server for a browser; tests/app/test_app.py starts it",
-    "make tensorboard": "a server for a browser",
-    "make evaluate ARGS=wavs=": "it needs a split of games; tests/evaluation/test_evaluate.py has a folder of clips",
-    "make shards MANIFEST=melbench/": "it needs MeLBench; tests/data/test_manifest.py has rows of it",
-    "make shards MANIFEST=extmusiccaps": "it needs Extended MusicCaps; tests/data/test_manifest.py has rows of it",
-    "make train CONFIG=own ARGS=name=own-parts": "hours: each stage has steps of its own",
-    "make bench": "minutes; tests/bench runs its sections",
+    "make train CONFIG=own ARGS=name=own-parts": "the stage has 7,000 steps of its own; tests/training/test_train.py has stages",
+    "make picture-gain SUITE=": "rows of 48 games; the command for one model is run, tests/lab/test_picture_gain.py has a suite",
 }
-EXTRAS = {"denoiser.lora_rank=16": "peft"}  # a word of a command → the package that it needs
+EXTRAS = {"denoiser.lora_rank=16": "peft", "app": "gradio", "film": "av"}  # a word of a command → the package that it needs
 STEP = ["num_inference_steps=1"]
 SMALL = {  # verb → what makes it small
     "train": ["trainer.max_steps=2", "evaluation.items=0", "trainer.media_items=0"],
@@ -55,20 +43,29 @@ SMALL = {  # verb → what makes it small
     "evaluate": ["n=12", "sampling.num_inference_steps=1", "evaluation.embedders={}"],
     "picture-test": ["n=12"],
     "precompute": ["trainer.devices=1"],
+    "probe": ["permutations=10", "clips=2"],
+    "picture-gain": ["n=12", "sampling.num_inference_steps=1"],
+    "ablate": ["trainer.max_steps=2", "ablation.items=12"],
+    "bench": ["size=tiny", "only=training"],
+    "data-games": ["games_dir=packages"],
 }
-OWN_DATA = ["data.source=manifest", "data.path=data/own"]  # which `tiny` would lay its own drawn scenes over
+WHOLE = ("data-games", "fetch-weights")  # verbs that train nothing: they take a configuration as it is
+DATA = {  # what `tiny` would lay its own drawn scenes over
+    "own": ["data.source=manifest", "data.path=data/own"],
+    "games": ["data.source=manifest", "data.path=data/tracks"],
+}
 FIRST = (  # what other commands and blocks need
     "make train",
     "make shards MANIFEST=songs.csv OUT=data/own ARGS='cut=true duration_s=5.12'",
     "make train CONFIG=own",
+    "make train CONFIG=games",
     "make train CONFIG=ace_step ARGS=name=ace",
+    "make train CONFIG=judge ARGS=name=judge",
     "make export CKPT=runs/own OUT=my-model ARGS='whole=true'",
+    "make export CKPT=runs/own OUT=my-synapse",
     "make generate PROMPT='a tune in A minor' OUT=music.wav",
 )
-PROGRAM = """import sys, json, shutil
-for line in open(sys.argv[2]) if sys.argv[1] == "--calls" else [json.dumps({"out": sys.argv[-1]})]:
-    shutil.copy("song.wav", json.loads(line)["out"])
-"""
+SERVERS = {"app": ["host=127.0.0.1", "port={}"], "tensorboard": ["--port={}"]}  # verbs that run until they are stopped
 
 
 def documented():
@@ -92,8 +89,8 @@ def reason(words) -> str:
     return next((why for start, why in NOT_RUN.items() if " ".join(words).startswith(start)), "")
 
 
-def small(words) -> list[str]:
-    """The same command with random twins in place of networks, and few steps."""
+def small(words, more=()) -> list[str]:
+    """The same command with random twins in place of networks, few steps, and more options."""
     make, verb = words[0] == "make", words[1]
     if verb not in VERBS:
         return words
@@ -101,13 +98,13 @@ def small(words) -> list[str]:
     items += [item for word in words[2:] if word.startswith("ARGS=") for item in shlex.split(word[5:])]
     names = next((word[7:] for word in words if word.startswith("CONFIG=")), "") or ",".join(w for w in words[2:] if "=" not in w)
     options = named(module_of(verb).Options)
-    if "config" in options and verb != "evaluate":
+    if "config" in options and verb not in WHOLE and (names or verb != "evaluate"):
         names = names or options["config"].default
-        more = [f"name={names.replace(',tiny', '')}"] if verb == "train" and "/" not in names else []
-        more += OWN_DATA if names.startswith("own") else []
-        items += [item for item in more if key(item) not in map(key, items)]
+        own = [f"name={names.replace(',tiny', '')}"] if verb == "train" and "/" not in names else []
+        own += DATA.get(names.partition(",")[0], [])
+        items += [item for item in own if key(item) not in map(key, items)]
         names += "" if names.endswith("tiny") else ",tiny"
-    least = SMALL.get(verb, [])
+    least = [*SMALL.get(verb, []), *more]
     items = [item for item in items if key(item) not in map(key, least)] + least
     if not make:
         return [*words[:2], *filter(None, names.split(",")), *items]
@@ -120,48 +117,93 @@ def key(item: str) -> str:
     return item.partition("=")[0]
 
 
+def called(words, interpreter) -> list[str]:
+    """The command with this Python."""
+    first = ["make", "-o", "install", f"PYTHON={interpreter}"] if words[0] == "make" else [interpreter, "-m", "melfusion"]
+    return [*first, *words[1:]]
+
+
 def execute(words, folder) -> subprocess.CompletedProcess:
-    call = ["make", "-o", "install", f"PYTHON={python()}"] if words[0] == "make" else [python(), "-m", "melfusion"]
+    """SLURM's programs are there for those that send jobs, and a hub on this machine for those that fetch."""
     env = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    return subprocess.run([*call, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=600, env=env)
+    interpreter = python()
+    if words[1] == "submit" or "cluster=slurm" in " ".join(words):
+        env |= {"PATH": f"{slurm_stubs.write(folder / 'stubs')}:{env['PATH']}", "SLURM_STUBS": str(folder / "stubs")}
+    with documented_files.hub() as address:
+        if words[1] == "fetch-weights":
+            env |= {"HF_ENDPOINT": address, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"}
+            env |= {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}  # tests/conftest.py forbids the real one
+            interpreter = sys.executable  # the hub's client reads these as it is imported
+        call = called(words, interpreter)
+        return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=600, env=env)
+
+
+def serve(words, folder) -> None:
+    """Start a server, wait until it answers, and stop it as Ctrl-C does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = small(words, [item.format(port) for item in SERVERS[words[1]]])
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(called(words, sys.executable), cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            end = time.monotonic() + 120
+            while not answers(f"http://127.0.0.1:{port}"):
+                assert process.poll() is None and time.monotonic() < end, (words, (folder / "server.log").read_text()[-3000:])
+                time.sleep(0.2)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(url, timeout=10).status == 200
+    return False
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The checkout, with the files that the documents name, and runs of `scenes` and `own`."""
-    folder, rng = tmp_path_factory.mktemp("documented"), np.random.default_rng(0)
-    for name in ("src", "configs", "experiments", "Makefile"):
-        (folder / name).symlink_to(doc.ROOT / name)
-    shutil.copytree(doc.ROOT / "data" / "examples", folder / "data" / "examples")
-    for name in ("sea", "snow", "forest", "rain", "picture", "cat"):
-        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
-    for name in ("song", "violin", *(f"track{i}" for i in range(10))):
-        write_wav(folder / f"{name}.wav", 0.1 * rng.standard_normal(20 * 16000).astype(np.float32), 16000)
-        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
-    (folder / "songs.csv").write_text("audio,image,caption\n" + "".join(f"track{i}.wav,track{i}.png,tune {i}\n" for i in range(10)))
-    shutil.copy(folder / "songs.csv", folder / "mine.csv")
-    write_film(folder / "holiday.mp4", np.full((20, 48, 64, 3), 90, np.uint8))
-    (folder / "music").mkdir(), (folder / "pictures").mkdir()
-    (folder / "walk.yaml").write_text(
-        "- {image: sea.png, start_s: 0}\n- {image: forest.png, start_s: 5, prompt: a tune in A minor}\n"
-    )
-    (folder / "items.jsonl").write_text(json.dumps({"prompt": "a tune in A minor", "image": "sea.png"}) + "\n")
-    (folder / "theirs.py").write_text(PROGRAM)
+    """A folder with the files that the documents name, and runs of `scenes`, `own` and others."""
+    folder = tmp_path_factory.mktemp("documented")
+    documented_files.files(folder)
     for words in FIRST:
         done = execute(small(shlex.split(words)), folder)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
+    for name, run in (("melbench", "scenes"), ("open_games", "games")):
+        (folder / "runs" / name).symlink_to(folder / "runs" / run)
     shutil.copytree(folder / "data" / "own", folder / "folder")
+    for i in range(12):
+        shutil.copy(folder / f"track{i}.wav", folder / "folder")
     return folder
 
 
-@pytest.mark.parametrize("words, place", [pytest.param(w, p, id=f"{p}-{' '.join(w)[:40]}") for w, p in COMMANDS if not reason(w)])
-def test_a_documented_command_works(words, place, folder):
+RUN = [pytest.param(words, place, id=f"{place}-{' '.join(words)[:40]}") for words, place in COMMANDS if not reason(words)]
+
+
+def need(words) -> None:
+    """A command that needs a package which is not installed is left out."""
     for word in words:
         if word in EXTRAS:
             pytest.importorskip(EXTRAS[word])
+
+
+@pytest.mark.parametrize("words, place", [one for one in RUN if one.values[0][1] not in SERVERS])
+def test_a_documented_command_works(words, place, folder):
+    need(words)
     shutil.rmtree(folder / "theirs", ignore_errors=True)  # a folder of another system's sounds is refused
+    if "test_seed" in " ".join(words):  # as the page says
+        for old in (folder / "runs" / "kind").glob("*/seed*/test"):
+            shutil.rmtree(old)
     done = execute(small(words), folder)
     assert done.returncode == 0, (place, small(words), done.stdout[-2000:], done.stderr[-3000:])
+
+
+@pytest.mark.parametrize("words, place", [one for one in RUN if one.values[0][1] in SERVERS])
+def test_a_documented_server_answers(words, place, folder):
+    need(words)
+    serve(words, folder)
 
 
 def test_the_suite_of_the_lab_s_page_loads(tmp_path, monkeypatch):
