@@ -88,6 +88,7 @@ def lines(path):
     return [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow  # two trainings
 def test_a_resumed_run_counts_on_in_tensorboard_and_metrics(bad_set, tiny, tmp_path):
     options = (
         f"data.path={bad_set}",

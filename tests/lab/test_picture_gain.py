@@ -129,6 +129,7 @@ def test_the_verb_reads_a_run(tiny, folder, tmp_path, capsys):
     assert (tmp_path / "a/picture_gain/picture_gain.json").is_file()
 
 
+@pytest.mark.slow  # a suite with its trainings; the verb on one run is fast
 def test_a_suite_is_measured_once_with_and_without_words(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     there = tmp_path / "experiments" / "few"

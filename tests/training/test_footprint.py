@@ -48,10 +48,10 @@ def measured(config, batch, accumulates):
 @pytest.mark.parametrize(
     ("mode", "again", "accumulates"),
     [
-        pytest.param("all", False, False, marks=pytest.mark.slow),  # each more is one more count beside the two that differ most
+        pytest.param("all", False, False, marks=pytest.mark.slow),  # each more is one more count beside the one that has all
         ("all", True, True),
         pytest.param("decoder", False, True, marks=pytest.mark.slow),  # likewise
-        ("synapse", False, False),
+        pytest.param("synapse", False, False, marks=pytest.mark.slow),  # likewise
     ],
 )
 def test_the_count_is_what_a_real_step_takes(tiny, mode, again, accumulates):
@@ -64,6 +64,7 @@ def test_the_count_is_what_a_real_step_takes(tiny, mode, again, accumulates):
     assert (counted.gradients, counted.moments, counted.average) == (own * accumulates, 2 * own, own)
 
 
+@pytest.mark.slow  # counts several twins; their counts are tested above
 def test_what_saves_memory_is_counted_as_less(tiny):
     config = tiny(*SIZES)
     module = on_meta(config)

@@ -148,7 +148,10 @@ def test_audioldm_2s_unet_has_the_tensors_of_the_published_configuration():
     assert parameters(ours.codec.vocoder) == 55_264_897  # of AudioLDM's HiFi-GAN, whose sizes it has
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = pytest.mark.slow  # the largest twin; the others are counted in the same way
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW if n == "audioldm2" else []) for n in NAMES])
 def test_what_it_takes_is_counted(name):
     config = load_config(f"{name},tiny")
     system = on_meta(config)

@@ -42,9 +42,9 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
     """
     batch, wanted = first_batch(data, config), {}
     if config.data.precompute.enabled:
-        few = batch.first(PROBED)
+        few = batch.first(config.data.precompute.batch_size)  # as many at once as precompute takes, where the batch has them
         with autocast(resolve_precision(config.trainer), system.device.type):
-            each = seconds(lambda: compute(system, few)) / len(few)
+            each = min(seconds(lambda: compute(system, few), warm) for warm in (False, True)) / len(few)
             batch = with_stored(batch, {name: repeated(t, len(batch)) for name, t in compute(system, few).items()})
         made = provenance(config, system)
         if held(precomputed_path(config, made), config) != made:

@@ -60,7 +60,7 @@ def given(norms: list[nn.GroupNorm], known: dict[nn.GroupNorm, Statistics]) -> c
     return hooked(norms, normalise)
 
 
-class Told(Exception):
+class Reached(Exception):
     """A window has come to the norm that was asked for; nothing behind it is needed."""
 
 
@@ -73,10 +73,10 @@ def next_norm(
     taken: int,
 ) -> tuple[nn.GroupNorm, Statistics]:
     """The first norm in forward order that is not known, and its statistics over all windows, each without its overlaps."""
-    told: list[tuple[nn.GroupNorm, Tensor]] = []  # sums and sums of squares (2, B, G) of each window
+    found: list[tuple[nn.GroupNorm, Tensor]] = []  # sums and sums of squares (2, B, G) of each window
     count, span = 0, spans[0]
 
-    def tell(norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> None:
+    def gather(norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal count
         if norm in known:
             return
@@ -84,12 +84,12 @@ def next_norm(
         core = inputs[0].narrow(2, (span.start - span.first) * rate, (span.stop - span.start) * rate)
         rows = core.float().unflatten(1, (norm.num_groups, -1)).flatten(2)
         count += rows.shape[2]
-        told.append((norm, torch.stack([rows.sum(2, dtype=torch.float64), rows.square().sum(2, dtype=torch.float64)])))
-        raise Told
+        found.append((norm, torch.stack([rows.sum(2, dtype=torch.float64), rows.square().sum(2, dtype=torch.float64)])))
+        raise Reached
 
-    with hooked(norms, tell):
+    with hooked(norms, gather):
         for span in spans:
-            with contextlib.suppress(Told):
+            with contextlib.suppress(Reached):
                 run(x.narrow(2, span.first * taken, (span.last - span.first) * taken))
-    mean, square = torch.stack([sums for _, sums in told]).sum(0) / count
-    return told[0][0], (mean, square - mean.square())
+    mean, square = torch.stack([sums for _, sums in found]).sum(0) / count
+    return found[0][0], (mean, square - mean.square())
