@@ -36,10 +36,10 @@ def own(config: Config, folder: Path | None) -> MadeFor:
     other_kind = denoiser.OWN.get("diffusion.kind") != config.diffusion.kind
     if denoiser.weights is None or (trained_here and other_kind):
         return {}, {}
-    return denoiser.made_for(*told(folder))
+    return denoiser.made_for(*files_beside(folder))
 
 
-def told(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def files_beside(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json of the network and that of the scheduler; empty where there is none."""
     if folder is None:
         return {}, {}

@@ -41,6 +41,7 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
     It uses the first training samples and changes nothing that training depends on: no weight moves and no number is drawn.
     """
     batch, wanted = first_batch(data, config), {}
+    probed = batch.first(PROBED)
     if config.data.precompute.enabled:
         few = batch.first(config.data.precompute.batch_size)  # as many at once as precompute takes, where the batch has them
         with autocast(resolve_precision(config.trainer), system.device.type):
@@ -49,13 +50,12 @@ def plan(config: Config, system: MeLFusion, data: MusicDataModule) -> dict[str, 
         made = provenance(config, system)
         if held(precomputed_path(config, made), config) != made:
             wanted["precompute"] = each * sum(ShardSet(config.data.path, config.data).counts().values())
-    few = first_batch(data, config).first(PROBED)
-    clip = seconds_of_a_clip(config, system, few) if config.evaluation.items or config.trainer.media_items else 0.0
+    clip = seconds_of_a_clip(config, system, probed) if config.evaluation.items or config.trainer.media_items else 0.0
     shown = config.trainer.media_items * math.ceil(config.trainer.max_steps / config.trainer.media_every_n_steps)
     wanted["training"] = micro_batches(config) * seconds_of_a_step(config, system, batch) + shown * (2 * clip + SHOWN_S)
     if config.evaluation.items:
         rows = 1 if system.image_encoder is None else 3
-        wanted["evaluation"] = config.evaluation.items * (rows * clip + seconds_of_a_reconstruction(system, few))
+        wanted["evaluation"] = config.evaluation.items * (rows * clip + seconds_of_a_reconstruction(system, probed))
     return wanted
 
 
