@@ -9,11 +9,12 @@ import torch
 from melfusion.assembly.configuration import override
 from melfusion.bench import fitting, machine, setting
 from melfusion.bench.fitting import turns
-from melfusion.bench.generation import Clips, of_a_clip, of_clips
+from melfusion.bench.counted import of_a_clip, of_a_sample
+from melfusion.bench.generation import Clips, of_clips
 from melfusion.bench.options import SIZES
 from melfusion.bench.report import bench
 from melfusion.bench.timing import Figure
-from melfusion.bench.training import BareLoop, flops
+from melfusion.bench.training import BareLoop
 from melfusion.data.reading import SampleReader
 from melfusion.state.checkpoint_store import CheckpointStore
 from melfusion.training import scalars
@@ -94,8 +95,8 @@ def test_the_reference_runs_the_image_model_in_each_step_for_each_branch(trainin
 @pytest.mark.slow  # counts full-scale twins several times
 def test_flops_follow_the_setting(training):
     config = released(training)
-    live, stored = flops(config), flops(override(config, ["data.precompute.enabled=true"]))
-    cached = flops(override(config, ["data.precompute.enabled=true", "image.reading=fixed"]))
+    live, stored = of_a_sample(config), of_a_sample(override(config, ["data.precompute.enabled=true"]))
+    cached = of_a_sample(override(config, ["data.precompute.enabled=true", "image.reading=fixed"]))
     assert live > stored > cached > 0
     ten, twenty = (of_a_clip(override(config, [f"sampling.num_inference_steps={n}"])) for n in (10, 20))
     assert 1.5 * ten < twenty < 2 * ten and of_a_clip(config, read_by_branch=True) > of_a_clip(config)

@@ -4,6 +4,7 @@
     sections.py    the sections by name
     setting.py     a size → configurations, systems and batches; the setting of the released code
     timing.py      calls in turn, A B A B …; a figure with its raw values; peak memory
+    counted.py     the FLOPs of a sample and of a clip
     machine.py     how fast this machine multiplies matrices
     training.py    samples/s live and cached, beside the reference; a bare loop
     fitting.py     the real Trainer beside the bare loop: overhead, wait for data, checkpoints

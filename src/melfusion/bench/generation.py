@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from melfusion.assembly.counting import clip_flops, count, on_meta
 from melfusion.assembly.schema import Config
+from melfusion.bench.counted import of_a_clip
 from melfusion.bench.machine import ratio, shares
 from melfusion.bench.options import SIZES
 from melfusion.bench.setting import built, ours, picture, reference, reference_clip
@@ -102,12 +102,6 @@ def measure(size: str, folder: Path, keys: Sequence[str] = ()) -> dict[str, Figu
     for name, clips in works.items():
         rates |= of_clips(name, clips, base, flops[name], floor)
     return rates | found
-
-
-def of_a_clip(config: Config, read_by_branch: bool = False) -> int:
-    """FLOPs of one clip."""
-    twin = on_meta(config)
-    return clip_flops(config, twin, count(config, twin)[0], read_by_branch)
 
 
 def of_clips(name: str, clips: Clips, base: Figure, flops: float, floor: float) -> dict[str, Figure | float]:

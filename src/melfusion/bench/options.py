@@ -23,11 +23,11 @@ RANDOM = ("music_vae", "image", "denoiser")  # parts at full scale whose random 
 SIZES = {
     "tiny": Size(
         "tiny",
-        ("data.splits.train=64", "data.global_batch_size=32", "image.grid_steps=20", "sampling.num_inference_steps=25"),
-        rounds=5,
-        steps=6,
+        ("data.splits.train=32", "data.global_batch_size=32", "image.grid_steps=10", "sampling.num_inference_steps=25"),
+        rounds=3,
+        steps=3,
         clips=8,
-        clip_rounds=3,
+        clip_rounds=2,
     ),
     "small": Size(
         "scenes", ("data.splits.train=96", "data.splits.val=8", "data.splits.test=8"), rounds=5, steps=3, clips=8, clip_rounds=3

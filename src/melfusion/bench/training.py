@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from melfusion.assembly.counting import count, on_meta, sample_flops
 from melfusion.assembly.memory import micro_batch
 from melfusion.assembly.schema import Config
+from melfusion.bench.counted import of_a_sample
 from melfusion.bench.fitting import through_the_trainer
 from melfusion.bench.machine import ratio, shares
 from melfusion.bench.options import SIZES
@@ -73,7 +73,7 @@ def measure(size: str, folder: Path, keys: Sequence[str] = ()) -> dict[str, Figu
 def _measure(size: str, folder: Path, keys: Sequence[str]) -> dict[str, Figure | float]:
     found: dict[str, Figure | float] = {}
     configs = {way: ours(size, folder, [*keys, f"image.reading={reading}"]) for way, reading in READINGS.items()}
-    floor = min(flops(config) for config in configs.values())
+    floor = min(of_a_sample(config) for config in configs.values())
     for way, config in configs.items():
         bare, figures = beside_reference(size, config, reference(size, folder, keys), floor)
         figures |= through_the_trainer(size, config, bare, way, figures, floor)
@@ -81,12 +81,6 @@ def _measure(size: str, folder: Path, keys: Sequence[str]) -> dict[str, Figure |
         del bare
         free()
     return found
-
-
-def flops(config: Config) -> int:
-    """Of a sample of this training."""
-    twin = on_meta(config)
-    return sample_flops(config, twin, count(config, twin)[0])
 
 
 def loop_of(config: Config, size: int, figures: dict[str, Figure | float], name: str) -> BareLoop:
@@ -116,7 +110,7 @@ def beside_reference(size: str, config: Config, released: Config, floor: float) 
     seconds = alternated({name: partial(loop.run, at_once) for name, loop in loops.items()}, SIZES[size].rounds)
     rates: dict[str, Figure] = {}
     for name, loop in loops.items():
-        counted = flops(loop.config)
+        counted = of_a_sample(loop.config)
         rate = speed(seconds[name], at_once * loop.config.data.global_batch_size)
         rates[name] = shares(rate, counted, floor, loop.precision)
         rate.setting |= {"batch": len(loop.batches[0]), "a step": loop.config.data.global_batch_size}
