@@ -8,8 +8,8 @@ import torch
 
 from melfusion.assembly.configuration import override
 from melfusion.bench import fitting, machine, setting
-from melfusion.bench.fitting import turns
 from melfusion.bench.counted import of_a_clip, of_a_sample
+from melfusion.bench.fitting import turns
 from melfusion.bench.generation import Clips, of_clips
 from melfusion.bench.options import SIZES
 from melfusion.bench.report import bench

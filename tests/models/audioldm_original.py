@@ -72,12 +72,13 @@ def vocoder_state(width=64):
 
 
 def original_state(seed=0):
-    """All that the file holds; of what is not needed one tensor each."""
+    """What the file holds beside UNet and text (audioldm_original_unet.py); of what is not needed one tensor each."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         state = dict(vae_state() | vocoder_state())
-    rest = ("model.diffusion_model.time_embed.0.weight", "model.diffusion_model.film_emb.weight", "model_ema.decay", "logvar")
+    rest = ("model_ema.decay", "logvar", "cond_stage_model.model.text_transform.sequential.0.weight")
     clap = ("cond_stage_model.model.text_branch.embeddings.position_ids", "cond_stage_model.model.audio_branch.bn0.weight")
+    clap += ("cond_stage_model.model.audio_projection.0.weight", "cond_stage_model.model.logit_scale_a")
     schedule = ("betas", "alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef2")
     return state | {name: torch.ones(2) for name in (*rest, *clap, *schedule)} | {"scale_factor": torch.tensor(SCALE)}
 

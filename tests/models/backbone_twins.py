@@ -14,6 +14,7 @@ from melfusion.models.image_encoder import ImageEncoder
 
 CLASSES = {
     "unet": UNet2DConditionModel,
+    "audioldm": UNet2DConditionModel,
     "audioldm2": AudioLDM2UNet2DConditionModel,
     "stable_audio": StableAudioDiTModel,
     "stable_audio_3": StableAudio3DiTModel,
@@ -42,6 +43,8 @@ def build(tiny, name, kind="concat", *overrides):
 def inputs(name):
     """noisy_latents, times, text_embeds, text_mask, extra, as the backbone takes them."""
     text, mask = randn(2, LENGTH, WIDTH, seed=1), torch.arange(LENGTH) < torch.tensor([[3], [6]])
+    if name == "audioldm":  # one vector
+        return randn(2, 4, 16, 4), torch.tensor([3, 700]), text[:, :1], torch.ones(2, 1, dtype=torch.bool), {}
     if name in ("unet", "audioldm2"):
         extra = {"generated": randn(2, 5, 8, seed=2)} if name == "audioldm2" else {}
         return randn(2, 4, 16, 4), torch.tensor([3, 700]), text, mask, extra
@@ -59,6 +62,10 @@ def forward(model, name, has_image=(1.0, 1.0), shown=True, features=None):
 
 def call_unet(network, latents, times, text, mask, extra):
     return network(latents, times, encoder_hidden_states=text, encoder_attention_mask=mask).sample
+
+
+def call_audioldm(network, latents, times, text, mask, extra):
+    return network(latents, times, encoder_hidden_states=None, class_labels=text[:, 0]).sample
 
 
 def call_audioldm2(network, latents, times, text, mask, extra):
@@ -84,6 +91,7 @@ def call_ace_step(network, latents, times, text, mask, extra):
 
 CALLS = {  # kind → how diffusers' own pipeline calls its network, without a line of ours
     "unet": call_unet,
+    "audioldm": call_audioldm,
     "audioldm2": call_audioldm2,
     "stable_audio": call_stable_audio,
     "stable_audio_3": call_stable_audio_3,

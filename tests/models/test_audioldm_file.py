@@ -1,4 +1,4 @@
-"""AudioLDM's single file: its VAE and vocoder compute what the original networks do, and every other file is refused by name."""
+"""AudioLDM's single file: its parts compute what the original networks do, and every other file is refused by name."""
 
 import audioldm_original as original
 import building as build
@@ -10,7 +10,7 @@ from weights_fixtures import error_of
 from melfusion.assembly.counting import on_meta
 from melfusion.assembly.export import with_parts
 from melfusion.assembly.load import PARTS_FOLDER
-from melfusion.models.audioldm_file import NOT_NEEDED, SCHEDULE, audioldm_vae
+from melfusion.models.audioldm_file import CONSTANTS, NOT_NEEDED, audioldm_vae
 from melfusion.models.frozen import digest
 
 SIZES = ("music_vae.block_out_channels=[32,64,128]", "music_vae.latent_channels=8", "music_vae.mel_mean=0", "music_vae.mel_std=1")
@@ -102,17 +102,17 @@ def test_what_is_not_needed_may_be_there_or_not_and_is_listed_with_its_reason(st
     caplog.set_level("WARNING")  # what a command shows
     needed = {n: t for n, t in state.items() if n.startswith("first_stage_model.") or n == "scale_factor"}
     left = state.keys() - needed.keys()
-    assert len(left) == 10 and all(name in SCHEDULE or name.startswith(tuple(NOT_NEEDED)) for name in left)
+    assert len(left) == 11 and all(name in CONSTANTS or name.startswith(tuple(NOT_NEEDED)) for name in left)
     assert digest(audioldm_vae(saved(needed, tmp_path))) == digest(audioldm_vae(saved(state, tmp_path, "other.ckpt")))
     assert caplog.text.count("left out are") == 1 and all(f"{start}* ({why})" in caplog.text for start, why in NOT_NEEDED.items())
 
 
-def test_its_unet_is_refused_with_the_reason(state, tiny, tmp_path):
+def test_its_unet_is_another_kind_of_denoiser(state, tiny, tmp_path):
     file = saved(state, tmp_path)
     for given in (file, tmp_path):
         for kind in ("kv_mix", "none"):
             message = error_of(build.synaptic_unet, tiny(f"denoiser.weights={given}", f"synapse.kind={kind}"), 16, None)
-            assert "one vector (FiLM)" in message and "not read, with or without a synapse: give Tango's" in message
+            assert "one vector (FiLM), for which there is a kind of its own: give denoiser.kind=audioldm" in message
     assert "give the file itself as music_vae.weights" in error_of(build.music_vae, tiny(f"music_vae.weights={tmp_path}"))
 
 

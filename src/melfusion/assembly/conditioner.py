@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     ClapModel,
+    ClapTextModelWithProjection,
     CLIPTextModel,
     GPT2Model,
     Qwen3Model,
@@ -25,13 +26,16 @@ from transformers import (
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
+from melfusion.models.audioldm_file import audioldm_clap
 from melfusion.models.conditioner import Conditioner
 from melfusion.models.conditioners import sizes, twins
 from melfusion.models.conditioners.ace_step import AceStepConditioner
+from melfusion.models.conditioners.audioldm import AudioLDMConditioner
 from melfusion.models.conditioners.audioldm2 import AudioLDM2Conditioner
 from melfusion.models.conditioners.options import (
     AceStepConditionerConfig,
     AudioLDM2ConditionerConfig,
+    AudioLDMConditionerConfig,
     StableAudio3ConditionerConfig,
     StableAudioConditionerConfig,
 )
@@ -148,6 +152,27 @@ def random_condition_encoder(c: AceStepConditionerConfig) -> AceStepConditionEnc
     )
 
 
+def audioldm(config: Config) -> AudioLDMConditioner:
+    """CLAP's half that reads words, from the folder of a pipeline, the authors' single file, or random init."""
+    c, folder = config.conditioner, weights_folder(config, "conditioner")
+    assert isinstance(c, AudioLDMConditionerConfig)
+    if folder is not None and folder.is_file():
+        return AudioLDMConditioner(audioldm_clap(folder), tokenizer_beside(folder, c.tokenizer), c.max_length)
+    wanted = {"text_encoder": ClapTextModelWithProjection, "tokenizer": None}
+    clap, tokenizer = of_pipeline(config, wanted) or [twins.random_clap_text(c.hidden_size, c.width), byte_tokenizer()]
+    return AudioLDMConditioner(clap, tokenizer, c.max_length)
+
+
+def tokenizer_beside(file: Path, folder: str | None) -> Any:
+    """The tokenizer that AudioLDM's file does not hold."""
+    if folder is None or not Path(folder).is_dir():
+        raise WeightsError(
+            f"conditioner.tokenizer={folder}: {file} holds no tokenizer: give the folder of roberta-base's, or as "
+            "conditioner.weights the folder of a pipeline, which has one."
+        )
+    return tokenizer_of(Path(folder), "conditioner.tokenizer")
+
+
 def audioldm2(config: Config) -> AudioLDM2Conditioner:
     """AudioLDM 2's T5, CLAP, projection and GPT-2."""
     c = config.conditioner
@@ -174,6 +199,7 @@ def audioldm2(config: Config) -> AudioLDM2Conditioner:
 
 BUILD: dict[str, Callable[[Config], Conditioner]] = {
     "text": text_encoder,
+    "audioldm": audioldm,
     "audioldm2": audioldm2,
     "stable_audio": stable_audio,
     "stable_audio_3": stable_audio_3,

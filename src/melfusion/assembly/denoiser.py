@@ -11,18 +11,21 @@ from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
 
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import TANGO_FRONT_END, check_front_end, weights_folder
+from melfusion.models.audioldm_file import audioldm_unet
 from melfusion.models.backbones.ace_step import AceStep
+from melfusion.models.backbones.audioldm import AudioLDM
 from melfusion.models.backbones.audioldm2 import AudioLDM2
 from melfusion.models.backbones.base import Backbone
-from melfusion.models.backbones.options import AudioLDM2Config, TransformerConfig, UNetConfig
+from melfusion.models.backbones.options import TransformerConfig
 from melfusion.models.backbones.stable_audio import StableAudio
 from melfusion.models.backbones.stable_audio_3 import StableAudio3
 from melfusion.models.backbones.unet import SynapticUNet
+from melfusion.models.backbones.unet_options import AudioLDM2Config, AudioLDMConfig, UNetConfig
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
-from melfusion.models.layout_names import TANGO_FILE
+from melfusion.models.layout_names import FILM_UNET, TANGO_FILE
 from melfusion.models.published import load_tango, pretrained, tango_state
-from melfusion.models.twins import random_audioldm2, random_unet
+from melfusion.models.twins import random_audioldm, random_audioldm2, random_unet
 
 
 def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> SynapticUNet:
@@ -45,6 +48,18 @@ def synaptic_unet(config: Config, text_width: int, image_encoder: ImageEncoder |
     return listening(SynapticUNet, unet, config, folder, image_encoder)
 
 
+def audioldm(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> AudioLDM:
+    """AudioLDM's UNet from a diffusers folder, its authors' single file, or random init."""
+    c, channels = config.denoiser, config.music_vae.latent_channels
+    assert isinstance(c, AudioLDMConfig)
+    folder = weights_folder(config, "denoiser")
+    if folder is None:
+        network = random_audioldm(c, channels, text_width)
+    else:
+        network = audioldm_unet(folder) if folder.is_file() else stored(UNet2DConditionModel, folder, "unet", FILM_UNET)
+    return listening(AudioLDM, network, config, folder, image_encoder)
+
+
 def audioldm2(config: Config, text_width: int, image_encoder: ImageEncoder | None) -> AudioLDM2:
     """AudioLDM 2's UNet from a diffusers folder, or random init."""
     c, channels = config.denoiser, config.music_vae.latent_channels
@@ -62,9 +77,9 @@ def transformer(cls: type[Backbone], network: Any, config: Config, image_encoder
     return listening(cls, made, config, folder, image_encoder)
 
 
-def stored(network: Any, folder: Path, name: str) -> Any:
-    """The network of a folder, or of a pipeline's folder where it stands under its name."""
-    return pretrained(network, folder / name if (folder / name).is_dir() else folder)
+def stored(network: Any, folder: Path, name: str, wanted: str | None = None) -> Any:
+    """The network of a folder, or of a pipeline's folder where it stands under its name. `wanted`: as for `loaded`."""
+    return pretrained(network, folder / name if (folder / name).is_dir() else folder, wanted)
 
 
 def listening(cls: type[Backbone], network: Any, config: Config, folder: Path | None, image_encoder: ImageEncoder | None) -> Any:
@@ -91,6 +106,7 @@ def trainable(config: Config, folder: Path | None) -> str:
 
 BUILD: dict[str, Callable[[Config, int, ImageEncoder | None], Denoiser]] = {
     "unet": synaptic_unet,
+    "audioldm": audioldm,
     "audioldm2": audioldm2,
     "stable_audio": lambda config, _, encoder: transformer(StableAudio, StableAudioDiTModel, config, encoder),
     "stable_audio_3": lambda config, _, encoder: transformer(StableAudio3, StableAudio3DiTModel, config, encoder),

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from melfusion.assembly.codec import READ
+from melfusion.assembly.conditioner import tokenizer_beside
 from melfusion.assembly.load import PARTS_FOLDER, export_system
 from melfusion.assembly.schema import Config
 from melfusion.assembly.weights import weights_folder
 from melfusion.errors import WeightsError
 from melfusion.files import write_whole
+from melfusion.models.audioldm_file import audioldm_clap, audioldm_unet
+from melfusion.models.conditioners.options import AudioLDMConditionerConfig
 from melfusion.models.licences import ALLOWS, UNKNOWN, licence_of, strictest
 from melfusion.models.system import MeLFusion
 
@@ -93,11 +96,22 @@ def with_parts(config: Config, folder: Path) -> Config:
         assert source is not None
         shutil.rmtree(target, ignore_errors=True)
         if source.is_file():  # AudioLDM's, of which one part is wanted
-            READ[section](source).save_pretrained(target)
+            save_part(section, config, source, target)
         else:
             shutil.copytree(source, target)
         changed[section] = dataclasses.replace(getattr(config, section), weights=f"{PARTS_FOLDER}/{section}")
+        if isinstance(changed[section], AudioLDMConditionerConfig):
+            changed[section].tokenizer = None  # it lies there, too
     return dataclasses.replace(config, **changed)
+
+
+def save_part(section: str, config: Config, file: Path, folder: Path) -> None:
+    """A part of AudioLDM's single file, as a folder in its library's layout."""
+    if isinstance(c := config.conditioner, AudioLDMConditionerConfig) and section == "conditioner":
+        audioldm_clap(file).save_pretrained(folder / "text_encoder")
+        tokenizer_beside(file, c.tokenizer).save_pretrained(folder / "tokenizer")
+    else:
+        {**READ, "denoiser": audioldm_unet}[section](file).save_pretrained(folder)
 
 
 def card(system: MeLFusion, config: Config, parts: dict[str, tuple[str, str]], strict: str, whole: bool) -> str:

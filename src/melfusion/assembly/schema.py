@@ -12,7 +12,9 @@ from melfusion.data.options import DataConfig
 from melfusion.data.sources import SOURCES
 from melfusion.listeners.options import JudgeConfig, TowersConfig
 from melfusion.media.options import AudioConfig
-from melfusion.models.backbones.options import DENOISERS, DenoiserConfig, UNetConfig
+from melfusion.models.backbones.base_options import DenoiserConfig
+from melfusion.models.backbones.options import DENOISERS
+from melfusion.models.backbones.unet_options import UNetConfig
 from melfusion.models.codecs.options import CODECS, CodecConfig, MelCodecConfig
 from melfusion.models.conditioners.options import CONDITIONERS, ConditionerConfig
 from melfusion.models.diffusion.options import OBJECTIVES, DiffusionConfig, ObjectiveConfig

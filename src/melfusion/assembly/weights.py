@@ -59,7 +59,7 @@ def weights_folder(config: Config, name: str) -> Path | None:
             f"{name}.weights={weights}: there is no folder {folder}, which is {source} of the hub ({allows}): run `melfusion "
             "fetch-weights` with this configuration where there is a network, or copy that repository there."
         )
-    return resolve(weights, name, config.runs_dir)
+    return resolve(weights, name, config.runs_dir, getattr(getattr(config, name), "kind", ""))
 
 
 @contextlib.contextmanager

@@ -1,39 +1,45 @@
-"""AudioLDM's published single file (`audioldm-*.ckpt`) → the VAE and the vocoder that lie in it, key by key.
+"""AudioLDM's published single file (`audioldm-*.ckpt`) → the networks that lie in it, key by key.
 
 Liu et al. 2023, arXiv 2301.12503. The names of the tensors and the sizes are those of haoheliu/AudioLDM:
 audioldm/variational_autoencoder/modules.py and autoencoder.py (VAE), audioldm/hifigan/models.py and utilities.py (vocoder),
-audioldm/ldm.py and audioldm/latent_diffusion/ddpm.py (all else), audioldm/utils.py (sizes). Which of diffusers' and
-transformers' layers they are stands in huggingface/diffusers, scripts/convert_original_audioldm_to_diffusers.py.
+audioldm/latent_diffusion/openaimodel.py (UNet) and ema.py (its average), audioldm/clap/open_clip/model.py (CLAP), audioldm/ldm.py
+and audioldm/latent_diffusion/ddpm.py (all else), audioldm/utils.py (sizes). Which of diffusers' and transformers' layers they are
+stands in huggingface/diffusers, scripts/convert_original_audioldm_to_diffusers.py; that script leaves the UNet's heads at 8 in
+every layer, where the authors have one for each 32 or 64 channels, and so has this file.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+from transformers import ClapTextConfig, ClapTextModelWithProjection, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from melfusion.errors import WeightsError
+from melfusion.models.audioldm_names import AVERAGE, LAYERS, LEVELS, TEXT, UNET, VAE, VOCODER, averaged, their_name
+from melfusion.models.backbones.unet_options import AudioLDMConfig
 from melfusion.models.device import only_sizes
 from melfusion.models.published_sizes import AUDIOLDM_VOCODER
 from melfusion.models.state_dicts import misfits, read_state
+from melfusion.models.twins import random_audioldm
 
 log = logging.getLogger(__name__)
 
-VAE, VOCODER, SCALE = "first_stage_model.", "first_stage_model.vocoder.", "scale_factor"
+SCALE = "scale_factor"
+
+CLAP = "cond_stage_model."
 
 NOT_NEEDED = {  # how names begin → what is called so, and why it stays where it is
-    "model.diffusion_model.": "the UNet: it takes the text by FiLM alone, where no picture can enter",
-    "model_ema.": "the average of that UNet",
-    "cond_stage_model.": "CLAP, which makes what the FiLM gets",
+    f"{CLAP}model.audio_": "CLAP's half that hears, which no request asks",
+    f"{CLAP}model.text_transform.": "a layer of CLAP that the text does not pass",
+    f"{CLAP}model.logit_scale": "CLAP's temperatures",
 }
 
-SCHEDULE = (  # constants that follow from the noise schedule, which `diffusion` describes
+CONSTANTS = (  # that follow from the noise schedule, which `diffusion` describes; and counts
     "betas",
     "alphas_cumprod",
     "alphas_cumprod_prev",
@@ -48,23 +54,16 @@ SCHEDULE = (  # constants that follow from the noise schedule, which `diffusion`
     "posterior_mean_coef2",
     "lvlb_weights",
     "logvar",
+    "model_ema.decay",
+    "model_ema.num_updates",
+    f"{TEXT}branch.embeddings.position_ids",
 )
 
-WIDTHS, LAYERS, LATENTS, GROUPS = (1, 2, 4), 2, 8, 32  # of the VAE, as all published sizes of AudioLDM have it
+WIDTHS, LATENTS, GROUPS = (1, 2, 4), 8, 32  # of the VAE, as all published sizes of AudioLDM have it
 
-VAE_NAMES = (  # diffusers' names → AudioLDM's
-    (r"up_blocks\.(\d)", lambda found: f"up.{len(WIDTHS) - 1 - int(found[1])}"),  # counted from the top there
-    (r"down_blocks", "down"),
-    (r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}"),
-    (r"mid_block\.attentions\.0\.", "mid.attn_1."),
-    (r"\.resnets\.", ".block."),
-    (r"(down|up)samplers\.0", r"\1sample"),
-    (r"conv_norm_out", "norm_out"),
-    (r"group_norm", "norm"),
-    (r"\.to_([qkv])\.", r".\1."),
-    (r"to_out\.0", "proj_out"),
-    (r"conv_shortcut", "nin_shortcut"),
-)
+UNET_WIDTHS, TEXT_WIDTH = (1, 2, 3, 5), 512  # of the UNet; of what CLAP gives it
+
+WIDE = 256  # channels at the UNet's top from which its heads have 64 of them; below they have 32
 
 
 def audioldm_vae(file: Path) -> AutoencoderKL:
@@ -77,39 +76,82 @@ def audioldm_vocoder(file: Path) -> SpeechT5HifiGan:
     return _converted(file, VOCODER)
 
 
+def audioldm_unet(file: Path) -> UNet2DConditionModel:
+    """The UNet of the file, float32; its average where the file has it, since AudioLDM samples with that. WeightsError as above."""
+    return _converted(file, UNET)
+
+
+def audioldm_clap(file: Path) -> ClapTextModelWithProjection:
+    """CLAP's half that reads words, float32; WeightsError as above."""
+    return _converted(file, TEXT)
+
+
 def _converted(file: Path, part: str) -> Any:
-    """One of the two networks; both are checked, so that no tensor of the file is left out unseen."""
+    """One of the networks; all that lie in the file are checked, so that no tensor of it is left out unseen."""
     whole = read_state(file)
-    state = {name: tensor for name, tensor in whole.items() if name not in SCHEDULE and not name.startswith(tuple(NOT_NEEDED))}
-    if left := [f"{start}* ({why})" for start, why in NOT_NEEDED.items() if any(name.startswith(start) for name in whole)]:
-        log.warning("%s: left out are %s; and constants of the noise schedule.", file, ", ".join(left))
+    state = {name: tensor for name, tensor in whole.items() if name not in CONSTANTS and not name.startswith(tuple(NOT_NEEDED))}
     with torch.device("meta"):
-        networks: dict[str, nn.Module] = {VAE: _vae(state), VOCODER: _vocoder(state)}
-    wanted = {_their_name(p, name): t for p, network in networks.items() for name, t in _stored(network).items()}
+        make: dict[str, Any] = {VAE: _vae, VOCODER: _vocoder, UNET: _unet, TEXT: _clap}
+        networks: dict[str, nn.Module] = {p: make[p](state) for p in make if p in (VAE, VOCODER, part) or _holds(state, p)}
+    known = {p: network.state_dict() for p, network in networks.items()}
+    sets = {p: _names(p, known[p], state) for p in networks}
+    wanted = {theirs: known[p][ours] for p in sets for names in sets[p] for ours, theirs in names.items()}
     state = {name: _flat(tensor, wanted.get(name)) for name, tensor in state.items()}
     if words := misfits(wanted | {SCALE: torch.zeros(())}, state):
         raise WeightsError(f"{file} is not AudioLDM's published file: {'; '.join(words)}: fetch it again, or give other weights.")
+    _tell(file, whole, two=len(sets.get(UNET, ())) > 1)
     if only_sizes():
         return networks[part]
     network = networks[part].to_empty(device="cpu")
-    constants = {"mean": torch.zeros, "scale": torch.ones}  # of a vocoder that normalises nothing
-    given = {name: state[_their_name(part, name)] for name in _stored(network)}
-    given |= {name: constants[name](t.shape) for name, t in network.state_dict().items() if name not in given}
-    network.load_state_dict(given)
+    network.load_state_dict(_constants(known[part]) | {ours: state[theirs] for ours, theirs in sets[part][0].items()})
     return network.eval()
+
+
+def _tell(file: Path, whole: dict[str, Tensor], two: bool) -> None:
+    """Log what of the file is not used."""
+    left = [f"{start}* ({why})" for start, why in NOT_NEEDED.items() if any(name.startswith(start) for name in whole)]
+    if two:
+        left.insert(0, f"{UNET}* (the UNet of the last step, of which model_ema.* is the average)")
+    if left:
+        log.warning("%s: left out are %s; and constants.", file, ", ".join(left))
+
+
+def _holds(state: dict[str, Tensor], part: str) -> bool:
+    """Does any tensor of that network lie in the file?"""
+    return any(name.startswith((part, AVERAGE) if part == UNET else part) for name in state)
+
+
+def _names(part: str, known: dict[str, Tensor], state: dict[str, Tensor]) -> list[dict[str, str]]:
+    """The ways in which the file holds the tensors of a network, our names → its own: the first is read."""
+    plain = {ours: their_name(part, ours) for ours in known.keys() - _constants(known).keys()}
+    if part != UNET or not any(name.startswith(AVERAGE) for name in state):
+        return [plain]
+    mean = {ours: averaged(theirs) for ours, theirs in plain.items()}
+    return [mean, plain] if any(name.startswith(UNET) for name in state) else [mean]
+
+
+def _constants(known: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a network keeps beside what it has learned, and the file does not hold."""
+    made: dict[str, Any] = {  # a vocoder that normalises nothing; places and kinds of words
+        "mean": torch.zeros,
+        "scale": torch.ones,
+        "text_model.embeddings.position_ids": lambda shape: torch.arange(shape[-1])[None],
+        "text_model.embeddings.token_type_ids": lambda shape: torch.zeros(shape, dtype=torch.long),
+    }
+    return {name: make(known[name].shape) for name, make in made.items() if name in known}
 
 
 def _vae(state: dict[str, Tensor]) -> AutoencoderKL:
     """Of the width in the file."""
-    width = _width(state, f"{VAE}encoder.conv_in.weight", 128, GROUPS)
+    width = _size(state, f"{VAE}encoder.conv_in.weight", 128, GROUPS)
     scale = state.get(SCALE)
     return AutoencoderKL(
         in_channels=1,
         out_channels=1,
         latent_channels=LATENTS,
         block_out_channels=[width * by for by in WIDTHS],
-        down_block_types=["DownEncoderBlock2D"] * len(WIDTHS),
-        up_block_types=["UpDecoderBlock2D"] * len(WIDTHS),
+        down_block_types=["DownEncoderBlock2D"] * LEVELS,
+        up_block_types=["UpDecoderBlock2D"] * LEVELS,
         layers_per_block=LAYERS,
         norm_num_groups=GROUPS,
         scaling_factor=float(scale) if scale is not None and scale.ndim == 0 else 1.0,
@@ -118,29 +160,44 @@ def _vae(state: dict[str, Tensor]) -> AutoencoderKL:
 
 def _vocoder(state: dict[str, Tensor]) -> SpeechT5HifiGan:
     """Of the width in the file; it normalises nothing, so that mean and scale, which the file has not, do nothing."""
-    width = _width(state, f"{VOCODER}conv_pre.weight", 1024, 2 ** len(AUDIOLDM_VOCODER["upsample_rates"]))
+    width = _size(state, f"{VOCODER}conv_pre.weight", 1024, 2 ** len(AUDIOLDM_VOCODER["upsample_rates"]))
     return SpeechT5HifiGan(SpeechT5HifiGanConfig(**AUDIOLDM_VOCODER | {"upsample_initial_channel": width}))
 
 
-def _width(state: dict[str, Tensor], name: str, published: int, of: int) -> int:
-    """Channels that a convolution makes; as published where that cannot be, and then its shape is refused."""
+def _unet(state: dict[str, Tensor]) -> UNet2DConditionModel:
+    """Of the width in the file: AudioLDM-S has 128 channels at its top, M 192, L 256."""
+    first = "input_blocks.0.0.weight"
+    name = next((n for n in (averaged(UNET + first), UNET + first) if n in state), "")
+    width = _size(state, name, 128, GROUPS)
+    widths, head = [width * by for by in UNET_WIDTHS], 64 if width >= WIDE else 32
+    sizes = AudioLDMConfig(block_out_channels=widths, attention_head_dim=[w // head for w in widths], layers_per_block=LAYERS)
+    return random_audioldm(sizes, LATENTS, TEXT_WIDTH)
+
+
+def _clap(state: dict[str, Tensor]) -> ClapTextModelWithProjection:
+    """RoBERTa and a projection of the sizes in the file; heads of 64 channels, as in roberta-base."""
+    embedded, layers = f"{TEXT}branch.embeddings.", f"{TEXT}branch.encoder.layer."
+    width = _size(state, f"{embedded}word_embeddings.weight", 768, 1, dim=1)
+    found = [int(name.removeprefix(layers).partition(".")[0]) for name in state if name.startswith(layers)]
+    return ClapTextModelWithProjection(
+        ClapTextConfig(
+            vocab_size=_size(state, f"{embedded}word_embeddings.weight", 50265, 1),
+            hidden_size=width,
+            num_hidden_layers=1 + max(found, default=11),
+            num_attention_heads=max(1, width // 64),
+            intermediate_size=_size(state, f"{layers}0.intermediate.dense.weight", 3072, 1),
+            max_position_embeddings=_size(state, f"{embedded}position_embeddings.weight", 514, 1),
+            projection_dim=_size(state, f"{TEXT}projection.0.weight", TEXT_WIDTH, 1),
+            layer_norm_eps=1e-5,
+        )
+    )
+
+
+def _size(state: dict[str, Tensor], name: str, published: int, of: int, dim: int = 0) -> int:
+    """A size of a tensor, a multiple of `of`; as published where that cannot be, and then its shape is refused."""
     tensor = state.get(name)
-    found = tensor.shape[0] if tensor is not None and tensor.ndim else 0
+    found = tensor.shape[dim] if tensor is not None and tensor.ndim > dim else 0
     return found if found and found % of == 0 else published
-
-
-def _stored(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network that the file holds."""
-    return {name: tensor for name, tensor in network.state_dict().items() if name not in ("mean", "scale")}
-
-
-def _their_name(part: str, name: str) -> str:
-    """What the file calls a tensor of a network."""
-    if part == VOCODER:
-        return VOCODER + name.replace("upsampler.", "ups.")
-    for ours, theirs in VAE_NAMES:
-        name = re.sub(ours, theirs, name)
-    return VAE + name
 
 
 def _flat(tensor: Tensor, wanted: Tensor | None) -> Tensor:

@@ -10,12 +10,15 @@ TANGO_FILE = "pytorch_model_main.bin"
 
 AUDIOLDM_FILE = "a single-file AudioLDM checkpoint"
 
+FILM_UNET = "AudioLDM's UNet"  # diffusers calls it a UNet2DConditionModel, too
+
 PIPELINE, PART, VISION = "pipeline", "part", "vision"
 
 WORDS = {
     "AutoConfig": "a text encoder in transformers' layout",
     VISION: "a vision transformer in transformers' layout",
     PIPELINE: "the folder of a whole pipeline (unet, vae, scheduler and so on)",
+    FILM_UNET: f"{FILM_UNET} (a UNet2DConditionModel with class_embed_type=simple_projection)",
     PART: f"a part that melfusion trained ({PART_FILE} and model.safetensors)",
 }
 
@@ -36,6 +39,7 @@ CLIP = {"clip", "CLIPModel"}
 FITS = {  # class → what a config.json may call a network that holds its weights; classes that are not here are not checked
     "AutoencoderKL": {"AutoencoderKL"},
     "UNet2DConditionModel": {"UNet2DConditionModel"},
+    FILM_UNET: {FILM_UNET},
     "AutoencoderOobleck": {"AutoencoderOobleck"},
     "AutoencoderSAME": {"AutoencoderSAME"},
     "SpeechT5HifiGan": {"SpeechT5HifiGan", "speecht5_hifigan", "hifigan"},
@@ -49,12 +53,13 @@ NO_TEXT_ENCODER = {"diffusers", "clap", "clip_vision_model", "StableDiffusionSaf
 
 NO_VISION = {"diffusers"} | FITS["SpeechT5HifiGan"]
 
-# keys of a UNet's config.json: where one is set, it wants another input beside text, and has no class that fits
+# keys of a UNet's config.json: where one is set, it wants another input beside text, and no class fits but, perhaps, FILM_UNET
 UNUSUAL = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 
 ELSE = "configs/melfusion.yaml names published weights of each part"
 
 ELSE_OF = {
+    FILM_UNET: "give that of cvssp/audioldm-s-full-v2 or its authors' single file, or choose another denoiser.kind",
     "AutoencoderOobleck": "give the VAE of Stable Audio Open or ACE-Step, or choose another codec.kind",
     "AutoencoderSAME": "give the VAE of Stable Audio 3, or choose another codec.kind",
     PART: "give shipped or run:NAME",
@@ -64,16 +69,16 @@ ELSE_OF = {
 }
 
 AUDIOLDM = (
-    "give the file itself as music_vae.weights and vocoder.weights; hub:cvssp/audioldm-s-full-v2 holds the same parts as folders, "
-    "by the strings in configs/melfusion.yaml"
+    "give the file itself as music_vae.weights and vocoder.weights, and with denoiser.kind=audioldm conditioner.kind=audioldm as "
+    "denoiser.weights and conditioner.weights; hub:cvssp/audioldm-s-full-v2 holds its parts as folders, by configs/audioldm.yaml"
 )
 
 FILM = (  # what is said of its UNet
-    "AudioLDM's UNet gets the text as one vector (FiLM) and attends to no text, so that a picture has nowhere to enter, and it is "
-    "not read, with or without a synapse: give Tango's, with configs/tango.yaml, or AudioLDM 2's, with configs/audioldm2.yaml"
+    "AudioLDM's UNet gets the text as one vector (FiLM), for which there is a kind of its own: give denoiser.kind=audioldm "
+    "conditioner.kind=audioldm, as configs/audioldm.yaml does"
 )
 
-IN_ONE_FILE = ("music_vae", "vocoder")  # parts that are read out of that file
+IN_ONE_FILE = ("music_vae", "vocoder")  # parts that are read out of that file, and those of kind audioldm
 
 CONVERT = "let diffusers write one by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
 

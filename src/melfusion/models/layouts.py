@@ -16,6 +16,7 @@ from melfusion.models.layout_names import (
     ELSE_OF,
     FILES,
     FILM,
+    FILM_UNET,
     FITS,
     FOLDERS,
     HEADER_BYTES,
@@ -92,7 +93,7 @@ def words(wanted: str) -> str:
 
 def cure(path: Path, layout: Layout, wanted: str) -> str:
     """What to do about something else at a path."""
-    if layout.cure == AUDIOLDM and wanted == "UNet2DConditionModel":
+    if wanted == "UNet2DConditionModel" and (layout.cure == AUDIOLDM or FILM_UNET in layout.holds.get("", ())):
         return FILM
     if layout.cure and (layout.broken or wanted not in ELSE_OF):
         return layout.cure
@@ -155,7 +156,9 @@ def _names(config: Path) -> set[str]:
     """What a config.json calls its network: class and kind; `diffusers` where it is of that library."""
     tree = _tree(config)
     if "_class_name" in tree:
-        return {"diffusers"} | ({str(tree["_class_name"])} if not any(tree.get(key) for key in UNUSUAL) else set())
+        named, unusual = str(tree["_class_name"]), {key: tree[key] for key in UNUSUAL if tree.get(key)}
+        film = {FILM_UNET} if named == "UNet2DConditionModel" and unusual == {"class_embed_type": "simple_projection"} else set()
+        return {"diffusers"} | (film if unusual else {named})
     classes = tree.get("architectures")
     return {str(name) for name in [*(classes if isinstance(classes, list) else []), tree.get("model_type")] if name}
 

@@ -73,17 +73,18 @@ def no_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def pretrained(cls: Any, folder: Path) -> Any:
+def pretrained(cls: Any, folder: Path, wanted: str | None = None) -> Any:
     """A network in float32 with every weight from the folder: what is missing there is an error, not a random number.
 
-    Weights that are there in fp16 or bf16 alone are read too: float32 holds their values exactly.
+    Weights that are there in fp16 or bf16 alone are read too: float32 holds their values exactly. `wanted`: as for `loaded`.
     """
     if only_sizes():
-        return described(cls, folder)
-    if wrong := misfit(folder, cls.__name__) or unstored(folder, cls.__name__):
+        return described(cls, folder, wanted)
+    called = wanted or cls.__name__
+    if wrong := misfit(folder, called) or unstored(folder, called):
         raise WeightsError(wrong)
     ours = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": torch.float32}
-    network, info = loaded(cls, folder, output_loading_info=True, variant=variant(folder), **ours)
+    network, info = loaded(cls, folder, wanted, output_loading_info=True, variant=variant(folder), **ours)
     if missing := sorted(info["missing_keys"]):
         raise WeightsError(
             f"{folder} lacks {len(missing)} weights of a {cls.__name__}, the first {missing[0]!r}: "
@@ -96,9 +97,9 @@ def pretrained(cls: Any, folder: Path) -> Any:
     return network
 
 
-def described(cls: Any, folder: Path) -> Any:
+def described(cls: Any, folder: Path, wanted: str | None = None) -> Any:
     """A network of the sizes in the folder's config.json, without its weights."""
-    if wrong := misfit(folder, cls.__name__):
+    if wrong := misfit(folder, wanted or cls.__name__):
         raise WeightsError(wrong)
     if issubclass(cls, ModelMixin):
         return cls.from_config(cls.load_config(folder, local_files_only=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderOobleck, AutoencoderSAME, UNet2DConditionModel
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from melfusion.media.options import AudioConfig
-from melfusion.models.backbones.options import AudioLDM2Config, UNetConfig
+from melfusion.models.backbones.unet_options import AudioLDM2Config, AudioLDMConfig, UNetConfig
 from melfusion.models.codecs.options import WaveCodecConfig
 from melfusion.models.options import ImageDiffusionConfig, MusicVAEConfig, TextEncoderConfig, VisionConfig
 
@@ -42,7 +43,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def random_unet(
-    c: ImageDiffusionConfig | UNetConfig, channels: int, cross_attention_dim: int, **flags: bool
+    c: ImageDiffusionConfig | UNetConfig, channels: int, cross_attention_dim: int | tuple[int, ...], **flags: Any
 ) -> UNet2DConditionModel:
     """Levels from the top; `attention_blocks` says which have attention. The mid block always has."""
     down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in c.attention_blocks]
@@ -59,6 +60,16 @@ def random_unet(
         cross_attention_dim=cross_attention_dim,
         norm_num_groups=c.norm_num_groups,
         **flags,
+    )
+
+
+def random_audioldm(c: AudioLDMConfig, channels: int, text_width: int) -> UNet2DConditionModel:
+    """The published arrangement: the text goes to the ResNet blocks beside the time, and each layer attends to the sound, twice."""
+    levels = len(c.block_out_channels)
+    heads = c.attention_head_dim if len(c.attention_head_dim) > 1 else c.attention_head_dim * levels
+    film = {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": text_width}
+    return random_unet(
+        replace(c, attention_head_dim=heads), channels, tuple(c.block_out_channels), class_embeddings_concat=True, **film
     )
 
 

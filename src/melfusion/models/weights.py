@@ -5,7 +5,7 @@ run:NAME                              what a training run of this project export
 shipped[:NAME]                        inside the package: melfusion/weights/<part>, or another folder there
 all-MiniLM-L6-v2                      the text encoder that a package of requirements-no-deps.txt carries
 any/folder[:SUBFOLDER]                a local folder in diffusers' or transformers' layout (layouts.py names what is not)
-any/audioldm-NAME.ckpt                AudioLDM's single file, of music_vae and vocoder alone (audioldm_file.py)
+any/audioldm-NAME.ckpt                AudioLDM's single file: music_vae, vocoder, and parts of kind audioldm (audioldm_file.py)
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ IGNORED = [  # of a repository: one format of each weight is enough, and code is
 SHIPPED = {"denoiser": "unet"}  # part → its folder in weights/, where that has another name
 
 
-def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
-    """A `weights:` string → an existing local folder, or AudioLDM's file; WeightsError says what to do where there is none."""
+def resolve(weights: str, part: str, runs_dir: str = "runs", kind: str = "") -> Path:
+    """A `weights:` string → an existing local folder, or AudioLDM's file; WeightsError says what to do where there is none.
+
+    kind: of the part.
+    """
     said = f"{part}.weights={shown(weights)!r}"
     if weights == "all-MiniLM-L6-v2":
         return _minilm()
@@ -64,7 +67,7 @@ def resolve(weights: str, part: str, runs_dir: str = "runs") -> Path:
     if not folder.is_dir():
         if folder.is_file():
             layout, wanted = recognise(folder), words(OF_PART[part]) if part in OF_PART else "a folder"
-            if layout.what == AUDIOLDM_FILE and part in IN_ONE_FILE:
+            if layout.what == AUDIOLDM_FILE and (part in IN_ONE_FILE or kind == "audioldm"):
                 return folder
             what_to_do = cure(folder, layout, OF_PART.get(part, ""))
             raise WeightsError(f"{said} is no folder but {layout.what}, and {wanted} is wanted: {what_to_do}.")

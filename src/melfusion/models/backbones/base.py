@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from melfusion.batch import VisualFeatures
-from melfusion.models.backbones.options import DenoiserConfig
+from melfusion.models.backbones.base_options import DenoiserConfig
 from melfusion.models.denoiser import Denoiser
 from melfusion.models.image_encoder import ImageEncoder
 from melfusion.models.lora import add_lora, merged, stock_name

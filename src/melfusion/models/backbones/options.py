@@ -6,73 +6,12 @@ A new one is a dataclass and a line of DENOISERS here, its class in a file besid
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from melfusion.models.backbones import made_for
-from melfusion.models.options import Kind, levels_misfit
-
-
-@dataclass
-class DenoiserConfig(Kind):
-    """The music backbone; what all of them have."""
-
-    kind: str = "unet"  # unet (Tango, AudioLDM, the paper) | audioldm2 | stable_audio (Open) | stable_audio_3 | ace_step
-    weights: str | None = None  # hub:ID@REVISION | run:NAME | shipped | a folder; null: random init
-    gradient_checkpointing: bool = False  # compute activations twice, for less memory
-    compile: bool = False  # torch.compile the backbone
-    trainable: str = "auto"  # auto | all | decoder | cross_attn (where it listens) | synapse; auto: all, but on top of weights AUTO
-    lora_rank: int = 0  # of a LoRA, which then trains in place of the backbone, beside the synapse (extra `adapter`); 0: none
-    lora_targets: list[str] = field(default_factory=list)  # globs over linear layers; []: the attentions that listen
-
-    AUTO: ClassVar[str] = "synapse"
-    LISTENS: ClassVar[list[str]] = ["all"]  # synapse.layers where none are named
-    OWN: ClassVar[dict[str, Any]] = {}  # dotted key → what its published weights were made to be sampled with
-    TINY: ClassVar[dict[str, Any]] = {"weights": None, "gradient_checkpointing": False, "compile": False}
-
-    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> made_for.MadeFor:
-        """OWN of weights by the config.json of network and scheduler beside them, and what these do not say (made_for.py)."""
-        return self.OWN, {}
-
-    @property
-    def frames_multiple(self) -> int:
-        """The latents' frames must be a multiple of this."""
-        return 1
-
-    def misfit(self, config: Any) -> str | None:
-        if self.lora_rank == 0 or self.trainable in ("auto", "synapse"):
-            return None
-        return (
-            f"denoiser.trainable={self.trainable} does not go with denoiser.lora_rank={self.lora_rank}, which trains in place "
-            "of the backbone: give auto, or lora_rank=0."
-        )
-
-
-@dataclass
-class UNetConfig(DenoiserConfig):
-    block_out_channels: list[int] = field(default_factory=lambda: [320, 640, 1280, 1280])  # channels per level, top first
-    layers_per_block: int = 2  # ResNet blocks per level
-    attention_head_dim: list[int] = field(default_factory=lambda: [5, 10, 20, 20])  # heads per level; one number: of all
-    attention_blocks: list[bool] = field(default_factory=lambda: [True, True, True, False])  # per level, top first
-    norm_num_groups: int = 32  # groups of the group norms
-
-    AUTO: ClassVar[str] = "decoder"
-    LISTENS: ClassVar[list[str]] = ["decoder"]  # as in the paper
-    TINY: ClassVar[dict[str, Any]] = DenoiserConfig.TINY | {
-        "block_out_channels": [8, 16],
-        "layers_per_block": 1,
-        "attention_head_dim": [2],
-        "attention_blocks": [True, True],
-        "norm_num_groups": 4,
-    }
-
-    @property
-    def frames_multiple(self) -> int:
-        """Each level below the first halves the frames."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
-    def misfit(self, config: Any) -> str | None:
-        return super().misfit(config) or levels_misfit("denoiser", self.attention_blocks, self.block_out_channels)
+from melfusion.models.backbones.base_options import DenoiserConfig
+from melfusion.models.backbones.unet_options import AudioLDM2Config, AudioLDMConfig, UNetConfig
 
 
 @dataclass
@@ -215,34 +154,9 @@ class AceStepConfig(TransformerConfig):
         return made_for.ace_step(self.OWN, network, scheduler)
 
 
-@dataclass
-class AudioLDM2Config(UNetConfig):
-    """AudioLDM 2: each layer attends to itself, to tokens of a GPT-2, and to the text."""
-
-    block_out_channels: list[int] = field(default_factory=lambda: [128, 256, 384, 640])  # channels per level, top first
-    attention_head_dim: list[int] = field(default_factory=lambda: [4, 8, 12, 20])  # heads per level; one number: of all
-    attention_blocks: list[bool] = field(default_factory=lambda: [False, True, True, True])  # per level, top first
-    generated_width: int = 768  # of the GPT-2's tokens
-
-    OWN: ClassVar[dict[str, Any]] = {
-        "diffusion.kind": "diffusion",
-        "diffusion.beta_start": 0.0015,
-        "diffusion.beta_end": 0.0195,
-        "conditioner.kind": "audioldm2",
-        "sampling.sampler": "published",
-        "sampling.num_inference_steps": 200,
-        "sampling.guidance_scale": 3.5,
-    }
-    TINY: ClassVar[dict[str, Any]] = UNetConfig.TINY | {"generated_width": 8}
-
-    def misfit(self, config: Any) -> str | None:
-        if self.attention_blocks and not any(self.attention_blocks):
-            return f"denoiser.attention_blocks={self.attention_blocks} leaves AudioLDM 2 no layer that reads a text: give a true."
-        return super().misfit(config)
-
-
 DENOISERS: dict[str, type[DenoiserConfig]] = {
     "unet": UNetConfig,
+    "audioldm": AudioLDMConfig,
     "audioldm2": AudioLDM2Config,
     "stable_audio": StableAudioConfig,
     "stable_audio_3": StableAudio3Config,

@@ -1,4 +1,4 @@
-"""SynapticUNet: diffusers' text-to-music UNet2DConditionModel (the paper's, Tango's, AudioLDM's) with a synapse."""
+"""SynapticUNet: diffusers' text-to-music UNet2DConditionModel (the paper's, Tango's) with a synapse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from melfusion.models.backbones.base import Backbone, separate
-from melfusion.models.backbones.options import UNetConfig
+from melfusion.models.backbones.unet_options import UNetConfig
 from melfusion.models.synapse.layers import Site, attention_layers, block_names
 
 

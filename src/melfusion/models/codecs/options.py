@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from melfusion.models.backbones.options import UNetConfig
+from melfusion.models.backbones.unet_options import UNetConfig
 from melfusion.models.options import Kind
 
 

@@ -16,7 +16,9 @@ from melfusion.models.options import Kind
 class ConditionerConfig(Kind):
     """What turns the request into what the denoiser attends to."""
 
-    kind: str = "text"  # text (text_encoder, which has a section of its own) | audioldm2 | stable_audio | stable_audio_3 | ace_step
+    kind: str = (
+        "text"  # text (text_encoder, a section of its own) | audioldm | audioldm2 | stable_audio | stable_audio_3 | ace_step
+    )
 
 
 @dataclass
@@ -62,6 +64,15 @@ class AceStepConditionerConfig(PublishedConfig):
 
 
 @dataclass
+class AudioLDMConditionerConfig(PublishedConfig):
+    """AudioLDM: CLAP's vector of the text."""
+
+    max_length: int = 512  # tokens that a caption is cut or padded to
+    width: int = 512  # of the vector of a random CLAP
+    tokenizer: str | None = None  # folder of roberta-base's tokenizer, where weights are the authors' file, which has none
+
+
+@dataclass
 class AudioLDM2ConditionerConfig(PublishedConfig):
     """AudioLDM 2: CLAP and T5, and what a GPT-2 writes after them."""
 
@@ -75,6 +86,7 @@ class AudioLDM2ConditionerConfig(PublishedConfig):
 
 CONDITIONERS: dict[str, type[ConditionerConfig]] = {
     "text": ConditionerConfig,
+    "audioldm": AudioLDMConditionerConfig,
     "audioldm2": AudioLDM2ConditionerConfig,
     "stable_audio": StableAudioConditionerConfig,
     "stable_audio_3": StableAudio3ConditionerConfig,

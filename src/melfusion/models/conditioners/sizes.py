@@ -13,6 +13,8 @@ from torch import nn
 from transformers import (
     ClapConfig,
     ClapModel,
+    ClapTextConfig,
+    ClapTextModelWithProjection,
     GPT2Config,
     GPT2Model,
     Qwen3Config,
@@ -63,6 +65,10 @@ def ace_step() -> list[nn.Module]:
     return [Qwen3Model(Qwen3Config(**QWEN3_EMBEDDING)), AceStepConditionEncoder()]
 
 
+def audioldm() -> list[nn.Module]:
+    return [ClapTextModelWithProjection(ClapTextConfig())]
+
+
 def audioldm2() -> list[nn.Module]:
     text, clap = T5EncoderModel(T5Config(**FLAN_T5_LARGE)), ClapModel(ClapConfig())
     return [text, clap, AudioLDM2ProjectionModel(512, 1024, 768), GPT2Model(GPT2Config())]
@@ -72,5 +78,6 @@ PUBLISHED: dict[str, Callable[[], list[nn.Module]]] = {  # kind → the networks
     "stable_audio": stable_audio,
     "stable_audio_3": stable_audio_3,
     "ace_step": ace_step,
+    "audioldm": audioldm,
     "audioldm2": audioldm2,
 }

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import (
     ClapConfig,
     ClapModel,
+    ClapTextConfig,
+    ClapTextModelWithProjection,
     GPT2Config,
     GPT2Model,
     Qwen3Config,
@@ -55,9 +57,9 @@ def random_qwen3(width: int) -> Qwen3Model:
     return Qwen3Model(Qwen3Config(**decoder_sizes(width)))
 
 
-def random_clap(width: int) -> ClapModel:
-    """Its audio branch, which nobody asks here, is as small as that architecture can be."""
-    text = {
+def clap_text(width: int) -> dict[str, Any]:
+    """Sizes of CLAP's half that reads words."""
+    return {
         "vocab_size": vocabulary(),
         "hidden_size": width,
         "intermediate_size": 2 * width,
@@ -66,6 +68,15 @@ def random_clap(width: int) -> ClapModel:
         "max_position_embeddings": 514,
         "pad_token_id": 0,
     }
+
+
+def random_clap_text(width: int, out: int) -> ClapTextModelWithProjection:
+    """`out`: width of the vector."""
+    return ClapTextModelWithProjection(ClapTextConfig(**clap_text(width), projection_dim=out))
+
+
+def random_clap(width: int) -> ClapModel:
+    """Its audio branch, which nobody asks here, is as small as that architecture can be."""
     audio = {
         "hidden_size": 16,
         "patch_embeds_hidden_size": 8,
@@ -79,7 +90,7 @@ def random_clap(width: int) -> ClapModel:
         "aff_block_r": 1,
     }
     shared = {"projection_dim": width}
-    return ClapModel(ClapConfig(text_config=text | shared, audio_config=audio | shared, **shared))
+    return ClapModel(ClapConfig(text_config=clap_text(width) | shared, audio_config=audio | shared, **shared))
 
 
 def random_gpt2(width: int, positions: int) -> GPT2Model:

@@ -156,6 +156,16 @@ class SynapseProcessor:
         return mask
 
 
+class SelfProcessor(SynapseProcessor):
+    """AudioLDM's second attention of a layer, which attends to the sound itself: that is what the picture stands beside."""
+
+    def __call__(self, attention: Any, hidden_states: Tensor, *args: Any, **given: Any) -> Tensor:
+        given |= dict(zip((self.context, self.mask), args, strict=False))
+        if self.sight.now is not None and given.get(self.context) is None:
+            given[self.context] = hidden_states
+        return super().__call__(attention, hidden_states, **given)
+
+
 class GroupedProcessor(SynapseProcessor):
     """ACE-Step's cross-attention: groups of query heads share a key; keys are normed per head. It gets its mask whole."""
 
