@@ -5,6 +5,7 @@ from diffusers import (
     AceStepPipeline,
     AceStepTransformer1DModel,
     AudioLDM2Pipeline,
+    AudioLDMPipeline,
     AutoencoderKL,
     AutoencoderOobleck,
     AutoencoderSAME,
@@ -53,11 +54,13 @@ class Latents(MusicCodec):
         return latents
 
 
+MEL = ("audioldm", "audioldm2")  # whose latents are of log-mels
+
 OVERRIDES = {
     "stable_audio": ["diffusion.kind=cosine", "sampling.sampler=dpm_sde"],
     "stable_audio_3": ["diffusion.kind=flow", "diffusion.logsnr=[-6.2,2.0]", "sampling.sampler=ping_pong"],
     "ace_step": ["diffusion.kind=flow", "diffusion.shift=3.0", "diffusion.guidance=apg", "sampling.sampler=euler"],
-    "audioldm2": ["diffusion.beta_start=0.0015", "diffusion.beta_end=0.0195"],
+    **dict.fromkeys(MEL, ["diffusion.beta_start=0.0015", "diffusion.beta_end=0.0195"]),
 }
 
 
@@ -67,7 +70,7 @@ def config_of(name, *overrides):
     audio = ["audio.sample_rate_hz=160", "audio.hop_length_samples=8", "audio.n_fft_samples=8", "audio.f_max_hz=80"]
     mel = ["music_vae.block_out_channels=[4]", *audio]
     config = load_config("tiny", [*kinds, *mel, *OVERRIDES[name], *overrides])
-    if name == "audioldm2":
+    if name in MEL:
         config.sampling.sampler = "published"  # its scheduler comes from the pipeline
     return config
 
@@ -86,7 +89,7 @@ def parts_of(name, *overrides, seed=5):
 
 def system_of(config, conditioner, backbone, scheduler=None):
     """The system of these parts."""
-    shape = (4, FRAMES, 4) if config.denoiser.kind == "audioldm2" else (16, FRAMES)
+    shape = (4, FRAMES, 4) if config.denoiser.kind in MEL else (16, FRAMES)
     objective = OBJECTIVES[config.diffusion.kind](config.diffusion, config.sampling.sampler, scheduler)
     made = {"objective": objective, "diffusion": config.diffusion, "optim": config.optim}
     return MeLFusion(backbone, freeze(Latents(shape)), conditioner, None, **made, clip_duration_s=SECONDS, max_steps=1).eval()
@@ -160,6 +163,23 @@ def audioldm2(*overrides):
     c.tokenizer.model_max_length, c.clap_tokenizer.model_max_length = c.max_length, 512
     language = GPT2LMHeadModel(c.writer.config).eval()
     language.transformer, language.config.max_new_tokens = c.writer, c.written
+    tokenizers = {"tokenizer": c.clap_tokenizer, "tokenizer_2": c.tokenizer, "feature_extractor": None}
+    texts = {"text_encoder": c.clap, "text_encoder_2": c.network, "projection_model": c.projection, "language_model": language}
+    codec, scheduler = mel_codec(), ddim_scheduler()
+    pipe = AudioLDM2Pipeline(**codec, unet=backbone.network, scheduler=scheduler, **tokenizers, **texts)
+    return pipe, system_of(config, c, backbone, scheduler)
+
+
+def audioldm(*overrides):
+    """As long a text as its vector is wide: its pipeline pads the empty one to that width."""
+    config, c, backbone = parts_of("audioldm", "conditioner.max_length=16", *overrides)
+    c.tokenizer.model_max_length, scheduler = c.max_length, ddim_scheduler()
+    parts = {"text_encoder": c.network, "tokenizer": c.tokenizer, "unet": backbone.network, "scheduler": scheduler}
+    return AudioLDMPipeline(**mel_codec(), **parts), system_of(config, c, backbone, scheduler)
+
+
+def mel_codec():
+    """VAE and vocoder of AudioLDM's family."""
     vae = AutoencoderKL(
         in_channels=1,
         out_channels=1,
@@ -174,8 +194,4 @@ def audioldm2(*overrides):
     sizes = {"model_in_dim": 16, "upsample_initial_channel": 8, "upsample_rates": [2, 4], "upsample_kernel_sizes": [4, 8]}
     blocks = {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1]], "sampling_rate": 8 * 160}
     vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**sizes, **blocks)).eval()
-    scheduler = ddim_scheduler()
-    tokenizers = {"tokenizer": c.clap_tokenizer, "tokenizer_2": c.tokenizer, "feature_extractor": None}
-    texts = {"text_encoder": c.clap, "text_encoder_2": c.network, "projection_model": c.projection, "language_model": language}
-    pipe = AudioLDM2Pipeline(vae=vae, unet=backbone.network, scheduler=scheduler, vocoder=vocoder, **tokenizers, **texts)
-    return pipe, system_of(config, c, backbone, scheduler)
+    return {"vae": vae, "vocoder": vocoder}

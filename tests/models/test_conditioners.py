@@ -13,11 +13,12 @@ from melfusion.assembly.conditioner import BUILD
 from melfusion.errors import ConfigError, WeightsError
 from melfusion.models.conditioner import number
 
-NAMES = ("stable_audio", "stable_audio_3", "ace_step", "audioldm2")
+NAMES = ("stable_audio", "stable_audio_3", "ace_step", "audioldm", "audioldm2")
 FOLDERS = {
     "stable_audio": {"text_encoder": "network", "tokenizer": "tokenizer", "projection_model": "projection"},
     "stable_audio_3": {"text_encoder": "network", "tokenizer": "tokenizer", "duration_embedder": "embedder"},
     "ace_step": {"text_encoder": "network", "tokenizer": "tokenizer", "condition_encoder": "encoder"},
+    "audioldm": {"text_encoder": "network", "tokenizer": "tokenizer"},
     "audioldm2": {
         "text_encoder_2": "network",
         "tokenizer_2": "tokenizer",

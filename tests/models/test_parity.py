@@ -153,3 +153,14 @@ def test_audioldm2(steps):
     made, _ = compared(pipe, system, captions, ours, theirs)
     near(system.generate(["calm rain", "a long sunny tune"], seeds=SEEDS, **ours)[:1], made)
     changes(made, system.generate(["sun"], seeds=SEEDS[:1], **ours))
+
+
+@default(200)  # as its authors have it
+def test_audioldm(steps):
+    pipe, system = pipelines.audioldm()
+    ours, captions = {"num_inference_steps": steps, "guidance_scale": 2.5}, ["rain", "a long sunny tune"]  # 2.5 is its default
+    theirs = {"num_inference_steps": steps, "audio_length_in_s": pipelines.FRAMES * 4 * 8 / 1280}
+    compared(pipe, system, captions, ours | {"negative_prompt": "noise"}, theirs | {"negative_prompt": ["noise"] * 2})
+    made, _ = compared(pipe, system, captions, ours, theirs)
+    near(system.generate(captions[:1], seeds=SEEDS[:1], **ours), made[:1])
+    changes(made, system.generate(["sun", "drums"], seeds=SEEDS, **ours))

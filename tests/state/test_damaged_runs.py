@@ -267,7 +267,7 @@ def test_training_goes_on_where_curves_and_media_cannot_be_written(tmp_path, tin
 
     job = Job(tmp_path, tiny_corpus)
     (job.path / "metrics.jsonl").mkdir(parents=True)
-    monkeypatch.setattr(media_log, "save", full)
+    monkeypatch.setattr(media_log, "save_array", full)
     monkeypatch.setattr(RecordWriter, "write", full)
     assert job(steps=3, media=1) == 0
     for what in ("tensorboard", "metrics.jsonl", "samples"):

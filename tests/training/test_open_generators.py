@@ -22,11 +22,19 @@ from melfusion.evaluation.scores import evaluate_run
 from melfusion.training.run import train
 from melfusion.training.stored_samples import compute
 
-NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "tango")
+NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "audioldm", "tango")
 
 # of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734), that of ACE-Step
-# 1.5 XL "4B" in its release notes (ace-step/ACE-Step-1.5, v0.1.6)
-MILLIONS = {"stable_audio_open": 1057, "stable_audio_3": 1453, "ace_step": 4169, "tango": 866, "audioldm2": 346.94}
+# 1.5 XL "4B" in its release notes (ace-step/ACE-Step-1.5, v0.1.6); that of AudioLDM-S follows from haoheliu/AudioLDM,
+# audioldm/utils.py, and is "181M" in the paper (arXiv 2301.12503), whose text goes to the time by addition
+MILLIONS = {
+    "stable_audio_open": 1057,
+    "stable_audio_3": 1453,
+    "ace_step": 4169,
+    "tango": 866,
+    "audioldm2": 346.94,
+    "audioldm": 185.04,
+}
 
 # cvssp/audioldm2, unet/config.json at efd334c; huggingface/diffusers, docs/source/en/api/pipelines/audioldm2.md, says that
 # cvssp/audioldm2-music has a UNet of the same size (there: 350M), and the values below are those of its copies, too
@@ -135,7 +143,7 @@ def test_at_full_scale_it_has_the_published_size_and_a_synapse_in_every_block(na
     total = parameters(system.denoiser.network) / 1e6
     assert total == pytest.approx(MILLIONS[name], rel=0.002)
     assert trained == parameters(system.denoiser.synapse) > 0
-    assert len(system.denoiser.synapse.specs) == {"tango": 9, "audioldm2": 9, "ace_step": 32}.get(name, 24)
+    assert len(system.denoiser.synapse.specs) == {"tango": 9, "audioldm2": 9, "audioldm": 9, "ace_step": 32}.get(name, 24)
 
 
 def test_audioldm_2s_unet_has_the_tensors_of_the_published_configuration():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from melfusion.models.backbones import made_for
 from melfusion.models.backbones.base_options import DenoiserConfig
 from melfusion.models.options import levels_misfit
 
@@ -50,9 +51,14 @@ class AudioLDMConfig(UNetConfig):
         "diffusion.beta_start": 0.0015,
         "diffusion.beta_end": 0.0195,
         "conditioner.kind": "audioldm",
+        "sampling.sampler": "published",
         "sampling.num_inference_steps": 200,
         "sampling.guidance_scale": 2.5,
     }
+
+    def made_for(self, network: dict[str, Any], scheduler: dict[str, Any]) -> made_for.MadeFor:
+        """The authors' file has no scheduler, and is sampled by DDIM (haoheliu/AudioLDM, audioldm/latent_diffusion/ddim.py)."""
+        return (self.OWN if scheduler else self.OWN | {"sampling.sampler": "ddim"}), {}
 
     REFUSED: ClassVar[dict[str, str]] = dict.fromkeys(
         ("kv_mix", "kv_mix_proj", "context_mix"), "mixes the picture with the words that a layer attends to"
