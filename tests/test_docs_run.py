@@ -145,7 +145,8 @@ def serve(words, folder) -> None:
         port = free.getsockname()[1]
     words = small(words, [item.format(port) for item in SERVERS[words[1]]])
     with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(called(words, sys.executable), cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        call = called(words, sys.executable)
+        process = subprocess.Popen(call, cwd=folder, stdout=log, stderr=log, start_new_session=True, preexec_fn=heeding_ctrl_c)
         try:
             end = time.monotonic() + 120
             while not answers(f"http://127.0.0.1:{port}"):
@@ -155,6 +156,11 @@ def serve(words, folder) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             process.wait(60)
+
+
+def heeding_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def answers(url: str) -> bool:
