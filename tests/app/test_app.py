@@ -127,10 +127,14 @@ def test_it_stops_between_two_steps_and_only_for_the_visitor_who_asked(shown, mo
 
 
 def test_where_the_picture_acted_is_a_picture(shown, picture):
-    words, image = client(shown).predict(*values(PICTURE=str(picture), SEED="1"), api_name="/influence")
-    assert "Red:" in words and Image.open(value(image)).height > 200
+    maps = {}
+    for how, said in (("occlusion", "hiding this part"), ("attention", "gets most attention")):
+        words, image = client(shown).predict(*values(PICTURE=str(picture), SEED="1"), how, api_name="/influence")
+        maps[how] = Image.open(value(image)).tobytes()
+        assert said in words and Image.open(value(image)).height > 200
+    assert maps["occlusion"] != maps["attention"]
     with pytest.raises(AppError, match="There is no picture"):
-        client(shown).predict(*values(), api_name="/influence")
+        client(shown).predict(*values(), "occlusion", api_name="/influence")
 
 
 def test_another_model_shows_its_own_inputs(shown, picture):
@@ -185,20 +189,25 @@ def test_pictures_with_times_become_one_piece(shown, picture, tmp_path):
 def scored(visitor, film, **given):
     """What `film` shows: words, seed box, the film, and the file to take home."""
     film = film and handle_file(film)
-    words, seed, shown, file = visitor.predict(*values(**given), False, film, api_name="/film")
-    return words, seed, value(shown), value(file)
+    words, seed, shown, file, past = visitor.predict(*values(**given), False, film, api_name="/film")
+    return words, seed, value(shown), value(file), past
 
 
 def test_a_film_comes_back_with_its_music(shown, tmp_path):
     frames = np.repeat(np.uint8([0, 200]), 12 * 48 * 64 * 3).reshape(24, 48, 64, 3)
     film, visitor = write_film(tmp_path / "holiday.mp4", frames), client(shown)
-    words, seed, video, file = scored(visitor, film, SEED="5")
+    words, seed, video, file, past = scored(visitor, film, SEED="5")
     video = video["video"] if isinstance(video, dict) else video
     assert words == "Seed 5, 2 scenes, model small." and seed == ""
     assert Path(video).read_bytes() == Path(file).read_bytes() and read(file)["files"]["film"]["path"] == "holiday.mp4"
     assert read(file)["settings"]["num_inference_steps"] == 2 and read(file)["prompt"] == "rain"
     with av.open(str(file)) as made:
         assert abs(sum(frame.samples for frame in made.decode(audio=0)) - 2.4 * 8000) < 3000
+    assert past["choices"][0][0] == "rain + holiday.mp4, seed 5, film"
+    *_, asked, again, other = visitor.predict(0, api_name="/restore")
+    assert Path(value(asked)).read_bytes() == film.read_bytes()
+    again = value(again)["video"] if isinstance(value(again), dict) else value(again)
+    assert Path(again).read_bytes() == Path(value(other)).read_bytes() == Path(file).read_bytes()
     (tmp_path / "bad.mp4").write_bytes(b"no film")
     (tmp_path / "tune.wav").write_bytes(b"no film")
     (tmp_path / "large.mp4").write_bytes(bytes(2 << 20))

@@ -48,6 +48,15 @@ def test_writes_a_wav_and_the_png_of_its_spectrogram(run, picture, tmp_path):
     assert Image.open(tmp_path / "a" / "m.png").width > 300
 
 
+def test_where_the_picture_acts_is_a_picture(run, picture, tmp_path, capsys):
+    few = {"ckpt": run, "image": picture(1), "prompt": "x", "out": str(tmp_path / "m.wav"), "num_inference_steps": 1}
+    generate(**few, influence=str(tmp_path / "where.png"))
+    assert Image.open(tmp_path / "where.png").height > 200 and "red is what acts most" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="method=eyes is neither occlusion nor attention"):
+        generate(**few, influence=str(tmp_path / "other.png"), influence_by="eyes")
+    assert not (tmp_path / "m-2.wav").exists()  # nothing was made
+
+
 def test_same_seed_and_picture_give_the_same_bytes_and_others_do_not(run, picture, tmp_path):
     def make(name, seed, image):
         out = tmp_path / f"{name}.wav"
@@ -131,6 +140,8 @@ def test_picture_alone_and_another_duration(run, picture, tmp_path):
         (["prompt=x", "strength=1.5"], "strength=1.5 must be between 0"),
         (["prompt=x", "repaint=1-2"], "give audio=FILE"),
         (["story=nowhere.yaml"], "story=nowhere.yaml: there is no such file"),
+        (["prompt=x", "influence=a.png"], "influence=a.png is of a clip that is made from one picture"),
+        (["list=nowhere.jsonl", "influence=a.png"], "give image=, no audio=, story= or list="),
     ],
 )
 def test_mistakes_give_one_sentence_and_exit_code_2(arguments, words, capsys, monkeypatch):

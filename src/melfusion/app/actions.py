@@ -22,7 +22,7 @@ import torch
 from melfusion.app.models import Models
 from melfusion.app.requests import Limits, PageRequest, named
 from melfusion.assembly.film import film_music, save_film, story_of
-from melfusion.assembly.influence import picture_influence
+from melfusion.assembly.influence import METHODS, picture_influence
 from melfusion.assembly.memory import telling_memory
 from melfusion.assembly.music import Music
 from melfusion.assembly.pipeline import Pipeline
@@ -160,8 +160,8 @@ class Actions:
             clips.append(PageClip(str(wav), str(png), seed, music.audios.shape[-1] / music.sample_rate_hz, music.made[i]))
         return clips
 
-    def influence(self, asked: PageRequest, session: str | None, report: Report) -> str:
-        """A picture file: where the visitor's picture acted. MelfusionError; Cancelled."""
+    def influence(self, asked: PageRequest, session: str | None, report: Report, method: str = "occlusion") -> str:
+        """A picture file: where the visitor's picture acted, by a method of assembly/influence.py. MelfusionError; Cancelled."""
         stop, pipe = self.stops.of(session), self.models.get(asked.model)
         image = None if asked.image is None else pipe.open(asked.image)
         side = min(8, pipe.config.data.image_size_px)
@@ -172,11 +172,12 @@ class Actions:
                 image,
                 asked.seed or 0,
                 patches=side,
+                method=method,
                 progress=lambda steps: watched(steps, stop, report, "part"),
                 **{name: value for name, value in asked.fields.items() if value != ""},
             )
         file = self._folder() / "influence.png"
-        save(heat_figure(np.asarray(image), heat), file)
+        save(heat_figure(np.asarray(image), heat, METHODS[method]), file)
         return str(file)
 
 

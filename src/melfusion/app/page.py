@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -15,6 +16,8 @@ MODEL = "model"  # what only one call at a time may use
 
 KEPT = 20  # requests of a visitor's history
 
+SHOWN = 7  # outputs beside the players: choice, spectrogram, four files, the state
+
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto; }
 #generate { min-height: 3rem; }
@@ -25,7 +28,20 @@ PROGRESS = gr.Progress()  # as a default it tells gradio that a function reports
 
 TITLE = "# melfusion\nA picture and a sentence become music. Drop a picture, write a sentence, or both."
 
-Entry = tuple[PageRequest, list[PageClip]]  # of the history
+HOW = [("by hiding parts of it", "occlusion"), ("by attention to it", "attention")]  # a map of where the picture acted is made
+
+ACTED = {
+    "occlusion": "Red: hiding this part of the picture changes the music most.",
+    "attention": "Red: this part of the picture gets most attention.",
+}
+
+
+class PageEntry(NamedTuple):
+    """One of the history: what was asked for, and what was made of it: clips, or a film."""
+
+    asked: PageRequest
+    clips: list[PageClip]
+    film: str = ""
 
 
 def refused(sentence: str) -> Exception:
@@ -72,7 +88,9 @@ class Page:
         with gr.Row():
             self.reuse = gr.Button("Use as start", elem_id="reuse", size="sm", min_width=120)
             self.repaint = gr.Button("Repaint a span", size="sm", min_width=120)
-        self.ask_where = gr.Button("Where did the picture act?", elem_id="ask", size="sm")
+        with gr.Row():
+            self.ask_where = gr.Button("Where did the picture act?", elem_id="ask", size="sm", min_width=150)
+            self.how = gr.Dropdown(HOW, value="occlusion", show_label=False, container=False, min_width=150, elem_id="how")
         self.where = gr.Image(label="Where the picture acted", interactive=False, visible=False, buttons=[], elem_id="influence")
         self.past = gr.Dropdown([], label="History: choose one to restore all of it", visible=False, elem_id="past")
 
@@ -87,16 +105,17 @@ class Page:
         self.cancel.click(self.stop, outputs=self.status, queue=False, api_name="stop")
         self.chosen.input(self.choose, [self.chosen, self.clips], looks, queue=False, api_name="choose")
         self.ask_where.click(self.begin, outputs=self.status, queue=False, api_visibility="private").then(
-            self.influence, [*i.components, self.clips], [self.status, self.where], api_name="influence", **slow
+            self.influence, [*i.components, self.clips, self.how], [self.status, self.where], api_name="influence", **slow
         )
         i.score.click(self.begin, outputs=self.status, queue=False, api_visibility="private").then(
             self.film,
-            [*i.components, i.lock, i.film],
-            [self.status, i.of["seed"], self.film_shown, self.film_file],
+            [*i.components, i.lock, i.film, self.history],
+            [self.status, i.of["seed"], self.film_shown, self.film_file, self.history, self.past],
             api_name="film",
             **slow,
         )
-        self.past.input(self.restore, [self.past, self.history], [*i.components, *shown], queue=False, api_name="restore")
+        restored = [*i.components, *shown, i.film, self.film_shown, self.film_file]
+        self.past.input(self.restore, [self.past, self.history], restored, queue=False, api_name="restore")
         dependent = [i.component(name) for name in i.shown]
         i.of["model"].input(self.model, i.of["model"], [self.status, *dependent], api_name="model", **slow)
         start = [i.of["start"], i.of["mode"], i.of["end_s"], i.editing]
@@ -124,14 +143,18 @@ class Page:
                 asked = self.inputs.request(tuple(given))
                 done, clips = self.actions.generate(asked, request.session_hash, lambda share, words: progress(share, desc=words))
         except Cancelled as error:
-            return self.stopped(request, error, 4 + self.variations + 7)
+            return self.stopped(request, error, 4 + self.variations + SHOWN)
         self.own[done.model] = self.inputs.values(self.actions.models.get(done.model))
-        history = [(done, clips), *history][:KEPT]
+        past = self.remember(history, PageEntry(done, clips))
         told_seed = f"Seed {done.seed}" + (f" to {clips[-1].seed}" if len(clips) > 1 else "")
         words = f"{told_seed}, {clips[0].seconds:.2f} s, model {done.model}."
         seed = str(done.seed) if lock else ""
-        past = gr.Dropdown([(title(entry), k) for k, entry in enumerate(history)], value=None, visible=True)
-        return [words, seed, history, past, gr.Image(None, visible=False), *self.shown(clips)]
+        return [words, seed, *past, gr.Image(None, visible=False), *self.shown(clips)]
+
+    def remember(self, history: list[PageEntry], entry: PageEntry) -> list[Any]:
+        """The history with one more, and the list to choose from."""
+        history = [entry, *history][:KEPT]
+        return [history, gr.Dropdown([(title(entry), k) for k, entry in enumerate(history)], value=None, visible=True)]
 
     def stopped(self, request: gr.Request, error: Cancelled, others: int) -> list[Any]:
         """The status says it, and so many other outputs stay."""
@@ -139,7 +162,7 @@ class Page:
         return [str(error), *[gr.skip()] * others]
 
     def film(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
-        *given, lock, film = values
+        *given, lock, film, history = values
         try:
             with errors_as(refused):
                 asked = replace(self.inputs.request(tuple(given)), film=film)
@@ -147,11 +170,10 @@ class Page:
                     asked, request.session_hash, lambda share, words: progress(share, desc=words)
                 )
         except Cancelled as error:
-            return self.stopped(request, error, 3)
+            return self.stopped(request, error, 5)
         words = f"Seed {done.seed}, {scenes} scene{'s' if scenes > 1 else ''}, model {done.model}."
         words += "" if file.endswith(".mp4") else " Browsers may not play this kind of film: download it."
-        shown = gr.Video(file, visible=True), gr.DownloadButton(value=file, visible=True)
-        return [words, str(done.seed) if lock else "", *shown]
+        return [words, str(done.seed) if lock else "", *film_of(file), *self.remember(history, PageEntry(done, [], file))]
 
     def shown(self, clips: list[PageClip]) -> list[Any]:
         """The players, the choice, the look at the first clip, and the state."""
@@ -173,23 +195,26 @@ class Page:
         return [gr.Image(clip.picture, visible=True), *files]
 
     def influence(self, request: gr.Request, progress: Any = PROGRESS, *values: Any) -> list[Any]:
-        *given, clips = values
+        *given, clips, how = values
         try:
             with errors_as(refused):
                 asked = self.inputs.request(tuple(given))
                 if asked.seed is None and clips:
                     asked = replace(asked, seed=clips[0].seed)  # of the clip that is there to look at
-                file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words))
+                file = self.actions.influence(asked, request.session_hash, lambda share, words: progress(share, desc=words), how)
         except Cancelled as error:
             return self.stopped(request, error, 1)
-        return ["Red: hiding this part of the picture changes the music most.", gr.Image(file, visible=True)]
+        return [ACTED[how], gr.Image(file, visible=True)]
 
-    def restore(self, number: int | None, history: list[Entry]) -> list[Any]:
+    def restore(self, number: int | None, history: list[PageEntry]) -> list[Any]:
         """All that was asked for, and what was made of it."""
         if number is None or not int(number) < len(history):
             raise refused("That is no entry of the history.")
-        asked, clips = history[int(number)]
-        return [*self.inputs.restored(asked, self.own.get(asked.model, {})), *self.shown(clips)]
+        asked, clips, film = history[int(number)]
+        inputs = self.inputs.restored(asked, self.own.get(asked.model, {}))
+        if film:
+            return [*inputs, *[gr.skip()] * (self.variations + SHOWN), asked.film, *film_of(film)]
+        return [*inputs, *self.shown(clips), *[gr.skip()] * 3]
 
     def model(self, name: str) -> list[Any]:
         """Load it, and show its own settings."""
@@ -209,9 +234,16 @@ class Page:
         return self.use(number, clips, REPAINT)
 
 
-def title(entry: Entry) -> str:
+def title(entry: PageEntry) -> str:
     """An entry of the history in a line."""
-    asked, clips = entry
+    asked, clips = entry.asked, len(entry.clips)
     words = asked.prompt.strip()[:50] or "no sentence"
+    if entry.film:
+        return f"{words} + {Path(asked.film or '').name}, seed {asked.seed}, film"
     shown = " + picture" if asked.image else f" + {len(asked.scenes)} pictures" if asked.scenes else ""
-    return f"{words}{shown}, seed {asked.seed}, {len(clips)} clip{'s' if len(clips) > 1 else ''}"
+    return f"{words}{shown}, seed {asked.seed}, {clips} clip{'s' if clips > 1 else ''}"
+
+
+def film_of(file: str) -> list[Any]:
+    """The player and the download of a film."""
+    return [gr.Video(file, visible=True), gr.DownloadButton(value=file, visible=True)]

@@ -24,7 +24,7 @@ from melfusion.errors import ConfigError
 from melfusion.models.placement import Placement
 from melfusion.models.synapse.matching import most_square
 
-METHODS = ("occlusion", "attention")
+METHODS = {"occlusion": "change of the prediction, relative", "attention": "attention, relative"}  # method → what its map shows
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 State = tuple[Tensor, Tensor, Tensor]  # latents, time, prediction with the whole picture

@@ -47,8 +47,8 @@ def spectrogram_figure(log_mels: dict[str, Tensor], audio: AudioConfig, title: s
     return figure
 
 
-def heat_figure(picture: np.ndarray, heat: np.ndarray) -> Figure:
-    """A picture (H, W, 3) with a map (h, w) ≥ 0 of any resolution over it: what acted most is red."""
+def heat_figure(picture: np.ndarray, heat: np.ndarray, label: str) -> Figure:
+    """A picture (H, W, 3) with a map (h, w) ≥ 0 of any resolution over it: what has most is red."""
     height, width = picture.shape[:2]
     figure = Figure(figsize=(5, 5 * height / width + 0.3), layout="constrained")
     panel = figure.subplots()
@@ -59,7 +59,7 @@ def heat_figure(picture: np.ndarray, heat: np.ndarray) -> Figure:
     )
     panel.set(xlim=(0, width), ylim=(height, 0))
     panel.axis("off")
-    figure.colorbar(shown, ax=panel, label="change of the music, relative", shrink=0.8)
+    figure.colorbar(shown, ax=panel, label=label, shrink=0.8)
     return figure
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melfusion.errors import ConfigError
-from melfusion.verbs import editing
+from melfusion.verbs import editing, influence
 from melfusion.verbs.checks import check_amount, check_checkpoint, check_out
 from melfusion.verbs.editing import EditOptions
 from melfusion.verbs.imports import heavy_imports
@@ -74,6 +74,11 @@ class ClipOptions:
 class Options(EditOptions, ClipOptions):
     """Those of a clip come first."""
 
+    influence: str | None = option(None, "NAME.png: where the picture acts on the first clip; null: not asked")
+    influence_by: str = option(
+        "occlusion", "occlusion: parts of the picture are hidden; attention: for synapses that keep its tokens"
+    )
+
 
 MORE = None
 SECTIONS = ()
@@ -87,6 +92,7 @@ EXAMPLES = (
 def run(options: Options, more: list[str]) -> list[Path]:
     """Write `n` clips with seeds seed, seed + 1, …; returns the wav files."""
     if options.items:
+        influence.checked(options)
         from melfusion.verbs.lists import run_list
 
         return run_list(options, asked(options) | editing.asked(options), LONGEST_S, CLIPS_AT_ONCE)
@@ -109,10 +115,14 @@ def run(options: Options, more: list[str]) -> list[Path]:
     picture = OpenedPicture(options.image, pipe.open(options.image)) if options.image else None
     if picture is not None:
         pipe.pixels(picture)  # a model that takes none says so now
+    influence.fits(pipe, options)
     files = files_of(options)
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
         pipe.to(best_device(), options.offload)
     seconds = write_clips(pipe, options, picture, files)
+    if options.influence:
+        request = {name: value for name, value in asked(options).items() if name in FIELDS}
+        influence.write(pipe, options, picture, request)
     made = time.perf_counter()
     print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     return files
@@ -134,6 +144,7 @@ def check(options: Options) -> None:
     check_amount(options.n, options.limit)
     if options.image:
         picture_bytes("image", options.image)
+    influence.checked(options)
     check_checkpoint(options.ckpt)
     if options.best_of > 1 or options.rank_by or options.share or (options.devices, options.num_nodes) != ("auto", 1):
         raise ConfigError(

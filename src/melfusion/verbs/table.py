@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-OTHERS = ("__init__", "table", "options", "help", "checks", "imports", "editing", "lists", "names")  # no verbs
+OTHERS = ("__init__", "table", "options", "help", "checks", "imports", "editing", "influence", "lists", "names")  # no verbs
 
 VERBS: dict[str, str] = {
     file.stem.replace("_", "-"): f"{__package__}.{file.stem}"

@@ -16,9 +16,7 @@ from melfusion.models.options import Kind
 class ConditionerConfig(Kind):
     """What turns the request into what the denoiser attends to."""
 
-    kind: str = (
-        "text"  # text (text_encoder, a section of its own) | audioldm | audioldm2 | stable_audio | stable_audio_3 | ace_step
-    )
+    kind: str = "text"  # text (the section text_encoder) | audioldm | audioldm2 | stable_audio | stable_audio_3 | ace_step
 
 
 @dataclass
