@@ -32,6 +32,11 @@ evaluation: {embedders: {judge: same}}
 ablation: {seeds: [0], items: 12, search_items: 12, baseline: none, guidance: [1, 3], test_judge: runs/judge/export}
 """
 SUITES = ("kind", "headline", "unseen")
+GAMES_SUITE = """base: tiny
+data: {path: data/tracks, source: manifest}
+synapse: {kind: concat}
+trainer: {max_steps: 1}
+"""
 
 
 def files(folder: Path) -> None:
@@ -99,6 +104,10 @@ def suites(folder: Path) -> None:
         (folder / name / "_base.yaml").write_text(SUITE)
         (folder / name / "none.yaml").write_text("base: _base\nsynapse: {kind: none}\nablation: {condition: no picture}\n")
         (folder / name / "concat.yaml").write_text("base: _base\n")
+    shutil.rmtree(folder / "open_games")
+    (folder / "open_games").mkdir()
+    (folder / "open_games" / "_base.yaml").write_text(GAMES_SUITE)
+    (folder / "open_games" / "games.yaml").write_text("base: _base\n")
 
 
 def games(folder: Path) -> None:
