@@ -82,7 +82,7 @@ def test_a_single_file_checkpoint(given, state, name, what, cure, tmp_path):
     for part in ("music_vae", "image", "denoiser", "text_encoder", "judge"):
         message = refusal(part, file if given == "file" else tmp_path)
         if audioldm and (part, given) == ("music_vae", "file"):  # which is read, and lacks all tensors but two
-            assert "is not AudioLDM's published file: it lacks 'first_stage_model.decoder.conv_in.bias'" in message
+            assert "is not AudioLDM's published file: it lacks '" in message
             continue
         assert what in message and "is wanted: " in message
         said = "one vector (FiLM)" if audioldm and part == "denoiser" else cure

@@ -120,11 +120,11 @@ def run(options: Options, more: list[str]) -> list[Path]:
     with telling_memory(pipe.config, "generation", lambda: pipe.system):
         pipe.to(best_device(), options.offload)
     seconds = write_clips(pipe, options, picture, files)
+    made = time.perf_counter()
+    print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     if options.influence:
         request = {name: value for name, value in asked(options).items() if name in FIELDS}
         influence.write(pipe, options, picture, request)
-    made = time.perf_counter()
-    print(f"model loaded in {loaded - started:.1f} s, {len(files)} clip(s) of {seconds:.2f} s made in {made - loaded:.1f} s")
     return files
 
 
