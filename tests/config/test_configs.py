@@ -1,5 +1,6 @@
 """Every shipped configuration works; whatever is wrong in one is a single sentence; free text survives."""
 
+import re
 from pathlib import Path
 
 import building as build
@@ -413,3 +414,19 @@ def test_a_path_is_taken_as_it_is_and_a_name_from_the_package(write):
     mine = write("tiny", "seed: 3")
     assert str(config_path(mine)) == mine and config_path("tiny") == CONFIG_DIR / "tiny.yaml"
     assert load_config(mine).seed == 3
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_repository_of_the_hub_is_pinned_to_a_commit(name):
+    pinned = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}(:[\w./-]+)?")
+    tree = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text())
+    named = [*(tree.get("sources") or {}).values(), *(w.removeprefix("hub:") for w in strings(tree) if w.startswith("hub:"))]
+    assert [one for one in named if not pinned.fullmatch(one)] == []
+    assert named or name not in (*OPEN, "audioldm", "tango", "melfusion")
+
+
+def strings(tree):
+    """All texts of a tree."""
+    if isinstance(tree, dict):
+        return [text for value in tree.values() for text in strings(value)]
+    return [tree] if isinstance(tree, str) else []
