@@ -422,7 +422,7 @@ def test_every_repository_of_the_hub_is_pinned_to_a_commit(name):
     tree = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text())
     named = [*(tree.get("sources") or {}).values(), *(w.removeprefix("hub:") for w in strings(tree) if w.startswith("hub:"))]
     assert [one for one in named if not pinned.fullmatch(one)] == []
-    assert named or name not in (*OPEN, "audioldm", "tango", "melfusion")
+    assert named or name not in (*OPEN, "audioldm", "melfusion")
 
 
 def strings(tree):
