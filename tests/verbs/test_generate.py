@@ -55,6 +55,10 @@ def test_where_the_picture_acts_is_a_picture(run, picture, tmp_path, capsys):
     with pytest.raises(ConfigError, match="method=eyes is neither occlusion nor attention"):
         generate(**few, influence=str(tmp_path / "other.png"), influence_by="eyes")
     assert not (tmp_path / "m-2.wav").exists()  # nothing was made
+    (tmp_path / "file").write_text("")
+    for name, words in ((few["image"], "reads or writes already"), ("file/a.png", "cannot be written")):
+        with pytest.raises(ConfigError, match=words):
+            generate(**few, influence=str(tmp_path / name))
 
 
 def test_same_seed_and_picture_give_the_same_bytes_and_others_do_not(run, picture, tmp_path):

@@ -144,7 +144,7 @@ def check(options: Options) -> None:
     check_amount(options.n, options.limit)
     if options.image:
         picture_bytes("image", options.image)
-    influence.checked(options)
+    influence.checked(options, [picture_file(wav, options.image) for wav in files_of(options)])
     check_checkpoint(options.ckpt)
     if options.best_of > 1 or options.rank_by or options.share or (options.devices, options.num_nodes) != ("auto", 1):
         raise ConfigError(

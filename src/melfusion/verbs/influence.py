@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melfusion.errors import ConfigError
+from melfusion.files import require_writable
 
 if TYPE_CHECKING:
     from melfusion.assembly.pipeline import Pipeline
@@ -13,12 +15,22 @@ if TYPE_CHECKING:
 PATCHES = 8  # to a side
 
 
-def checked(options: Any) -> None:
-    """ConfigError where a call asks for a map and makes no clip from one picture."""
-    if options.influence and (not options.image or options.audio or options.story or options.items):
-        raise ConfigError(
-            f"influence={options.influence} is of a clip that is made from one picture: give image=, no audio=, story= or list=."
-        )
+def checked(options: Any, taken: Iterable[Path] = ()) -> None:
+    """ConfigError where a call asks for a map and makes no clip from one picture, or where the map cannot be written.
+
+    taken: other files of the call.
+    """
+    if options.influence is None:
+        return
+    said, file = f"influence={options.influence}", Path(options.influence)
+    if not options.image or options.audio or options.story or options.items:
+        raise ConfigError(f"{said} is of a clip that is made from one picture: give image=, no audio=, story= or list=.")
+    if file.resolve() in [one.resolve() for one in (Path(options.image), *taken)]:
+        raise ConfigError(f"{said} is a file that this call reads or writes already: give another NAME.png.")
+    try:
+        require_writable(file.parent)
+    except OSError as error:
+        raise ConfigError(f"{said} cannot be written ({error.strerror}): give another NAME.png.") from None
 
 
 def fits(pipe: Pipeline, options: Any) -> None:
