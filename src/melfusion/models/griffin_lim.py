@@ -37,13 +37,17 @@ class GriffinLim(nn.Module):
         return {"griffin_lim": torch.tensor([self.iterations, self.momentum])}
 
     def magnitudes(self, mel: Tensor) -> Tensor:
-        """mel (B, T, F) → magnitudes (B, n_fft/2+1, T): multiplicative updates from the clamped pseudo-inverse."""
+        """mel (B, T, F) → magnitudes (B, n_fft/2+1, T). Each clip alone: MKL may multiply a row otherwise with others below it."""
+        return torch.stack([self._magnitude(one) for one in mel]).transpose(1, 2)
+
+    def _magnitude(self, mel: Tensor) -> Tensor:
+        """mel (T, F) → magnitude (T, n_fft/2+1): multiplicative updates from the clamped pseudo-inverse."""
         guess = (mel @ self.inverse).clamp(min=1e-8)
         wanted = mel @ self.filters.T
         gram = self.filters @ self.filters.T
         for _ in range(20):
             guess = guess * wanted / (guess @ gram).clamp(min=1e-12)
-        return guess.transpose(1, 2)
+        return guess
 
     @torch.no_grad()
     def forward(self, log_mel: Tensor) -> Tensor:
