@@ -22,6 +22,7 @@ from melfusion.verbs import precompute
 
 @pytest.fixture
 def config(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the data of the checkout's own runs are not for tests to remove
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "base.yaml").write_text("name: base")
     monkeypatch.setattr(pruning, "config_path", lambda name: tmp_path / "configs" / f"{name}.yaml")
