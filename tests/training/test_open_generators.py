@@ -26,7 +26,7 @@ NAMES = ("ace_step", "stable_audio_3", "stable_audio_open", "audioldm2", "audiol
 
 # of the published backbones, in millions; that of audioldm2-music is "346M" in the paper (arXiv 2308.05734), that of ACE-Step
 # 1.5 XL "4B" in its release notes (ace-step/ACE-Step-1.5, v0.1.6); that of AudioLDM-S follows from haoheliu/AudioLDM,
-# audioldm/utils.py, and is "181M" in the paper (arXiv 2301.12503), whose text goes to the time by addition
+# audioldm/utils.py, where the text stands beside the time; added to it, it is 180.78, the "181M" of the paper (arXiv 2301.12503)
 MILLIONS = {
     "stable_audio_open": 1057,
     "stable_audio_3": 1453,

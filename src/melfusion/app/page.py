@@ -28,7 +28,8 @@ PROGRESS = gr.Progress()  # as a default it tells gradio that a function reports
 
 TITLE = "# melfusion\nA picture and a sentence become music. Drop a picture, write a sentence, or both."
 
-HOW = [("by hiding parts of it", "occlusion"), ("by attention to it", "attention")]  # a map of where the picture acted is made
+# How the map of where the picture acted is made: words, method
+HOW = [("by hiding parts of it", "occlusion"), ("by attention to it", "attention")]
 
 ACTED = {
     "occlusion": "Red: hiding this part of the picture changes the music most.",
